@@ -1,0 +1,33 @@
+"""One family of errors. Each message names the layer, the op and the shape at fault, and says what to do next."""
+
+
+class SecateurError(Exception):
+    """Base of every error that secateur raises on purpose."""
+
+
+class InputError(SecateurError, ValueError):
+    """An argument, a file or a tensor that the caller gave cannot be used as it is."""
+
+
+class CaptureError(SecateurError):
+    """The model cannot be turned into a static graph (control flow, training mode, wrong example inputs)."""
+
+
+class UnsupportedOpError(SecateurError, NotImplementedError):
+    """The graph holds an op for which there is no rule; guessing would be unsound."""
+
+
+class NothingToPruneError(SecateurError):
+    """No group can lose a unit: all are pinned, ignored, or too small for the ratio asked."""
+
+
+class TargetMissedError(SecateurError):
+    """The requested size cannot be reached; the message says how near one can come."""
+
+
+class VerificationError(SecateurError):
+    """The shrunk model does not equal the masked original: a fault in secateur, never to be passed over."""
+
+
+class RecipeError(SecateurError):
+    """A recipe cannot be read, or does not belong to the model it is replayed on."""

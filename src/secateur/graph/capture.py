@@ -1,0 +1,398 @@
+"""Capture a model as one flat graph of ATen ops, through `torch.export`, with the batch axis left free.
+
+Everything downstream (coupling, bounds, shrinking) reads this graph and nothing else, so an importer for another
+format has only to end in a `torch.export.ExportedProgram`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import operator
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram, ShapesCollection, export
+from torch.utils import _pytree as pytree
+
+from secateur.errors import CaptureError, InputError
+
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
+
+_VIEWS = {"view", "reshape", "expand"}  # ops that may carry the example's batch size as a constant
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A captured model. Nodes are `placeholder` (inputs), `get_attr` (tensors), `call_function` (ops) and `output`."""
+
+    module: fx.GraphModule
+    tensors: dict[str, Tensor]  # parameters, buffers and constants by their names in the model
+    aliases: dict[str, tuple[str, ...]]  # name → every name of the same tensor in the model (tied weights)
+    example: tuple[Tensor, ...]  # flat inputs, batch of at least 2
+
+    @property
+    def nodes(self) -> tuple[fx.Node, ...]:
+        return tuple(self.module.graph.nodes)
+
+    @property
+    def inputs(self) -> tuple[fx.Node, ...]:
+        return tuple(n for n in self.nodes if n.op == "placeholder")
+
+    @property
+    def outputs(self) -> tuple[fx.Node, ...]:
+        """The nodes whose tensors the model returns, in the flattened order of its output."""
+        (output,) = (n for n in self.nodes if n.op == "output")
+        return tuple(n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, fx.Node))
+
+
+def kind(node: fx.Node) -> str:
+    """The op's name without name space and overload: `conv2d`, `add`, `getitem`; the key of every rule table."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        return target._schema.name.split("::")[-1]
+    return getattr(target, "__name__", str(target))
+
+
+def bound_arguments(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The op's arguments by schema name, defaults filled in; positional names `0`, `1`… for Python operators."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return {str(i): a for i, a in enumerate(args)} | dict(kwargs)
+    bound = {}
+    for i, argument in enumerate(target._schema.arguments):
+        if i < len(args):
+            bound[argument.name] = args[i]
+        else:
+            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
+    return bound
+
+
+def walk(
+    graph: Graph,
+    leaf: Callable[[fx.Node], Any],
+    call: Callable[[fx.Node, tuple[Any, ...], dict[str, Any]], Any],
+    keep: Callable[[fx.Node], bool] = lambda node: False,
+) -> dict[fx.Node, Any]:
+    """Give every node a value in topological order: `leaf` for inputs and tensors, `call` for ops.
+
+    Values are dropped after their last use, except those of the outputs and of the nodes that `keep` names.
+    """
+    wanted = set(graph.outputs)
+    pending = {node: len(node.users) for node in graph.nodes}
+    env: dict[fx.Node, Any] = {}
+    for node in graph.nodes:
+        if node.op == "output":
+            break
+        if node.op == "call_function":
+            args = fx.map_arg(node.args, env.__getitem__)
+            kwargs = fx.map_arg(node.kwargs, env.__getitem__)
+            env[node] = call(node, args, kwargs)  # type: ignore[arg-type]
+        else:
+            env[node] = leaf(node)
+        for source in node.all_input_nodes:
+            pending[source] -= 1
+            if not pending[source] and source not in wanted and not keep(source):
+                del env[source]
+    return env
+
+
+def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
+    """Run the node's op in the floating dtype and on the device of `like`, whatever the graph has baked in."""
+
+    def adapt(leaf: Any) -> Any:
+        if isinstance(leaf, torch.dtype) and leaf.is_floating_point:
+            return like.dtype
+        return like.device if isinstance(leaf, torch.device) else leaf
+
+    args, kwargs = pytree.tree_map(adapt, (tuple(args), dict(kwargs)))
+    return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def run(
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    tensors: Mapping[str, Tensor] | None = None,
+    observe: Callable[[fx.Node, Any], None] | None = None,
+) -> tuple[Tensor, ...]:
+    """The model's outputs, flattened, for flat `inputs` with any batch size; `tensors` overrides weights by name.
+
+    All floating-point work is done in the dtype of the first floating input; `observe` sees every node's value.
+    """
+    like = next((x for x in inputs if x.is_floating_point()), torch.empty(0))
+    given = dict(zip(graph.inputs, inputs, strict=True))
+    source = graph.tensors if tensors is None else {**graph.tensors, **tensors}
+
+    def leaf(node: fx.Node) -> Tensor:
+        if node.op == "placeholder":
+            return given[node]
+        value = source[str(node.target)]
+        return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
+
+    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = call_op(node, args, kwargs, like=like)
+        if observe is not None:
+            observe(node, value)
+        return value
+
+    with torch.no_grad():
+        env = walk(graph, leaf, call)
+    return tuple(env[node] for node in graph.outputs)
+
+
+def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Graph:
+    """Capture `model` in eval mode on `example_inputs` (a tensor, a tuple of them, or a dict of keyword arguments).
+
+    Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Raises `CaptureError`
+    for training mode, weights that are not finite, inputs that the model refuses, control flow that depends on
+    data, and models that fix the batch size; `InputError` where there are no example inputs.
+    """
+    if isinstance(model, ExportedProgram):
+        args, kwargs = model.example_inputs or ((), {}) if example_inputs is None else _split_inputs(example_inputs)
+        program = model
+    else:
+        if example_inputs is None:
+            raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
+        _check_model(model)
+        args, kwargs = _at_least_two(*_split_inputs(example_inputs))
+        program = _export(model, args, kwargs)
+
+    if program.graph_signature.buffers_to_mutate:
+        names = ", ".join(program.graph_signature.buffers_to_mutate.values())
+        raise CaptureError(f"the model changes its own buffers when it runs ({names}); export it in eval mode")
+    unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    module = program.module(**unguarded)
+    if not isinstance(module, fx.GraphModule):
+        raise CaptureError(f"torch.export gave a {type(module).__name__}, not a graph")
+    for nested in [n for n in module.graph.nodes if n.op == "call_module"]:
+        raise CaptureError(f"the graph calls the submodule {nested.target}; export it as one flat graph")
+    _make_functional(module)
+    flat = tuple(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+    tensors = _tensors(module)
+    _check_finite(tensors)
+    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
+    if len(flat) != len(placeholders):
+        raise CaptureError(
+            f"the graph has {len(placeholders)} inputs ({', '.join(n.name for n in placeholders)}) but the example "
+            f"has {len(flat)} tensors; give one tensor for each input"
+        )
+    graph = Graph(module, tensors, _aliases(model, tensors), flat)
+    return _with_free_batch(graph)
+
+
+def _split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Tensor):
+        args, kwargs = (example_inputs,), {}
+    elif isinstance(example_inputs, Mapping):
+        args, kwargs = (), dict(example_inputs)
+    else:
+        args, kwargs = tuple(example_inputs), {}
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    if not tensors:
+        raise InputError("example_inputs holds no tensor; give a tensor, a tuple of tensors, or a dict of them")
+    if any(x.ndim == 0 or x.shape[0] == 0 for x in tensors[:1]):
+        raise InputError(f"example input of shape {tuple(tensors[0].shape)}: axis 0 must be a batch of at least one")
+    return args, kwargs
+
+
+def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Distinct, detached copies of the inputs, a batch of one doubled: torch.export fixes sizes 0 and 1."""
+    first = next(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+
+    def widen(x: Any) -> Any:
+        if not isinstance(x, Tensor):
+            return x
+        x = x.detach().clone()
+        single = first.shape[0] == 1 and x.ndim > 0 and x.shape[0] == 1
+        return torch.cat([x, x]) if single else x
+
+    return pytree.tree_map(widen, (args, kwargs))  # type: ignore[no-any-return]
+
+
+def _check_model(model: nn.Module) -> None:
+    training = [name or "(the model)" for name, m in model.named_modules() if m.training]
+    if training:
+        raise CaptureError(
+            f"the model is in training mode ({', '.join(training[:3])}{'…' if len(training) > 3 else ''}); "
+            "call model.eval() first"
+        )
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            bad = int((~torch.isfinite(value)).sum())
+            raise CaptureError(
+                f"{name} of shape {tuple(value.shape)} holds {bad} NaN or infinite values; nothing sensible "
+                "can be pruned from it: load the weights again"
+            )
+
+
+@contextmanager
+def _quiet_export() -> Iterator[None]:
+    """Export with plain attention instead of the fused inference path, and without torch's own warnings."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+    shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    except Exception as error:
+        raise CaptureError(
+            f"the model refuses the example inputs of shape {shapes}: {_first_line(error)}. "
+            "Axis 0 must be the batch; check the shape, the dtype and the number of inputs"
+        ) from error
+    free = ShapesCollection()
+    for x in tensors:
+        if x.ndim and x.shape[0] == tensors[0].shape[0]:
+            free[x] = {0: Dim.AUTO}
+    try:
+        with _quiet_export():
+            return export(model, args, kwargs, dynamic_shapes=free, strict=False)
+    except Exception as error:
+        raise CaptureError(
+            f"torch.export cannot capture {type(model).__name__}: {_first_line(error)}. Control flow that depends on "
+            "tensor values has no static graph; rewrite it with torch.where or torch.cond, or prune the part without it"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _tensors(module: fx.GraphModule) -> dict[str, Tensor]:
+    used = dict.fromkeys(str(n.target) for n in module.graph.nodes if n.op == "get_attr")
+    values = {}
+    for name in used:
+        value = operator.attrgetter(name)(module)
+        if not isinstance(value, Tensor):
+            raise CaptureError(
+                f"the graph reads {name}, a {type(value).__name__} and not a tensor (nested control flow)"
+            )
+        values[name] = value.detach()
+    return values
+
+
+def _aliases(model: nn.Module | ExportedProgram, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    if isinstance(model, ExportedProgram):
+        return {name: (name,) for name in tensors}
+    everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    names: dict[int, list[str]] = {}
+    for name, value in everything:
+        names.setdefault(id(value), []).append(name)
+    by_name = {name: tuple(names[id(value)]) for name, value in everything}
+    return {name: by_name.get(name, (name,)) for name in tensors}
+
+
+def _make_functional(module: fx.GraphModule) -> None:
+    """Replace in-place ops by their functional twins, so that a node's value never changes after it is made."""
+    position = {node: i for i, node in enumerate(module.graph.nodes)}
+    for node in list(module.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+            continue
+        if not node.target._schema.is_mutable:
+            continue
+        twin = _functional_twin(node.target)
+        target = node.args[0]
+        if twin is None or not isinstance(target, fx.Node):
+            raise CaptureError(f"{node.name}: the in-place op {node.target} is not supported; write it out of place")
+        later = [user for user in target.users if position[user] > position[node]]
+        if _shares_memory_with_later_use(target, position, position[node]):
+            raise CaptureError(
+                f"{node.name}: {node.target} writes into a view whose base is used afterwards; write it out of place"
+            )
+        node.target = twin
+        for user in later:
+            user.replace_input_with(target, node)
+    module.graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _functional_twin(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
+    name = target._schema.name.split("::")[-1]
+    packet = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
+    return getattr(packet, target._overloadname, None)
+
+
+def _shares_memory_with_later_use(target: fx.Node, position: Mapping[fx.Node, int], now: int) -> bool:
+    """Whether another name of the memory behind `target` (its base, or a view of it) is read after position `now`."""
+    names, frontier = {target}, [target]
+    while frontier:
+        node = frontier.pop()
+        related = [user for user in node.users if _is_view(user) and position[user] < now]
+        if _is_view(node) and isinstance(node.args[0], fx.Node):
+            related.append(node.args[0])
+        for other in related:
+            if other not in names:
+                names.add(other)
+                frontier.append(other)
+    return any(position[user] > now for name in names - {target} for user in name.users)
+
+
+def _is_view(node: fx.Node) -> bool:
+    target = node.target
+    if target is operator.getitem:
+        return True
+    if not isinstance(target, torch._ops.OpOverload):
+        return False
+    return target._schema.name == "aten::reshape" or any(r.alias_info is not None for r in target._schema.returns)
+
+
+def _with_free_batch(graph: Graph) -> Graph:
+    """Check that the graph runs with another batch size, after freeing sizes that a static export has baked in."""
+    size = graph.example[0].shape[0]
+    if not _runs_with_batch(graph, size + 1):
+        _free_baked_batch(graph, size)
+        if not _runs_with_batch(graph, size + 1):
+            raise CaptureError(
+                f"the model fixes its batch size at {size}; make axis 0 dynamic where it is exported, "
+                "or use x.shape[0] in place of a constant in reshape and view"
+            )
+    return graph
+
+
+def _resized(graph: Graph, batch: int) -> tuple[Tensor, ...]:
+    size = graph.example[0].shape[0]
+    index = torch.arange(batch) % size
+    return tuple(x[index.to(x.device)] if x.ndim and x.shape[0] == size else x for x in graph.example)
+
+
+def _runs_with_batch(graph: Graph, batch: int) -> bool:
+    size = graph.example[0].shape[0]
+    try:
+        small, large = run(graph, graph.example), run(graph, _resized(graph, batch))
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return all(
+        not a.ndim or a.shape[0] != size or (b.shape[0] == batch and b.shape[1:] == a.shape[1:])
+        for a, b in zip(small, large, strict=True)
+    )
+
+
+def _free_baked_batch(graph: Graph, size: int) -> None:
+    """In `view`, `reshape` and `expand`, let a leading size equal to the example's batch follow the input instead."""
+    module = graph.module
+    for node in list(module.graph.nodes):
+        if kind(node) not in _VIEWS or node.op != "call_function":
+            continue
+        sizes = list(node.args[1])
+        if sizes and sizes[0] == size:
+            with module.graph.inserting_before(node):
+                batch = module.graph.call_function(torch.ops.aten.sym_size.int, (graph.inputs[0], 0))
+            node.args = (node.args[0], [batch, *sizes[1:]], *node.args[2:])
+    module.recompile()

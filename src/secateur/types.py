@@ -1,0 +1,51 @@
+"""The words of secateur as frozen dataclasses, without logic (see the design notes in docs/)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """Where a group's units stand in one tensor: unit u owns the indices `positions[u]` of `axis`.
+
+    Roles: `producer` (rows that make the unit), `consumer` (columns that read it), `through` (a per-unit parameter
+    on the way: norm scale, depthwise kernel, layer scale).
+    """
+
+    tensor: str  # name of the parameter or buffer
+    axis: int
+    positions: Tensor  # shape: (units, width), int64; width > 1 for flattened maps, heads and grouped convolutions
+    role: str
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that stand in the same slots. Unit numbers are the indices used in every edit and in the recipe."""
+
+    name: str  # named after its first producer, e.g. `layer1.0.conv1`
+    units: int
+    slots: tuple[Slot, ...]
+    pinned: str = ""  # why no unit of the group can leave; empty where they can
+
+    def having(self, role: str) -> tuple[Slot, ...]:
+        return tuple(slot for slot in self.slots if slot.role == role)
+
+
+@dataclass(frozen=True, eq=False)
+class Removal:
+    """A decision about one group: these units go; each is stood in for by `into` (−1: by nothing)."""
+
+    group: str
+    units: Tensor  # shape: (k,), int64
+    into: Tensor  # shape: (k,), int64
+
+
+@dataclass(frozen=True, eq=False)
+class Interval:
+    """Element-wise bounds, `lower <= x <= upper`, of equal shape."""
+
+    lower: Tensor
+    upper: Tensor
