@@ -262,7 +262,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             free[x] = {0: Dim.AUTO}
     try:
         with _quiet_export():
-            return export(model, args, kwargs, dynamic_shapes=free, strict=False)
+            return export(model, args, kwargs, dynamic_shapes=free, strict=False)  # type: ignore[arg-type]
     except Exception as error:
         raise CaptureError(
             f"torch.export cannot capture {type(model).__name__}: {_first_line(error)}. Control flow that depends on "

@@ -1,0 +1,222 @@
+"""Find the groups of units that must leave a network together, by carrying unit labels through its graph.
+
+Every producer's outputs get labels; rules (see `rules.py`) say which labels are equal and which are pinned; equal
+labels are one unit; units that stand in the same slots are one group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
+from secateur.graph.labels import FIXED, Labels, compressed, fixed, varying_axes
+from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
+from secateur.types import Group, Slot
+
+_TRANSPOSES = {"t", "transpose", "permute", "numpy_T", "mT", "detach", "alias", "contiguous", "clone", "to", "_to_copy"}
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The groups of a graph, and for each node the (group, unit) of each element of its value."""
+
+    groups: tuple[Group, ...]  # prunable and pinned, in the order in which the graph makes them
+    units: Mapping[fx.Node, Tensor]  # node → unit id of each element (−1: none), stride 0 where it does not change
+    ids: Mapping[str, Tensor]  # group name → unit id of each of its units, shape: (units,)
+    blocked: Mapping[str, str]  # tensors that no rule could label → why
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        return tuple(group for group in self.groups if not group.pinned)
+
+
+def couple(graph: Graph) -> Coupling:
+    """The groups of `graph`. Cost: one forward pass on the example, and label work linear in the number of units."""
+    labels, node_labels = _label(graph)
+    classes = _rectangular(labels, list(node_labels.values()))
+    groups, ids = _groups(labels, classes)
+    units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
+    return Coupling(groups, units, ids, labels.blocked)
+
+
+def _label(graph: Graph) -> tuple[Labels, dict[fx.Node, Tensor]]:
+    labels, node_labels = Labels(), dict[fx.Node, Tensor]()
+    given = dict(zip(graph.inputs, graph.example, strict=True))
+    like = torch.zeros(0)
+
+    def leaf(node: fx.Node) -> Value:
+        if node.op == "placeholder":
+            value = given[node].cpu()
+            return Value(value.float() if value.is_floating_point() else value, fixed(value.shape))
+        data = graph.tensors[str(node.target)].cpu()
+        data = data.float() if data.is_floating_point() else data
+        return Value(data, fixed(data.shape), str(node.target), tuple(range(data.ndim)))
+
+    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        raw = pytree.tree_map(lambda v: v.data if isinstance(v, Value) else v, (args, kwargs))
+        out = call_op(node, *raw, like=like)
+        if kind(node) == "getitem" and isinstance(args[0], list | tuple):
+            made = args[0][args[1]]
+        elif not any(isinstance(t, Tensor) for t in pytree.tree_leaves(out)):
+            return out
+        else:
+            made = _labelled(labels, node, bound_arguments(node, args, kwargs), out)
+        if isinstance(made, Value) and not made.tensor:
+            node_labels[node] = made.labels
+        return made
+
+    env = walk(graph, leaf, call)
+    for node in graph.outputs:
+        if isinstance(env[node], Value):
+            labels.pin(env[node].labels, "an output of the model")
+    return labels, node_labels
+
+
+def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any:
+    """The op's output as `Value`s."""
+    values = list(values_in(list(a.values())))
+    first = values[0] if values else None
+    if kind(node) in _TRANSPOSES and first is not None and first.tensor:
+        probe = torch.empty([2 + i for i in range(first.data.ndim)], device="meta")
+        moved = call_op(node, (), {**a, next(iter(a)): probe}, like=probe)
+        return Value(out, fixed(out.shape), first.tensor, tuple(first.axes[s - 2] for s in moved.shape))
+    if not any(v.tensor or bool((compressed(v.labels) != FIXED).any()) for v in values):
+        return pytree.tree_map(lambda t: Value(t, fixed(t.shape)) if isinstance(t, Tensor) else t, out)
+    if kind(node) == "getitem":
+        made = element_labels(labels, a["0"])[a["1"]]
+    else:
+        made = RULES.get(kind(node), unknown)(labels, node, a, out)
+    if isinstance(out, Tensor):
+        return Value(out, made)
+    return [Value(t, m) if isinstance(t, Tensor) else t for t, m in zip(out, made, strict=True)]
+
+
+def _classes_of(labels: Tensor, classes: Tensor) -> Tensor:
+    """Each label replaced by its class, −1 kept, stride-0 axes kept."""
+    shape = labels.shape
+    for axis in range(labels.ndim):
+        if labels.stride(axis) == 0 and shape[axis] > 1:
+            labels = labels.narrow(axis, 0, 1)
+    return torch.where(labels == FIXED, FIXED, classes[labels.clamp(min=0)] if len(classes) else labels).expand(shape)
+
+
+def _rectangular(labels: Labels, tensors: list[Tensor]) -> Tensor:
+    """Join and pin until removing any unit leaves every tensor a rectangle; returns the class of each label.
+
+    A unit must fill whole slices of one axis. Where units differ along several axes (a head split, a channel
+    shuffle), those that differ along all but the longest of them are joined.
+    """
+    many = [t for t in [*tensors, *labels.elements.values()] if len(varying_axes(t)) > 1]
+    while True:
+        classes = labels.classes()
+        before = len(labels.pairs)
+        for tensor in many:
+            units = _classes_of(tensor, classes)
+            axes = varying_axes(units)
+            if len(axes) > 1:
+                longest = max(axes, key=lambda axis: (units.shape[axis], -axis))
+                first = units
+                for axis in axes - {longest}:
+                    first = first.narrow(axis, 0, 1)
+                labels.equate(
+                    units, first.expand_as(units), "shares a slice of a tensor with a value that cannot shrink"
+                )
+        if len(labels.pairs) == before:
+            return classes
+
+
+def _groups(labels: Labels, classes: Tensor) -> tuple[tuple[Group, ...], dict[str, Tensor]]:
+    """Units with the same slots (and the same reason to stay) are one group."""
+    slots = _axis_classes(labels, classes)
+    pins = np.zeros(labels.count, np.int64)  # index into reasons, by class; 0: free
+    reasons = [""]
+    for pinned, reason in [*labels.pins, *_whole_axes(labels, classes)]:
+        chosen = classes[pinned].numpy()
+        reasons.append(reason)
+        pins[chosen[pins[chosen] == 0]] = len(reasons) - 1
+
+    # Equal signatures mean equal numbers of indices in every slot: random weights make the comparison one sum.
+    random = np.random.default_rng(0).integers(1, 2**62, size=len(slots), dtype=np.int64)
+    signature = pins.copy()
+    for weight, vector in zip(random, slots.values(), strict=True):
+        signature += weight * np.bincount(vector[vector != FIXED], minlength=labels.count)
+    present = np.unique(np.concatenate([v[v != FIXED] for v in slots.values()])) if slots else np.zeros(0, np.int64)
+    _, first, member = np.unique(signature[present], return_index=True, return_inverse=True)
+
+    groups, ids = list[Group](), dict[str, Tensor]()
+    for number in np.argsort(first):
+        units = present[member == number]
+        group = _group(labels, slots, units, reasons[pins[units[0]]], taken=ids.keys())
+        groups.append(group)
+        ids[group.name] = torch.from_numpy(units)
+    return tuple(groups), ids
+
+
+def _group(
+    labels: Labels, slots: Mapping[tuple[str, int], np.ndarray], units: np.ndarray, reason: str, taken: Any
+) -> Group:
+    found, uneven = [], ""
+    for (tensor, axis), vector in slots.items():
+        indices = np.flatnonzero(np.isin(vector, units))
+        if not len(indices):
+            continue
+        raw = labels.axes.get((tensor, axis))
+        order = raw.numpy()[indices] if raw is not None else indices
+        indices = indices[np.lexsort((indices, order, vector[indices]))]
+        if len(indices) % len(units):
+            uneven = f"its units are of unequal size in {tensor}"
+            continue
+        positions = torch.from_numpy(indices.reshape(len(units), -1))
+        found.append(Slot(tensor, axis, positions, labels.roles.get((tensor, axis), "through")))
+    roles = {slot.role for slot in found}
+    if not reason:
+        reason = uneven or (
+            "no layer makes it"
+            if "producer" not in roles
+            else "no layer reads it"
+            if "consumer" not in roles
+            else "a single unit"
+            if len(units) == 1
+            else ""
+        )
+    makers = [slot for slot in found if slot.role == "producer"] or found
+    base = makers[0].tensor.removesuffix(".weight") if makers else "(unnamed)"
+    name, number = base, 2
+    while name in taken:
+        name, number = f"{base}#{number}", number + 1
+    return Group(name, len(units), tuple(found), reason)
+
+
+def _axis_classes(labels: Labels, classes: Tensor) -> dict[tuple[str, int], np.ndarray]:
+    """(tensor, axis) → class of each index, for axes used as such and for parameters used element by element."""
+    slots = {key: _classes_of(vector, classes).numpy() for key, vector in labels.axes.items()}
+    used_by_axis = {tensor for tensor, _ in slots}
+    for tensor, elements in labels.elements.items():
+        units = _classes_of(elements, classes)
+        if tensor in used_by_axis:
+            labels.pin(elements, f"{tensor} is used both as a weight and element by element")
+        varying = varying_axes(units)
+        for axis in varying or {0}:  # after _rectangular there is at most one
+            flat = units
+            for other in range(units.ndim - 1, -1, -1):
+                if other != axis:
+                    flat = flat.select(other, 0)
+            slots.setdefault((tensor, axis), flat.numpy())
+    return slots
+
+
+def _whole_axes(labels: Labels, classes: Tensor) -> list[tuple[Tensor, str]]:
+    """Pins for axes that fixed indices point into, where units still differ along them."""
+    pins = []
+    for tensor, axis, reason in labels.whole:
+        if axis % tensor.ndim in varying_axes(_classes_of(tensor, classes)):
+            named = compressed(tensor)
+            pins.append((named[named != FIXED].unique(), reason))
+    return pins

@@ -1,0 +1,134 @@
+"""Integer labels for units while the graph is being read: which are equal, and which nobody can remove.
+
+A label tensor has the shape of the value it describes; −1 marks elements that belong to no unit. Axes along which
+labels do not change are kept as stride-0 views, so a label tensor costs as much as its units, not its elements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+FIXED = -1
+
+
+@dataclass(eq=False)
+class Labels:
+    """What the coupling rules have said so far: labels given out, pairs that are equal, pins with reasons."""
+
+    count: int = 0
+    pairs: list[Tensor] = field(default_factory=list)  # each of shape (2, n)
+    pins: list[tuple[Tensor, str]] = field(default_factory=list)
+    axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (tensor, axis) → labels of its indices
+    roles: dict[tuple[str, int], str] = field(default_factory=dict)
+    elements: dict[str, Tensor] = field(default_factory=dict)  # tensor used element by element → its labels
+    whole: list[tuple[Tensor, int, str]] = field(default_factory=list)  # labels, an axis that no unit may leave, why
+    blocked: dict[str, str] = field(default_factory=dict)  # tensor that no rule could label → why
+
+    def fresh(self, n: int) -> Tensor:
+        """`n` labels never given out before."""
+        self.count += n
+        return torch.arange(self.count - n, self.count)
+
+    def pin(self, labels: Tensor | None, reason: str) -> None:
+        """Nobody can remove the units of `labels`, because of `reason`."""
+        if labels is not None:
+            named = torch.unique(compressed(labels))
+            named = named[named != FIXED]
+            if named.numel():
+                self.pins.append((named, reason))
+
+    def equate(self, a: Tensor, b: Tensor, reason: str) -> None:
+        """Elements of `a` and `b` (broadcast against each other) leave together; one that meets no unit is pinned."""
+        a, b = torch.broadcast_tensors(a, b)
+        shared = [i for i in range(a.ndim) if a.stride(i) == 0 and b.stride(i) == 0 and a.shape[i] > 1]
+        for axis in shared:
+            a, b = a.narrow(axis, 0, 1), b.narrow(axis, 0, 1)
+        a, b = a.reshape(-1), b.reshape(-1)
+        both = (a != FIXED) & (b != FIXED)
+        differ = both & (a != b)
+        if differ.any():
+            self.pairs.append(torch.unique(torch.stack([a[differ], b[differ]]), dim=1))
+        self.pin(a[~both], reason)
+        self.pin(b[~both], reason)
+
+    def uniform(self, labels: Tensor, axes: Sequence[int], reason: str) -> Tensor:
+        """Labels that do not change along `axes` (kept, as stride-0 views), joining units where they did.
+
+        Where units differ along `axes` alone, joining would make one unit of them all: they are pinned instead.
+        """
+        axes = [axis % labels.ndim for axis in axes]
+        first = labels
+        for axis in axes:
+            first = first.narrow(axis, 0, 1)
+        if not bool((labels == first).all()):
+            if varying_axes(labels) <= set(axes):
+                self.pin(labels, reason)
+            else:
+                self.equate(labels, first.expand_as(labels), reason)
+        return first.expand_as(labels)
+
+    def index(self, tensor: str, axis: int, labels: Tensor, role: str) -> Tensor:
+        """Say that `labels` stand along `axis` of the named tensor; uses of one tensor twice are made equal."""
+        known = self.axes.get((tensor, axis))
+        if known is None:
+            self.axes[tensor, axis], self.roles[tensor, axis] = labels, role
+            return labels
+        self.equate(known, labels, f"{tensor} is shared with a layer that cannot shrink")
+        if role == "producer":
+            self.roles[tensor, axis] = role
+        return known
+
+    def element(self, tensor: str, value: Tensor) -> Tensor:
+        """Labels of a parameter that takes part element by element: one for each element, the same at every use."""
+        if tensor not in self.elements:
+            self.elements[tensor] = self.fresh(value.numel()).reshape(value.shape)
+        return self.elements[tensor]
+
+    def classes(self) -> Tensor:
+        """The class of each label (the smallest label equal to it); shape: (count,)."""
+        if not self.pairs:
+            return torch.arange(self.count)
+        a, b = torch.cat(self.pairs, dim=1).numpy()
+        links = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(self.count, self.count))
+        _, component = connected_components(links, directed=False)
+        _, first = np.unique(component, return_index=True)
+        return torch.from_numpy(first[component])
+
+
+def fixed(shape: Sequence[int]) -> Tensor:
+    """Labels of a value without units."""
+    return torch.full((1,) * len(shape), FIXED).expand(tuple(shape))
+
+
+def varying_axes(labels: Tensor) -> set[int]:
+    """The axes along which labels change."""
+    return {
+        axis
+        for axis in range(labels.ndim)
+        if labels.stride(axis) != 0 and labels.shape[axis] > 1 and not bool((labels == labels.narrow(axis, 0, 1)).all())
+    }
+
+
+def compacted(labels: Tensor) -> Tensor:
+    """The same labels with a stride-0 view along every axis where they do not change."""
+    varying = varying_axes(labels)
+    shape = labels.shape
+    for axis in range(labels.ndim):
+        if axis not in varying and shape[axis] > 0:
+            labels = labels.narrow(axis, 0, 1)
+    return labels.expand(shape)
+
+
+def compressed(labels: Tensor) -> Tensor:
+    """The labels without repetition along stride-0 axes, flat."""
+    for axis in range(labels.ndim):
+        if labels.stride(axis) == 0 and labels.shape[axis] > 1:
+            labels = labels.narrow(axis, 0, 1)
+    return labels.reshape(-1)
