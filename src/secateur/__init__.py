@@ -1,0 +1,38 @@
+"""Prune pre-trained networks without data and without retraining; keep them accurate and hard to fool."""
+
+from importlib.metadata import version
+
+from secateur.errors import (
+    CaptureError,
+    InputError,
+    NothingToPruneError,
+    RecipeError,
+    SecateurError,
+    TargetMissedError,
+    UnsupportedOpError,
+    VerificationError,
+)
+from secateur.evaluate import evaluate
+from secateur.prune import HistoryRow, Result, inspect, prune, replay
+from secateur.report.recipe import Recipe
+
+__version__ = version("secateur")
+
+__all__ = [
+    "CaptureError",
+    "HistoryRow",
+    "InputError",
+    "NothingToPruneError",
+    "Recipe",
+    "RecipeError",
+    "Result",
+    "SecateurError",
+    "TargetMissedError",
+    "UnsupportedOpError",
+    "VerificationError",
+    "__version__",
+    "evaluate",
+    "inspect",
+    "prune",
+    "replay",
+]

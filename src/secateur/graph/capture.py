@@ -40,6 +40,11 @@ class Graph:
         return tuple(self.module.graph.nodes)
 
     @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of the tensors that are parameters; the others are buffers and constants."""
+        return tuple(n for n in self.tensors if isinstance(operator.attrgetter(n)(self.module), nn.Parameter))
+
+    @property
     def inputs(self) -> tuple[fx.Node, ...]:
         return tuple(n for n in self.nodes if n.op == "placeholder")
 
@@ -91,7 +96,7 @@ def walk(
         if node.op == "call_function":
             args = fx.map_arg(node.args, env.__getitem__)
             kwargs = fx.map_arg(node.kwargs, env.__getitem__)
-            env[node] = call(node, args, kwargs)  # type: ignore[arg-type]
+            env[node] = call(node, args, kwargs)
         else:
             env[node] = leaf(node)
         for source in node.all_input_nodes:
@@ -113,25 +118,31 @@ def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
+def _as(value: Tensor, like: Tensor) -> Tensor:
+    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
+
+
 def run(
     graph: Graph,
     inputs: Sequence[Tensor],
     tensors: Mapping[str, Tensor] | None = None,
     observe: Callable[[fx.Node, Any], None] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
     """The model's outputs, flattened, for flat `inputs` with any batch size; `tensors` overrides weights by name.
 
-    All floating-point work is done in the dtype of the first floating input; `observe` sees every node's value.
+    All floating-point work is done in `dtype` (default: that of the first floating input, else of the model's
+    tensors); `observe` sees every node's value.
     """
-    like = next((x for x in inputs if x.is_floating_point()), torch.empty(0))
-    given = dict(zip(graph.inputs, inputs, strict=True))
+    like = next((x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0))
+    like = like.to(inputs[0].device, dtype or like.dtype)
+    given = {node: _as(x, like) for node, x in zip(graph.inputs, inputs, strict=True)}
     source = graph.tensors if tensors is None else {**graph.tensors, **tensors}
 
     def leaf(node: fx.Node) -> Tensor:
         if node.op == "placeholder":
             return given[node]
-        value = source[str(node.target)]
-        return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
+        return _as(source[str(node.target)], like)
 
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = call_op(node, args, kwargs, like=like)
@@ -185,12 +196,14 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
 
 def _split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Tensor):
-        args, kwargs = (example_inputs,), {}
+        args = (example_inputs,)
     elif isinstance(example_inputs, Mapping):
-        args, kwargs = (), dict(example_inputs)
+        kwargs = dict(example_inputs)
     else:
-        args, kwargs = tuple(example_inputs), {}
+        args = tuple(example_inputs)
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     if not tensors:
         raise InputError("example_inputs holds no tensor; give a tensor, a tuple of tensors, or a dict of them")

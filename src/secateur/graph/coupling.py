@@ -54,7 +54,8 @@ def _label(graph: Graph) -> tuple[Labels, dict[fx.Node, Tensor]]:
     def leaf(node: fx.Node) -> Value:
         if node.op == "placeholder":
             value = given[node].cpu()
-            return Value(value.float() if value.is_floating_point() else value, fixed(value.shape))
+            node_labels[node] = fixed(value.shape)
+            return Value(value.float() if value.is_floating_point() else value, node_labels[node])
         data = graph.tensors[str(node.target)].cpu()
         data = data.float() if data.is_floating_point() else data
         return Value(data, fixed(data.shape), str(node.target), tuple(range(data.ndim)))

@@ -209,7 +209,7 @@ def group_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Te
 
 
 def prelu(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
-    return per_channel(labels, a["self"], [a["weight"]], node) if a["weight"].data.numel() > 1 else a["self"].labels  # type: ignore[no-any-return]
+    return per_channel(labels, a["self"], [a["weight"]], node)
 
 
 def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
@@ -388,6 +388,11 @@ def _contracted_rows(
             steady = labels.uniform(steady, [i for i, c in enumerate(letters) if c not in summed], reason)
         sides.append(_spread(steady, letters, summed, None) if varying & set(summed) else None)
     if any(side is not None for side in sides):
+        for value, side in zip((x, y), sides, strict=True):
+            if side is not None:
+                labels.pin(
+                    value.labels, f"summed over by {node.name}, where no weight could make up for a removed unit"
+                )
         a, b = (side if side is not None else fixed([1] * len(summed)) for side in sides)
         labels.equate(a, b, reason)
     rows = {xs[axis] for axis in varying_axes(x.labels)} & set(outs)
@@ -431,11 +436,11 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(
         "view reshape _unsafe_view view_as flatten unflatten permute transpose t swapaxes movedim squeeze unsqueeze "
-        "expand expand_as cat concat stack hstack vstack split split_with_sizes tensor_split repeat repeat_interleave "
+        "expand expand_as cat concat stack hstack vstack split split_with_sizes repeat repeat_interleave "
         "tile pixel_shuffle pixel_unshuffle channel_shuffle broadcast_to numpy_T mT".split(),
         moved,
     ),
-    **dict.fromkeys("select unbind index_select roll flip unfold gather".split(), picked),
+    **dict.fromkeys("select unbind tensor_split index_select roll flip unfold gather".split(), picked),
     **dict.fromkeys("pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad2d".split(), padded),
     **dict.fromkeys(
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "

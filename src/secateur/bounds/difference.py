@@ -1,0 +1,448 @@
+"""Bounds on the drift δ = g(x) − f(x) of two networks that share a graph and differ in some tensors.
+
+x (in f), x′ (in g) and δ are kept together at every node: a rule of `RULES`, at the bottom of the file, bounds the δ of
+an op from those of its arguments, and interval propagation of x′ tightens it, since δ ∈ I(x′) − I(x) and x′ ∈ x + δ.
+What no changed tensor reaches has δ = 0 and costs nothing. Exact up to rounding, as in `interval`.
+
+`difference` compares two sets of weights. `merge_difference` bounds what each of many merges would do, in one pass:
+the rules see a single candidate, and `torch.vmap` runs them over all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from secateur.bounds import interval
+from secateur.bounds.activations import SLOPES, two_sided
+from secateur.bounds.arithmetic import Value, add, as_interval, divide, each, multiply, negate, product, scale, subtract
+from secateur.bounds.interval import AFFINE, Affine, propagate
+from secateur.bounds.layers import (
+    attention_hidden,
+    attention_scale,
+    attention_scores,
+    batch_norm_line,
+    norm_of,
+    on_channels,
+)
+from secateur.bounds.op import Op
+from secateur.bounds.pairs import (
+    Pair,
+    Rows,
+    after,
+    before,
+    change,
+    dense,
+    moved,
+    normalised_pair,
+    pair,
+    product_change,
+    reached,
+    relative_to_all,
+    relu_change,
+    sloped_change,
+    softmax_pair,
+    tight_pair,
+)
+from secateur.graph.capture import Graph, bound_arguments, kind, walk
+from secateur.types import Group, Interval
+
+
+@dataclass(frozen=True, eq=False)
+class Change(Op):
+    """An op some of whose arguments are a `Pair` (or `Rows`)."""
+
+    value: Any  # in f
+    direct: Any  # in g, by interval propagation; None for affine ops where it was not asked for
+
+    def pairs(self) -> list[Pair]:
+        return [leaf for leaf in pytree.tree_leaves(dict(self.arguments)) if isinstance(leaf, Pair)]
+
+
+Rule = Callable[[Change], Any]  # gives the bounds on the change of each of the op's outputs
+
+
+# --- the two uses ----------------------------------------------------------------------------------------------------
+
+
+def difference(
+    graph: Graph,
+    box: Sequence[Interval],
+    tensors: Mapping[str, Tensor],
+    original: Mapping[str, Tensor] | None = None,
+) -> tuple[Interval, ...]:
+    """Bounds on g(x) − f(x) for x in `box`, one interval of batch 1 per output.
+
+    f is the graph with its own tensors (some overridden by `original`); g has `tensors` put in place by name.
+    """
+    values = propagate(graph, box, original, keep=lambda node: True)
+    changes: dict[str, Pair | Rows] = {}
+    for node in graph.nodes:
+        name = str(node.target)
+        if node.op == "get_attr" and name in tensors:
+            ours, theirs = values[node], interval.as_work(tensors[name], values[node])
+            if not torch.equal(ours, theirs):
+                changes[name] = Pair(ours, theirs, theirs - ours)
+    return _changes_of_outputs(graph, values, changes, tighten=True)
+
+
+def merge_difference(
+    graph: Graph,
+    values: Mapping[fx.Node, Any],
+    group: Group,
+    removed: Tensor,
+    into: Tensor,
+    *,
+    block_bytes: int = 2**28,
+) -> tuple[Interval, ...]:
+    """Bounds on how far each of K merges moves the outputs: intervals of shape (K, …), K = len(removed).
+
+    Candidate k removes unit removed[k] and lets unit into[k] stand for it (W_next[:, b] += W_next[:, a]). That is the
+    function in which unit a computes what b computes: a's rows become copies of b's in every producer and on the way,
+    and the consumers stay. `values` are f's, from `propagate(graph, box, keep=lambda node: True)`, and fix f's
+    weights. Candidates are worked on in blocks of about `block_bytes`.
+    """
+    names = {str(node.target): node for node in graph.nodes if node.op == "get_attr"}
+    swaps = [s for s in (*group.having("producer"), *group.having("through")) if s.tensor in names]
+    # shape of each index tensor: (K, width)
+    moves = tuple((s.positions[removed], s.positions[into]) for s in swaps)
+
+    def one(moves: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[Tensor, Tensor], ...]:
+        changes: dict[str, Pair | Rows] = {}
+        for slot, (a, b) in zip(swaps, moves, strict=True):
+            rows = Rows(values[names[slot.tensor]], slot.axis, a, b)
+            changes[slot.tensor] = _joined(changes[slot.tensor], rows) if slot.tensor in changes else rows
+        outputs = _changes_of_outputs(graph, values, changes, tighten=False)
+        return tuple((x.lower, x.upper) for x in outputs)
+
+    with torch.no_grad():
+        ends = torch.vmap(one, chunk_size=_candidates_per_block(values, block_bytes))(moves)
+    return tuple(Interval(_without_batch(low), _without_batch(high)) for low, high in ends)
+
+
+def _joined(first: Pair | Rows, second: Rows) -> Pair | Rows:
+    """Two sets of rows of one tensor (queries, keys and values; tied weights), replaced together."""
+    if isinstance(first, Rows) and first.axis == second.axis:
+        return Rows(
+            first.tensor,
+            first.axis,
+            torch.cat([first.removed, second.removed]),
+            torch.cat([first.into, second.into]),
+        )
+    now = Rows(after(first), second.axis, second.removed, second.into).dense().after
+    return Pair(before(first), now, now - before(first))
+
+
+def _candidates_per_block(values: Mapping[fx.Node, Any], block_bytes: int) -> int:
+    """A node holds four bounds for each candidate, its rule some more, and a residual stream keeps several alive."""
+    intervals = [x for x in pytree.tree_leaves(list(values.values())) if isinstance(x, Interval)]
+    largest = max(x.lower.numel() * x.lower.element_size() for x in intervals)
+    return max(1, block_bytes // (24 * largest))
+
+
+def _without_batch(x: Tensor) -> Tensor:
+    """(K, 1, …) → (K, …)."""
+    return x.flatten(0, 1) if x.ndim > 1 and x.shape[1] == 1 else x
+
+
+def _changes_of_outputs(
+    graph: Graph, values: Mapping[fx.Node, Any], changes: Mapping[str, Pair | Rows], *, tighten: bool
+) -> tuple[Interval, ...]:
+    """Bounds on the change of every output when the tensors in `changes` change.
+
+    `tighten` bounds x′ by interval propagation after affine ops too; elsewhere that is cheap, and always done.
+    """
+    like = _like(values)
+
+    def leaf(node: fx.Node) -> Any:
+        return changes.get(str(node.target), values[node]) if node.op == "get_attr" else values[node]
+
+    def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
+        return _step(node, args, kwargs, values[node], like, tighten)
+
+    with torch.no_grad():
+        env = walk(graph, leaf, call)
+        return tuple(_change_of_output(node, env[node], like) for node in graph.outputs)
+
+
+def _like(values: Mapping[fx.Node, Any]) -> Tensor:
+    """The dtype and device that f's bounds were worked out in."""
+    ends = (x.lower for x in pytree.tree_leaves(list(values.values())) if isinstance(x, Interval))
+    return next(x for x in ends if x.is_floating_point()).new_empty(0)
+
+
+def _change_of_output(node: fx.Node, value: Any, like: Tensor) -> Interval:
+    if reached(value):
+        return as_interval(change(value))
+    return as_interval(torch.zeros_like(as_interval(value).lower))
+
+
+# --- one step --------------------------------------------------------------------------------------------------------
+
+
+def _step(node: fx.Node, args: Any, kwargs: Any, value: Any, like: Tensor, tighten: bool) -> Any:
+    """The value of one op: f's own, `value`, where no change reaches it; elsewhere a `Pair`, or several."""
+    name = kind(node)
+    if name in interval.SHAPE_ONLY or not any(map(reached, pytree.tree_leaves((args, kwargs)))):
+        return value
+    if name == "getitem":
+        return args[0][args[1]]
+    in_inputs = any(isinstance(x, Interval) for x in pytree.tree_leaves(value))
+    if name not in BY_ROWS or not in_inputs:
+        args, kwargs = pytree.tree_map(dense, (args, kwargs))
+    direct = None
+    if name not in BY_ROWS or not in_inputs or tighten:
+        direct = interval.apply(node, *pytree.tree_map(after, (args, kwargs)), like=like)
+    if not in_inputs:
+        return pytree.tree_map(lambda f, g: Pair(f, g, g - f), value, direct)
+    op = Change(node, bound_arguments(node, args, kwargs), like, value, direct)
+    changes = RULES[name](op)
+    if direct is None:
+        return pytree.tree_map(pair, value, changes)
+    return pytree.tree_map(tight_pair, value, changes, direct)
+
+
+# --- rules -----------------------------------------------------------------------------------------------------------
+
+
+def _linear(op: Change) -> Any:
+    """δ goes where values go; what no change reaches, and every constant filled in, stands for 0."""
+    filled = ("value", "self", "other") if kind(op.node) in interval.FILLING else ()
+    zeros = {name: 0 for name in filled if isinstance(op.arguments.get(name), (int, float))}
+    return pytree.tree_map(Interval, _on_change(op, "lower", **zeros), _on_change(op, "upper", **zeros))
+
+
+def _on_change(op: Change, side: str, sign: int = 1, **others: Any) -> Any:
+    """The op on one end of δ (0 for what no change reaches), times `sign`."""
+
+    def end(leaf: Any) -> Any:
+        if isinstance(leaf, Pair):
+            return sign * getattr(as_interval(leaf.change), side)
+        if isinstance(leaf, Interval):
+            return torch.zeros_like(leaf.lower)
+        return torch.zeros_like(leaf) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return op.run(**pytree.tree_map(end, dict(op.arguments)) | others)
+
+
+def _by_intervals(op: Change) -> Any:
+    """I(x′) − I(x), and 0 where nothing changes at all."""
+    ends = [end for p in op.pairs() for end in (as_interval(p.change).lower, as_interval(p.change).upper)]
+    changes = torch.stack([(end != 0).any() for end in ends]).any()
+
+    def subtracted(x: Value, direct: Value) -> Value:
+        return each(lambda t: torch.where(changes, t, 0.0), subtract(direct, x))
+
+    return pytree.tree_map(subtracted, op.value, op.direct)
+
+
+def _function(op: Change) -> Any:
+    """An element-wise function of one value, by its slope; of several (clamp to moving limits), by intervals."""
+    varying = [x for x in pytree.tree_leaves(dict(op.arguments)) if isinstance(x, (Pair, Interval))]
+    if len(varying) > 1 or not reached(op["self"]):
+        return _by_intervals(op)
+    return sloped_change(SLOPES[kind(op.node)](op.arguments), op["self"])
+
+
+def _leaky_relu(op: Change) -> Any:
+    """s x + (1 − s) relu(x); both parts grow with δ and are extreme together where 0 ≤ s ≤ 1."""
+    s, x = op["negative_slope"], op["self"]
+    if not 0 <= s <= 1:
+        return _function(op)
+    return add(multiply(x.change, s), multiply(relu_change(x), 1 - s))
+
+
+def _prelu(op: Change) -> Any:
+    """prelu(x′; w′) − prelu(x; w) = slope of prelu(·; w′) · δ + (w′ − w) min(x, 0)."""
+    x, ndim = op["self"], as_interval(op.value).lower.ndim
+    weight = moved(lambda w: on_channels(w, ndim), op["weight"])
+    by_slope = sloped_change(two_sided(lambda t: after(weight).expand(t.shape)), x) if reached(x) else 0.0
+    by_weight = multiply(change(weight), each(lambda t: t.clamp(max=0), before(x)))
+    return add(by_slope, by_weight) if reached(weight) else by_slope
+
+
+def _maximum(op: Change) -> Any:
+    """min_i δ_i ≤ max_i (x_i + δ_i) − max_i x_i ≤ max_i δ_i."""
+    low, high = _on_change(op, "lower", sign=-1), _on_change(op, "upper")
+    return pytree.tree_map(lambda least, most: _between(-least, most), low, high)
+
+
+def _minimum(op: Change) -> Any:
+    """min_i δ_i ≤ min_i (x_i + δ_i) − min_i x_i ≤ max_i δ_i."""
+    low, high = _on_change(op, "lower"), _on_change(op, "upper", sign=-1)
+    return pytree.tree_map(lambda least, most: _between(least, -most), low, high)
+
+
+def _between(low: Tensor, high: Tensor) -> Interval:
+    """Positions (of a maximum) can change to any other."""
+    if low.is_floating_point():
+        return Interval(low, high)
+    largest = torch.full_like(low, torch.iinfo(low.dtype).max)
+    return Interval(-largest, largest)
+
+
+def _add(op: Change) -> Any:
+    return add(change(op["self"]), scale(change(op["other"]), op["alpha"]))
+
+
+def _sub(op: Change) -> Any:
+    return subtract(change(op["self"]), scale(change(op["other"]), op["alpha"]))
+
+
+def _rsub(op: Change) -> Any:
+    return subtract(change(op["other"]), scale(change(op["self"]), op["alpha"]))
+
+
+def _mul(op: Change) -> Any:
+    return product_change(multiply, op["self"], op["other"])
+
+
+def _div(op: Change) -> Any:
+    """a′/b′ − a/b = (δ_a − (a/b) δ_b) / b′."""
+    a, b = op["self"], op["other"]
+    moved_by_b = multiply(op.value, change(b)) if reached(b) else 0.0
+    return divide(subtract(change(a), moved_by_b), after(b))
+
+
+def _einsum(op: Change) -> Any:
+    operands = op["tensors"]
+    if len(operands) == 1:
+        return _linear(op)
+    return product_change(partial(product, partial(interval.contract, op)), *operands)
+
+
+def _affine(op: Change) -> Any:
+    """W′x′ + b′ − (W x + b) = W′ δ + (W′ − W) x + (b′ − b)."""
+    form = AFFINE[kind(op.node)]
+    data, weight = dense(op[form.data]), op[form.weight]
+    if isinstance(weight, Rows) and form.makes_units(op, weight.tensor, weight.axis):
+        out = _rows_change(op, form, data, weight)
+    else:
+        out = product_change(partial(product, partial(form.apply, op)), data, dense(weight))
+    bias = op[form.bias] if form.bias else None
+    return add(out, form.offset(op, change(bias))) if reached(bias) else out
+
+
+def _rows_change(op: Change, form: Affine, data: Any, rows: Rows) -> Interval:
+    """W δ everywhere, but W_b δ + (W_b − W_a) x at the units a that are overwritten by units b."""
+    times = partial(form.apply_rows, op, rows.removed, len(rows.tensor))
+    own = product(times, before(data), rows.difference())
+    everywhere = as_interval(torch.zeros_like(op.value.lower))
+    if reached(data):
+        own = add(own, product(times, change(data), rows.copies()))
+        everywhere = as_interval(product(partial(form.apply, op), change(data), rows.tensor))
+    return _overwritten(everywhere, form.output_axis, rows.removed, own)
+
+
+def _overwritten(everywhere: Interval, axis: int, index: Tensor, own: Value) -> Interval:
+    own = as_interval(own)
+    return Interval(
+        everywhere.lower.index_copy(axis, index, own.lower),
+        everywhere.upper.index_copy(axis, index, own.upper),
+    )
+
+
+def _embedding(op: Change) -> Any:
+    """The hull, over the ids that may stand there, of the change of the table's row."""
+    ids, table = op["indices"], op["weight"]
+    if reached(ids):
+        raise op.unsupported("the changed tensors decide which row is read")
+    if not isinstance(table, Rows) or table.axis == 0:
+        return interval.hull_of_rows(ids, change(table))
+    nothing = as_interval(torch.zeros_like(op.value.lower))
+    return _overwritten(nothing, -1, table.removed, interval.hull_of_rows(ids, table.difference()))
+
+
+def _batch_norm(op: Change) -> Any:
+    """factor · x + offset, both of which may change."""
+    x, ndim = op["input"], as_interval(op.value).lower.ndim
+    parameters = [op[name] for name in ("weight", "bias", "running_mean", "running_var", "eps")]
+    was = batch_norm_line(*map(before, parameters))
+    if not any(map(reached, parameters)):
+        return multiply(x.change, on_channels(was[0], ndim))
+    now = batch_norm_line(*map(after, parameters))
+    factor, offset = (moved(lambda t: on_channels(t, ndim), Pair(f, g, g - f)) for f, g in zip(was, now, strict=True))
+    return add(product_change(multiply, x, factor), change(offset))
+
+
+def _normalised(op: Change) -> Any:
+    x, ndim = op["input"], op.value.lower.ndim
+    norm = norm_of(op, op.value.lower.shape)
+    n = normalised_pair(norm, x)
+    weight, bias = (moved(lambda t: norm.parameter(t, ndim), p) for p in (op["weight"], op.arguments.get("bias")))
+    out = change(n) if weight is None else product_change(multiply, n, weight)
+    return add(out, change(bias)) if reached(bias) else out
+
+
+def _softmax(op: Change) -> Any:
+    return softmax_pair(op["self"], op["dim"]).change
+
+
+def _log_softmax(op: Change) -> Any:
+    """δ_i − log Σ_j p_j exp δ_j."""
+    return relative_to_all(op["self"].change, op["dim"])
+
+
+def _attention(op: Change) -> Any:
+    """The changes of scores, of weights and of their means of values, one after the other."""
+    query, key, mask = op["query"], op["key"], op["attn_mask"]
+    scores: Any = attention_scores(op, before(query), before(key), before(mask))
+    if any(map(reached, (query, key, mask))):
+        transposed = moved(lambda k: k.transpose(-2, -1), key)
+        delta = product_change(partial(product, torch.matmul), query, transposed)
+        delta = add(multiply(delta, attention_scale(op, before(query))), change(mask))
+        delta = attention_hidden(op, delta, mask, 0.0)
+        scores = tight_pair(scores, delta, attention_scores(op, after(query), after(key), after(mask)))
+    return product_change(partial(product, torch.matmul), softmax_pair(scores, -1), op["value"])
+
+
+def _glu(op: Change) -> Any:
+    """a · σ(b)."""
+    a, b = (moved(part, op["self"]) for part in interval.halves(op["dim"]))
+    gate = tight_pair(
+        each(torch.sigmoid, b.before), sloped_change(SLOPES["sigmoid"]({}), b), each(torch.sigmoid, b.after)
+    )
+    return product_change(multiply, a, gate)
+
+
+# --- the table -------------------------------------------------------------------------------------------------------
+
+BY_ROWS = {*AFFINE, "embedding"}  # ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ
+
+# The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `_step` sees to.
+RULES: dict[str, Rule] = {
+    **dict.fromkeys((*interval.MOVEMENT, *interval.WEIGHTED_SUMS, *interval.FILLING), _linear),
+    **dict.fromkeys(interval.MAXIMA, _maximum),
+    **dict.fromkeys(interval.MINIMA, _minimum),
+    **dict.fromkeys(SLOPES, _function),
+    **dict.fromkeys(interval.NORMS, _normalised),
+    **dict.fromkeys(AFFINE, _affine),
+    "add": _add,
+    "batch_norm": _batch_norm,
+    "div": _div,
+    "dropout": lambda op: op["input"].change,
+    "einsum": _einsum,
+    "embedding": _embedding,
+    "feature_dropout": lambda op: op["input"].change,
+    "glu": _glu,
+    "gru": _by_intervals,
+    "leaky_relu": _leaky_relu,
+    "linalg_vector_norm": _by_intervals,
+    "log_softmax": _log_softmax,
+    "logsumexp": _by_intervals,
+    "lstm": _by_intervals,
+    "mul": _mul,
+    "neg": lambda op: negate(op["self"].change),
+    "prelu": _prelu,
+    "relu": lambda op: relu_change(op["self"]),
+    "rsub": _rsub,
+    "scaled_dot_product_attention": _attention,
+    "softmax": _softmax,
+    "sub": _sub,
+}

@@ -1,0 +1,526 @@
+"""Interval propagation: for a box of inputs, an interval for every value of the graph that holds all it can be.
+
+`input_box` makes the box, `propagate` sends it through the graph, and `RULES` at the bottom of the file says how each
+op is bounded. Results are exact up to floating-point rounding: ends are computed to nearest, not outward, so a claim
+that hangs on the last bits needs a margin of its own. Ends never cross, and a box of one point gives the forward pass.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from secateur.bounds.activations import TURNING
+from secateur.bounds.arithmetic import (
+    Value,
+    add,
+    as_interval,
+    divide,
+    each,
+    extremes,
+    magnitude,
+    multiply,
+    product,
+    reciprocal,
+    scale,
+    settle,
+    subtract,
+)
+from secateur.bounds.layers import (
+    attention_mean,
+    attention_scores,
+    batch_norm_line,
+    log_sum_of_others,
+    norm_of,
+    on_channels,
+    require_plain_attention,
+    softmax,
+)
+from secateur.bounds.op import Op
+from secateur.errors import InputError, UnsupportedOpError
+from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
+from secateur.types import Interval
+
+Box = tuple[Interval, ...]
+Rule = Callable[[Op], Any]
+
+
+# --- boxes -----------------------------------------------------------------------------------------------------------
+
+
+def input_box(graph: Graph, input_bounds: Any, dtype: torch.dtype = torch.float64) -> Box:
+    """The box of legal inputs, one interval of batch size 1 per graph input.
+
+    `input_bounds` is a pair (lower, upper) of floats or of tensors that broadcast to an input without its batch axis,
+    or a sequence of such pairs, one per input. Inputs of whole numbers (token ids) and of truth values are left free:
+    bounds given for them are not read.
+    """
+    bounds = [input_bounds] * len(graph.inputs) if _is_pair(input_bounds) else list(input_bounds)
+    if len(bounds) != len(graph.inputs):
+        raise InputError(
+            f"input_bounds has {len(bounds)} pairs but the model has {len(graph.inputs)} inputs "
+            f"({', '.join(node.name for node in graph.inputs)}); give one pair for all, or one for each"
+        )
+    batch = graph.example[0].shape[0]
+    return tuple(
+        _box_of_input(node.name, example, pair, batch, dtype)
+        for node, example, pair in zip(graph.inputs, graph.example, bounds, strict=True)
+    )
+
+
+def _is_pair(bounds: Any) -> bool:
+    return len(bounds) == 2 and not any(isinstance(end, (tuple, list)) for end in bounds)
+
+
+def _box_of_input(name: str, example: Tensor, pair: Any, batch: int, dtype: torch.dtype) -> Interval:
+    batched = example.ndim > 0 and example.shape[0] == batch
+    shape = (1, *example.shape[1:]) if batched else tuple(example.shape)
+    if not example.is_floating_point():
+        largest = 1 if example.dtype == torch.bool else torch.iinfo(example.dtype).max
+        low = torch.zeros(shape, dtype=example.dtype, device=example.device)
+        return Interval(low, torch.full_like(low, largest))
+    if not _is_pair(pair):
+        raise InputError(f"input_bounds of {name}: expected a pair (lower, upper), got {len(pair)} values")
+    ends = []
+    for side, end in zip(("lower", "upper"), pair, strict=True):
+        value = torch.as_tensor(end, dtype=dtype, device=example.device)
+        if not bool(torch.isfinite(value).all()):
+            raise InputError(f"input_bounds of {name}: the {side} bound is not finite; give the legal range of inputs")
+        try:
+            ends.append(value.expand(shape).contiguous())
+        except RuntimeError:
+            raise InputError(
+                f"input_bounds of {name}: the {side} bound of shape {tuple(value.shape)} does not broadcast to "
+                f"one input of shape {shape[1:] if batched else shape}"
+            ) from None
+    if bool((ends[0] > ends[1]).any()):
+        raise InputError(f"input_bounds of {name}: a lower bound is above its upper bound; give (lower, upper)")
+    return Interval(*ends)
+
+
+# --- propagation -----------------------------------------------------------------------------------------------------
+
+
+def propagate(
+    graph: Graph,
+    box: Sequence[Interval],
+    tensors: Mapping[str, Tensor] | None = None,
+    keep: Callable[[fx.Node], bool] = lambda node: False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> dict[fx.Node, Any]:
+    """Bounds on every value of the graph for inputs in `box`: of the outputs, and of the nodes that `keep` names.
+
+    A value is an `Interval` where it depends on the inputs; sizes, constants and parameters are plain. `tensors`
+    overrides weights by name. Work is done in `dtype`, by default that of the first floating-point interval of the
+    box. Raises `UnsupportedOpError` before any work where an op has no rule.
+    """
+    _require_rules(graph)
+    like = _like(box, dtype)
+    given = dict(zip(graph.inputs, box, strict=True))
+    source = graph.tensors if tensors is None else {**graph.tensors, **tensors}
+
+    def leaf(node: fx.Node) -> Value:
+        return given[node] if node.op == "placeholder" else as_work(source[str(node.target)], like)
+
+    with torch.no_grad():
+        return walk(graph, leaf, partial(apply, like=like), keep)
+
+
+def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
+    """The value of one op: by its rule where an argument is an interval, else by plain execution."""
+    if not any(isinstance(leaf, Interval) for leaf in pytree.tree_leaves((args, kwargs))):
+        return call_op(node, args, kwargs, like=like)
+    op = Op(node, bound_arguments(node, args, kwargs), like)
+    if kind(node) not in ON_WHOLE_NUMBERS and _holds_whole_numbers(op):
+        raise op.unsupported("it computes with whole numbers or truth values that depend on the input")
+    return RULES[kind(node)](op)
+
+
+def _holds_whole_numbers(op: Op) -> bool:
+    return any(not x.lower.is_floating_point() for x in _intervals(op))
+
+
+def _intervals(op: Op) -> list[Interval]:
+    return [leaf for leaf in pytree.tree_leaves(dict(op.arguments)) if isinstance(leaf, Interval)]
+
+
+def as_work(tensor: Tensor, like: Tensor) -> Tensor:
+    """`tensor` where the work is done; whole numbers and truth values keep their dtype."""
+    return tensor.to(like.device, like.dtype) if tensor.is_floating_point() else tensor.to(like.device)
+
+
+def _require_rules(graph: Graph) -> None:
+    """Raise `UnsupportedOpError` naming every op without a rule that depends on the inputs, not on sizes alone."""
+    varying, missing = set(graph.inputs), []
+    for node in graph.nodes:
+        if node.op != "call_function" or varying.isdisjoint(node.all_input_nodes):
+            continue
+        if kind(node) not in RULES:
+            missing.append(node)
+        if kind(node) not in SHAPE_ONLY:
+            varying.add(node)
+    if missing:
+        names = sorted({str(node.target) for node in missing})
+        raise UnsupportedOpError(
+            f"{missing[0].name}: there is no rule to bound {missing[0].target}. Ops of this model without a rule: "
+            f"{', '.join(names)}. Rewrite these parts with other ops, or add for each a function and a row of RULES "
+            "in secateur/bounds/interval.py and difference.py"
+        )
+
+
+def _like(box: Sequence[Interval], dtype: torch.dtype | None) -> Tensor:
+    floating = next((x.lower.dtype for x in box if x.lower.is_floating_point()), torch.float64)
+    return torch.empty(0, dtype=dtype or floating, device=box[0].lower.device)
+
+
+# --- rules: what moves or orders ------------------------------------------------------------------------------------
+
+
+def ends(arguments: Mapping[str, Any], side: str) -> Any:
+    """The arguments with every interval replaced by its `lower` or `upper` end."""
+    return pytree.tree_map(lambda leaf: getattr(leaf, side) if isinstance(leaf, Interval) else leaf, dict(arguments))
+
+
+def _increasing(op: Op) -> Any:
+    """f(x) ∈ [f(l), f(u)], for all outputs of an op that is non-decreasing in every interval."""
+    return pytree.tree_map(_between, op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper")))
+
+
+def _decreasing(op: Op) -> Any:
+    return pytree.tree_map(settle, op.run(**ends(op.arguments, "upper")), op.run(**ends(op.arguments, "lower")))
+
+
+def _between(low: Tensor, high: Tensor) -> Interval:
+    """An interval of two images; positions (of a maximum) are not ordered like their values, so any is possible."""
+    if low.is_floating_point():
+        return settle(low, high)
+    limits = torch.iinfo(low.dtype)
+    return Interval(torch.zeros_like(low), torch.full_like(low, limits.max))
+
+
+def _moved(op: Op) -> Any:
+    """Data movement, of whole numbers (token ids) too."""
+    low, high = op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper"))
+    if isinstance(low, Tensor) and low.dtype == torch.bool and any(x.lower.dtype != torch.bool for x in _intervals(op)):
+        raise op.unsupported("a truth value made from a number has no bounds")
+    return pytree.tree_map(Interval, low, high)
+
+
+def _of_shape(op: Op) -> Any:
+    """The result depends on sizes alone."""
+    return op.run(**ends(op.arguments, "lower"))
+
+
+def _item(op: Op) -> Any:
+    """Python's `value[index]` on the outputs of an op."""
+    return operator.getitem(op["0"], op["1"])
+
+
+def _dropout(op: Op) -> Any:
+    if op["train"]:
+        raise op.unsupported("dropout is active; capture the model in eval mode")
+    return op["input"]
+
+
+def _turning(op: Op) -> Interval:
+    """An element-wise function from its values at the ends and where it turns."""
+    points = TURNING[kind(op.node)](op.arguments)
+    return extremes(lambda x: op.run(self=x), op["self"], points)
+
+
+def _power(op: Op) -> Any:
+    exponent = op["exponent"]
+    if not isinstance(exponent, (int, float)) or isinstance(op["self"], (int, float)):
+        raise op.unsupported("only a constant exponent is supported")
+    if exponent >= 0:
+        return _turning(op)
+    # x^−p = 1/x^p
+    return reciprocal(extremes(lambda x: torch.pow(x, -exponent), op["self"], TURNING["pow"](op.arguments)))
+
+
+def _glu(op: Op) -> Any:
+    a, b = (each(part, op["self"]) for part in halves(op["dim"]))
+    return multiply(a, each(torch.sigmoid, b))
+
+
+def halves(dim: int) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]:
+    """The two movements of data that cut a value in half."""
+    return lambda x: x.chunk(2, dim)[0], lambda x: x.chunk(2, dim)[1]
+
+
+def _norm(op: Op) -> Any:
+    """‖x‖ grows with every |x_i|."""
+    x = op["self"]
+    least = torch.clamp(torch.zeros_like(x.lower), x.lower, x.upper)
+    return settle(op.run(self=least), op.run(self=magnitude(x)))
+
+
+def _embedding(op: Op) -> Interval:
+    if isinstance(op["weight"], Interval):
+        raise op.unsupported("the embedding table depends on the input")
+    return hull_of_rows(op["indices"], op["weight"])
+
+
+def hull_of_rows(ids: Interval, table: Tensor) -> Interval:
+    """The row of a known id, the hull of the table's rows for an unknown one."""
+    known = (ids.lower == ids.upper).unsqueeze(-1)
+    row = torch.nn.functional.embedding(ids.lower.clamp(0, table.shape[0] - 1), table)
+    return Interval(torch.where(known, row, table.amin(0)), torch.where(known, row, table.amax(0)))
+
+
+# --- rules: arithmetic -----------------------------------------------------------------------------------------------
+
+
+def _add(op: Op) -> Any:
+    return add(op["self"], scale(op["other"], op["alpha"]))
+
+
+def _sub(op: Op) -> Any:
+    return subtract(op["self"], scale(op["other"], op["alpha"]))
+
+
+def _rsub(op: Op) -> Any:
+    return subtract(op["other"], scale(op["self"], op["alpha"]))
+
+
+def _mul(op: Op) -> Any:
+    return multiply(op["self"], op["other"])
+
+
+def _div(op: Op) -> Any:
+    if op.arguments.get("rounding_mode") is not None:
+        raise op.unsupported("division with rounding is not supported")
+    return divide(op["self"], op["other"])
+
+
+@dataclass(frozen=True)
+class Affine:
+    """The names of an affine op's arguments, and the axes of its units in the weight and in the output."""
+
+    data: str
+    weight: str
+    bias: str = ""
+    weight_axis: int = 0
+    output_axis: int = -1
+
+    def apply(self, op: Op, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear part on concrete values."""
+        without_bias = {"bias": None} if self.bias == "bias" else {}
+        if self.bias == "self":  # addmm and baddbmm: β bias + α (x W)
+            return torch.matmul(x, weight) * float(op["alpha"])
+        out: Tensor = op.run(**{self.data: x, self.weight: weight}, **without_bias)
+        return out
+
+    def makes_units(self, op: Op, weight: Tensor, axis: int) -> bool:
+        """Whether `axis` of the weight is that of the op's output units (and where they are, in a grouped op)."""
+        matrix = self.weight != "other" or weight.ndim == 2  # matmul of a stack has other axes
+        return axis == self.weight_axis and matrix and (axis == 0 or op.arguments.get("groups", 1) == 1)
+
+    def apply_rows(self, op: Op, units: Tensor, total: int, x: Tensor, weight: Tensor) -> Tensor:
+        """The linear part for some `units` of all `total`, given their weights alone; a grouped unit sees its group."""
+        groups = op.arguments.get("groups", 1)
+        if groups == 1:
+            return self.apply(op, x, weight)
+        inputs = weight.shape[1]
+        seen = (units // (total // groups)).unsqueeze(1) * inputs + torch.arange(inputs, device=units.device)
+        own = x.index_select(self.output_axis, seen.flatten())
+        return op.run(input=own, weight=weight, bias=None, groups=len(units))  # type: ignore[no-any-return]
+
+    def offset(self, op: Op, bias: Value) -> Any:
+        """The bias as it is added to the output."""
+        if self.bias == "self":
+            return scale(bias, op["beta"])
+        axes = -1 - self.output_axis  # of the output, after the channels
+        return each(lambda b: b.reshape(-1, *[1] * axes), bias)
+
+
+def _affine(op: Op) -> Any:
+    form = AFFINE[kind(op.node)]
+    out = product(partial(form.apply, op), op[form.data], op[form.weight])
+    bias = op[form.bias] if form.bias else None
+    return out if bias is None else add(out, form.offset(op, bias))
+
+
+def _einsum(op: Op) -> Any:
+    operands = op["tensors"]
+    if len(operands) == 1:
+        return _increasing(op)
+    if len(operands) > 2:
+        raise op.unsupported("einsum of more than two tensors; split it")
+    return product(partial(contract, op), *operands)
+
+
+def contract(op: Op, a: Tensor, b: Tensor) -> Tensor:
+    return op.run(tensors=[a, b])  # type: ignore[no-any-return]
+
+
+def _batch_norm(op: Op) -> Any:
+    if op["training"]:
+        raise op.unsupported("batch norm works on batch statistics; capture the model in eval mode")
+    factor, offset = batch_norm_line(op["weight"], op["bias"], op["running_mean"], op["running_var"], op["eps"])
+    ndim = op["input"].lower.ndim
+    return add(multiply(op["input"], on_channels(factor, ndim)), on_channels(offset, ndim))
+
+
+# --- rules: norms and attention --------------------------------------------------------------------------------------
+
+
+def _normalised(op: Op) -> Any:
+    x = op["input"]
+    norm = norm_of(op, x.lower.shape)
+    out: Value = each(norm.unfold, norm.normalise(each(norm.fold, x)))
+    if op["weight"] is not None:
+        out = multiply(out, norm.parameter(op["weight"], x.lower.ndim))
+    bias = op.arguments.get("bias")
+    return out if bias is None else add(out, norm.parameter(bias, x.lower.ndim))
+
+
+def _softmax(op: Op) -> Interval:
+    return softmax(op["self"], op["dim"])
+
+
+def _log_softmax(op: Op) -> Interval:
+    x, dim, log = op["self"], op["dim"], torch.nn.functional.logsigmoid
+    return settle(
+        log(x.lower - log_sum_of_others(x.upper, dim)),
+        log(x.upper - log_sum_of_others(x.lower, dim)),
+    )
+
+
+def _attention(op: Op) -> Interval:
+    """softmax(q kᵀ · scale + mask) v, each step by its own rule; the result is a mean of values."""
+    require_plain_attention(op)
+    scores = attention_scores(op, op["query"], op["key"], op["attn_mask"])
+    return attention_mean(softmax(scores, -1), op["value"])
+
+
+# --- rules: recurrent layers -----------------------------------------------------------------------------------------
+
+
+def _recurrent(op: Op) -> tuple[Interval, ...]:
+    """What an LSTM or GRU gives whatever its weights and inputs.
+
+    LSTM: h = σ(·) tanh(c) is in [−1, 1], and |c_t| ≤ |c_{t−1}| + 1, so |c_T| ≤ T + |c_0|. GRU: h_t is a mean of
+    h_{t−1} and a tanh, so |h_t| ≤ max(1, |h_0|).
+    """
+    if "batch_first" not in op.arguments:
+        raise op.unsupported("packed sequences are not supported")
+    x, start = as_interval(op["input"]).lower, op["hx"]
+    lstm = kind(op.node) == "lstm"
+    h0 = start[0] if lstm else start
+    layers, batch, hidden = as_interval(h0).lower.shape
+    if len(op["params"]) != layers * (4 if op["has_biases"] else 2):
+        raise op.unsupported("an LSTM with projections is not supported")
+    directions = 2 if op["bidirectional"] else 1
+    steps = x.shape[1] if op["batch_first"] else x.shape[0]
+    h = torch.ones((), dtype=x.dtype) if lstm else torch.clamp(magnitude(h0).amax(), min=1)
+    state = h.expand(layers, batch, hidden)
+    output = h.expand(*x.shape[:-1], hidden * directions)
+    bounds = [output, state]
+    if lstm:
+        bounds.append(steps + magnitude(start[1]))
+    return tuple(Interval(-bound, bound) for bound in bounds)
+
+
+# --- the tables ------------------------------------------------------------------------------------------------------
+
+# Ops whose result depends on sizes and dtypes alone.
+SHAPE_ONLY = (
+    "_assert_tensor_metadata",
+    "sym_size",
+    "zeros_like",
+    "ones_like",
+    "full_like",
+    "new_zeros",
+    "new_ones",
+    "new_full",
+)
+
+# Ops that only move data: the same on both ends, and on bounds of a difference.
+MOVEMENT = (
+    "_to_copy", "alias", "broadcast_to", "cat", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "expand",
+    "expand_as", "flatten", "flip", "im2col", "index", "index_select", "mT", "movedim", "narrow", "numpy_T", "permute",
+    "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "slice", "split",
+    "split_with_sizes", "squeeze", "stack", "swapaxes", "t", "tile", "to", "transpose", "type_as", "unbind",
+    "unflatten", "unsqueeze", "view", "view_as",
+)  # fmt: skip
+
+# Sums with non-negative weights: linear and non-decreasing.
+WEIGHTED_SUMS = (
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "cumsum", "mean", "sum", "tril", "triu", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d",
+    "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d",
+    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
+)  # fmt: skip
+
+# Linear where what they fill in is constant.
+FILLING = ("constant_pad_nd", "masked_fill", "pad", "where")
+
+MAXIMA = (
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "max", "max_pool1d", "max_pool2d",
+    "max_pool3d", "maximum",
+)  # fmt: skip
+MINIMA = ("amin", "min", "minimum")
+
+MONOTONE_FUNCTIONS = (
+    "clamp", "clamp_max", "clamp_min", "erf", "exp", "hardsigmoid", "hardtanh", "log", "log_sigmoid",
+    "logsumexp", "relu", "relu6", "selu", "sigmoid", "softplus", "sqrt", "tanh",
+)  # fmt: skip
+
+ON_WHOLE_NUMBERS = {*SHAPE_ONLY, *MOVEMENT, "embedding", "getitem"}
+
+NORMS = ("group_norm", "instance_norm", "layer_norm", "rms_norm")
+
+AFFINE: dict[str, Affine] = {
+    "addmm": Affine("mat1", "mat2", "self", weight_axis=1),
+    "baddbmm": Affine("batch1", "batch2", "self", weight_axis=2),
+    "bmm": Affine("self", "mat2", weight_axis=2),
+    "conv1d": Affine("input", "weight", "bias", output_axis=-2),
+    "conv2d": Affine("input", "weight", "bias", output_axis=-3),
+    "conv3d": Affine("input", "weight", "bias", output_axis=-4),
+    "conv_transpose1d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-2),
+    "conv_transpose2d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-3),
+    "conv_transpose3d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-4),
+    "linear": Affine("input", "weight", "bias"),
+    "matmul": Affine("self", "other", weight_axis=1),
+    "mm": Affine("self", "mat2", weight_axis=1),
+}
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(SHAPE_ONLY, _of_shape),
+    **dict.fromkeys(MOVEMENT, _moved),
+    **dict.fromkeys((*WEIGHTED_SUMS, *FILLING, *MAXIMA, *MINIMA, *MONOTONE_FUNCTIONS), _increasing),
+    **dict.fromkeys(TURNING, _turning),
+    **dict.fromkeys(AFFINE, _affine),
+    **dict.fromkeys(NORMS, _normalised),
+    "add": _add,
+    "batch_norm": _batch_norm,
+    "div": _div,
+    "dropout": _dropout,
+    "einsum": _einsum,
+    "embedding": _embedding,
+    "feature_dropout": _dropout,
+    "getitem": _item,
+    "glu": _glu,
+    "gru": _recurrent,
+    "linalg_vector_norm": _norm,
+    "log_softmax": _log_softmax,
+    "lstm": _recurrent,
+    "mul": _mul,
+    "neg": _decreasing,
+    "pow": _power,
+    "reciprocal": lambda op: reciprocal(op["self"]),
+    "rsqrt": _decreasing,
+    "rsub": _rsub,
+    "scaled_dot_product_attention": _attention,
+    "softmax": _softmax,
+    "sub": _sub,
+}

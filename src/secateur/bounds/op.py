@@ -1,0 +1,34 @@
+"""One op of a captured graph as the rules of `interval` and `difference` see it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx
+
+from secateur.errors import UnsupportedOpError
+from secateur.graph.capture import call_op
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One op of the graph with its arguments by schema name, and the tensor whose dtype and device it works in."""
+
+    node: fx.Node
+    arguments: Mapping[str, Any]
+    like: Tensor
+
+    def __getitem__(self, name: str) -> Any:
+        return self.arguments[name]
+
+    def run(self, /, **changes: Any) -> Any:
+        """Execute the op on concrete values, with some arguments put in place of its own."""
+        return call_op(self.node, (), {**self.arguments, **changes}, like=self.like)
+
+    def unsupported(self, why: str) -> UnsupportedOpError:
+        return UnsupportedOpError(
+            f"{self.node.name}: {self.node.target} cannot be bounded: {why}. Rewrite this part of the model, or add "
+            "the case to the op's rule in secateur/bounds/interval.py"
+        )

@@ -1,0 +1,375 @@
+"""The command line: parsing, and the only printing. Results go to stdout, progress and messages to stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from secateur import __version__, explain
+from secateur.errors import InputError, SecateurError, TargetMissedError
+from secateur.evaluate import FGSM, PGD, Attack, Evaluation, evaluate
+from secateur.files import write_atomically
+from secateur.formats.arrays import load_arrays
+from secateur.formats.torch import load_model, save_program
+from secateur.methods import METHODS, options_of
+from secateur.prune import Result, inspect, prune, replay
+from secateur.report.recipe import Recipe
+
+FAILED, TARGET_MISSED, INTERRUPTED = 1, 3, 130
+
+Method = StrEnum("Method", list(METHODS))  # type: ignore[misc]  # its members are the rows of a table
+
+app = typer.Typer(
+    help="Prune pre-trained networks without data and without retraining.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ModelArgument = Annotated[str, typer.Argument(help="A .pt2 file, or package.module:factory (with --weights).")]
+Weights = Annotated[Path | None, typer.Option(help="A .safetensors file, for a factory.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--example-shape",
+        help="Shape of one input without its batch axis, e.g. 3,32,32; integer inputs as 16:int64. "
+        "Repeat it for several inputs. A .pt2 file that holds example inputs needs none.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
+Device = Annotated[str | None, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
+BoundsOption = Annotated[str, typer.Option("--input-bounds", help="Legal range of every input feature: low,high.")]
+RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="Recipe to write; default: OUTPUT.recipe.json.")]
+
+
+@app.command("inspect")
+def inspect_command(
+    model: ModelArgument,
+    weights: Weights = None,
+    example_shape: Shapes = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """List the groups of units that can leave together, and what is pinned and why."""
+    loaded = load_model(model, weights)
+    coupling = inspect(loaded, _example(loaded, example_shape, (0.0, 1.0)))
+    if as_json:
+        groups = [
+            {
+                "name": g.name,
+                "units": g.units,
+                "pinned": g.pinned or None,
+                "slots": [{"tensor": s.tensor, "axis": s.axis, "role": s.role} for s in g.slots],
+            }
+            for g in coupling.groups
+        ]
+        _print_json({"groups": groups, "blocked": dict(coupling.blocked)})
+        return
+    table = Table("group", "units", "made by | read by", "state")
+    for row in explain.rows(coupling):
+        table.add_row(*map(escape, row))
+    Console().print(table)
+
+
+@app.command("prune")
+def prune_command(
+    model: ModelArgument,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The smaller model: .pt2, or .safetensors (weights).")],
+    weights: Weights = None,
+    example_shape: Shapes = None,
+    remove: Annotated[
+        str, typer.Option(help="The share that goes: 0.5 or 50% of units, params=50%, or macs=50%.")
+    ] = "0.5",
+    method: Annotated[Method, typer.Option(help="How units are chosen and made up for.")] = Method["impact"],
+    option: Annotated[
+        list[str] | None, typer.Option(help="A parameter of the method, name=value; may be repeated.")
+    ] = None,
+    input_bounds: BoundsOption = "0,1",
+    step: Annotated[float, typer.Option(help="Largest share of a group that leaves at a time; 1: one shot.")] = 0.0625,
+    recursive: Annotated[bool, typer.Option(help="Whether a unit may stand in for several others.")] = True,
+    ignore: Annotated[list[str] | None, typer.Option(help="Glob over layers that stay whole; may be repeated.")] = None,
+    round_to: Annotated[int, typer.Option(help="Keep a multiple of this number of units.")] = 1,
+    recipe: RecipeOption = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make a physically smaller model, and the recipe that rebuilds it."""
+    recipe = _recipe_path(output, recipe)
+    _check_outputs(model, weights, output, recipe)
+    bounds = _bounds(input_bounds)
+    loaded = load_model(model, weights)
+    example = _example(loaded, example_shape, bounds)
+    result = prune(
+        loaded,
+        example,
+        remove=remove,
+        method=method.value,
+        options=_options(method.value, option or []),
+        input_bounds=bounds,
+        step=step,
+        recursive=recursive,
+        ignore=ignore or (),
+        round_to=round_to,
+        seed=seed,
+        device=device,
+        progress=True,
+    )
+    _save_model(output, result.model, example)
+    result.recipe.save(recipe)
+    _report_pruning(result, output, recipe, as_json)
+
+
+@app.command("replay")
+def replay_command(
+    model: ModelArgument,
+    recipe: Annotated[Path, typer.Argument(help="The recipe that `secateur prune` wrote.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The smaller model: .pt2, or .safetensors (weights).")],
+    weights: Weights = None,
+    example_shape: Shapes = None,
+    debug: Debug = False,
+) -> None:
+    """Rebuild a pruned model, bit for bit, from the original and a recipe."""
+    _check_outputs(model, weights, output, recipe)
+    loaded = load_model(model, weights)
+    read = Recipe.load(recipe)
+    example = _example(loaded, example_shape or [_shape_text(s.shape, s.dtype) for s in read.inputs], (0.0, 1.0))
+    _save_model(output, replay(loaded, read, example), example)
+    Console().print(f"wrote {escape(str(output))}")
+
+
+@app.command("evaluate")
+def evaluate_command(
+    model: ModelArgument,
+    data: Annotated[Path, typer.Option(help="A .npz file with images and labels.")],
+    weights: Weights = None,
+    original: Annotated[str | None, typer.Option(help="The unpruned model, for agreement and cost before.")] = None,
+    original_weights: Annotated[Path | None, typer.Option(help="A .safetensors file, for its factory.")] = None,
+    fgsm: Annotated[list[float] | None, typer.Option(help="Radius of an FGSM attack; may be repeated.")] = None,
+    pgd: Annotated[list[float] | None, typer.Option(help="Radius of a PGD attack; may be repeated.")] = None,
+    pgd_steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
+    top_k: Annotated[list[int] | None, typer.Option(help="k of a top-k accuracy; may be repeated.")] = None,
+    samples: Annotated[int | None, typer.Option(help="Use the first so many images.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    input_bounds: BoundsOption = "0,1",
+    latency: Annotated[bool, typer.Option(help="Time a batch, before and after in turns.")] = False,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Measure accuracy, agreement with the original, robustness and cost on labelled data. Nothing is chosen by it."""
+    if samples is not None and samples < 1:
+        raise InputError(f"--samples {samples}: give at least 1")
+    arrays = load_arrays(data)
+    if "labels" not in arrays:
+        raise InputError(f"{data} holds no labels; name them labels, test_labels or y")
+    attacks: list[Attack] = [FGSM(eps) for eps in fgsm or ()]
+    attacks += [PGD(eps, steps=pgd_steps, seed=seed) for eps in pgd or ()]
+    report = evaluate(
+        load_model(model, weights),
+        arrays["images"][:samples],
+        arrays["labels"][:samples],
+        original=load_model(original, original_weights) if original else None,
+        attacks=attacks,
+        top_k=top_k or (1,),
+        input_bounds=_bounds(input_bounds),
+        batch_size=batch_size,
+        device=device,
+        latency=latency,
+        progress=True,
+    )
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        _report_evaluation(report)
+
+
+@app.callback(invoke_without_command=True)
+def version_option(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        Console().print(f"secateur {__version__}", highlight=False)
+        raise typer.Exit()
+
+
+def main() -> None:
+    """Entry point. Expected failures are one message on stderr and an exit code; a traceback only with --debug."""
+    sys.path.insert(0, os.getcwd())  # so that a factory in the current folder can be named
+    try:
+        app()
+    except TargetMissedError as error:
+        _fail(error, TARGET_MISSED)
+    except SecateurError as error:
+        _fail(error, FAILED)
+    except KeyboardInterrupt as error:
+        _fail(error, INTERRUPTED, "interrupted; nothing was written")
+
+
+def _fail(error: BaseException, code: int, message: str | None = None) -> NoReturn:
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)
+    print(f"secateur: {message or error}", file=sys.stderr)
+    sys.exit(code)
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+def _bounds(text: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"--input-bounds {text}: give two numbers, low,high") from None
+    return low, high
+
+
+def _options(method: str, pairs: list[str]) -> dict[str, float | int]:
+    options: dict[str, float | int] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            options[name] = int(value) if value.lstrip("+-").isdigit() else float(value)
+        except ValueError:
+            known = ", ".join(f"{k}={v}" for k, v in options_of(method).items()) or "none"
+            raise InputError(f"--option {pair}: write name=number; {method} has {known}") from None
+    return options
+
+
+def _example(
+    model: nn.Module | ExportedProgram, shapes: list[str] | None, bounds: tuple[float, float]
+) -> tuple[Tensor, ...] | None:
+    """Two samples of every input: halfway in the box (their values do not matter), zeros for integers."""
+    if not shapes:
+        if isinstance(model, ExportedProgram) and model.example_inputs is not None:
+            return None
+        raise InputError("give the shape of an input: --example-shape 3,32,32 (without the batch axis)")
+    return tuple(_sample(text, sum(bounds) / 2) for text in shapes)
+
+
+def _sample(text: str, value: float) -> Tensor:
+    sizes, _, dtype_name = text.partition(":")
+    dtype = getattr(torch, dtype_name or "float32", None)
+    try:
+        shape = [int(size) for size in sizes.split(",") if size]
+    except ValueError:
+        shape = [0]
+    if any(size < 1 for size in shape) or not isinstance(dtype, torch.dtype):
+        raise InputError(f"--example-shape {text}: write sizes as 3,32,32, with a type where needed as 16:int64")
+    return torch.full((2, *shape), value if dtype.is_floating_point else 0, dtype=dtype)
+
+
+def _shape_text(shape: tuple[int, ...], dtype: str) -> str:
+    return f"{','.join(map(str, shape[1:]))}:{dtype}"
+
+
+def _recipe_path(output: Path, recipe: Path | None) -> Path:
+    return output.with_suffix(".recipe.json") if recipe is None else recipe
+
+
+def _check_outputs(model: str, weights: Path | None, *outputs: Path) -> None:
+    """Before the work begins: what is to be written can be, and is none of the inputs."""
+    given = {Path(p).resolve() for p in (model, weights) if p is not None}
+    if outputs[0].suffix not in (".pt2", ".safetensors"):
+        raise InputError(f"--output {outputs[0]}: the name must end in .pt2 or .safetensors")
+    for path in outputs:
+        if path.resolve() in given:
+            raise InputError(f"--output {path} is the model itself, which stays as it is; write to another file")
+        if not path.parent.is_dir():
+            raise InputError(f"--output {path}: the folder {path.parent} does not exist; create it first")
+
+
+def _save_model(path: Path, model: nn.Module, example: tuple[Tensor, ...] | None) -> None:
+    if path.suffix == ".safetensors":
+        state = {name: value.contiguous() for name, value in model.state_dict().items()}
+        unique = {name: v for i, (name, v) in enumerate(state.items()) if _first_of_its_storage(state, i)}
+        write_atomically(path, lambda file: file.write(save_tensors(unique)))
+    else:
+        save_program(path, model, example)
+
+
+def _first_of_its_storage(state: dict[str, Tensor], index: int) -> bool:
+    """Of tied weights, the first name alone is stored."""
+    values = list(state.values())
+    return not any(values[i].data_ptr() == values[index].data_ptr() and values[i].numel() for i in range(index))
+
+
+# --- printing --------------------------------------------------------------------------------------------------------
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def _report_pruning(result: Result, output: Path, recipe: Path, as_json: bool) -> None:
+    before, after = result.before, result.history[-1]
+    if result.shortfall:
+        print(f"secateur: {result.shortfall}", file=sys.stderr)
+    if as_json:
+        _print_json(
+            {
+                "output": str(output),
+                "recipe": str(recipe),
+                "method": result.recipe.request.method,
+                "achieved": result.recipe.achieved,
+                "shortfall": result.shortfall or None,
+                "units": [before.units, before.units - after.units_removed],
+                "parameters": [before.parameters, after.parameters],
+                "macs": [before.macs, after.macs],
+                "seconds": after.seconds,
+                "class": type(result.model).__name__,
+            }
+        )
+        return
+    table = Table("", "before", "after", "removed")
+    for name, old, new in (
+        ("units", before.units, before.units - after.units_removed),
+        ("parameters", before.parameters, after.parameters),
+        ("MACs", before.macs, after.macs),
+    ):
+        table.add_row(name, f"{old:,}", f"{new:,}", f"{1 - new / old:.1%}")
+    console = Console()
+    console.print(table)
+    console.print(escape(f"wrote {output} and {recipe} ({result.recipe.request.method}, {after.seconds:.1f} s)"))
+
+
+def _report_evaluation(report: Evaluation) -> None:
+    table = Table(f"{report.samples:,} samples", "value", "original")
+    for k, share in report.accuracy.items():
+        old = report.original_accuracy
+        table.add_row(f"top-{k} accuracy", f"{share:.2%}", f"{old[k]:.2%}" if old else "")
+    if report.agreement is not None:
+        table.add_row("agreement with the original", f"{report.agreement:.2%}", "")
+    for row in report.attacks:
+        table.add_row(f"{row.name}: robust accuracy", f"{row.robust_accuracy:.2%}", "")
+        table.add_row(f"{row.name}: robust instances per 1,000", f"{row.robust_instances_per_1000:.1f}", "")
+    new, old_cost = report.cost, report.cost_before
+    table.add_row("parameters", f"{new.parameters:,}", f"{old_cost.parameters:,}" if old_cost else "")
+    table.add_row("MACs", f"{new.macs:,}", f"{old_cost.macs:,}" if old_cost else "")
+    table.add_row("bytes", f"{new.bytes:,}", f"{old_cost.bytes:,}" if old_cost else "")
+    if new.latency_ms is not None:
+        label = f"latency, batch of {report.latency_batch} [ms]"
+        old_latency = old_cost.latency_ms if old_cost else None
+        table.add_row(label, f"{new.latency_ms:.2f}", f"{old_latency:.2f}" if old_latency is not None else "")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Closed-form changes to consumers that make up for removed units; here, the merge of one unit into another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from secateur.types import Group, Removal
+
+
+def merged(tensors: Mapping[str, Tensor], group: Group, removal: Removal) -> dict[str, Tensor]:
+    """New consumer weights after `removal`: W[:, b] += W[:, a] for each a→b (none where b is −1), then W[:, a] = 0.
+
+    Returns only the tensors that change, of full size; `tensors` is left alone. A removed unit then has no effect
+    on the model's outputs, so that dropping it changes nothing more.
+    """
+    changed: dict[str, Tensor] = {}
+    for slot in group.having("consumer"):
+        weight = changed.get(slot.tensor, tensors[slot.tensor]).clone()
+        gone = slot.positions[removal.units].reshape(-1)
+        stood_in = removal.into >= 0
+        source = slot.positions[removal.units[stood_in]].reshape(-1)
+        target = slot.positions[removal.into[stood_in]].reshape(-1)
+        weight.index_add_(slot.axis, target, weight.index_select(slot.axis, source))
+        weight.index_fill_(slot.axis, gone, 0.0)
+        changed[slot.tensor] = weight
+    return changed

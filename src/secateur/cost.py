@@ -1,0 +1,107 @@
+"""Parameters and multiply-accumulates of a network after a removal, from the graph alone: nothing is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, fx
+
+from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.coupling import Coupling
+from secateur.surgery import Alive, alive_units, kept_indices, kept_shape
+
+Shape = list[int]
+
+
+def parameters_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
+    """Parameters (buffers are not counted) of the shrunk model."""
+    shapes = _tensor_shapes(graph, coupling, alive)
+    return sum(math.prod(shapes[name]) for name in graph.parameters)
+
+
+def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
+    """Multiply-accumulates of the shrunk model for one sample: convolutions, linear layers, products, attention.
+
+    Element-wise ops and norms are not counted, as is usual. MACs are half of FLOPs.
+    """
+    tensors = _tensor_shapes(graph, coupling, alive)
+    table = alive_units(coupling, alive)
+    total = 0
+    for node in graph.nodes:
+        rule = _MACS.get(kind(node)) if node.op == "call_function" else None
+        if rule is None:
+            continue
+
+        def shape(value: Any) -> Shape:
+            if value in coupling.units:
+                return kept_shape(coupling.units[value], table)
+            return tensors[_parameter_behind(value)]
+
+        total += rule(node, shape)
+    return total // graph.example[0].shape[0]
+
+
+def _tensor_shapes(graph: Graph, coupling: Coupling, alive: Alive) -> Mapping[str, Shape]:
+    shapes = {name: list(tensor.shape) for name, tensor in graph.tensors.items()}
+    for (name, axis), keep in kept_indices(graph, coupling, alive).items():
+        shapes[name][axis] = len(keep)
+    return shapes
+
+
+def _parameter_behind(node: fx.Node) -> str:
+    while node.op != "get_attr":  # transposes of a bare parameter do not change its number of elements
+        node = node.all_input_nodes[0]
+    return str(node.target)
+
+
+def _layer(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
+    """Each weight is used once at every position of the output (of the input, for transposed convolutions)."""
+    a = bound_arguments(node, node.args, node.kwargs)
+    weight, out, x = shape(a["weight"]), shape(node), shape(a["input"])
+    if kind(node) == "linear":
+        return math.prod(weight) * math.prod(x[:-1])
+    spatial = x[2:] if "transpose" in kind(node) else out[2:]
+    return math.prod(weight) * out[0] * math.prod(spatial)
+
+
+def _product(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
+    """(…, n, k) · (…, k, m): k for each element of the output."""
+    return math.prod(shape(node)) * shape(node.all_input_nodes[-2])[-1]
+
+
+def _attention(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
+    a = bound_arguments(node, node.args, node.kwargs)
+    q, k, v = shape(a["query"]), shape(a["key"]), shape(a["value"])
+    return math.prod(q[:-1]) * k[-2] * (q[-1] + v[-1])
+
+
+def _recurrent(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
+    """Every weight matrix is used once for each step of each sample."""
+    a = bound_arguments(node, node.args, node.kwargs)
+    batch, steps = shape(a["input"])[:2]
+    return batch * steps * sum(math.prod(w) for w in map(shape, a["params"]) if len(w) == 2)
+
+
+def _einsum(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
+    a = bound_arguments(node, node.args, node.kwargs)
+    terms = str(a["equation"]).replace(" ", "").partition("->")[0].split(",")
+    if len(terms) != 2 or "." in a["equation"]:
+        return 0
+    sizes = {c: s for term, x in zip(terms, a["tensors"], strict=True) for c, s in zip(term, shape(x), strict=True)}
+    return math.prod(sizes.values())
+
+
+_MACS: dict[str, Callable[[fx.Node, Callable[[Any], Shape]], int]] = {
+    **dict.fromkeys("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _layer),
+    **dict.fromkeys("matmul mm bmm addmm baddbmm".split(), _product),
+    "scaled_dot_product_attention": _attention,
+    "einsum": _einsum,
+    **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), _recurrent),
+}
+
+
+def full(coupling: Coupling) -> dict[str, Tensor]:
+    """Every unit of every prunable group alive."""
+    return {group.name: coupling.ids[group.name] >= 0 for group in coupling.prunable}

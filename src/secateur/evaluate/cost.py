@@ -1,0 +1,79 @@
+"""What a model costs: parameters, multiply-accumulates, bytes and time."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from secateur.evaluate.accuracy import outputs_of
+
+
+def parameters(model: nn.Module) -> int:
+    """Numbers in the parameters, each shared one once; buffers do not count."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def macs(model: nn.Module, image: Tensor) -> int:
+    """Multiply-accumulates (half the FLOPs) of matrix products and convolutions for one input, `image` (1, …)."""
+    counter = FlopCounterMode(display=False)
+    with _countable(), counter, torch.no_grad():
+        outputs_of(model, image)
+    return counter.get_total_flops() // 2
+
+
+@contextmanager
+def _countable() -> Iterator[None]:
+    """Run attention and recurrent layers as the plain products that torch's counter knows, not as fused kernels."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own, on switching oneDNN off
+            with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+                yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+
+
+def state_bytes(model: nn.Module) -> int:
+    """Bytes of the parameters and persistent buffers as a `.safetensors` file holds them, its header left out."""
+    sizes: dict[tuple[int, tuple[int, ...]], int] = {}
+    for value in model.state_dict().values():
+        sizes[value.data_ptr() or id(value), tuple(value.shape)] = value.numel() * value.element_size()
+    return sum(sizes.values())
+
+
+def latency_ms(models: Sequence[nn.Module], batch: Tensor, *, repeats: int = 30, warm_up: int = 5) -> list[float]:
+    """The median milliseconds of one forward pass of each model on `batch` (b, …), measured in turns.
+
+    Turns keep a busy machine from favouring one model; batch, models and the device of both are the caller's.
+    """
+    times: list[list[float]] = [[] for _ in models]
+    with torch.no_grad():
+        for turn in range(warm_up + repeats):
+            for model, seconds in zip(models, times, strict=True):
+                elapsed = _seconds(model, batch)
+                if turn >= warm_up:
+                    seconds.append(elapsed)
+    return [1000 * statistics.median(seconds) for seconds in times]
+
+
+def _seconds(model: nn.Module, batch: Tensor) -> float:
+    _wait_for(batch.device)
+    start = time.perf_counter()
+    outputs_of(model, batch)
+    _wait_for(batch.device)
+    return time.perf_counter() - start
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,42 @@
+"""The result of an evaluation, ready for JSON."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttackRow(_Record):
+    """What one attack leaves. Inputs that were wrong before the attack count as not robust."""
+
+    name: str
+    norm: str
+    eps: float  # in input units
+    steps: int
+    robust_accuracy: float  # share of `samples` that are right before and after the attack
+    robust_instances_per_1000: float  # the same, per 1,000 evaluated inputs
+    samples: int
+
+
+class Cost(_Record):
+    parameters: int
+    macs: int  # for one input
+    bytes: int  # of the weights as saved
+    latency_ms: float | None = None  # median of one forward pass of `Evaluation.latency_batch` inputs
+
+
+class Evaluation(_Record):
+    """Shares lie in [0, 1]. `original_accuracy`, `agreement` and `cost_before` need the original model."""
+
+    samples: int
+    head: str
+    accuracy: dict[int, float]  # k → top-k accuracy
+    original_accuracy: dict[int, float] | None = None
+    agreement: float | None = None  # share of inputs on which the original decides for the same class
+    attacks: tuple[AttackRow, ...] = ()
+    cost: Cost
+    cost_before: Cost | None = None
+    latency_batch: int | None = None

@@ -1,0 +1,43 @@
+"""Groups as a table for people: what can go, what is pinned, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from secateur.graph.coupling import Coupling
+from secateur.types import Group
+
+
+def rows(coupling: Coupling, kept: Mapping[str, int] | None = None) -> list[tuple[str, str, str, str]]:
+    """(group, units, where the units stand, state) for each group and each tensor that no rule could label."""
+    table = [(g.name, _units(g, kept), _slots(g), _state(g, kept)) for g in coupling.groups]
+    return table + [(name, "", "", f"pinned: {reason}") for name, reason in coupling.blocked.items()]
+
+
+def table(coupling: Coupling, kept: Mapping[str, int] | None = None) -> str:
+    """The rows as aligned plain text."""
+    lines = [("group", "units", "slots (made by | read by)", "state"), *rows(coupling, kept)]
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _units(group: Group, kept: Mapping[str, int] | None) -> str:
+    return f"{group.units} → {kept[group.name]}" if kept and group.name in kept else str(group.units)
+
+
+def _slots(group: Group) -> str:
+    def names(role: str) -> str:
+        found = [
+            f"{s.tensor}[{s.axis}]" + (f"×{s.positions.shape[1]}" if s.positions.shape[1] > 1 else "")
+            for s in group.having(role)
+            if not s.tensor.endswith("bias")
+        ]
+        return ", ".join(found[:3]) + (f" +{len(found) - 3}" if len(found) > 3 else "")
+
+    return f"{names('producer')} | {names('consumer')}"
+
+
+def _state(group: Group, kept: Mapping[str, int] | None) -> str:
+    if group.pinned:
+        return f"pinned: {group.pinned}"
+    return "left whole" if kept is not None and group.name not in kept else "prunable"

@@ -1,0 +1,166 @@
+"""PyTorch models in and out: `.pt2` programs, and a factory function with `.safetensors` weights. Never pickle."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from secateur.errors import InputError
+from secateur.files import write_atomically
+from secateur.formats.pt2 import REEXPORT, clean_copy
+from secateur.graph.capture import (
+    ExampleInputs,
+    _at_least_two,
+    _check_model,
+    _export,
+    _first_line,
+    _quiet_export,
+    _split_inputs,
+)
+
+PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
+
+_SHOWN = 5  # names listed in one message
+
+
+def load_model(
+    source: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
+) -> nn.Module | ExportedProgram:
+    """The model that `source` names: the path of a `.pt2` file, or `package.module:factory` (with `weights`)."""
+    text = os.fspath(source)
+    suffix = Path(text).suffix.lower()
+    if suffix == ".pt2":
+        if weights is not None:
+            raise InputError(f"{text} holds its own weights; leave {weights} out")
+        return load_program(text)
+    _refuse_pickle(text)
+    if ":" in text and suffix != ".safetensors":
+        return load_factory(text, weights)
+    raise InputError(
+        f"{text}: give a .pt2 file, or package.module:factory together with a .safetensors file of weights"
+    )
+
+
+def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
+    """The program in the `.pt2` file at `path`, loaded without running anything that the file holds.
+
+    The program is put on the CPU; node metadata and input guards are left behind. Raises `InputError` for a file that
+    is not such an archive, is damaged, or holds more than plain data (pickles, compiled code, code in expressions:
+    see `formats/pt2.py`).
+    """
+    _refuse_pickle(path)
+    with clean_copy(path) as copy, _quiet_export():
+        try:
+            # What torch.export.load calls first; that one hides the reason of a failure behind its older layouts.
+            from torch.export.pt2_archive._package import load_pt2
+
+            return load_pt2(copy).exported_programs["model"]
+        except Exception as error:
+            raise InputError(
+                f"torch {torch.__version__} cannot load {path}: {_first_line(error)}. {REEXPORT}"
+            ) from error
+
+
+def save_program(
+    path: str | os.PathLike[str], module: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None
+) -> None:
+    """Export `module` (in eval mode, axis 0 a free batch) on `example_inputs` and write it to the `.pt2` at `path`.
+
+    An `ExportedProgram` is written as it is. The file appears whole or not at all. Raises `CaptureError` where the
+    module cannot be exported, `InputError` for a wrong path or missing example inputs.
+    """
+    if Path(path).suffix.lower() != ".pt2":
+        raise InputError(f"{path}: the name of a saved program must end in .pt2")
+    if isinstance(module, ExportedProgram):
+        program = module
+    elif example_inputs is None:
+        raise InputError("example_inputs is needed to export an nn.Module: give one tensor of a legal input")
+    else:
+        if not isinstance(module, torch.fx.GraphModule):  # an exported graph has its mode baked in
+            _check_model(module)
+        program = _export(module, *_at_least_two(*_split_inputs(example_inputs)))
+    with _quiet_export():
+        write_atomically(path, lambda file: torch.export.save(program, file))
+
+
+def load_factory(factory: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:
+    """Call the function `package.module:name` without arguments and give its module, with `weights`, in eval mode.
+
+    `weights` is a `.safetensors` file that must fit exactly; of tied weights one name is enough. Raises `InputError`
+    where the function cannot be imported or called, gives no nn.Module, or the weights do not fit.
+    """
+    module_name, _, function_name = factory.partition(":")
+    if not module_name or not function_name:
+        raise InputError(f"{factory!r} does not name a factory; write package.module:function")
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except ImportError as error:
+        raise InputError(f"cannot import {module_name}: {error}. Is its folder on PYTHONPATH?") from error
+    except AttributeError as error:
+        raise InputError(f"{module_name} has no {function_name}") from error
+    try:
+        model = function()
+    except Exception as error:
+        raise InputError(f"{factory}() failed: {_first_line(error)}. It must work without arguments") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{factory}() gave a {type(model).__name__}, not a torch.nn.Module")
+    if weights is not None:
+        _load_weights(model, weights)
+    return model.eval()
+
+
+def _load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    _refuse_pickle(path)
+    if Path(path).suffix.lower() != ".safetensors":
+        raise InputError(f"{path}: weights must be a .safetensors file")
+    try:
+        state = load_file(path)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a safetensors file, or is cut short or damaged: {error}") from error
+    expected = model.state_dict()
+    stored = {_storage(expected[name]) for name in state if name in expected}
+    missing = [name for name, value in expected.items() if name not in state and _storage(value) not in stored]
+    shapes = [
+        f"{name} is {tuple(value.shape)}, the model has {tuple(expected[name].shape)}"
+        for name, value in state.items()
+        if name in expected and value.shape != expected[name].shape
+    ]
+    problems = {
+        "missing": missing,
+        "not in the model": [name for name in state if name not in expected],
+        "of another shape": shapes,
+    }
+    told = [f"{_few(names)} ({what})" for what, names in problems.items() if names]
+    if told:
+        raise InputError(f"{path} does not fit {type(model).__name__}: {'; '.join(told)}")
+    model.load_state_dict(state, strict=False)
+
+
+def _storage(value: Tensor) -> tuple[int, tuple[int, ...]]:
+    """Equal for tied weights: where the tensor lies, and its shape; an empty tensor is only equal to itself."""
+    return value.data_ptr() or id(value), tuple(value.shape)
+
+
+def _few(names: list[str]) -> str:
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _refuse_pickle(path: str | os.PathLike[str]) -> None:
+    if Path(path).suffix.lower() in PICKLE_SUFFIXES:
+        raise InputError(
+            f"{path} is a pickle by its name, and unpickling can run any code; it is refused. Convert it once:\n"
+            "    import torch, safetensors.torch\n"
+            f"    state = torch.load({os.fspath(path)!r}, weights_only=True)\n"
+            "    safetensors.torch.save_file(state, 'weights.safetensors')\n"
+            "or save the model itself: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
+        )

@@ -1,0 +1,88 @@
+"""Merge the pairs that move the outputs least, by bounds on the drift that each merge causes (PAODING).
+
+The idea is that of arXiv 2204.00783 and arXiv 2405.00074; bounds, squashing and tie-breaking are ours.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.bounds.difference import merge_difference
+from secateur.errors import InputError
+from secateur.methods.context import Context
+from secateur.methods.pairs import least_pairs
+from secateur.types import Group, Interval, Removal
+
+SIMILAR = 0.9  # intervals at least so similar count as the same in the entropy
+
+
+def impact(
+    context: Context, group: Group, count: int, *, alpha: float = 0.75, beta: float = 0.25, pool: float = 2.0
+) -> Removal:
+    """Among the `pool`·`count` least salient pairs, merge the `count` with the best impact scores.
+
+    Cost: that of saliency, and a pass of `pool`·`count` candidates through the rest of the network, in batches.
+    """
+    a, b, _ = least_pairs(context, group, pool_size(count, pool))
+    best = ranking(*impact_scores(context, group, a, b, alpha, beta))[:count]
+    return Removal(group.name, a[best], b[best])
+
+
+def pool_size(count: int, pool: float) -> int:
+    if pool < 1:
+        raise InputError(f"pool={pool}: the pool must be at least as large as what is removed (≥ 1)")
+    return max(count, round(count * pool))
+
+
+def ranking(score: Tensor, length: Tensor) -> Tensor:
+    """Candidates by score, ties by length, further ties by their order of saliency."""
+    order = torch.sort(length, stable=True).indices
+    return order[torch.sort(score[order], stable=True).indices]
+
+
+def impact_scores(
+    context: Context, group: Group, a: Tensor, b: Tensor, alpha: float, beta: float
+) -> tuple[Tensor, Tensor]:
+    """α·squash(L/L₀) + β·squash(E) for each merge a→b, and L itself; shapes: (k,), (k,).
+
+    L = Σ_c (hi_c − lo_c) of the output drift, L₀ the same of the output itself, E the interval entropy of the drift.
+    squash(z) = z/(1+z) does not saturate where the logistic function does.
+    """
+    if not (alpha >= 0 and beta >= 0 and abs(alpha + beta - 1.0) < 1e-9):
+        raise InputError(f"alpha={alpha}, beta={beta}: both must be ≥ 0 and add up to 1")
+    if not len(a):
+        return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
+    drift = merge_difference(context.graph, context.values, group, a, b)
+    lower = torch.cat([_per_output(d.lower) for d in drift], dim=1).double()
+    upper = torch.cat([_per_output(d.upper) for d in drift], dim=1).double()
+    own = [context.values[node] for node in context.graph.outputs]
+    scale = sum(float((_per_output(i.upper) - _per_output(i.lower)).sum()) for i in own if isinstance(i, Interval))
+    length = (upper - lower).sum(1)
+    relative = length / max(scale, torch.finfo(torch.float64).tiny)
+    score = alpha * _squash(relative) + beta * _squash(interval_entropy(lower, upper))
+    return score, length
+
+
+def _squash(z: Tensor) -> Tensor:
+    return 1.0 - 1.0 / (1.0 + z)
+
+
+def _per_output(bound: Tensor) -> Tensor:
+    """Maps and sequences of outputs are summed up by their mean bound over all axes but the first two."""
+    flat = bound.reshape(bound.shape[0], -1) if bound.ndim < 3 else bound.flatten(2).mean(2)
+    return flat.float()
+
+
+def interval_entropy(lower: Tensor, upper: Tensor) -> Tensor:
+    """E = −Σ_i p_i log p_i, p_i the share of intervals j with S_ij ≥ 0.9; input (k, n), output (k,).
+
+    S_ij = 1 − ½(|lo_i − lo_j| + |hi_i − hi_j|) / (width of the union of i and j); equal points are similar (S = 1).
+    """
+    distance = 0.5 * (
+        (lower[:, :, None] - lower[:, None, :]).abs() + (upper[:, :, None] - upper[:, None, :]).abs()
+    )  # shape: (k, n, n)
+    union = torch.maximum(upper[:, :, None], upper[:, None, :]) - torch.minimum(lower[:, :, None], lower[:, None, :])
+    similar = 1.0 - distance / union.clamp(min=torch.finfo(union.dtype).tiny) >= SIMILAR
+    share = similar.double().mean(2)
+    return -(share * share.log()).sum(1)

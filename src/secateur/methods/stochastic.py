@@ -1,0 +1,43 @@
+"""Walk pairs by saliency and accept by impact, as simulated annealing does (arXiv 2204.00783)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from secateur.methods.context import Context
+from secateur.methods.impact import impact_scores, pool_size, ranking
+from secateur.methods.pairs import least_pairs
+from secateur.types import Group, Removal
+
+
+def stochastic(
+    context: Context,
+    group: Group,
+    count: int,
+    *,
+    alpha: float = 0.75,
+    beta: float = 0.25,
+    pool: float = 2.0,
+    temperature: float = 1.0,
+) -> Removal:
+    """Accept a pair whose score is no worse than the last accepted, another with probability exp(−Δ/T).
+
+    T falls linearly from `temperature` to 0 as the planned removals are used up. If the pool ends before `count`
+    pairs are accepted, the best of the refused make up the number. Cost: that of `impact`.
+    """
+    a, b, _ = least_pairs(context, group, pool_size(count, pool))
+    score, length = impact_scores(context, group, a, b, alpha, beta)
+    heat = temperature * (1.0 - context.progress)
+    chance = torch.rand(len(a), generator=context.generator, dtype=torch.float64).tolist()
+    accepted: list[int] = []
+    for i, value in enumerate(score.tolist()):
+        if len(accepted) == count:
+            break
+        worse = value - float(score[accepted[-1]]) if accepted else 0.0
+        if worse <= 0 or (heat > 0 and chance[i] < math.exp(-worse / heat)):
+            accepted.append(i)
+    refused = [i for i in ranking(score, length).tolist() if i not in set(accepted)]
+    chosen = torch.tensor([*accepted, *refused][:count], dtype=torch.int64)
+    return Removal(group.name, a[chosen], b[chosen])

@@ -1,0 +1,163 @@
+"""From a request (a share of units, parameters or MACs) to the number of units that each group loses, step by step."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor
+
+from secateur.cost import macs_after, parameters_after
+from secateur.errors import InputError, NothingToPruneError, TargetMissedError
+from secateur.graph.capture import Graph
+from secateur.graph.coupling import Coupling
+from secateur.types import Group, Slot
+
+_EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to remove: `share` (between 0 and 1) of `quantity` (units, params or macs)."""
+
+    quantity: str
+    share: float
+
+    @staticmethod
+    def parse(remove: float | str) -> Target:
+        """0.5, "50%", "units=50%", "params=50%" or "macs=0.5"; always the share that goes."""
+        quantity, _, amount = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
+        quantity = quantity.strip() or "units"
+        try:
+            text = str(amount).strip()
+            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            share = math.nan
+        if quantity not in ("units", "params", "macs") or not 0 < share < 1:
+            raise InputError(
+                f"remove={remove!r}: give the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'"
+            )
+        return Target(quantity, share)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Units to remove from each group, and what that makes of the whole."""
+
+    removed: dict[str, int]
+    requested: Target
+    achieved: float  # the share of the requested quantity that goes
+    shortfall: str  # why it is less than asked, or empty
+
+
+def selected(coupling: Coupling, ignore: Sequence[str]) -> list[Group]:
+    """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes."""
+    kept, hits = [], dict.fromkeys(ignore, False)
+    for group in coupling.groups:
+        made_by = _layer_names(group, lambda slot: slot.role != "consumer")
+        ignored = [p for p in ignore if any(fnmatchcase(name, p) for name in made_by)]
+        hits |= dict.fromkeys([p for p in ignore if any(fnmatchcase(n, p) for n in _layer_names(group))], True)
+        if not group.pinned and not ignored:
+            kept.append(group)
+    for pattern, hit in hits.items():
+        if not hit:
+            raise InputError(f"ignore: {pattern!r} matches no layer; `secateur inspect` lists the names")
+    return kept
+
+
+def _layer_names(group: Group, wanted: Callable[[Slot], bool] = lambda slot: True) -> set[str]:
+    tensors = {slot.tensor for slot in group.slots if wanted(slot)}
+    return {group.name} | tensors | {tensor.rpartition(".")[0] for tensor in tensors}
+
+
+def make_plan(graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, round_to: int) -> Plan:
+    """The least uniform ratio that meets `target`.
+
+    Numbers are rounded so that units never go beyond the request and kept units are multiples of `round_to`; every
+    group keeps at least one. Raises `NothingToPruneError` and `TargetMissedError`.
+    """
+    if round_to < 1:
+        raise InputError(f"round_to={round_to}: give a whole number of units, at least 1")
+    if not groups:
+        raise NothingToPruneError(f"no group can lose a unit: {_why_not(coupling)}")
+    if target.quantity == "units":
+        removed = _counts(groups, target.share, round_to)
+    else:
+        removed = _counts_for_cost(graph, coupling, groups, target, round_to)
+    if not any(removed.values()):
+        raise NothingToPruneError(
+            f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit to remove "
+            f"in any group ({', '.join(f'{g.name}: {g.units} units' for g in groups[:5])}); ask for more"
+        )
+    achieved = _achieved(graph, coupling, groups, target, removed)
+    shortfall = ""
+    if achieved < target.share - _EPSILON:
+        shortfall = (
+            f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: each group keeps whole "
+            f"units{f', a multiple of {round_to}' if round_to > 1 else ''}, at least one"
+        )
+    return Plan(removed, target, achieved, shortfall)
+
+
+def schedule(groups: Sequence[Group], removed: dict[str, int], step: float) -> list[dict[str, int]]:
+    """For each step, the number of units of each group that are gone after it; at most `step` of a group a time."""
+    if not 0 < step <= 1:
+        raise InputError(f"step={step}: give the share of a group's units to remove at a time, above 0 and up to 1")
+    steps = max(math.ceil(removed[g.name] / g.units / step - _EPSILON) for g in groups)
+    rows = []
+    for number in range(1, steps + 1):
+        part = number * step
+        rows.append({g.name: min(removed[g.name], math.floor(part * g.units + _EPSILON)) for g in groups})
+    rows[-1] = dict(removed)
+    return rows
+
+
+def _counts(groups: Sequence[Group], ratio: float, round_to: int) -> dict[str, int]:
+    removed = {}
+    for group in groups:
+        gone = min(math.floor(ratio * group.units + _EPSILON), group.units - 1)
+        kept = -(-(group.units - gone) // round_to) * round_to
+        removed[group.name] = max(0, group.units - kept)
+    return removed
+
+
+def _counts_for_cost(
+    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, round_to: int
+) -> dict[str, int]:
+    """Bisection over the ratios at which some group loses one unit more."""
+    ratios = sorted({k / g.units for g in groups for k in range(g.units)})
+
+    def reached(ratio: float) -> float:
+        return _achieved(graph, coupling, groups, target, _counts(groups, ratio, round_to))
+
+    index = bisect_left(ratios, target.share - _EPSILON, key=reached)
+    if index == len(ratios):
+        raise TargetMissedError(
+            f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {round_to}) left in every group, "
+            f"{reached(ratios[-1]):.2%} is gone. Pinned: {_why_not(coupling)}"
+        )
+    return _counts(groups, ratios[index], round_to)
+
+
+def _achieved(
+    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, removed: dict[str, int]
+) -> float:
+    if target.quantity == "units":
+        return sum(removed.values()) / sum(g.units for g in groups)
+    measure = parameters_after if target.quantity == "params" else macs_after
+    return 1.0 - measure(graph, coupling, _any_alive(groups, removed)) / measure(graph, coupling, {})
+
+
+def _any_alive(groups: Sequence[Group], removed: dict[str, int]) -> dict[str, Tensor]:
+    """Masks with the right number of units gone; which ones does not matter to sizes."""
+    return {g.name: torch.arange(g.units) >= removed[g.name] for g in groups}
+
+
+def _why_not(coupling: Coupling) -> str:
+    reasons = [f"{group.name} ({group.pinned})" for group in coupling.groups if group.pinned]
+    reasons += [f"{name} ({reason})" for name, reason in coupling.blocked.items()]
+    return "; ".join(reasons[:8]) + ("; …" if len(reasons) > 8 else "") if reasons else "nothing is pinned"

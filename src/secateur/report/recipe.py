@@ -1,0 +1,129 @@
+"""The recipe: a versioned JSON record of every decision, in the original model's own indices."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+
+from secateur.errors import RecipeError
+from secateur.files import write_atomically
+from secateur.graph.capture import Graph, kind
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Fingerprint(Record):
+    """What the model was: a digest of its tensors (names, shapes, types, values) and one of its graph's ops."""
+
+    tensors: str
+    ops: str
+    parameters: int
+
+
+class InputSpec(Record):
+    """Shape (batch first) and type of one input of the model."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Edit(Record):
+    """Units `units` of a group leave; `into[i]` stands in for `units[i]` (−1: nothing does)."""
+
+    group: str
+    units: tuple[int, ...]
+    into: tuple[int, ...]
+
+
+class Step(Record):
+    """One step of a progressive run, and the size of the model after it."""
+
+    step: int
+    edits: tuple[Edit, ...]
+    units_removed: int
+    parameters: int
+    macs: int
+
+
+class KeptUnits(Record):
+    """The original numbers of the units that a group keeps, in their new order, and where its units stand."""
+
+    group: str
+    units: int
+    kept: tuple[int, ...]
+    slots: tuple[str, ...]  # "tensor:axis"
+
+
+class Request(Record):
+    """What the caller asked for."""
+
+    remove: str
+    method: str
+    options: dict[str, float | int]
+    step: float
+    recursive: bool
+    ignore: tuple[str, ...]
+    round_to: int
+    input_bounds: Any
+    seed: int
+
+
+class Recipe(Record):
+    """Everything that `secateur.replay` needs, and what a reader wants to know."""
+
+    schema_version: Literal[1] = 1
+    versions: dict[str, str]
+    model: Fingerprint
+    inputs: tuple[InputSpec, ...]
+    request: Request
+    achieved: float
+    shortfall: str
+    steps: tuple[Step, ...]
+    groups: tuple[KeptUnits, ...]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the recipe as JSON, atomically."""
+        write_atomically(path, lambda file: file.write((self.model_dump_json(indent=1) + "\n").encode()))
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Recipe:
+        """Read a recipe; `RecipeError` where it is not one, or of a version that this secateur does not know."""
+        try:
+            return Recipe.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise RecipeError(f"cannot read {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise RecipeError(f"{path} is not a recipe of version 1: {where}: {first['msg']}") from error
+
+
+def fingerprint(graph: Graph) -> Fingerprint:
+    """Digests of the model; equal for equal weights and ops, whatever object or file holds them."""
+    tensors = hashlib.sha256()
+    for name in sorted(graph.tensors):
+        value = graph.tensors[name].detach().cpu().contiguous()
+        tensors.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        tensors.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    ops = hashlib.sha256("\n".join(kind(n) for n in graph.nodes if n.op == "call_function").encode())
+    count = sum(graph.tensors[name].numel() for name in graph.parameters)
+    return Fingerprint(tensors=tensors.hexdigest(), ops=ops.hexdigest(), parameters=count)
+
+
+def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:
+    return tuple(InputSpec(shape=tuple(x.shape), dtype=str(x.dtype).removeprefix("torch.")) for x in example)
+
+
+def versions() -> dict[str, str]:
+    return {"secateur": version("secateur"), "torch": torch.__version__, "python": platform.python_version()}
