@@ -101,7 +101,7 @@ def merge_difference(
     *,
     block_bytes: int = 2**28,
 ) -> tuple[Interval, ...]:
-    """Bounds on how far each of K merges moves the outputs: intervals of shape (K, …), K = len(removed).
+    """Bounds on how far each of K merges moves the outputs: intervals of shape (K, …), K = len(removed) ≥ 1.
 
     Candidate k removes unit removed[k] and lets unit into[k] stand for it (W_next[:, b] += W_next[:, a]). That is the
     function in which unit a computes what b computes: a's rows become copies of b's in every producer and on the way,
@@ -109,7 +109,7 @@ def merge_difference(
     weights. Candidates are worked on in blocks of about `block_bytes`.
     """
     names = {str(node.target): node for node in graph.nodes if node.op == "get_attr"}
-    swaps = [s for s in (*group.having("producer"), *group.having("through")) if s.tensor in names]
+    swaps = (*group.having("producer"), *group.having("through"))
     # shape of each index tensor: (K, width)
     moves = tuple((s.positions[removed], s.positions[into]) for s in swaps)
 
@@ -168,7 +168,7 @@ def _changes_of_outputs(
 
     with torch.no_grad():
         env = walk(graph, leaf, call)
-        return tuple(_change_of_output(node, env[node], like) for node in graph.outputs)
+        return tuple(_change_of_output(env[node]) for node in graph.outputs)
 
 
 def _like(values: Mapping[fx.Node, Any]) -> Tensor:
@@ -177,7 +177,7 @@ def _like(values: Mapping[fx.Node, Any]) -> Tensor:
     return next(x for x in ends if x.is_floating_point()).new_empty(0)
 
 
-def _change_of_output(node: fx.Node, value: Any, like: Tensor) -> Interval:
+def _change_of_output(value: Any) -> Interval:
     if reached(value):
         return as_interval(change(value))
     return as_interval(torch.zeros_like(as_interval(value).lower))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from secateur.errors import InputError, SecateurError
-from secateur.graph.capture import _first_line, capture, kind
+from secateur.graph.capture import capture, first_line, kind
 from secateur.progress import track
 
 Head = Literal["auto", "logits", "probabilities", "binary_logit", "binary_probability"]
@@ -60,7 +60,7 @@ def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
         output = model(batch)
     except Exception as error:
         raise InputError(
-            f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: {_first_line(error)}. "
+            f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: {first_line(error)}. "
             "Check the shape (axis 0 is the batch, channels come first), and that the model takes any batch size"
         ) from error
     if isinstance(output, (tuple, list)) and len(output) == 1:

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.errors import InputError
-from secateur.graph.capture import _first_line
+from secateur.graph.capture import first_line
 
 JSON_LIMIT = 128 << 20  # bytes of one JSON record; a 100-layer network needs less than 2 MiB
 
@@ -115,7 +115,7 @@ class _Archive:
         try:
             return json.loads(self.read(name, JSON_LIMIT).decode())
         except (ValueError, RecursionError) as error:
-            self.refuse(name, f"is not the JSON that torch writes ({_first_line(error)})")
+            self.refuse(name, f"is not the JSON that torch writes ({first_line(error)})")
 
 
 @contextmanager
@@ -127,7 +127,7 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_Archive]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
         raise InputError(
-            f"{path} is not a .pt2 archive, or is cut short or damaged ({_first_line(error)}); fetch or export it again"
+            f"{path} is not a .pt2 archive, or is cut short or damaged ({first_line(error)}); fetch or export it again"
         ) from error
 
 
@@ -205,7 +205,7 @@ def _declared_bytes(archive: _Archive, part: str, entry: Mapping[str, Any]) -> i
         if len(sizes) != len(strides):
             raise ValueError(f"{len(sizes)} sizes but {len(strides)} strides")
     except (KeyError, TypeError, ValueError) as error:
-        archive.refuse(part, f"has no valid shape and type ({_first_line(error)})")
+        archive.refuse(part, f"has no valid shape and type ({first_line(error)})")
     if 0 in sizes:
         return 0
     reach = offset + 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
@@ -244,7 +244,7 @@ def _clean_inputs(archive: _Archive) -> bytes:
         archive.refuse(
             _INPUTS,
             "holds sample inputs that are more than tensors, numbers, tuples, lists and dicts, "
-            f"so that loading them could run code ({_first_line(error)[:200]})",
+            f"so that loading them could run code ({first_line(error)[:200]})",
         )
     return output.getvalue()
 

@@ -17,12 +17,12 @@ from secateur.files import write_atomically
 from secateur.formats.pt2 import REEXPORT, clean_copy
 from secateur.graph.capture import (
     ExampleInputs,
-    _at_least_two,
-    _check_model,
-    _export,
-    _first_line,
-    _quiet_export,
-    _split_inputs,
+    at_least_two,
+    check_eval_mode,
+    export_program,
+    first_line,
+    quiet_export,
+    split_inputs,
 )
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
@@ -56,7 +56,7 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     see `formats/pt2.py`).
     """
     _refuse_pickle(path)
-    with clean_copy(path) as copy, _quiet_export():
+    with clean_copy(path) as copy, quiet_export():
         try:
             # What torch.export.load calls first; that one hides the reason of a failure behind its older layouts.
             from torch.export.pt2_archive._package import load_pt2
@@ -64,7 +64,7 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
             return load_pt2(copy).exported_programs["model"]
         except Exception as error:
             raise InputError(
-                f"torch {torch.__version__} cannot load {path}: {_first_line(error)}. {REEXPORT}"
+                f"torch {torch.__version__} cannot load {path}: {first_line(error)}. {REEXPORT}"
             ) from error
 
 
@@ -84,9 +84,9 @@ def save_program(
         raise InputError("example_inputs is needed to export an nn.Module: give one tensor of a legal input")
     else:
         if not isinstance(module, torch.fx.GraphModule):  # an exported graph has its mode baked in
-            _check_model(module)
-        program = _export(module, *_at_least_two(*_split_inputs(example_inputs)))
-    with _quiet_export():
+            check_eval_mode(module)
+        program = export_program(module, *at_least_two(*split_inputs(example_inputs)))
+    with quiet_export():
         write_atomically(path, lambda file: torch.export.save(program, file))
 
 
@@ -108,7 +108,7 @@ def load_factory(factory: str, weights: str | os.PathLike[str] | None = None) ->
     try:
         model = function()
     except Exception as error:
-        raise InputError(f"{factory}() failed: {_first_line(error)}. It must work without arguments") from error
+        raise InputError(f"{factory}() failed: {first_line(error)}. It must work without arguments") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{factory}() gave a {type(model).__name__}, not a torch.nn.Module")
     if weights is not None:

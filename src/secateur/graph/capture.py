@@ -7,10 +7,12 @@ format has only to end in a `torch.export.ExportedProgram`.
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,14 +165,14 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     data, and models that fix the batch size; `InputError` where there are no example inputs.
     """
     if isinstance(model, ExportedProgram):
-        args, kwargs = model.example_inputs or ((), {}) if example_inputs is None else _split_inputs(example_inputs)
+        args, kwargs = model.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
         program = model
     else:
         if example_inputs is None:
             raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
-        _check_model(model)
-        args, kwargs = _at_least_two(*_split_inputs(example_inputs))
-        program = _export(model, args, kwargs)
+        check_eval_mode(model)
+        args, kwargs = at_least_two(*split_inputs(example_inputs))
+        program = export_program(model, args, kwargs)
 
     if program.graph_signature.buffers_to_mutate:
         names = ", ".join(program.graph_signature.buffers_to_mutate.values())
@@ -195,7 +197,7 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     return _with_free_batch(graph)
 
 
-def _split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Tensor):
@@ -212,7 +214,7 @@ def _split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[
     return args, kwargs
 
 
-def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Distinct, detached copies of the inputs, a batch of one doubled: torch.export fixes sizes 0 and 1."""
     first = next(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
 
@@ -226,7 +228,7 @@ def _at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[
     return pytree.tree_map(widen, (args, kwargs))  # type: ignore[no-any-return]
 
 
-def _check_model(model: nn.Module) -> None:
+def check_eval_mode(model: nn.Module) -> None:
     training = [name or "(the model)" for name, m in model.named_modules() if m.training]
     if training:
         raise CaptureError(
@@ -246,19 +248,21 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 
 @contextmanager
-def _quiet_export() -> Iterator[None]:
-    """Export with plain attention instead of the fused inference path, and without torch's own warnings."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+def quiet_export() -> Iterator[None]:
+    """Export with plain attention instead of the fused inference path, and without torch's own traces and warnings."""
+    fast_path, silenced = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), torch.enable_grad():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.enable_grad():
             warnings.simplefilter("ignore")
             yield
     finally:
+        logging.disable(silenced)
         torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
-def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
     try:
@@ -266,7 +270,7 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             model(*args, **kwargs)
     except Exception as error:
         raise CaptureError(
-            f"the model refuses the example inputs of shape {shapes}: {_first_line(error)}. "
+            f"the model refuses the example inputs of shape {shapes}: {first_line(error)}. "
             "Axis 0 must be the batch; check the shape, the dtype and the number of inputs"
         ) from error
     free = ShapesCollection()
@@ -274,16 +278,16 @@ def _export(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         if x.ndim and x.shape[0] == tensors[0].shape[0]:
             free[x] = {0: Dim.AUTO}
     try:
-        with _quiet_export():
+        with quiet_export():
             return export(model, args, kwargs, dynamic_shapes=free, strict=False)  # type: ignore[arg-type]
     except Exception as error:
         raise CaptureError(
-            f"torch.export cannot capture {type(model).__name__}: {_first_line(error)}. Control flow that depends on "
+            f"torch.export cannot capture {type(model).__name__}: {first_line(error)}. Control flow that depends on "
             "tensor values has no static graph; rewrite it with torch.where or torch.cond, or prune the part without it"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
