@@ -64,6 +64,16 @@ def attend(m: nn.Module, x: Tensor, **options: object) -> Tensor:
     return F.scaled_dot_product_attention(x @ m.q, x @ m.k, x @ m.v, **options)  # type: ignore[arg-type]
 
 
+def heads(x: Tensor) -> Tensor:
+    return x.view(x.shape[0], 5, 2, 2).transpose(1, 2)
+
+
+def attend_by_heads(m: nn.Module, x: Tensor) -> Tensor:
+    """Attention's output is laid out so that the capture needs no copy before `view`; its bounds need not be."""
+    out = F.scaled_dot_product_attention(heads(x @ m.q), heads(x @ m.k), heads(x @ m.v))
+    return out.transpose(1, 2).contiguous().view(x.shape)
+
+
 QKV = lambda: {"q": p(4, 4), "k": p(4, 4), "v": p(4, 4)}  # noqa: E731
 CAUSAL = torch.ones(5, 5, dtype=torch.bool).tril()
 
@@ -270,6 +280,7 @@ CASES: dict[str, Case] = {
     "instance_norm": layer(lambda: trained(nn.InstanceNorm2d(4, affine=True)), IMAGE),
     "softmax": function(lambda x: (F.softmax(5 * x, 1), F.log_softmax(5 * x, 1))),
     "attention": Case(lambda m, x: attend(m, x), (SEQUENCE,), QKV),
+    "attention_heads": Case(attend_by_heads, (SEQUENCE,), QKV),
     "attention_causal": Case(lambda m, x: attend(m, x, is_causal=True, scale=0.9), (SEQUENCE,), QKV),
     "attention_masked": Case(lambda m, x: attend(m, x, attn_mask=CAUSAL), (SEQUENCE,), QKV),
     "attention_biased": Case(

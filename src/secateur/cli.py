@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import traceback
 from enum import StrEnum
@@ -213,14 +214,23 @@ def version_option(version: Annotated[bool, typer.Option("--version", help="Prin
 def main() -> None:
     """Entry point. Expected failures are one message on stderr and an exit code; a traceback only with --debug."""
     sys.path.insert(0, os.getcwd())  # so that a factory in the current folder can be named
+    signal.signal(signal.SIGINT, _interrupt)
     try:
         app()
     except TargetMissedError as error:
         _fail(error, TARGET_MISSED)
     except SecateurError as error:
         _fail(error, FAILED)
-    except KeyboardInterrupt as error:
-        _fail(error, INTERRUPTED, "interrupted; nothing was written")
+    except _Interrupted as error:
+        _fail(error, INTERRUPTED, "interrupted; no file was left half-written")
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C, under a name that the command-line library does not catch before us."""
+
+
+def _interrupt(signum: int, frame: object) -> NoReturn:
+    raise _Interrupted
 
 
 def _fail(error: BaseException, code: int, message: str | None = None) -> NoReturn:
@@ -255,11 +265,11 @@ def _options(method: str, pairs: list[str]) -> dict[str, float | int]:
 
 def _example(
     model: nn.Module | ExportedProgram, shapes: list[str] | None, bounds: tuple[float, float]
-) -> tuple[Tensor, ...] | None:
+) -> tuple[Tensor, ...]:
     """Two samples of every input: halfway in the box (their values do not matter), zeros for integers."""
     if not shapes:
-        if isinstance(model, ExportedProgram) and model.example_inputs is not None:
-            return None
+        if isinstance(model, ExportedProgram) and model.example_inputs is not None and not model.example_inputs[1]:
+            return tuple(model.example_inputs[0])
         raise InputError("give the shape of an input: --example-shape 3,32,32 (without the batch axis)")
     return tuple(_sample(text, sum(bounds) / 2) for text in shapes)
 
@@ -296,7 +306,7 @@ def _check_outputs(model: str, weights: Path | None, *outputs: Path) -> None:
             raise InputError(f"--output {path}: the folder {path.parent} does not exist; create it first")
 
 
-def _save_model(path: Path, model: nn.Module, example: tuple[Tensor, ...] | None) -> None:
+def _save_model(path: Path, model: nn.Module, example: tuple[Tensor, ...]) -> None:
     if path.suffix == ".safetensors":
         state = {name: value.contiguous() for name, value in model.state_dict().items()}
         unique = {name: v for i, (name, v) in enumerate(state.items()) if _first_of_its_storage(state, i)}
@@ -365,7 +375,7 @@ def _report_evaluation(report: Evaluation) -> None:
     table.add_row("MACs", f"{new.macs:,}", f"{old_cost.macs:,}" if old_cost else "")
     table.add_row("bytes", f"{new.bytes:,}", f"{old_cost.bytes:,}" if old_cost else "")
     if new.latency_ms is not None:
-        label = f"latency, batch of {report.latency_batch} [ms]"
+        label = f"latency in ms, batch of {report.latency_batch}"
         old_latency = old_cost.latency_ms if old_cost else None
         table.add_row(label, f"{new.latency_ms:.2f}", f"{old_latency:.2f}" if old_latency is not None else "")
     Console().print(table)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -102,7 +103,9 @@ def kept_shape(units: Tensor, table: Tensor) -> list[int]:
 
 
 def _rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
-    new_graph = copy.deepcopy(graph.module.graph)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated tree specs
+        new_graph = copy.deepcopy(graph.module.graph)
     module = fx.GraphModule(_skeleton(graph), new_graph, class_name="PrunedGraph")
     table = alive_units(coupling, alive)
     for old, new in zip(graph.nodes, list(module.graph.nodes), strict=True):

@@ -13,30 +13,29 @@ from secateur.types import Group
 BLOCK_BYTES = 2**26  # rows of the pair matrix that stand in memory at a time
 
 
-def pair_saliency(features: Tensor, fan: Tensor, rows: Tensor) -> Tensor:
-    """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for a in `rows` and every b; shape: (rows, units).
+def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
+    """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for unit numbers a in `sources`, b in `targets`; shape: (sources, targets).
 
-    Srinivas & Babu 2015 (arXiv 1507.06149), eq. 6. Distances come from one matrix product.
+    Srinivas & Babu 2015 (arXiv 1507.06149). Distances come from one matrix product.
     """
-    squared = features.square().sum(1)
-    distance = squared[rows, None] + squared[None, :] - 2.0 * (features[rows] @ features.T)
-    return fan[rows, None] * distance.clamp_(min=0.0)
+    a, b = features[sources], features[targets]
+    distance = torch.addmm(a.square().sum(1, keepdim=True) + b.square().sum(1), a, b.T, alpha=-2.0)
+    return fan[sources, None] * distance.clamp_(min=0.0)
 
 
 def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """For each a in `sources` its least s(a→b) over b ≠ a in `targets` (a mask); shapes: (sources,), (sources,).
+    """For each unit a in `sources` the b ≠ a in `targets` of least s(a→b): values and unit numbers; shapes: (sources,).
 
-    Cost: n²·d multiplications for n units of d features, in blocks of `BLOCK_BYTES`.
+    Cost: |sources|·|targets|·d multiplications for d features, in blocks of `BLOCK_BYTES`. Infinite where none is.
     """
-    block = max(1, BLOCK_BYTES // (8 * len(features)))
+    block = max(1, BLOCK_BYTES // (8 * len(targets)))
     values, partners = [], []
     for rows in sources.split(block):
-        saliency = pair_saliency(features, fan, rows)
-        saliency.masked_fill_(~targets, float("inf"))
-        saliency[torch.arange(len(rows)), rows] = float("inf")
-        value, partner = saliency.min(dim=1)
+        saliency = pair_saliency(features, fan, rows, targets)
+        saliency.masked_fill_(rows[:, None] == targets[None, :], float("inf"))
+        value, column = saliency.min(dim=1)
         values.append(value)
-        partners.append(partner)
+        partners.append(targets[column])
     return torch.cat(values), torch.cat(partners)
 
 
@@ -54,7 +53,7 @@ def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Ten
         return (torch.empty(0, dtype=torch.int64),) * 2 + (torch.empty(0, dtype=torch.float64),)
 
     rows = sources.nonzero().flatten()
-    values, partners = least_partners(features, fan, rows, targets)
+    values, partners = least_partners(features, fan, rows, rows)
     heap = list(zip(values.tolist(), rows.tolist(), partners.tolist(), strict=True))
     heapq.heapify(heap)
     chosen: list[tuple[float, int, int]] = []
@@ -63,7 +62,7 @@ def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Ten
         if not sources[a] or value == float("inf"):
             continue
         if not targets[b]:  # its partner has left meanwhile: look for the next best and queue again
-            (value,), (b,) = least_partners(features, fan, torch.tensor([a]), targets)
+            (value,), (b,) = least_partners(features, fan, torch.tensor([a]), targets.nonzero().flatten())
             heapq.heappush(heap, (float(value), a, int(b)))
             continue
         chosen.append((value, a, b))

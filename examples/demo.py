@@ -1,0 +1,116 @@
+"""Prune a small Fashion-MNIST network with every method, measure what is left, and draw it. Run by `make demo`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no window: the picture goes to a file
+
+import matplotlib.pyplot as plt
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from torch import Tensor
+
+import secateur
+from fashion_cnn.model import HERE, FashionCNN, load
+from secateur.evaluate import FGSM, PGD, Evaluation
+from secateur.formats.arrays import load_arrays
+from secateur.formats.torch import save_program
+from secateur.methods import METHODS
+
+OUTPUT = Path(__file__).resolve().parent.parent / "out" / "demo"
+RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
+SHOWN = (0.3, 0.5)  # in the table, and written as files
+ATTACKED = 300  # of the 2,000 test images
+FGSM_RADIUS, PGD_RADIUS = 0.01, 0.02
+
+
+def main() -> None:
+    console, begin = Console(), time.perf_counter()
+    console.width = max(console.width, 110)  # a table cut short helps nobody
+    OUTPUT.mkdir(parents=True, exist_ok=True)
+    model, data = load(), load_arrays(HERE / "test.npz")
+    images, labels = data["images"], data["labels"]
+    start = measure(model, model, images, labels, thorough=True)
+    jobs = [(method, ratio) for method in METHODS for ratio in RATIOS]
+    results = {
+        (method, ratio): prune_and_measure(model, method, ratio, images, labels)
+        for method, ratio in track(jobs, "pruning and measuring", console=Console(stderr=True), transient=True)
+    }
+    console.print(table(start, results))
+    picture = OUTPUT / "fashion_cnn.png"
+    draw(start, results, picture)
+    console.print(f"Smaller models (.pt2) and their recipes: {OUTPUT}", soft_wrap=True)
+    console.print(f"Accuracy and robustness against the pruning ratio: {picture}", soft_wrap=True)
+    console.print(f"{time.perf_counter() - begin:.0f} s in all")
+
+
+def prune_and_measure(
+    model: FashionCNN, method: str, ratio: float, images: Tensor, labels: Tensor
+) -> tuple[secateur.Result, Evaluation, Evaluation]:
+    result = secateur.prune(model, images[:1], remove=ratio, method=method, seed=0)
+    if ratio in SHOWN:
+        path = OUTPUT / f"fashion_cnn-{method}-{ratio:.0%}.pt2".replace("%", "")
+        save_program(path, result.model, images[:1])
+        result.recipe.save(path.with_suffix(".recipe.json"))
+    return (result, *measure(result.model, model, images, labels, thorough=ratio in SHOWN))
+
+
+def measure(
+    model: Any, original: FashionCNN, images: Tensor, labels: Tensor, thorough: bool
+) -> tuple[Evaluation, Evaluation]:
+    """On all images without attack, and on the first of them under attack. For the report only."""
+    whole = secateur.evaluate(model, images, labels, original=original, latency=thorough, batch_size=64)
+    attacks = [FGSM(FGSM_RADIUS), *([PGD(PGD_RADIUS, steps=20)] if thorough else [])]
+    return whole, secateur.evaluate(model, images[:ATTACKED], labels[:ATTACKED], attacks=attacks)
+
+
+def table(start: tuple[Evaluation, Evaluation], results: dict[Any, Any]) -> Table:
+    made = Table(
+        "method", "removed", "units", "parameters", "MACs", "bytes", "ms", "accuracy", "agrees", "FGSM", "PGD", "s",
+        title=f"Fashion-MNIST CNN; robust instances per 1,000 under FGSM ε={FGSM_RADIUS} and PGD-20 ε={PGD_RADIUS}",
+    )  # fmt: skip
+    units = next(iter(results.values()))[0].before.units
+    made.add_row("original", "", str(units), *cells(*start), "")
+    for ratio in SHOWN:
+        made.add_section()
+        for method in METHODS:
+            result, whole, part = results[method, ratio]
+            left = str(units - result.history[-1].units_removed)
+            made.add_row(method, f"{ratio:.0%}", left, *cells(whole, part), f"{result.history[-1].seconds:.2f}")
+    return made
+
+
+def cells(whole: Evaluation, part: Evaluation) -> list[str]:
+    cost = whole.cost
+    robust = [f"{attack.robust_instances_per_1000:.0f}" for attack in part.attacks]
+    sizes = [f"{cost.parameters:,}", f"{cost.macs:,}", f"{cost.bytes:,}", f"{cost.latency_ms:.1f}"]
+    return [*sizes, f"{whole.accuracy[1]:.1%}", f"{whole.agreement:.1%}", *robust]
+
+
+def draw(start: tuple[Evaluation, Evaluation], results: dict[Any, Any], path: Path) -> None:
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    x = [0, *(100 * ratio for ratio in RATIOS)]
+    for method in METHODS:
+        runs = [start, *((results[method, ratio][1:]) for ratio in RATIOS)]
+        axes[0].plot(x, [100 * whole.accuracy[1] for whole, _ in runs], marker="o", label=method)
+        axes[1].plot(x, [part.attacks[0].robust_instances_per_1000 for _, part in runs], marker="o", label=method)
+    axes[0].set(title="accuracy", xlabel="units removed (%)", ylabel="top-1 (%)")
+    axes[1].set(
+        title=f"robust instances, FGSM ε={FGSM_RADIUS}", xlabel="units removed (%)", ylabel=f"per 1,000 (of {ATTACKED})"
+    )
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.set_ylim(bottom=0)
+    axes[0].legend()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""The installed command, run as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from secateur.formats.torch import load_program
+
+COMMAND = Path(sys.executable).with_name("secateur")
+
+FACTORY = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 16, 4)
+    )
+
+def frozen():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: a factory, weights, labelled images, and a model pruned once."""
+    path = tmp_path_factory.mktemp("user")
+    (path / "net.py").write_text(FACTORY)
+    names: dict[str, object] = {}
+    exec(FACTORY, names)
+    model = names["build"]()  # type: ignore[operator]
+    save_file(model.state_dict(), path / "weights.safetensors")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (40, 8, 8), dtype=np.uint8)
+    with torch.no_grad():
+        labels = model(torch.from_numpy(images[:, None].astype(np.float32) / 255)).argmax(1).numpy()
+    np.savez(path / "data.npz", images=images, labels=labels)
+    done = run(path, *PRUNE, "-o", "small.pt2", "--json")
+    assert done.returncode == 0, done.stderr
+    (path / "pruned.json").write_text(done.stdout)
+    return path
+
+
+PRUNE = ("prune", "net:build", "--weights", "weights.safetensors", "--example-shape", "1,8,8")
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run(
+        [str(COMMAND), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
+    )
+
+
+def test_prune_writes_a_smaller_program_and_its_recipe(folder: Path) -> None:
+    report = json.loads((folder / "pruned.json").read_text())
+    assert report["units"] == [20, 10]
+    assert report["parameters"][1] < report["parameters"][0]
+    recipe = json.loads((folder / "small.recipe.json").read_text())
+    assert [len(group["kept"]) for group in recipe["groups"]] == [4, 6]
+    program = load_program(folder / "small.pt2")
+    assert program.module(check_guards=False)(torch.rand(7, 1, 8, 8)).shape == (7, 4)
+
+
+def test_inspect_lists_groups_and_reasons(folder: Path) -> None:
+    done = run(folder, "inspect", "net:build", "--example-shape", "1,8,8")
+    assert done.returncode == 0
+    assert "2.weight[0]" in done.stdout and "5.weight[1]×16" in done.stdout
+    assert "pinned: an output of the model" in done.stdout
+    done = run(folder, "inspect", "small.pt2", "--json")
+    groups = json.loads(done.stdout)["groups"]
+    assert [group["units"] for group in groups] == [4, 6, 4]
+
+
+def test_evaluate_reports_agreement_robustness_and_cost(folder: Path) -> None:
+    arguments = ("evaluate", "small.pt2", "--data", "data.npz", "--original", "net:build")
+    attacks = ("--original-weights", "weights.safetensors", "--fgsm", "0.01", "--pgd", "0.02", "--pgd-steps", "3")
+    done = run(folder, *arguments, *attacks, "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["samples"] == 40
+    assert report["original_accuracy"]["1"] == 1.0
+    assert report["agreement"] == report["accuracy"]["1"]  # the labels are the original's own answers
+    assert [row["name"] for row in report["attacks"]] == ["fgsm_linf_eps0.01", "pgd3_linf_eps0.02"]
+    assert report["cost"]["parameters"] < report["cost_before"]["parameters"]
+
+
+def test_replay_rebuilds_the_same_weights(folder: Path) -> None:
+    done = run(
+        folder, "replay", "net:build", "small.recipe.json", "--weights", "weights.safetensors", "-o", "again.pt2"
+    )
+    assert done.returncode == 0, done.stderr
+    first, again = (load_program(folder / name).state_dict for name in ("small.pt2", "again.pt2"))
+    assert first.keys() == again.keys() and all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_weights_alone_as_safetensors(folder: Path) -> None:
+    done = run(folder, *PRUNE, "--remove", "params=30%", "--method", "saliency", "-o", "small.safetensors")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "small.safetensors").is_file() and (folder / "small.recipe.json").is_file()
+    assert "parameters" in done.stdout
+
+
+FAILURES = {
+    "pickle": (("prune", "model.pth", "-o", "x.pt2"), 1, "unpickling can run any code"),
+    "missing file": (("inspect", "nowhere.pt2"), 1, "nowhere.pt2"),
+    "no shape": (("inspect", "net:build"), 1, "--example-shape 3,32,32"),
+    "onto itself": (("prune", "small.pt2", "-o", "small.pt2"), 1, "stays as it is"),
+    "no folder": ((*PRUNE, "-o", "nowhere/x.pt2"), 1, "does not exist"),
+    "wrong suffix": ((*PRUNE, "-o", "x.onnx"), 1, ".pt2 or .safetensors"),
+    "wrong shape": (("inspect", "net:build", "--example-shape", "3,8,8"), 1, "refuses the example inputs"),
+    "unknown option": ((*PRUNE, "-o", "x.pt2", "--option", "gamma=1"), 1, "it has alpha, beta, pool"),
+    "unknown method": ((*PRUNE, "-o", "x.pt2", "--method", "magic"), 2, "saliency"),
+    "bad ratio": ((*PRUNE, "-o", "x.pt2", "--remove", "1.5"), 1, "between 0 and 1"),
+    "beyond half": ((*PRUNE, "-o", "x.pt2", "--remove", "0.8", "--no-recursive"), 3, "recursive=True"),
+    "beyond reach": ((*PRUNE, "-o", "x.pt2", "--remove", "params=99.9%"), 3, "cannot go"),
+    "nothing to prune": (("prune", "net:frozen", "--example-shape", "1,8,8", "-o", "x.pt2"), 1, "no group can lose"),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_failures_are_one_message_and_an_exit_code(folder: Path, case: str) -> None:
+    arguments, code, message = FAILURES[case]
+    done = run(folder, *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (folder / "x.pt2").exists()
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    done = run(folder, "inspect", "nowhere.pt2", "--debug")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_shortfall_is_said(folder: Path) -> None:
+    done = run(folder, *PRUNE, "--remove", "0.3", "--method", "scale", "-o", "third.pt2")
+    assert done.returncode == 0
+    assert "where 30.00% was asked" in done.stderr
+
+
+def test_interrupt_leaves_no_file(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import pathlib\nfrom torch import nn\n"
+        "def build():\n"
+        "    pathlib.Path('started').touch()\n"
+        "    return nn.Sequential(*[nn.Sequential(nn.Linear(900, 900), nn.ReLU()) for _ in range(9)])\n"
+    )
+    arguments = [str(COMMAND), "prune", "slow:build", "--example-shape", "900", "-o", "x.pt2", "--step", "0.001"]
+    process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "started").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in message and "Traceback" not in message
+    assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"slow.py", "started"}
