@@ -6,7 +6,7 @@ labels are one unit; units that stand in the same slots are one group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,22 @@ class Coupling:
 
 def couple(graph: Graph) -> Coupling:
     """The groups of `graph`. Cost: one forward pass on the example, and label work linear in the number of units."""
-    labels, node_labels = _label(graph)
-    classes = _rectangular(labels, list(node_labels.values()))
-    groups, ids = _groups(labels, classes)
+    pinned: tuple[Group, ...] = ()
+    while True:
+        settled = frozenset((slot.tensor, slot.axis) for group in pinned for slot in group.slots)
+        labels, node_labels = _label(graph, settled)
+        classes = _rectangular(labels, list(node_labels.values()))
+        groups, ids = _groups(labels, classes, taken={group.name for group in pinned})
+        known = tuple(group for group in groups if group.pinned)
+        if not labels.crossed or not known:
+            break
+        pinned += known  # units that pass other layers by, but cannot leave: without them, those layers have units
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
-    return Coupling(groups, units, ids, labels.blocked)
+    return Coupling((*pinned, *groups), units, ids, labels.blocked | labels.crossed)
 
 
-def _label(graph: Graph) -> tuple[Labels, dict[fx.Node, Tensor]]:
-    labels, node_labels = Labels(), dict[fx.Node, Tensor]()
+def _label(graph: Graph, settled: frozenset[tuple[str, int]]) -> tuple[Labels, dict[fx.Node, Tensor]]:
+    labels, node_labels = Labels(settled), dict[fx.Node, Tensor]()
     given = dict(zip(graph.inputs, graph.example, strict=True))
     like = torch.zeros(0)
 
@@ -133,7 +140,9 @@ def _rectangular(labels: Labels, tensors: list[Tensor]) -> Tensor:
             return classes
 
 
-def _groups(labels: Labels, classes: Tensor) -> tuple[tuple[Group, ...], dict[str, Tensor]]:
+def _groups(
+    labels: Labels, classes: Tensor, taken: Collection[str] = ()
+) -> tuple[tuple[Group, ...], dict[str, Tensor]]:
     """Units with the same slots (and the same reason to stay) are one group."""
     slots = _axis_classes(labels, classes)
     pins = np.zeros(labels.count, np.int64)  # index into reasons, by class; 0: free
@@ -154,14 +163,14 @@ def _groups(labels: Labels, classes: Tensor) -> tuple[tuple[Group, ...], dict[st
     groups, ids = list[Group](), dict[str, Tensor]()
     for number in np.argsort(first):
         units = present[member == number]
-        group = _group(labels, slots, units, reasons[pins[units[0]]], taken=ids.keys())
+        group = _group(labels, slots, units, reasons[pins[units[0]]], taken={*taken, *ids})
         groups.append(group)
         ids[group.name] = torch.from_numpy(units)
     return tuple(groups), ids
 
 
 def _group(
-    labels: Labels, slots: Mapping[tuple[str, int], np.ndarray], units: np.ndarray, reason: str, taken: Any
+    labels: Labels, slots: Mapping[tuple[str, int], np.ndarray], units: np.ndarray, reason: str, taken: Collection[str]
 ) -> Group:
     found, uneven = [], ""
     for (tensor, axis), vector in slots.items():

@@ -22,6 +22,7 @@ FIXED = -1
 class Labels:
     """What the coupling rules have said so far: labels given out, pairs that are equal, pins with reasons."""
 
+    settled: frozenset[tuple[str, int]] = frozenset()  # (tensor, axis) known to be pinned: no labels there
     count: int = 0
     pairs: list[Tensor] = field(default_factory=list)  # each of shape (2, n)
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
@@ -30,6 +31,7 @@ class Labels:
     elements: dict[str, Tensor] = field(default_factory=dict)  # tensor used element by element → its labels
     whole: list[tuple[Tensor, int, str]] = field(default_factory=list)  # labels, an axis that no unit may leave, why
     blocked: dict[str, str] = field(default_factory=dict)  # tensor that no rule could label → why
+    crossed: dict[str, str] = field(default_factory=dict)  # weight left out since other units pass by it → why
 
     def fresh(self, n: int) -> Tensor:
         """`n` labels never given out before."""
@@ -77,6 +79,9 @@ class Labels:
     def index(self, tensor: str, axis: int, labels: Tensor, role: str) -> Tensor:
         """Say that `labels` stand along `axis` of the named tensor; uses of one tensor twice are made equal."""
         known = self.axes.get((tensor, axis))
+        if (tensor, axis) in self.settled:
+            self.pin(labels if role == "consumer" else None, f"read beside units that are pinned in {tensor}")
+            return fixed(labels.shape)
         if known is None:
             self.axes[tensor, axis], self.roles[tensor, axis] = labels, role
             return labels
@@ -87,6 +92,8 @@ class Labels:
 
     def element(self, tensor: str, value: Tensor) -> Tensor:
         """Labels of a parameter that takes part element by element: one for each element, the same at every use."""
+        if any(name == tensor for name, _ in self.settled):
+            return fixed(value.shape)
         if tensor not in self.elements:
             self.elements[tensor] = self.fresh(value.numel()).reshape(value.shape)
         return self.elements[tensor]

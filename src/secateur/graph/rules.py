@@ -244,22 +244,23 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
     has_units = bool((channels != FIXED).any())
     in_axis, out_axis = (0, 1) if transposed else (1, 0)
 
-    if groups == n_in and has_units:
+    depthwise = groups == n_in and has_units
+    if depthwise:
+        per_input = n_out // n_in
         made = labels.index(
-            weight.tensor, 0, channels if transposed else channels.repeat_interleave(n_out // n_in), "through"
+            weight.tensor, 0, channels if transposed else channels.repeat_interleave(per_input), "through"
         )
-        made = made.repeat_interleave(n_out // n_in) if transposed else made
+        made = made.repeat_interleave(per_input) if transposed else made
     else:
         if has_units:
             by_group = channels.reshape(groups, -1)
             labels.equate(by_group, by_group[:1], f"read by a grouped convolution with a fixed value by {node.name}")
             labels.index(weight.tensor, in_axis, channels if transposed else by_group[0], "consumer")
         offsets = labels.fresh(n_out // groups)
-        made = offsets.repeat(groups)
-        made = labels.index(weight.tensor, out_axis, offsets if transposed else made, "producer")
+        made = labels.index(weight.tensor, out_axis, offsets if transposed else offsets.repeat(groups), "producer")
         made = made.repeat(groups) if transposed else made
     if isinstance(bias, Value):
-        labels.index(bias.tensor, 0, made, labels.roles[weight.tensor, 0 if groups == n_in and has_units else out_axis])
+        labels.index(bias.tensor, 0, made, "through" if depthwise else "producer")
     return made.reshape(1, n_out, *[1] * (out.ndim - 2)).expand(out.shape)
 
 
@@ -337,7 +338,7 @@ def _contracted_with_weight(
     read = [c for c in varying if c in ws and c not in outs]
     shared = [c for c in varying if c in ws and c in outs]
     if not read and not shared and varying:  # the units are along another axis and pass by
-        labels.blocked.setdefault(w.tensor, f"the input of {node.name} carries units along another axis")
+        labels.crossed.setdefault(w.tensor, f"the input of {node.name} carries units along another axis")
         return _spread(x.labels, xs, outs, out)
     if read or shared:
         letter = (read or shared)[0]
