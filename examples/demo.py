@@ -104,10 +104,10 @@ def draw(start: tuple[Evaluation, Evaluation], results: dict[Any, Any], path: Pa
     axes[1].set(
         title=f"robust instances, FGSM ε={FGSM_RADIUS}", xlabel="units removed (%)", ylabel=f"per 1,000 (of {ATTACKED})"
     )
-    for axis in axes:
+    for axis, top in zip(axes, (100, 1000), strict=True):
         axis.grid(alpha=0.3)
-        axis.set_ylim(bottom=0)
-    axes[0].legend()
+        axis.set_ylim(0, top)
+    axes[0].legend(loc="lower left")
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
