@@ -105,7 +105,7 @@ def test_model_is_untouched(name: str) -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-# --- exported programs -------------------------------------------------------------------------------------------------
+# --- exported programs -----------------------------------------------------------------------------------------------
 
 
 class Viewed(nn.Module):
@@ -167,22 +167,18 @@ class Counting(nn.Module):
         return x * self.calls
 
 
-@pytest.mark.parametrize(
-    ("model", "example", "text"),
-    [
-        pytest.param(mlp().train(), torch.randn(2, 4), r"training mode \(\(the model\), 0, 1…\); call", id="training"),
-        pytest.param(mlp(), torch.randn(2, 7), r"refuses the example inputs of shape \(2, 7\): RuntimeError", id="shape"),
-        pytest.param(mlp(), torch.randint(9, (2, 4)), r"refuses the example inputs.*check the shape, the dtype", id="dtype"),
-        pytest.param(mlp(), (torch.randn(2, 4),) * 2, r"of shape \(2, 4\), \(2, 4\): TypeError", id="two_for_one"),
-        pytest.param(OneForEach().eval(), torch.randn(2, 4), r"fixes its batch size at 2", id="fixed_batch"),
-        pytest.param(
-            WritesIntoView().eval(), torch.randn(2, 4), r"add_.* writes into a view whose base is used", id="view"
-        ),
-        pytest.param(
-            Counting().eval(), torch.randn(2, 4), r"changes its own buffers when it runs \(calls\)", id="buffer"
-        ),
-    ],
-)  # fmt: skip
+REFUSED = {
+    "training": (mlp().train(), torch.randn(2, 4), r"training mode \(\(the model\), 0, 1…\); call model\.eval\(\)"),
+    "shape": (mlp(), torch.randn(2, 7), r"refuses the example inputs of shape \(2, 7\): RuntimeError"),
+    "dtype": (mlp(), torch.randint(9, (2, 4)), r"refuses the example inputs.*check the shape, the dtype"),
+    "two_for_one": (mlp(), (torch.randn(2, 4),) * 2, r"of shape \(2, 4\), \(2, 4\): TypeError"),
+    "fixed_batch": (OneForEach().eval(), torch.randn(2, 4), r"fixes its batch size at 2"),
+    "view": (WritesIntoView().eval(), torch.randn(2, 4), r"add_.* writes into a view whose base is used afterwards"),
+    "buffer": (Counting().eval(), torch.randn(2, 4), r"changes its own buffers when it runs \(calls\)"),
+}
+
+
+@pytest.mark.parametrize(("model", "example", "text"), REFUSED.values(), ids=REFUSED)
 def test_refused(model: nn.Module, example: Tensor, text: str) -> None:
     with pytest.raises(CaptureError, match=text):
         capture(model, example)
@@ -206,7 +202,9 @@ def test_weights_that_are_not_finite_are_named(value: float) -> None:
 
 @pytest.mark.parametrize("architecture", UNCAPTURABLE, ids=lambda a: a.name)
 def test_control_flow_that_depends_on_data(architecture, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CaptureError, match=r"cannot capture DataDependent: .*Control flow that depends on tensor value"):
+    with pytest.raises(
+        CaptureError, match=r"cannot capture DataDependent: .*Control flow that depends on tensor value"
+    ):
         capture(architecture.build(), architecture.example())
     assert capfd.readouterr() == ("", "")
 

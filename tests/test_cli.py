@@ -121,7 +121,11 @@ FAILURES = {
     "no folder": ((*PRUNE, "-o", "nowhere/x.pt2"), 1, "does not exist"),
     "wrong suffix": ((*PRUNE, "-o", "x.onnx"), 1, ".pt2 or .safetensors"),
     "wrong shape": (("inspect", "net:build", "--example-shape", "3,8,8"), 1, "refuses the example inputs"),
-    "unknown option": ((*PRUNE, "-o", "x.pt2", "--option", "gamma=1"), 1, "it has alpha, beta, pool"),
+    "unknown option": (
+        (*PRUNE, "-o", "x.pt2", "--method", "impact", "--option", "gamma=1"),
+        1,
+        "it has alpha, beta, pool",
+    ),
     "unknown method": ((*PRUNE, "-o", "x.pt2", "--method", "magic"), 2, "saliency"),
     "bad ratio": ((*PRUNE, "-o", "x.pt2", "--remove", "1.5"), 1, "between 0 and 1"),
     "beyond half": ((*PRUNE, "-o", "x.pt2", "--remove", "0.8", "--no-recursive"), 3, "recursive=True"),

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
 from architectures import ARCHITECTURES
@@ -15,14 +14,25 @@ from secateur.types import Group
 
 tp = pytest.importorskip("torch_pruning")
 
-ROWS = (
-    "mlp_relu mlp_residual cnn cnn_batch_norm cnn_prelu cnn_adaptive_pool cnn_view conv1d conv3d vgg_batch_norm "
-    "resnet_basic resnet_bottleneck resnet_preactivation resnet_inplace mobilenet densenet spatial_pyramid "
-    "squeeze_excite_conv unet_transposed unet_nearest product_of_branches stack_mean cnn_mean_pool two_outputs siamese"
+AGREES = (
+    "mlp_relu mlp_residual highway tied_linear swiglu swiglu_fused cnn cnn_batch_norm cnn_instance_norm cnn_group_norm "
+    "cnn_adaptive_pool cnn_view cnn_mean_pool cnn_baked_sizes conv1d conv3d vgg_batch_norm resnet_basic "
+    "resnet_bottleneck resnet_preactivation resnet_inplace resnext mobilenet convnext densenet spatial_pyramid "
+    "squeeze_excite_conv squeeze_excite_linear unet_transposed unet_nearest product_of_branches stack_mean decoder "
+    "attention_fused two_outputs siamese"
 ).split()
 
-# Where Torch-Pruning says something else, and why we do.
-DIFFERS: dict[str, str] = {}
+# Where Torch-Pruning 1.6 says something else, and why we do; test_surgery.py shows that our groups can be cut.
+DIFFERS = {
+    "cnn_prelu": "it lists a PReLU with one slope for all channels, of which nothing is removed",
+    "depthwise_multiplier": "it takes a convolution of two outputs a channel for a plain depthwise one",
+    "yolo_c2f": "it goes wrong where a split is concatenated with what was made from it: indices beyond the layer",
+    "shufflenet": "it loses the offsets of a channel shuffle: indices beyond the layer",
+    "channel_slice": "it joins layers across a slice at wrong offsets",
+    "super_resolution": "it does not divide the channels by what a pixel shuffle takes up",
+    "spatial_attention": "it removes the one channel of a gate that is broadcast over all others",
+    "two_inputs": "it joins a table's columns with an image's flattened channels at wrong offsets",
+}
 
 Part = tuple[str, str, tuple[int, ...]]  # layer, "out" or "in", indices
 
@@ -55,22 +65,30 @@ class Oracle:
                 continue
             depthwise = isinstance(target, nn.modules.conv._ConvNd) and target.groups == target.in_channels > 1
             out = self.graph.is_out_channel_pruning_fn(dependency.handler) or depthwise
-            parts.setdefault((self.names[target], "out" if out else "in"), set()).update(map(int, found))
+            columns = target.weight.shape[1] if isinstance(target, nn.modules.conv._ConvNd) and not out else 0
+            indices = {int(i) % columns if target.groups > 1 else int(i) for i in found} if columns else set(found)
+            parts.setdefault((self.names[target], "out" if out else "in"), set()).update(indices)
         return {(name, side, tuple(sorted(found))) for (name, side), found in parts.items()}
 
 
-@pytest.mark.parametrize("name", ROWS)
-def test_same_groups_as_torch_pruning(name: str) -> None:
-    oracle = Oracle(name)
+def disagreements(name: str) -> list[tuple[str, int]]:
+    """The (group, unit)s of which Torch-Pruning says something else."""
+    oracle, found = Oracle(name), []
     for group in coupled(name)[1].prunable:
         base = next(slot for slot in group.having("producer") if slot.tensor.endswith(".weight"))
-        for unit in {0, group.units // 2, group.units - 1}:
-            wanted = oracle(base.tensor.removesuffix(".weight"), base.positions[unit].tolist())
-            assert ours(group, unit) == wanted, (group.name, unit)
+        for unit in sorted({0, group.units // 2, group.units - 1}):
+            layer, indices = base.tensor.removesuffix(".weight"), base.positions[unit].tolist()
+            if ours(group, unit) != oracle(layer, indices):
+                found.append((group.name, unit))
+    return found
 
 
-def test_the_oracle_can_disagree() -> None:
-    """The comparison sees another index, so that agreement means something."""
-    oracle, (first, *_) = Oracle("cnn_view"), coupled("cnn_view")[1].prunable
-    assert ours(first, 0) == oracle("conv1", [0]) != oracle("conv1", [1])
-    assert isinstance(torch.__version__, str)
+@pytest.mark.parametrize("name", AGREES)
+def test_same_groups_as_torch_pruning(name: str) -> None:
+    assert not disagreements(name)
+
+
+@pytest.mark.parametrize("name", DIFFERS)
+def test_known_differences(name: str) -> None:
+    """Once Torch-Pruning agrees, the row moves up."""
+    assert disagreements(name)

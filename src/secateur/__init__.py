@@ -12,14 +12,17 @@ from secateur.errors import (
     UnsupportedOpError,
     VerificationError,
 )
-from secateur.evaluate import evaluate
+from secateur.evaluate import FGSM, PGD, Evaluation, evaluate
 from secateur.prune import HistoryRow, Result, inspect, prune, replay
 from secateur.report.recipe import Recipe
 
 __version__ = version("secateur")
 
 __all__ = [
+    "FGSM",
+    "PGD",
     "CaptureError",
+    "Evaluation",
     "HistoryRow",
     "InputError",
     "NothingToPruneError",

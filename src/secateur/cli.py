@@ -98,7 +98,7 @@ def prune_command(
     remove: Annotated[
         str, typer.Option(help="The share that goes: 0.5 or 50% of units, params=50%, or macs=50%.")
     ] = "0.5",
-    method: Annotated[Method, typer.Option(help="How units are chosen and made up for.")] = Method["impact"],
+    method: Annotated[Method, typer.Option(help="How units are chosen and made up for.")] = Method["saliency"],
     option: Annotated[
         list[str] | None, typer.Option(help="A parameter of the method, name=value; may be repeated.")
     ] = None,

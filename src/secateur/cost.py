@@ -6,9 +6,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.capture import Graph, bound_arguments, call_op, kind
 from secateur.graph.coupling import Coupling
 from secateur.surgery import Alive, alive_units, kept_indices, kept_shape
 
@@ -37,7 +38,7 @@ def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
         def shape(value: Any) -> Shape:
             if value in coupling.units:
                 return kept_shape(coupling.units[value], table)
-            return tensors[_parameter_behind(value)]
+            return _parameter_shape(value, tensors)
 
         total += rule(node, shape)
     return total // graph.example[0].shape[0]
@@ -50,10 +51,14 @@ def _tensor_shapes(graph: Graph, coupling: Coupling, alive: Alive) -> Mapping[st
     return shapes
 
 
-def _parameter_behind(node: fx.Node) -> str:
-    while node.op != "get_attr":  # transposes of a bare parameter do not change its number of elements
-        node = node.all_input_nodes[0]
-    return str(node.target)
+def _parameter_shape(node: fx.Node, tensors: Mapping[str, Shape]) -> Shape:
+    """Shape of a bare parameter, or of a transpose of it."""
+    if node.op == "get_attr":
+        return tensors[str(node.target)]
+    source = node.all_input_nodes[0]
+    base = torch.empty(_parameter_shape(source, tensors), device="meta")
+    moved = call_op(node, *fx.map_arg((node.args, node.kwargs), {source: base}.__getitem__), like=base)
+    return list(moved.shape)
 
 
 def _layer(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
@@ -68,7 +73,9 @@ def _layer(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
 
 def _product(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
     """(…, n, k) · (…, k, m): k for each element of the output."""
-    return math.prod(shape(node)) * shape(node.all_input_nodes[-2])[-1]
+    a = bound_arguments(node, node.args, node.kwargs)
+    first = next(a[name] for name in ("mat1", "batch1", "self") if name in a)
+    return math.prod(shape(node)) * shape(first)[-1]
 
 
 def _attention(node: fx.Node, shape: Callable[[Any], Shape]) -> int:

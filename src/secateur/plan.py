@@ -104,7 +104,10 @@ def make_plan(graph: Graph, coupling: Coupling, groups: Sequence[Group], target:
 
 
 def schedule(groups: Sequence[Group], removed: dict[str, int], step: float) -> list[dict[str, int]]:
-    """For each step, the number of units of each group that are gone after it; at most `step` of a group a time."""
+    """For each step in which some unit goes, the number of units of each group that are gone after it.
+
+    At most `step` of a group goes at a time.
+    """
     if not 0 < step <= 1:
         raise InputError(f"step={step}: give the share of a group's units to remove at a time, above 0 and up to 1")
     steps = max(math.ceil(removed[g.name] / g.units / step - _EPSILON) for g in groups)
@@ -113,7 +116,7 @@ def schedule(groups: Sequence[Group], removed: dict[str, int], step: float) -> l
         part = number * step
         rows.append({g.name: min(removed[g.name], math.floor(part * g.units + _EPSILON)) for g in groups})
     rows[-1] = dict(removed)
-    return rows
+    return [row for row, before in zip(rows, [{}, *rows], strict=False) if any(row.values()) and row != before]
 
 
 def _counts(groups: Sequence[Group], ratio: float, round_to: int) -> dict[str, int]:

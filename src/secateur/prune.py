@@ -13,16 +13,17 @@ from torch.export import ExportedProgram
 
 from secateur.bounds.interval import input_box
 from secateur.cost import macs_after, parameters_after
-from secateur.errors import InputError, RecipeError, TargetMissedError
+from secateur.errors import InputError, RecipeError, SecateurError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.methods import resolve
+from secateur.methods.context import Context, following_norms
 from secateur.plan import Plan, Target, make_plan, schedule, selected
 from secateur.progress import track
 from secateur.report.recipe import KeptUnits, Recipe, Request, Step, fingerprint, input_specs, versions
-from secateur.run import Run
+from secateur.run import Run, advance
 from secateur.surgery import shrink
-from secateur.types import Group, Removal
+from secateur.types import Group, Interval, Removal
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def prune(
     example_inputs: ExampleInputs | None = None,
     *,
     remove: float | str = 0.5,
-    method: str = "impact",
+    method: str = "saliency",
     options: Mapping[str, float | int] | None = None,
     input_bounds: Any = (0.0, 1.0),
     step: float = 0.0625,
@@ -116,10 +117,16 @@ def prune(
     plan = make_plan(graph, coupling, groups, target, round_to)
     _check_reach(groups, plan, recursive, method)
 
-    run = Run(graph, coupling, choose, _box(graph, input_bounds, device), recursive, seed)
+    run, box, norms = Run(graph, coupling), _box(graph, input_bounds, device), following_norms(graph)
+    generator = torch.Generator().manual_seed(seed)
+
+    def decide(group: Group, need: int, progress: float) -> Removal:
+        context = Context(graph, run.weights, box, generator, run.alive, run.used, recursive, progress, norms)
+        return choose(context, group, need)
+
     steps, history, begin = list[Step](), list[HistoryRow](), time.perf_counter()
     for number, goal in enumerate(track(schedule(groups, plan.removed, step), "pruning", progress), start=1):
-        edits = run.advance(groups, goal, plan.removed)
+        edits = advance(run, groups, goal, plan.removed, decide)
         steps.append(run.record(number, edits))
         history.append(_history_row(steps[-1], time.perf_counter() - begin))
         for callback in callbacks:
@@ -171,17 +178,20 @@ def replay(
         )
     coupling = couple(graph)
     by_name = {group.name: group for group in coupling.groups}
-    run = Run(graph, coupling, None, (), True, recipe.request.seed)
+    run = Run(graph, coupling)
     for step in recipe.steps:
         for edit in step.edits:
-            if edit.group not in by_name:
-                raise RecipeError(f"the recipe names the group {edit.group!r}, which the model does not have")
-            removal = Removal(edit.group, torch.tensor(edit.units), torch.tensor(edit.into))
-            run.apply(by_name[edit.group], removal)
+            if edit.group not in run.alive:
+                raise RecipeError(f"the recipe names the group {edit.group!r}, which the model cannot prune")
+            units, into = (torch.tensor(numbers, dtype=torch.int64) for numbers in (edit.units, edit.into))
+            try:
+                run.apply(by_name[edit.group], Removal(edit.group, units, into))
+            except SecateurError as error:
+                raise RecipeError(f"step {step.step} of the recipe cannot be replayed: {error}") from error
     return shrink(_as_module(model), graph, coupling, run.weights, run.alive)
 
 
-def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> Any:
+def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
     box = input_box(graph, input_bounds, dtype=torch.float32)
     return tuple(replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box)
 

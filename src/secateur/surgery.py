@@ -9,14 +9,14 @@ from __future__ import annotations
 import copy
 import operator
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from secateur.errors import VerificationError
-from secateur.graph.capture import Graph, bound_arguments, kind, run
+from secateur.graph.capture import Graph, bound_arguments, kind, resized, run
 from secateur.graph.coupling import Coupling
 from secateur.graph.labels import FIXED, varying_axes
 from secateur.types import Group
@@ -39,7 +39,7 @@ def shrink(
     module = _rewritten(graph, coupling, alive)
     _verify(graph, module, weights, shrunk_tensors(graph, coupling, weights, alive))
     for name, tensor in small.items():
-        _set_tensor(module, name, tensor)
+        _set_tensor(module, (name,), tensor)
     if model is not None:
         same_class = _same_class(model, graph, coupling, small, alive)
         if same_class is not None and _agree(same_class, module, graph):
@@ -114,7 +114,7 @@ def _rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule
             rewrite(old, new, coupling.units, table)
     module.graph.lint()
     module.recompile()
-    return module
+    return module.eval()
 
 
 def _skeleton(graph: Graph) -> nn.Module:
@@ -222,7 +222,7 @@ def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> Non
 
 
 _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
-    **dict.fromkeys("view reshape _unsafe_view expand".split(), _resize),
+    **dict.fromkeys("reshape expand".split(), _resize),
     **dict.fromkeys("split split_with_sizes chunk".split(), _split),
     **dict.fromkeys("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _groups),
     "unflatten": _unflatten,
@@ -243,9 +243,7 @@ def _same_class(
         return None
     changed = [name for name, tensor in small.items() if tensor.shape != graph.tensors[name].shape]
     for name, tensor in small.items():
-        shared: Tensor | None = None
-        for alias in graph.aliases[name]:
-            shared = _set_tensor(smaller, alias, tensor if shared is None else shared)
+        _set_tensor(smaller, graph.aliases[name], tensor)
     for path in {alias.rpartition(".")[0] for name in changed for alias in graph.aliases[name]}:
         module = smaller.get_submodule(path)
         for layer, correct in _ATTRIBUTES.items():
@@ -254,20 +252,21 @@ def _same_class(
     for group in coupling.groups:
         if group.name in alive:
             _correct_heads(smaller, group, int(alive[group.name].sum()))
+    _correct_bare_norms(smaller, graph, coupling, alive)
     return smaller
 
 
-def _set_tensor(root: nn.Module, name: str, tensor: Tensor) -> Tensor:
-    """Replace a parameter or buffer; returns what now stands there (pass it again to tie another name to it)."""
-    path, _, leaf = name.rpartition(".")
-    owner = root.get_submodule(path)
-    old = getattr(owner, leaf)
-    if isinstance(old, nn.Parameter) and not isinstance(tensor, nn.Parameter):
-        tensor = nn.Parameter(tensor.clone(), requires_grad=old.requires_grad)
-    elif not isinstance(old, nn.Parameter):
-        tensor = tensor.clone()
-    setattr(owner, leaf, tensor)
-    return tensor
+def _set_tensor(root: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
+    """Put one copy of `tensor` in place of the parameter or buffer that has these names."""
+    new: Tensor | None = None
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        owner = root.get_submodule(path)
+        old = getattr(owner, leaf)
+        if new is None:
+            copied = tensor.to(old.device, copy=True)
+            new = nn.Parameter(copied, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else copied
+        setattr(owner, leaf, new)
 
 
 def _correct_linear(module: Any) -> None:
@@ -313,6 +312,18 @@ _ATTRIBUTES: dict[type[nn.Module], Callable[[Any], None]] = {
     nn.PReLU: _correct_prelu,
 }
 
+
+def _correct_bare_norms(model: nn.Module, graph: Graph, coupling: Coupling, alive: Alive) -> None:
+    """Instance norms without parameters own no tensor to tell their width by; their node does."""
+    table = alive_units(coupling, alive)
+    for node in graph.nodes:
+        if kind(node) == "instance_norm":
+            path, _ = list(node.meta["nn_module_stack"].values())[-1]
+            module = model.get_submodule(path)
+            if isinstance(module, nn.modules.batchnorm._NormBase):
+                module.num_features = kept_shape(coupling.units[node], table)[1]
+
+
 # Names under which attention classes keep sizes that shrink with their heads.
 _HEAD_ATTRIBUTES = (
     "num_heads n_heads n_head heads nhead num_attention_heads num_kv_heads n_kv_heads num_key_value_heads "
@@ -338,18 +349,18 @@ def _correct_heads(model: nn.Module, group: Group, kept: int) -> None:
 
 
 def _random_inputs(graph: Graph, dtype: torch.dtype | None) -> list[Tensor]:
-    """Inputs of the example's shapes: its floating values and their span, shuffled and spread; others as they are."""
+    """Up to 32 samples: random numbers over the span of the example's values, or the example's own integers."""
     generator = torch.Generator().manual_seed(0)
+    samples = max(2, min(32, 2**20 // max(x[0].numel() for x in graph.example)))
 
     def like(x: Tensor) -> Tensor:
         if not x.is_floating_point():
             return x
-        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64)
         low, high = float(x.min()), float(x.max())
-        span = (high - low) or 1.0
-        return (low + span * noise).to(x.device, dtype or x.dtype)
+        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+        return (low + ((high - low) or 1.0) * noise).to(x.device, dtype or x.dtype)
 
-    return [like(x) for x in graph.example]
+    return [like(x) for x in resized(graph, samples)]
 
 
 def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> None:

@@ -26,7 +26,7 @@ class Op:
     def run(self, /, **changes: Any) -> Any:
         """Execute the op on concrete values, with some arguments put in place of its own."""
         arguments = {**self.arguments, **changes}
-        if kind(self.node) in ("view", "view_as"):  # bounds may lie in memory otherwise than the values they bound
+        if kind(self.node) == "view_as":  # bounds may lie in memory otherwise than the values they bound
             arguments["self"] = arguments["self"].contiguous()
         return call_op(self.node, (), arguments, like=self.like)
 

@@ -25,7 +25,8 @@ from secateur.errors import CaptureError, InputError
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
-_VIEWS = {"view", "reshape", "expand"}  # ops that may carry the example's batch size as a constant
+_VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant
+_AS_VIEW = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +35,7 @@ class Graph:
 
     module: fx.GraphModule
     tensors: dict[str, Tensor]  # parameters, buffers and constants by their names in the model
-    aliases: dict[str, tuple[str, ...]]  # name → every name of the same tensor in the model (tied weights)
+    aliases: dict[str, tuple[str, ...]]  # name → every name of the tensor in the model (tied weights; none: a constant)
     example: tuple[Tensor, ...]  # flat inputs, batch of at least 2
 
     @property
@@ -265,6 +266,7 @@ def quiet_export() -> Iterator[None]:
 def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
     shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad():
             model(*args, **kwargs)
@@ -273,6 +275,13 @@ def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, An
             f"the model refuses the example inputs of shape {shapes}: {first_line(error)}. "
             "Axis 0 must be the batch; check the shape, the dtype and the number of inputs"
         ) from error
+    changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
+    if changed:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
+        raise CaptureError(
+            f"the model changes its own buffers when it runs ({', '.join(changed)}); a static graph cannot"
+        )
     free = ShapesCollection()
     for x in tensors:
         if x.ndim and x.shape[0] == tensors[0].shape[0]:
@@ -313,7 +322,7 @@ def _aliases(model: nn.Module | ExportedProgram, tensors: Mapping[str, Tensor]) 
     for name, value in everything:
         names.setdefault(id(value), []).append(name)
     by_name = {name: tuple(names[id(value)]) for name, value in everything}
-    return {name: by_name.get(name, (name,)) for name in tensors}
+    return {name: by_name.get(name, ()) for name in tensors}
 
 
 def _make_functional(module: fx.GraphModule) -> None:
@@ -322,12 +331,21 @@ def _make_functional(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
+        if node.target in _AS_VIEW:  # whether a view is possible depends on memory layout, which kernels may change
+            node.target = torch.ops.aten.reshape.default
         if not node.target._schema.is_mutable:
             continue
         twin = _functional_twin(node.target)
         target = node.args[0]
         if twin is None or not isinstance(target, fx.Node):
             raise CaptureError(f"{node.name}: the in-place op {node.target} is not supported; write it out of place")
+        base = target
+        while _is_view(base) and isinstance(base.args[0], fx.Node):
+            base = base.args[0]
+        if base.op == "get_attr":
+            raise CaptureError(
+                f"the model changes its own buffers when it runs ({base.target}); export it without that"
+            )
         later = [user for user in target.users if position[user] > position[node]]
         if _shares_memory_with_later_use(target, position, position[node]):
             raise CaptureError(
@@ -383,22 +401,34 @@ def _with_free_batch(graph: Graph) -> Graph:
     return graph
 
 
-def _resized(graph: Graph, batch: int) -> tuple[Tensor, ...]:
+def resized(graph: Graph, batch: int) -> tuple[Tensor, ...]:
+    """The example with `batch` samples, its own over and over."""
     size = graph.example[0].shape[0]
     index = torch.arange(batch) % size
     return tuple(x[index.to(x.device)] if x.ndim and x.shape[0] == size else x for x in graph.example)
 
 
 def _runs_with_batch(graph: Graph, batch: int) -> bool:
-    size = graph.example[0].shape[0]
+    """Whether more samples give outputs with more samples."""
     try:
-        small, large = run(graph, graph.example), run(graph, _resized(graph, batch))
+        small, large = run(graph, graph.example), run(graph, resized(graph, batch))
     except (RuntimeError, IndexError, ValueError):
         return False
-    return all(
-        not a.ndim or a.shape[0] != size or (b.shape[0] == batch and b.shape[1:] == a.shape[1:])
-        for a, b in zip(small, large, strict=True)
-    )
+    return all(map(_begins_with, large, small))
+
+
+def _begins_with(large: Tensor, small: Tensor) -> bool:
+    """Whether `large` is `small` with more samples: along axis 0, or along another whose beginning is the same.
+
+    An output of the same shape has no batch axis at all.
+    """
+    grown = [i for i, (a, b) in enumerate(zip(small.shape, large.shape, strict=False)) if a != b]
+    if large.ndim != small.ndim or len(grown) > 1:
+        return False
+    if not grown or (grown[0] == 0 and len(large) > len(small)):
+        return True
+    first = large.narrow(grown[0], 0, min(small.shape[grown[0]], large.shape[grown[0]]))
+    return first.shape == small.shape and torch.allclose(first.double(), small.double(), rtol=1e-2, atol=1e-3)
 
 
 def _free_baked_batch(graph: Graph, size: int) -> None:

@@ -86,9 +86,10 @@ class Labels:
             self.axes[tensor, axis], self.roles[tensor, axis] = labels, role
             return labels
         self.equate(known, labels, f"{tensor} is shared with a layer that cannot shrink")
+        self.axes[tensor, axis] = torch.where(known == FIXED, labels, known)
         if role == "producer":
             self.roles[tensor, axis] = role
-        return known
+        return self.axes[tensor, axis]
 
     def element(self, tensor: str, value: Tensor) -> Tensor:
         """Labels of a parameter that takes part element by element: one for each element, the same at every use."""

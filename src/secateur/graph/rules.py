@@ -39,7 +39,7 @@ def values_in(tree: Any) -> Iterator[Value]:
 
 def element_labels(labels: Labels, value: Value) -> Tensor:
     """Labels of a value's elements; those of a bare parameter are given out on its first element-wise use."""
-    if not value.tensor:
+    if not value.tensor or value.data.numel() == 1:
         return value.labels
     original = labels.element(value.tensor, value.data.permute([value.axes.index(i) for i in range(value.data.ndim)]))
     return original.permute(value.axes)
@@ -102,8 +102,9 @@ def chunked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
 
 def picked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Picking by fixed indices along an axis: no unit of that axis may leave, or the indices would be wrong."""
-    value = a["self"]
-    labels.whole.append((element_labels(labels, value), a.get("dim", 0), f"picked by index in {node.name}"))
+    axes = next((a[name] for name in ("dim", "dims", "dimension") if name in a), 0)
+    for axis in [axes] if isinstance(axes, int) else axes or range(a["self"].data.ndim):
+        labels.whole.append((element_labels(labels, a["self"]), axis, f"picked by index in {node.name}"))
     return moved(labels, node, a, out)
 
 
@@ -224,7 +225,9 @@ def embedded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor
     weight = a["weight"]
     if not weight.tensor:
         return unknown(labels, node, a, out)  # type: ignore[no-any-return]
-    return labels.index(weight.tensor, weight.axes[1], labels.fresh(weight.data.shape[1]), "producer").expand(out.shape)
+    rows, width = weight.data.shape
+    labels.index(weight.tensor, weight.axes[0], fixed([rows]), "consumer")  # the vocabulary stays whole
+    return labels.index(weight.tensor, weight.axes[1], labels.fresh(width), "producer").expand(out.shape)
 
 
 def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
@@ -252,10 +255,9 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
         )
         made = made.repeat_interleave(per_input) if transposed else made
     else:
-        if has_units:
-            by_group = channels.reshape(groups, -1)
-            labels.equate(by_group, by_group[:1], f"read by a grouped convolution with a fixed value by {node.name}")
-            labels.index(weight.tensor, in_axis, channels if transposed else by_group[0], "consumer")
+        by_group = channels.reshape(groups, -1)
+        labels.equate(by_group, by_group[:1], f"read by a grouped convolution with a fixed value by {node.name}")
+        labels.index(weight.tensor, in_axis, channels if transposed else by_group[0], "consumer")
         offsets = labels.fresh(n_out // groups)
         made = labels.index(weight.tensor, out_axis, offsets if transposed else offsets.repeat(groups), "producer")
         made = made.repeat(groups) if transposed else made
@@ -334,26 +336,26 @@ def contracted(labels: Labels, node: fx.Node, x: Value, xs: str, y: Value, ys: s
 def _contracted_with_weight(
     labels: Labels, node: fx.Node, x: Value, xs: str, w: Value, ws: str, outs: str, out: Tensor
 ) -> Tensor:
+    """Along one letter of the weight units are read, passed through or made; its other axes stay whole."""
     varying = [xs[axis] for axis in sorted(varying_axes(x.labels))]
     read = [c for c in varying if c in ws and c not in outs]
-    shared = [c for c in varying if c in ws and c in outs]
-    if not read and not shared and varying:  # the units are along another axis and pass by
-        labels.crossed.setdefault(w.tensor, f"the input of {node.name} carries units along another axis")
-        return _spread(x.labels, xs, outs, out)
-    if read or shared:
-        letter = (read or shared)[0]
-        others = [axis for axis, c in enumerate(xs) if c != letter]
-        steady = labels.uniform(x.labels, others, f"read together by {node.name}")
-        vector = _spread(steady, xs, letter, steady)
-        labels.index(w.tensor, w.axes[ws.index(letter)], vector, "consumer" if read else "through")
-        if shared:
-            return _spread(steady, xs, outs, out)
+    through = [c for c in varying if c in ws and c in outs]
     own = [c for c in ws if c in outs and c not in xs and w.data.shape[ws.index(c)] > 1]
-    if not own:
-        return fixed(out.shape)
-    size = w.data.shape[ws.index(own[0])]
-    made = labels.index(w.tensor, w.axes[ws.index(own[0])], labels.fresh(size), "producer")
-    return _spread(made, own[0], outs, out)
+    stands = {c: (fixed([size]), "consumer") for c, size in zip(ws, w.data.shape, strict=True)}
+    steady = x.labels
+    if read or through:
+        letter = (read or through)[0]
+        steady = labels.uniform(x.labels, [i for i, c in enumerate(xs) if c != letter], f"read together by {node.name}")
+        stands[letter] = _spread(steady, xs, letter, None), "consumer" if read else "through"
+    elif varying:
+        labels.crossed.setdefault(w.tensor, f"the input of {node.name} carries units along another axis")
+    made = own[0] if own and not through and (read or not varying) else ""
+    if made:
+        stands[made] = labels.fresh(w.data.shape[ws.index(made)]), "producer"
+    vectors = {c: labels.index(w.tensor, w.axes[ws.index(c)], *stand) for c, stand in stands.items()}
+    if made:
+        return _spread(vectors[made], made, outs, out)
+    return fixed(out.shape) if read else _spread(steady, xs, outs, out)
 
 
 def _contracted_activations(
@@ -436,12 +438,12 @@ RULES: dict[str, Rule] = {
         joined,
     ),
     **dict.fromkeys(
-        "view reshape _unsafe_view view_as flatten unflatten permute transpose t swapaxes movedim squeeze unsqueeze "
+        "reshape view_as flatten unflatten permute transpose t swapaxes movedim squeeze unsqueeze "
         "expand expand_as cat concat stack hstack vstack split split_with_sizes repeat repeat_interleave "
-        "tile pixel_shuffle pixel_unshuffle channel_shuffle broadcast_to numpy_T mT".split(),
+        "tile pixel_shuffle pixel_unshuffle channel_shuffle flip broadcast_to numpy_T mT".split(),
         moved,
     ),
-    **dict.fromkeys("select unbind tensor_split index_select roll flip unfold gather".split(), picked),
+    **dict.fromkeys("select unbind tensor_split index_select roll unfold gather".split(), picked),
     **dict.fromkeys("pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad2d".split(), padded),
     **dict.fromkeys(
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,7 +16,7 @@ from secateur.graph.capture import Graph, bound_arguments, kind
 from secateur.types import Group, Interval
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Context:
     """One moment of a pruning run. Full-size tensors, in which removed units have no effect any more."""
 
@@ -30,9 +31,14 @@ class Context:
     norms: Mapping[str, Norm] = field(default_factory=dict)  # producer weight → the batch norm that follows it
 
     @cached_property
+    def folded(self) -> Mapping[str, Tensor]:
+        """The weights with every batch norm that follows a layer folded into it: the same function."""
+        return fold(self.weights, self.norms)
+
+    @cached_property
     def values(self) -> dict[fx.Node, Any]:
-        """Interval of every node's value over the box, of the network as it stands; float32, for scoring."""
-        tensors = {name: w.float() if w.is_floating_point() else w for name, w in self.weights.items()}
+        """Interval of every node's value over the box, of the folded network as it stands; float32, for scoring."""
+        tensors = {name: w.float() if w.is_floating_point() else w for name, w in self.folded.items()}
         return propagate(self.graph, self.box, tensors, keep=lambda node: True)
 
 
@@ -40,30 +46,22 @@ class Context:
 class Norm:
     """A batch norm right after a linear or convolution layer, by the names of its tensors."""
 
+    axis: int  # of the layer's weight, along which its outputs stand
+    bias: str | None  # the layer's own
     scale: str | None
     shift: str | None
     mean: str
     variance: str
     eps: float
-    bias: str | None  # the layer's own bias
-
-    def affine(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(s, t) such that the norm is y = s·x + t; shapes: (channels,)."""
-        mean, variance = tensors[self.mean], tensors[self.variance]
-        scale = torch.rsqrt(variance + self.eps) * (1.0 if self.scale is None else tensors[self.scale])
-        return scale, (0.0 if self.shift is None else tensors[self.shift]) - scale * mean
-
-    @property
-    def tensors(self) -> set[str]:
-        return {name for name in (self.scale, self.shift, self.mean, self.variance) if name}
 
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 
 
 def following_norms(graph: Graph) -> dict[str, Norm]:
-    """Weight name → batch norm, for layers whose output goes into that norm and nowhere else."""
+    """Weight name → batch norm, for layers used once whose output goes into that norm and nowhere else."""
     found = {}
+    uses = Counter(str(node.target) for node in graph.nodes if node.op == "get_attr" for _ in node.users)
     for node in graph.nodes:
         if kind(node) != "batch_norm":
             continue
@@ -72,13 +70,39 @@ def following_norms(graph: Graph) -> dict[str, Norm]:
         if kind(layer) not in _LAYERS or len(layer.users) > 1:
             continue
         b = bound_arguments(layer, layer.args, layer.kwargs)
-        named = {k: _name(a[k]) for k in ("weight", "bias", "running_mean", "running_var")}
-        weight, bias = _name(b["weight"]), _name(b["bias"])
-        if weight and named["running_mean"] and named["running_var"]:
-            found[weight] = Norm(
-                named["weight"], named["bias"], named["running_mean"], named["running_var"], a["eps"], bias
-            )
+        weight, bias, scale, shift, mean, variance = (
+            _name(x) for x in (b["weight"], b["bias"], a["weight"], a["bias"], a["running_mean"], a["running_var"])
+        )
+        named = [name for name in (weight, bias, scale, shift, mean, variance) if name]
+        grouped = "transpose" in kind(layer) and b["groups"] > 1  # its weight has no axis of all outputs
+        if weight and mean and variance and not grouped and all(uses[name] == 1 for name in named):
+            axis = 1 if "transpose" in kind(layer) else 0
+            found[weight] = Norm(axis, bias, scale, shift, mean, variance, a["eps"])
     return found
+
+
+def fold(tensors: Mapping[str, Tensor], norms: Mapping[str, Norm]) -> dict[str, Tensor]:
+    """γ(Wx + b − μ)/√(σ² + ε) + β as W′x + β′: weights scaled, all that is constant in one tensor, the norm idle.
+
+    Units that make the same function then have equal rows, however their norms are scaled.
+    """
+    folded = dict(tensors)
+    for weight, norm in norms.items():
+        scale = torch.rsqrt(tensors[norm.variance] + norm.eps)
+        if norm.scale:
+            scale = scale * tensors[norm.scale]
+            folded[norm.scale] = torch.ones_like(scale)
+        constant = -scale * tensors[norm.mean]
+        if norm.bias:
+            constant = constant + scale * tensors[norm.bias]
+            folded[norm.bias] = torch.zeros_like(scale)
+        shape = [-1 if axis == norm.axis else 1 for axis in range(tensors[weight].ndim)]
+        folded[weight] = tensors[weight] * scale.reshape(shape)
+        folded[norm.variance] = torch.full_like(scale, 1.0 - norm.eps)
+        folded[norm.mean] = torch.zeros_like(scale) if norm.shift else -constant
+        if norm.shift:
+            folded[norm.shift] = tensors[norm.shift] + constant
+    return folded
 
 
 def _name(node: Any) -> str | None:
@@ -86,22 +110,12 @@ def _name(node: Any) -> str | None:
 
 
 def incoming(context: Context, group: Group) -> Tensor:
-    """What makes each unit: its rows in every producer with their biases, batch norm folded in, and its other
-    parameters on the way (depthwise kernels, norms that follow no layer, scales). Shape: (units, features)."""
-    folded: set[str] = set()
-    weights = dict(context.weights)
-    for name in {slot.tensor for slot in group.slots if slot.role != "consumer"} & context.norms.keys():
-        norm = context.norms[name]
-        axis = next(slot.axis for slot in group.slots if slot.tensor == name and slot.role != "consumer")
-        scale, shift = norm.affine(context.weights)
-        shape = [-1 if i == axis else 1 for i in range(weights[name].ndim)]
-        weights[name] = weights[name] * scale.reshape(shape)
-        weights[norm.mean] = shift if norm.bias is None else shift + scale * context.weights[norm.bias]
-        folded |= (norm.tensors - {norm.mean}) | ({norm.bias} if norm.bias else set())
+    """What makes each unit: its rows in every producer and its parameters on the way (depthwise kernels, norms,
+    scales), batch norm folded. Shape: (units, features)."""
     rows = [
-        weights[slot.tensor].movedim(slot.axis, 0)[slot.positions].flatten(1)
+        context.folded[slot.tensor].movedim(slot.axis, 0)[slot.positions].flatten(1)
         for slot in group.slots
-        if slot.role != "consumer" and slot.tensor not in folded
+        if slot.role != "consumer"
     ]
     return torch.cat(rows, dim=1)
 

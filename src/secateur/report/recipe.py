@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from torch import Tensor
+from torch import Tensor, fx
+from torch.utils._pytree import tree_map
 
 from secateur.errors import RecipeError
 from secateur.files import write_atomically
@@ -116,9 +117,21 @@ def fingerprint(graph: Graph) -> Fingerprint:
         value = graph.tensors[name].detach().cpu().contiguous()
         tensors.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         tensors.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
-    ops = hashlib.sha256("\n".join(kind(n) for n in graph.nodes if n.op == "call_function").encode())
+    ops = hashlib.sha256("\n".join(map(str, _signatures(graph))).encode())
     count = sum(graph.tensors[name].numel() for name in graph.parameters)
     return Fingerprint(tensors=tensors.hexdigest(), ops=ops.hexdigest(), parameters=count)
+
+
+def _signatures(graph: Graph) -> Iterator[tuple[Any, ...]]:
+    """Each op with its constants; other nodes by number, since their names depend on how the model was written."""
+    number = {node: i for i, node in enumerate(graph.nodes)}
+
+    def plain(leaf: Any) -> Any:
+        return f"#{number[leaf]}" if isinstance(leaf, fx.Node) else "" if isinstance(leaf, torch.device) else leaf
+
+    for node in graph.nodes:
+        if node.op == "call_function":
+            yield kind(node), *tree_map(plain, (node.args, dict(node.kwargs)))
 
 
 def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:
