@@ -11,7 +11,7 @@ from torch import Tensor, fx
 
 from secateur.graph.capture import Graph, bound_arguments, call_op, kind
 from secateur.graph.coupling import Coupling
-from secateur.surgery import Alive, alive_units, kept_indices, kept_shape
+from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 
 Shape = list[int]
 

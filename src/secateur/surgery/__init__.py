@@ -1,0 +1,98 @@
+"""Make the smaller model: the same class where its `forward` can follow, else the graph with its constants rewritten.
+
+Nothing is decided here. The input is full-size weights in which removed units have no effect any more, and the units
+that stay; the output is checked to equal the masked original before it is handed out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from secateur.errors import VerificationError
+from secateur.graph.capture import Graph, resized, run
+from secateur.graph.coupling import Coupling
+from secateur.surgery.rewrite import rewritten
+from secateur.surgery.same_class import same_class, set_tensor
+from secateur.surgery.sizes import Alive, shrunk_tensors
+
+
+def shrink(
+    model: nn.Module | None, graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive
+) -> nn.Module:
+    """A new, physically smaller model; `model` and `graph` are left as they are.
+
+    `weights`: float64, full size, by name, consumers of removed units zeroed. `model` None (an exported program) gives
+    an `fx.GraphModule`; so does a class whose `forward` has sizes baked in. Raises `VerificationError` where the
+    result does not equal the masked original.
+    """
+    precise = shrunk_tensors(graph, coupling, weights, alive)
+    module = rewritten(graph, coupling, alive)
+    _verify(graph, module, weights, precise)
+    small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
+    for name, tensor in small.items():
+        set_tensor(module, (name,), tensor)
+    own = None if model is None else same_class(model, graph, coupling, small, alive)
+    return own if own is not None and _agree(own, module, graph) else module
+
+
+def _random_inputs(graph: Graph, dtype: torch.dtype | None) -> list[Tensor]:
+    """Up to 32 samples: random numbers over the span of the example's values, or the example's own integers."""
+    generator = torch.Generator().manual_seed(0)
+    samples = max(2, min(32, 2**20 // max(x[0].numel() for x in graph.example)))
+
+    def like(x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            return x
+        low, high = float(x.min()), float(x.max())
+        noise = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+        return (low + ((high - low) or 1.0) * noise).to(x.device, dtype or x.dtype)
+
+    return [like(x) for x in resized(graph, samples)]
+
+
+def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> None:
+    """In float64, the shrunk graph must equal the masked original to rounding."""
+    inputs = _random_inputs(graph, torch.float64)
+    expected = run(graph, inputs, masked, dtype=torch.float64)
+    shrunk_graph = Graph(module, dict(small), {}, graph.example)
+    try:
+        found = run(shrunk_graph, inputs, small, dtype=torch.float64)
+    except RuntimeError as error:
+        raise VerificationError(
+            f"the shrunk graph does not run: {error}. This is a fault in secateur; please report it"
+        ) from error
+    for index, (a, b) in enumerate(zip(expected, found, strict=True)):
+        distance = float((a - b).abs().max()) if a.shape == b.shape and a.numel() else float(a.shape != b.shape)
+        if not distance <= 1e-8 * max(1.0, float(a.abs().max()) if a.numel() else 1.0):
+            raise VerificationError(
+                f"output {index} of the shrunk model, shape {tuple(b.shape)}, differs by {distance:.3g} from the "
+                f"masked original, shape {tuple(a.shape)}. This is a fault in secateur; please report it"
+            )
+
+
+def _agree(model: nn.Module, module: fx.GraphModule, graph: Graph) -> bool:
+    """Whether the shrunk class computes what the shrunk graph does, in the model's own precision."""
+    inputs = _random_inputs(graph, None)
+    try:
+        with torch.no_grad():
+            mine, reference = _flat_call(model, graph, inputs), _flat_call(module, graph, inputs)
+    except Exception:  # sizes baked into forward fail in as many ways as there are models
+        return False
+    tolerance = (
+        1e-4 if all(x.dtype in (torch.float32, torch.float64) for x in reference if x.is_floating_point()) else 3e-2
+    )
+    return len(mine) == len(reference) and all(
+        a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
+        for a, b in zip(mine, reference, strict=True)
+    )
+
+
+def _flat_call(model: nn.Module, graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
+    spec = graph.module._in_spec
+    args, kwargs = pytree.tree_unflatten(inputs, spec)
+    out = model(*args, **kwargs)
+    return [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]

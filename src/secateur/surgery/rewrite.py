@@ -1,0 +1,147 @@
+"""The graph with its constants rewritten, so that it runs on smaller tensors. One row in `_REWRITES` for each op."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.coupling import Coupling
+from secateur.graph.labels import varying_axes
+from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
+
+
+def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
+    """The graph for the units that stay, in eval mode; its tensors are still the full-size ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated tree specs
+        new_graph = copy.deepcopy(graph.module.graph)
+    module = fx.GraphModule(_skeleton(graph), new_graph, class_name="PrunedGraph")
+    table = alive_units(coupling, alive)
+    for old, new in zip(graph.nodes, list(module.graph.nodes), strict=True):
+        rewrite = _REWRITES.get(kind(old)) if old.op == "call_function" else None
+        if rewrite is not None:
+            rewrite(old, new, coupling.units, table)
+    module.graph.lint()
+    module.recompile()
+    return module.eval()
+
+
+def _skeleton(graph: Graph) -> nn.Module:
+    """Empty modules that hold the graph's tensors under their own names."""
+    root = nn.Module()
+    for name, tensor in graph.tensors.items():
+        *path, leaf = name.split(".")
+        owner = root
+        for part in path:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        original = operator.attrgetter(name)(graph.module)
+        if isinstance(original, nn.Parameter):
+            owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=original.requires_grad))
+        else:
+            owner.register_buffer(leaf, tensor)
+    return root
+
+
+Units = Mapping[fx.Node, Tensor]
+
+
+def _set_argument(old: fx.Node, new: fx.Node, name: str, value: Any) -> None:
+    """Set the schema argument `name` of the node."""
+    target = old.target
+    assert isinstance(target, torch._ops.OpOverload)
+    index = [argument.name for argument in target._schema.arguments].index(name)
+    if index < len(new.args):
+        new.update_arg(index, value)
+    else:
+        new.update_kwarg(name, value)
+
+
+def _resize(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """view, reshape, expand: sizes that follow the units that stay (a symbolic size in proportion)."""
+    name = "shape" if kind(old) == "reshape" else "size"
+    full, kept = units[old].shape, kept_shape(units[old], table)
+    sizes = list(bound_arguments(new, new.args, new.kwargs)[name])
+    offset = len(full) - len(sizes)
+    for axis, size in enumerate(sizes):
+        before, after = full[axis + offset], kept[axis + offset]
+        if before == after or size == -1:
+            continue
+        if isinstance(size, fx.Node):
+            with new.graph.inserting_before(new):
+                scaled = new.graph.call_function(operator.mul, (size, after))
+                sizes[axis] = new.graph.call_function(operator.floordiv, (scaled, before))
+        else:
+            sizes[axis] = after
+    _set_argument(old, new, name, sizes)
+
+
+def _unflatten(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    a = bound_arguments(old, old.args, old.kwargs)
+    kept = kept_shape(units[old], table)
+    first = a["dim"] % (len(kept) - len(a["sizes"]) + 1)
+    sizes = [s if s == -1 or isinstance(s, fx.Node) else kept[first + i] for i, s in enumerate(a["sizes"])]
+    _set_argument(old, new, "sizes", sizes)
+
+
+def _kept_of_input(old: fx.Node, units: Units, table: Tensor) -> tuple[dict[str, Any], Tensor]:
+    """The arguments, and which indices of axis `dim` of the input stay; all of a bare parameter do."""
+    a = bound_arguments(old, old.args, old.kwargs)
+    return a, kept_along(units[a["self"]], a["dim"], table) if a["self"] in units else torch.ones(1, dtype=torch.bool)
+
+
+def _split(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """split, chunk: the sizes of the parts that stay, where they change."""
+    a, keep = _kept_of_input(old, units, table)
+    if keep.all():
+        return
+    if kind(old) == "split_with_sizes":
+        sizes = a["split_sizes"]
+    elif kind(old) == "chunk":
+        sizes = [len(part) for part in keep.chunk(a["chunks"])]
+    else:
+        sizes = a["split_size"] if isinstance(a["split_size"], list) else [len(p) for p in keep.split(a["split_size"])]
+    new.target = torch.ops.aten.split_with_sizes.default
+    new.args = (new.args[0], [int(part.sum()) for part in keep.split(list(sizes))], a["dim"])
+    new.kwargs = {}
+
+
+def _slice(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    a, keep = _kept_of_input(old, units, table)
+    if keep.all():
+        return
+    start, end, _ = slice(a["start"], a["end"]).indices(len(keep))
+    _set_argument(old, new, "start", int(keep[:start].sum()))
+    _set_argument(old, new, "end", int(keep[:end].sum()))
+
+
+def _groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """Depthwise convolutions have as many groups as channels."""
+    a = bound_arguments(old, old.args, old.kwargs)
+    if a["groups"] > 1 and a["groups"] == units[a["input"]].shape[1] and 1 in varying_axes(units[a["input"]]):
+        _set_argument(old, new, "groups", kept_shape(units[a["input"]], table)[1])
+
+
+def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """Whole norm groups leave: the others keep their number of channels."""
+    a = bound_arguments(old, old.args, old.kwargs)
+    channels, kept = units[a["input"]].shape[1], kept_shape(units[a["input"]], table)[1]
+    _set_argument(old, new, "num_groups", a["num_groups"] * kept // channels)
+
+
+_REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
+    **dict.fromkeys("reshape expand".split(), _resize),
+    **dict.fromkeys("split split_with_sizes chunk".split(), _split),
+    **dict.fromkeys("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _groups),
+    "unflatten": _unflatten,
+    "slice": _slice,
+    "group_norm": _norm_groups,
+}

@@ -1,0 +1,63 @@
+"""Which indices stay, and the sizes that follow: of tensors, and of every value in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from secateur.graph.capture import Graph
+from secateur.graph.coupling import Coupling
+from secateur.graph.labels import FIXED, varying_axes
+
+Alive = Mapping[str, Tensor]  # group name → which of its units stay, shape: (units,), bool
+
+
+def shrunk_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+    """Every tensor of the graph with only the indices of units that stay; shape: as the tensor, smaller."""
+    small = {name: weights.get(name, tensor) for name, tensor in graph.tensors.items()}
+    for (name, axis), keep in kept_indices(graph, coupling, alive).items():
+        small[name] = small[name].index_select(axis, keep.to(small[name].device))
+    return small
+
+
+def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[str, int], Tensor]:
+    """(tensor, axis) → indices that stay, for every axis that loses some."""
+    keep: dict[tuple[str, int], Tensor] = {}
+    for group in coupling.groups:
+        if group.name not in alive:
+            continue
+        for slot in group.slots:
+            key = slot.tensor, slot.axis
+            if key not in keep:
+                keep[key] = torch.ones(graph.tensors[slot.tensor].shape[slot.axis], dtype=torch.bool)
+            keep[key][slot.positions[~alive[group.name]].reshape(-1)] = False
+    return {key: mask.nonzero().flatten() for key, mask in keep.items() if not mask.all()}
+
+
+def alive_units(coupling: Coupling, alive: Alive) -> Tensor:
+    """Whether each unit id of `coupling.units` stays; shape: (largest id + 2,), the last for id −1 (no unit)."""
+    count = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1) + 2
+    table = torch.ones(count, dtype=torch.bool)
+    for name, mask in alive.items():
+        table[coupling.ids[name]] = mask
+    return table
+
+
+def kept_along(units: Tensor, axis: int, table: Tensor) -> Tensor:
+    """Which indices of `axis` stay in a value whose elements belong to `units`; shape: (size,), bool."""
+    axis %= units.ndim
+    if axis not in varying_axes(units):
+        return torch.ones(units.shape[axis], dtype=torch.bool)
+    for other in range(units.ndim - 1, -1, -1):
+        if other != axis:
+            units = units.select(other, 0)
+    units = torch.where(units < len(table) - 1, units, FIXED)  # ids of no group stay
+    return table[units]
+
+
+def kept_shape(units: Tensor, table: Tensor) -> list[int]:
+    """The shape that a value has after removal."""
+    varying = varying_axes(units)
+    return [int(kept_along(units, i, table).sum()) if i in varying else units.shape[i] for i in range(units.ndim)]
