@@ -662,6 +662,64 @@ class AttributeAttention(nn.Module):
         return self.out(context.view(*context.shape[:-2], self.all_head_size))
 
 
+class ExplicitPadding(nn.Module):
+    """Padding written out, uneven, as networks that come from TensorFlow have it; extra channels of zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise = nn.Conv2d(3, 8, 3, 2), nn.Conv2d(8, 8, 3, groups=8)
+        self.norm, self.point, self.wide = nn.BatchNorm2d(8), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 16, 1)
+        self.head = pooled_head(16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu6(self.stem(F.pad(x, (0, 1, 0, 1))))
+        x = F.relu6(self.norm(self.depthwise(F.pad(x, (1, 1, 1, 1), mode="reflect"))))
+        x = F.relu(self.point(F.pad(x, (1, 1, 1, 1), value=0.5)))
+        x = self.wide(x) + F.pad(x, (0, 0, 0, 0, 2, 2))  # the shortcut of a ResNet without weights
+        return self.head(F.relu(x))
+
+
+class FoldedTokens(nn.Module):
+    """Batch norm over tokens folded into the batch, as in LeViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.second = nn.Linear(7, 14, bias=False), nn.BatchNorm1d(14), nn.Linear(14, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        x = F.hardswish(self.norm(x.flatten(0, 1)).reshape_as(x))
+        return self.second(x).mean(1)
+
+
+class RotaryAttention(nn.Module):
+    """Queries and keys turned by angles that are made under `no_grad`; heads found by their width, as in Llama."""
+
+    def __init__(self, dim: int, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, heads * head_dim, bias=False) for _ in range(3))
+        self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
+
+    @torch.no_grad()
+    def angles(self, x: Tensor) -> Tensor:
+        half = torch.arange(self.head_dim // 2, device=x.device)
+        angles = torch.arange(x.shape[1], device=x.device)[:, None] / 100.0 ** (2 * half / self.head_dim)
+        return torch.cat([angles, angles], dim=1).to(x.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        angles = self.angles(x)
+
+        def turned(y: Tensor) -> Tensor:
+            low, high = y[..., : y.shape[-1] // 2], y[..., y.shape[-1] // 2 :]
+            return y * angles.cos() + torch.cat([-high, low], dim=-1) * angles.sin()
+
+        split = (*x.shape[:-1], -1, self.head_dim)
+        q, k, v = (f(x).view(split).transpose(1, 2) for f in (self.q_proj, self.k_proj, self.v_proj))
+        x = F.scaled_dot_product_attention(turned(q), turned(k), v)
+        return self.o_proj(x.transpose(1, 2).flatten(2))
+
+
 class GroupedQueryAttention(nn.Module):
     """More query heads than key and value heads; causal."""
 
@@ -950,6 +1008,9 @@ _ROWS = (
     row("attention_fused", lambda: transformer(lambda: FusedAttention(12, 3)), SEQUENCE),
     row("attention_separate", lambda: transformer(lambda: SeparateAttention(12, 9, 11)), SEQUENCE),
     row("attention_attributes", lambda: transformer(lambda: AttributeAttention(12, 3, 5)), SEQUENCE),
+    row("explicit_padding", ExplicitPadding, IMAGE),
+    row("folded_tokens", FoldedTokens, SEQUENCE),
+    row("attention_rotary", lambda: transformer(lambda: RotaryAttention(12, 3, 4)), SEQUENCE),
     row("attention_grouped_query", lambda: transformer(lambda: GroupedQueryAttention(12, 6, 2, 3)), SEQUENCE),
     row("attention_fixed_heads", FixedHeads, SEQUENCE),
     row("multihead_weights", lambda: transformer(lambda: SelfAttention(12, 3, need_weights=True)), SEQUENCE),

@@ -450,7 +450,7 @@ MOVEMENT = (
     "expand_as", "flatten", "flip", "im2col", "index", "index_select", "mT", "movedim", "narrow", "numpy_T", "permute",
     "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "slice", "split",
     "split_with_sizes", "squeeze", "stack", "swapaxes", "t", "tile", "to", "transpose", "type_as", "unbind",
-    "unflatten", "unsqueeze", "view_as",
+    "unflatten", "unsqueeze", "reshape_as",
 )  # fmt: skip
 
 # Sums with non-negative weights: linear and non-decreasing.

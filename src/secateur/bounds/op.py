@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from secateur.errors import UnsupportedOpError
-from secateur.graph.capture import call_op, kind
+from secateur.graph.capture import call_op
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +25,7 @@ class Op:
 
     def run(self, /, **changes: Any) -> Any:
         """Execute the op on concrete values, with some arguments put in place of its own."""
-        arguments = {**self.arguments, **changes}
-        if kind(self.node) == "view_as":  # bounds may lie in memory otherwise than the values they bound
-            arguments["self"] = arguments["self"].contiguous()
-        return call_op(self.node, (), arguments, like=self.like)
+        return call_op(self.node, (), {**self.arguments, **changes}, like=self.like)
 
     def unsupported(self, why: str) -> UnsupportedOpError:
         return UnsupportedOpError(

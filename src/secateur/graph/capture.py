@@ -26,7 +26,12 @@ from secateur.errors import CaptureError, InputError
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant
-_AS_VIEW = {torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default}
+_CHECKS = {torch.ops.aten._assert_tensor_metadata.default}  # of a dtype in which we may not run the graph
+_AS_RESHAPE = {  # whether a view is possible depends on memory layout, which kernels may change
+    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
+    torch.ops.aten.view_as.default: torch.ops.aten.reshape_as.default,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,12 +255,13 @@ def _check_finite(tensors: Mapping[str, Tensor]) -> None:
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Export with plain attention instead of the fused inference path, and without torch's own traces and warnings."""
+    """Export without the fused path of attention, without gradients (so that `no_grad` blocks leave no subgraphs of
+    their own), and without torch's own messages."""
     fast_path, silenced = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.enable_grad():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -331,8 +337,10 @@ def _make_functional(module: fx.GraphModule) -> None:
     for node in list(module.graph.nodes):
         if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
             continue
-        if node.target in _AS_VIEW:  # whether a view is possible depends on memory layout, which kernels may change
-            node.target = torch.ops.aten.reshape.default
+        if node.target in _CHECKS:
+            module.graph.erase_node(node)
+            continue
+        node.target = _AS_RESHAPE.get(node.target, node.target)
         if not node.target._schema.is_mutable:
             continue
         twin = _functional_twin(node.target)

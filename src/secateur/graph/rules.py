@@ -123,10 +123,20 @@ def gathered(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor
 
 
 def padded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
-    """Padding adds elements that belong to no unit (constant) or repeats others; run in float64, exact to 2**53."""
-    filled = {"value": FIXED} if a.get("mode", "constant") == "constant" and "value" in a else {}
-    source = element_labels(labels, a["self"]).double()
-    return compacted(call_op(node, (), {**a, "self": source, **filled}, like=source).long())
+    """Padding around units (spatial) belongs to them; constants beside units (more channels) belong to nobody."""
+    steady = element_labels(labels, a["self"])
+    varying = varying_axes(steady)
+    amounts = a["pad"] if "pad" in a else a["padding"]
+    for i, axis in enumerate(range(steady.ndim - 1, steady.ndim - 1 - len(amounts) // 2, -1)):
+        before, after = amounts[2 * i : 2 * i + 2]
+        if axis not in varying:
+            steady = steady.narrow(axis, 0, 1)
+        elif before or after:
+            if a.get("mode", "constant") != "constant" or "value" not in a:
+                return frozen(labels, a, out, f"padded with its own units by {node.name}")  # type: ignore[no-any-return]
+            beside = [0] * (2 * i) + [before, after]
+            steady = torch.nn.functional.pad(steady, beside, value=FIXED)
+    return steady.expand(out.shape)
 
 
 def pooled(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
@@ -438,7 +448,7 @@ RULES: dict[str, Rule] = {
         joined,
     ),
     **dict.fromkeys(
-        "reshape view_as flatten unflatten permute transpose t swapaxes movedim squeeze unsqueeze "
+        "reshape reshape_as flatten unflatten permute transpose t swapaxes movedim squeeze unsqueeze "
         "expand expand_as cat concat stack hstack vstack split split_with_sizes repeat repeat_interleave "
         "tile pixel_shuffle pixel_unshuffle channel_shuffle flip broadcast_to numpy_T mT".split(),
         moved,

@@ -1,4 +1,4 @@
-"""The caller's own class with smaller tensors and corrected attributes. Whether it still computes is for others to try."""
+"""The caller's own class with smaller tensors and corrected attributes. That it still computes is for others to see."""
 
 from __future__ import annotations
 
