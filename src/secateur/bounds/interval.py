@@ -434,7 +434,6 @@ def _recurrent(op: Op) -> tuple[Interval, ...]:
 
 # Ops whose result depends on sizes and dtypes alone.
 SHAPE_ONLY = (
-    "_assert_tensor_metadata",
     "sym_size",
     "zeros_like",
     "ones_like",
