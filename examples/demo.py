@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ FGSM_RADIUS, PGD_RADIUS = 0.01, 0.02
 
 def main() -> None:
     console, begin = Console(), time.perf_counter()
-    console.width = max(console.width, 110)  # a table cut short helps nobody
+    console.width = max(console.width, 130)  # a table cut short helps nobody
     OUTPUT.mkdir(parents=True, exist_ok=True)
     model, data = load(), load_arrays(HERE / "test.npz")
     images, labels = data["images"], data["labels"]
@@ -96,10 +97,11 @@ def cells(whole: Evaluation, part: Evaluation) -> list[str]:
 def draw(start: tuple[Evaluation, Evaluation], results: dict[Any, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     x = [0, *(100 * ratio for ratio in RATIOS)]
-    for method in METHODS:
+    for method, marker in zip(METHODS, cycle("os^Dv*"), strict=False):
+        style = {"marker": marker, "alpha": 0.7, "label": method}
         runs = [start, *((results[method, ratio][1:]) for ratio in RATIOS)]
-        axes[0].plot(x, [100 * whole.accuracy[1] for whole, _ in runs], marker="o", label=method)
-        axes[1].plot(x, [part.attacks[0].robust_instances_per_1000 for _, part in runs], marker="o", label=method)
+        axes[0].plot(x, [100 * whole.accuracy[1] for whole, _ in runs], **style)
+        axes[1].plot(x, [part.attacks[0].robust_instances_per_1000 for _, part in runs], **style)
     axes[0].set(title="accuracy", xlabel="units removed (%)", ylabel="top-1 (%)")
     axes[1].set(
         title=f"robust instances, FGSM ε={FGSM_RADIUS}", xlabel="units removed (%)", ylabel=f"per 1,000 (of {ATTACKED})"

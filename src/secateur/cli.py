@@ -68,7 +68,7 @@ def inspect_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """List the groups of units that can leave together, and what is pinned and why."""
+    """List the groups of units, what is pinned and why."""
     loaded = load_model(model, weights)
     coupling = inspect(loaded, _example(loaded, example_shape, (0.0, 1.0)))
     if as_json:
@@ -113,7 +113,7 @@ def prune_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Make a physically smaller model, and the recipe that rebuilds it."""
+    """Make a smaller model and its recipe."""
     recipe = _recipe_path(output, recipe)
     _check_outputs(model, weights, output, recipe)
     bounds = _bounds(input_bounds)
@@ -148,7 +148,7 @@ def replay_command(
     example_shape: Shapes = None,
     debug: Debug = False,
 ) -> None:
-    """Rebuild a pruned model, bit for bit, from the original and a recipe."""
+    """Rebuild a pruned model from the original and a recipe."""
     _check_outputs(model, weights, output, recipe)
     loaded = load_model(model, weights)
     read = Recipe.load(recipe)
@@ -177,7 +177,7 @@ def evaluate_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Measure accuracy, agreement with the original, robustness and cost on labelled data. Nothing is chosen by it."""
+    """Measure accuracy, robustness and cost on labelled data."""
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
     arrays = load_arrays(data)
