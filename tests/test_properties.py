@@ -16,7 +16,7 @@ import secateur
 from helpers import cut, outputs, same_bits, snapshot
 from secateur.compensate import merged
 from secateur.cost import macs_after, parameters_after
-from secateur.graph.capture import capture, kind, run
+from secateur.graph.capture import Graph, capture, kind, run
 from secateur.graph.coupling import couple
 from secateur.surgery import shrink
 from secateur.types import Removal
@@ -187,19 +187,23 @@ def response(model: nn.Sequential, h: Tensor, weight: Tensor) -> Tensor:
     return nn.functional.linear(h, weight)
 
 
+def merge(form: str, seed: int, units: int, a: int, b: int) -> tuple[nn.Sequential, Tensor, Graph, dict[str, Tensor]]:
+    """A model, inputs, its graph, and the consumer's weights after a→b."""
+    torch.manual_seed(seed)
+    model = consumer(form, units)
+    x = (torch.randn(3, 5) if form == "linear" else torch.randn(3, 2, 6, 6)).double()
+    graph = capture(model, x)
+    (group,) = couple(graph).prunable
+    return model, x, graph, merged(graph.tensors, group, Removal(group.name, torch.tensor([a]), torch.tensor([b])))
+
+
 @FORMS
 @settings(few, max_examples=8)
 @given(seed=st.integers(0, 1000), units=st.integers(2, 7), data=st.data())
 def test_merge_changes_the_next_layer_as_predicted(form: str, seed: int, units: int, data: st.DataObject) -> None:
     """z′ − z = W[:, a]·(h_b − h_a) for a→b."""
-    torch.manual_seed(seed)
-    model = consumer(form, units)
     a, b = data.draw(st.permutations(range(units)))[:2]
-    x = torch.randn(3, 5) if form == "linear" else torch.randn(3, 2, 6, 6)
-    x = x.double()
-    graph = capture(model, x)
-    (group,) = couple(graph).prunable
-    edited = merged(graph.tensors, group, Removal(group.name, torch.tensor([a]), torch.tensor([b])))
+    model, x, _, edited = merge(form, seed, units, a, b)
 
     h, before = values(model, x, {})
     _, after = values(model, x, edited)
@@ -215,13 +219,8 @@ def test_merge_changes_the_next_layer_as_predicted(form: str, seed: int, units: 
 @given(seed=st.integers(0, 1000), units=st.integers(2, 7), data=st.data())
 def test_merge_is_as_if_one_unit_computed_the_other(form: str, seed: int, units: int, data: st.DataObject) -> None:
     """Giving unit a the weights of b is the same function as a→b; the code of the papers' authors zeroed b instead."""
-    torch.manual_seed(seed)
-    model = consumer(form, units)
     a, b = data.draw(st.permutations(range(units)))[:2]
-    x = (torch.randn(3, 5) if form == "linear" else torch.randn(3, 2, 6, 6)).double()
-    graph = capture(model, x)
-    (group,) = couple(graph).prunable
-    edited = merged(graph.tensors, group, Removal(group.name, torch.tensor([a]), torch.tensor([b])))
+    _, x, graph, edited = merge(form, seed, units, a, b)
     copied = {name: graph.tensors[name].clone() for name in ("0.weight", "0.bias")}
     for tensor in copied.values():
         tensor[a] = tensor[b]

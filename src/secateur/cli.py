@@ -16,16 +16,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur import __version__, explain
 from secateur.errors import InputError, SecateurError, TargetMissedError
 from secateur.evaluate import FGSM, PGD, Attack, Evaluation, evaluate
-from secateur.files import write_atomically
 from secateur.formats.arrays import load_arrays
-from secateur.formats.torch import load_model, save_program
+from secateur.formats.torch import load_model, save_program, save_weights
 from secateur.methods import METHODS, options_of
 from secateur.prune import Result, inspect, prune, replay
 from secateur.report.recipe import Recipe
@@ -308,17 +306,9 @@ def _check_outputs(model: str, weights: Path | None, *outputs: Path) -> None:
 
 def _save_model(path: Path, model: nn.Module, example: tuple[Tensor, ...]) -> None:
     if path.suffix == ".safetensors":
-        state = {name: value.contiguous() for name, value in model.state_dict().items()}
-        unique = {name: v for i, (name, v) in enumerate(state.items()) if _first_of_its_storage(state, i)}
-        write_atomically(path, lambda file: file.write(save_tensors(unique)))
+        save_weights(path, model)
     else:
         save_program(path, model, example)
-
-
-def _first_of_its_storage(state: dict[str, Tensor], index: int) -> bool:
-    """Of tied weights, the first name alone is stored."""
-    values = list(state.values())
-    return not any(values[i].data_ptr() == values[index].data_ptr() and values[i].numel() for i in range(index))
 
 
 # --- printing --------------------------------------------------------------------------------------------------------

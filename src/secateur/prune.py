@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from secateur.bounds.interval import input_box
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, RecipeError, SecateurError, TargetMissedError
+from secateur.explain import table
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.methods import resolve
@@ -60,8 +61,6 @@ class Result:
 
     def explain(self) -> str:
         """A table of all groups: units before and after, where they stand, and why a group is pinned."""
-        from secateur.explain import table
-
         return table(self.coupling, {g.group: len(g.kept) for g in self.recipe.groups})
 
 

@@ -50,7 +50,7 @@ from secateur.bounds.pairs import (
     softmax_pair,
     tight_pair,
 )
-from secateur.graph.capture import Graph, bound_arguments, kind, walk
+from secateur.graph.capture import Graph, as_work, bound_arguments, kind, walk
 from secateur.types import Group, Interval
 
 
@@ -86,7 +86,7 @@ def difference(
     for node in graph.nodes:
         name = str(node.target)
         if node.op == "get_attr" and name in tensors:
-            ours, theirs = values[node], interval.as_work(tensors[name], values[node])
+            ours, theirs = values[node], as_work(tensors[name], values[node])
             if not torch.equal(ours, theirs):
                 changes[name] = Pair(ours, theirs, theirs - ours)
     return _changes_of_outputs(graph, values, changes, tighten=True)

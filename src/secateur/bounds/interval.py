@@ -45,7 +45,7 @@ from secateur.bounds.layers import (
 )
 from secateur.bounds.op import Op
 from secateur.errors import InputError, UnsupportedOpError
-from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
+from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, walk
 from secateur.types import Interval
 
 Box = tuple[Interval, ...]
@@ -150,11 +150,6 @@ def _holds_whole_numbers(op: Op) -> bool:
 
 def _intervals(op: Op) -> list[Interval]:
     return [leaf for leaf in pytree.tree_leaves(dict(op.arguments)) if isinstance(leaf, Interval)]
-
-
-def as_work(tensor: Tensor, like: Tensor) -> Tensor:
-    """`tensor` where the work is done; whole numbers and truth values keep their dtype."""
-    return tensor.to(like.device, like.dtype) if tensor.is_floating_point() else tensor.to(like.device)
 
 
 def _require_rules(graph: Graph) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
@@ -16,6 +15,7 @@ from secateur.evaluate.accuracy import Head, accuracies, agreement, classes_of, 
 from secateur.evaluate.attacks import FGSM, PGD, Attack, Bounds, check_names, input_box, run_attack
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.report import AttackRow, Cost, Evaluation
+from secateur.graph.capture import unlifted
 
 __all__ = ["FGSM", "PGD", "Attack", "AttackRow", "Cost", "Evaluation", "evaluate"]
 
@@ -102,8 +102,7 @@ def _answers(model: Model, role: str, images: Tensor, head: Head, streaming: _St
 def _module(model: Model, role: str) -> nn.Module:
     """The model as a module; an exported graph has its mode baked in, any other must be in eval mode."""
     if isinstance(model, ExportedProgram):
-        unguarded = {"check_guards": False} if "check_guards" in inspect.signature(model.module).parameters else {}
-        return model.module(**unguarded)
+        return unlifted(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"{role} is a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram")
     training = [name or "(the model)" for name, m in model.named_modules() if m.training]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -88,6 +88,16 @@ def save_program(
         program = export_program(module, *at_least_two(*split_inputs(example_inputs)))
     with quiet_export():
         write_atomically(path, lambda file: torch.export.save(program, file))
+
+
+def save_weights(path: str | os.PathLike[str], module: nn.Module) -> None:
+    """Write the parameters and buffers of `module` to the `.safetensors` at `path`; of tied ones the first name only.
+
+    The file appears whole or not at all.
+    """
+    first = {_storage(value): name for name, value in reversed(module.state_dict().items())}
+    state = {name: value for name, value in module.state_dict().items() if first[_storage(value)] == name}
+    write_atomically(path, lambda file: file.write(save({name: value.contiguous() for name, value in state.items()})))
 
 
 def load_factory(factory: str, weights: str | os.PathLike[str] | None = None) -> nn.Module:

@@ -126,7 +126,8 @@ def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
     return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
-def _as(value: Tensor, like: Tensor) -> Tensor:
+def as_work(value: Tensor, like: Tensor) -> Tensor:
+    """`value` where the work is done; whole numbers and truth values keep their dtype."""
     return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
 
 
@@ -144,13 +145,13 @@ def run(
     """
     like = next((x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0))
     like = like.to(inputs[0].device, dtype or like.dtype)
-    given = {node: _as(x, like) for node, x in zip(graph.inputs, inputs, strict=True)}
+    given = {node: as_work(x, like) for node, x in zip(graph.inputs, inputs, strict=True)}
     source = graph.tensors if tensors is None else {**graph.tensors, **tensors}
 
     def leaf(node: fx.Node) -> Tensor:
         if node.op == "placeholder":
             return given[node]
-        return _as(source[str(node.target)], like)
+        return as_work(source[str(node.target)], like)
 
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = call_op(node, args, kwargs, like=like)
@@ -183,8 +184,7 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     if program.graph_signature.buffers_to_mutate:
         names = ", ".join(program.graph_signature.buffers_to_mutate.values())
         raise CaptureError(f"the model changes its own buffers when it runs ({names}); export it in eval mode")
-    unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
-    module = program.module(**unguarded)
+    module = unlifted(program)
     if not isinstance(module, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(module).__name__}, not a graph")
     for nested in [n for n in module.graph.nodes if n.op == "call_module"]:
@@ -201,6 +201,12 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         )
     graph = Graph(module, tensors, _aliases(model, tensors), flat)
     return _with_free_batch(graph)
+
+
+def unlifted(program: ExportedProgram) -> nn.Module:
+    """The program as a module that holds its own tensors, without guards on its inputs."""
+    unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    return program.module(**unguarded)
 
 
 def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

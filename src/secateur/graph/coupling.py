@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
-from secateur.graph.labels import FIXED, Labels, compressed, fixed, varying_axes
+from secateur.graph.labels import FIXED, Labels, compressed, fixed, varying_axes, without_repetition
 from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
 from secateur.types import Group, Slot
 
@@ -25,9 +25,9 @@ _TRANSPOSES = {"t", "transpose", "permute", "numpy_T", "mT", "detach", "alias", 
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """The groups of a graph, and for each node the (group, unit) of each element of its value."""
+    """The groups of a graph, and for each node the unit of each element of its value."""
 
-    groups: tuple[Group, ...]  # prunable and pinned, in the order in which the graph makes them
+    groups: tuple[Group, ...]  # prunable and pinned; the prunable ones in the order in which the graph makes them
     units: Mapping[fx.Node, Tensor]  # node → unit id of each element (−1: none), stride 0 where it does not change
     ids: Mapping[str, Tensor]  # group name → unit id of each of its units, shape: (units,)
     blocked: Mapping[str, str]  # tensors that no rule could label → why
@@ -108,11 +108,9 @@ def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any
 
 def _classes_of(labels: Tensor, classes: Tensor) -> Tensor:
     """Each label replaced by its class, −1 kept, stride-0 axes kept."""
-    shape = labels.shape
-    for axis in range(labels.ndim):
-        if labels.stride(axis) == 0 and shape[axis] > 1:
-            labels = labels.narrow(axis, 0, 1)
-    return torch.where(labels == FIXED, FIXED, classes[labels.clamp(min=0)] if len(classes) else labels).expand(shape)
+    distinct = without_repetition(labels)
+    named = classes[distinct.clamp(min=0)] if len(classes) else distinct
+    return torch.where(distinct == FIXED, FIXED, named).expand(labels.shape)
 
 
 def _rectangular(labels: Labels, tensors: list[Tensor]) -> Tensor:
@@ -147,7 +145,8 @@ def _groups(
     slots = _axis_classes(labels, classes)
     pins = np.zeros(labels.count, np.int64)  # index into reasons, by class; 0: free
     reasons = [""]
-    for pinned, reason in [*labels.pins, *_whole_axes(labels, classes)]:
+    _pin_whole_axes(labels, classes)
+    for pinned, reason in labels.pins:
         chosen = classes[pinned].numpy()
         reasons.append(reason)
         pins[chosen[pins[chosen] == 0]] = len(reasons) - 1
@@ -222,11 +221,8 @@ def _axis_classes(labels: Labels, classes: Tensor) -> dict[tuple[str, int], np.n
     return slots
 
 
-def _whole_axes(labels: Labels, classes: Tensor) -> list[tuple[Tensor, str]]:
-    """Pins for axes that fixed indices point into, where units still differ along them."""
-    pins = []
+def _pin_whole_axes(labels: Labels, classes: Tensor) -> None:
+    """Pin the units along axes that fixed indices point into, where they still differ."""
     for tensor, axis, reason in labels.whole:
         if axis % tensor.ndim in varying_axes(_classes_of(tensor, classes)):
-            named = compressed(tensor)
-            pins.append((named[named != FIXED].unique(), reason))
-    return pins
+            labels.pin(tensor, reason)

@@ -39,7 +39,7 @@ class Labels:
         return torch.arange(self.count - n, self.count)
 
     def pin(self, labels: Tensor | None, reason: str) -> None:
-        """Nobody can remove the units of `labels`, because of `reason`."""
+        """Nobody can remove the units of `labels` (none: nothing is pinned), because of `reason`."""
         if labels is not None:
             named = torch.unique(compressed(labels))
             named = named[named != FIXED]
@@ -134,9 +134,14 @@ def compacted(labels: Tensor) -> Tensor:
     return labels.expand(shape)
 
 
-def compressed(labels: Tensor) -> Tensor:
-    """The labels without repetition along stride-0 axes, flat."""
+def without_repetition(labels: Tensor) -> Tensor:
+    """The labels with size 1 along stride-0 axes; `expand` to the shape of `labels` gives them back."""
     for axis in range(labels.ndim):
         if labels.stride(axis) == 0 and labels.shape[axis] > 1:
             labels = labels.narrow(axis, 0, 1)
-    return labels.reshape(-1)
+    return labels
+
+
+def compressed(labels: Tensor) -> Tensor:
+    """The labels without repetition along stride-0 axes, flat."""
+    return without_repetition(labels).reshape(-1)

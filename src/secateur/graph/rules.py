@@ -231,6 +231,11 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Te
     return x.labels  # type: ignore[no-any-return]
 
 
+def _computed(*parameters: Any) -> bool:
+    """Whether some parameter of a layer is no bare one (weight norm, masks, parametrisations)."""
+    return any(isinstance(value, Value) and not value.tensor for value in parameters)
+
+
 def embedded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
     weight = a["weight"]
     if not weight.tensor:
@@ -248,7 +253,7 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
     """
     x, weight, bias, groups = a["input"], a["weight"], a["bias"], a["groups"]
     transposed = "transpose" in str(node.target)
-    if not weight.tensor or (isinstance(bias, Value) and not bias.tensor):
+    if _computed(weight, bias):
         return frozen(labels, a, out, f"the weight of {node.name} is computed in the graph")  # type: ignore[no-any-return]
     n_in, n_out = x.data.shape[1], out.shape[1]
     others = [axis for axis in range(x.data.ndim) if axis != 1]
@@ -278,7 +283,7 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
 
 def linear(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
     x, weight, bias = a["input"], a["weight"], a["bias"]
-    if not weight.tensor or (isinstance(bias, Value) and not bias.tensor):
+    if _computed(weight, bias):
         return frozen(labels, a, out, f"the weight of {node.name} is computed in the graph")  # type: ignore[no-any-return]
     lead = string.ascii_lowercase[: x.data.ndim - 1]
     made = contracted(labels, node, x, lead + "I", weight, "OI", lead + "O", out)

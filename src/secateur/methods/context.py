@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from secateur.bounds.interval import propagate
 from secateur.graph.capture import Graph, bound_arguments, kind
-from secateur.types import Group, Interval
+from secateur.types import Group, Interval, Slot
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,14 +31,10 @@ class Context:
     norms: Mapping[str, Norm] = field(default_factory=dict)  # producer weight → the batch norm that follows it
 
     @cached_property
-    def folded(self) -> Mapping[str, Tensor]:
-        """The weights with every batch norm that follows a layer folded into it: the same function."""
-        return fold(self.weights, self.norms)
-
-    @cached_property
     def values(self) -> dict[fx.Node, Any]:
         """Interval of every node's value over the box, of the folded network as it stands; float32, for scoring."""
-        tensors = {name: w.float() if w.is_floating_point() else w for name, w in self.folded.items()}
+        folded = fold(self.weights, self.norms)
+        tensors = {name: w.float() if w.is_floating_point() else w for name, w in folded.items()}
         return propagate(self.graph, self.box, tensors, keep=lambda node: True)
 
 
@@ -112,12 +108,10 @@ def _name(node: Any) -> str | None:
 def incoming(context: Context, group: Group) -> Tensor:
     """What makes each unit: its rows in every producer and its parameters on the way (depthwise kernels, norms,
     scales), batch norm folded. Shape: (units, features)."""
-    rows = [
-        context.folded[slot.tensor].movedim(slot.axis, 0)[slot.positions].flatten(1)
-        for slot in group.slots
-        if slot.role != "consumer"
-    ]
-    return torch.cat(rows, dim=1)
+    makers = [slot for slot in group.slots if slot.role != "consumer"]
+    own = {slot.tensor for slot in makers}
+    folded = fold(context.weights, {weight: norm for weight, norm in context.norms.items() if weight in own})
+    return _rows(folded, makers)
 
 
 def fan_out(context: Context, group: Group) -> Tensor:
@@ -133,5 +127,9 @@ def fan_out(context: Context, group: Group) -> Tensor:
 def filters(context: Context, group: Group) -> Tensor:
     """The weights that make each unit as they are: no bias, no norm. Shape: (units, weights)."""
     producers = [slot for slot in group.having("producer") if context.weights[slot.tensor].ndim > 1]
-    rows = [context.weights[s.tensor].movedim(s.axis, 0)[s.positions].flatten(1) for s in producers]
-    return torch.cat(rows, dim=1)
+    return _rows(context.weights, producers)
+
+
+def _rows(tensors: Mapping[str, Tensor], slots: Sequence[Slot]) -> Tensor:
+    """All that stands in `slots` for each unit, side by side; shape: (units, numbers)."""
+    return torch.cat([tensors[s.tensor].movedim(s.axis, 0)[s.positions].flatten(1) for s in slots], dim=1)

@@ -66,7 +66,7 @@ def _set_argument(old: fx.Node, new: fx.Node, name: str, value: Any) -> None:
 
 
 def _resize(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    """view, reshape, expand: sizes that follow the units that stay (a symbolic size in proportion)."""
+    """reshape, expand: sizes that follow the units that stay (a symbolic size in proportion)."""
     name = "shape" if kind(old) == "reshape" else "size"
     full, kept = units[old].shape, kept_shape(units[old], table)
     sizes = list(bound_arguments(new, new.args, new.kwargs)[name])
