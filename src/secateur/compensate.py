@@ -1,9 +1,10 @@
-"""Closed-form changes to consumers that make up for removed units; here, the merge of one unit into another."""
+"""Closed-form changes to consumers that make up for removed units: a merge into one, a combination of several."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from secateur.types import Group, Removal
@@ -24,5 +25,23 @@ def merged(tensors: Mapping[str, Tensor], group: Group, removal: Removal) -> dic
         target = slot.positions[removal.into[stood_in]].reshape(-1)
         weight.index_add_(slot.axis, target, weight.index_select(slot.axis, source))
         weight.index_fill_(slot.axis, gone, 0.0)
+        changed[slot.tensor] = weight
+    return changed
+
+
+def combined(
+    tensors: Mapping[str, Tensor], group: Group, units: Tensor, kept: Tensor, coefficients: Tensor
+) -> dict[str, Tensor]:
+    """New consumer weights in which `kept` take over shares of `units`: W[:, S] += Σ_a W[:, a]·C[a, S].
+
+    coefficients: C, shape (units, kept); alike at every position and tap of a unit. Returns only the tensors that
+    change, of full size; `tensors` and the columns of other units are left alone.
+    """
+    changed: dict[str, Tensor] = {}
+    for slot in group.having("consumer"):
+        weight = changed.get(slot.tensor, tensors[slot.tensor]).clone()
+        columns = weight.movedim(slot.axis, 0)
+        given = torch.tensordot(coefficients.T, columns[slot.positions[units]], dims=1)  # shape: (kept, width, …)
+        columns.index_add_(0, slot.positions[kept].reshape(-1), given.flatten(0, 1))
         changed[slot.tensor] = weight
     return changed

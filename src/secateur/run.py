@@ -12,6 +12,7 @@ from secateur.cost import full, macs_after, parameters_after
 from secateur.errors import SecateurError, TargetMissedError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.reconstruct import Study, reconstruct
 from secateur.report.recipe import Edit, Step
 from secateur.types import Group, Removal
 
@@ -28,14 +29,28 @@ class Run:
         }
         self.alive = full(coupling)
         self.used = {name: torch.zeros_like(mask) for name, mask in self.alive.items()}
+        self.solved = set[str]()  # names of tensors whose values do not follow from the edits alone
 
     def apply(self, group: Group, removal: Removal) -> Edit:
         """Remove and compensate. Raises `SecateurError` for a removal that contradicts itself or what was done."""
         check_removal(removal, self.alive[group.name])
+        self.solve(removal.weights)
         self.weights |= merged(self.weights, group, removal)
         self.alive[group.name][removal.units] = False
         self.used[group.name][removal.into[removal.into >= 0]] = True
         return Edit(group=group.name, units=tuple(removal.units.tolist()), into=tuple(removal.into.tolist()))
+
+    def solve(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over new values of tensors."""
+        self.weights |= weights
+        self.solved |= weights.keys()
+
+    def saved(self) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
+        """The state as it is, to go back to."""
+        return dict(self.weights), {name: mask.clone() for name, mask in self.alive.items()}, set(self.solved)
+
+    def go_back(self, state: tuple[dict[str, Tensor], dict[str, Tensor], set[str]]) -> None:
+        self.weights, self.alive, self.solved = state
 
     def gone(self, group: Group) -> int:
         return int((~self.alive[group.name]).sum())
@@ -65,6 +80,15 @@ def advance(
                 )
             edits.append(run.apply(group, removal))
     return edits
+
+
+def rebuild(run: Run, study: Study, goal: Mapping[str, int]) -> list[Edit]:
+    """Bring every group of the study to its goal in one round of `reconstruct`."""
+    need = {group.name: goal.get(group.name, 0) - run.gone(group) for group in study.groups}
+    removals, weights = reconstruct(study, run.weights, run.alive, need)
+    run.solve(weights)
+    by_name = {group.name: group for group in study.groups}
+    return [run.apply(by_name[removal.group], removal) for removal in removals]
 
 
 def check_removal(removal: Removal, alive: Tensor) -> None:

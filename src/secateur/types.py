@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -36,11 +37,15 @@ class Group:
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """A decision about one group: these units go; each is stood in for by `into` (−1: by nothing)."""
+    """A decision about one group: these units go; each is stood in for by `into` (−1: by nothing).
+
+    Where more than a merge makes up for them, `weights` holds the new values of the tensors that change, of full size.
+    """
 
     group: str
     units: Tensor  # shape: (k,), int64
     into: Tensor  # shape: (k,), int64
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,3 +54,15 @@ class Interval:
 
     lower: Tensor
     upper: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Inputs on which a network is looked at: surrogates, or a user's own.
+
+    `tensors` hold values to be used in place of the network's while it is looked at (batch-norm statistics, where the
+    inputs are mere noise).
+    """
+
+    inputs: tuple[Tensor, ...]  # one for each input of the graph; axis 0 is the samples
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)

@@ -1,0 +1,50 @@
+"""The smallest filters leave, and all that stay take over a share of each.
+
+LBYL, Lee, Kim and Choi, "Training-Free Restoration of Pruned Neural Networks" (arXiv 2502.08474; first version 2022).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from secateur.compensate import combined
+from secateur.errors import InputError
+from secateur.methods.context import Context
+from secateur.methods.parts import parts, smallest
+from secateur.types import Group, Removal
+
+
+def ridge(
+    context: Context, group: Group, count: int, *, norm: int = 2, lambda1: float = 0.01, lambda2: float = 0.1
+) -> Removal:
+    """Write each removed filter as a combination s_a of the kept ones: W[:, S] += W[:, a]·s_a.
+
+    s_a minimises ‖w_a − Σ s_k·w_k‖² + λ₁·(c_a − Σ s_k·c_k)² + λ₂·‖s_a‖²: the error of the filters, of what batch norm
+    and bias add, and a bound on that of the activation (the paper's three terms), on weights w and constants c with
+    batch norm folded in. λ₂ counts in mean ‖w_k‖². Cost: that of a singular value decomposition, m²·d for m kept units
+    of d weights (d²·m where d < m).
+    """
+    if lambda1 < 0 or lambda2 < 0:
+        raise InputError(f"ridge: lambda1={lambda1}, lambda2={lambda2}: both must be ≥ 0")
+    units, kept = smallest(context, group, count, norm)
+    made = parts(context, group)
+    features = torch.cat([made.linear, math.sqrt(lambda1) * made.constant], dim=1)
+    coefficients = regression(features[units], features[kept], lambda2)
+    changed = combined(context.weights, group, units, kept, coefficients)
+    return Removal(group.name, units, torch.full_like(units, -1), changed)
+
+
+def regression(goal: Tensor, basis: Tensor, lam: float) -> Tensor:
+    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis; shape: (goal, basis).
+
+    With basis = U·diag(σ)·Vᵀ, C = goal·V·diag(σ/(σ² + λ))·Uᵀ; where λ is 0, that of least norm.
+    """
+    u, sigma, vt = torch.linalg.svd(basis, full_matrices=False)
+    shrunk = lam * basis.square().sum() / len(basis)
+    rounding = torch.finfo(basis.dtype).eps * max(basis.shape) * torch.linalg.vector_norm(sigma)
+    gains = torch.where(sigma > rounding, sigma / (sigma.square() + shrunk), 0.0)
+    combination: Tensor = (goal @ vt.T * gains) @ u.T
+    return combination
