@@ -128,7 +128,13 @@ FAILURES = {
     ),
     "unknown method": ((*PRUNE, "-o", "x.pt2", "--method", "magic"), 2, "saliency"),
     "bad ratio": ((*PRUNE, "-o", "x.pt2", "--remove", "1.5"), 1, "between 0 and 1"),
-    "beyond half": ((*PRUNE, "-o", "x.pt2", "--remove", "0.8", "--no-recursive"), 3, "recursive=True"),
+    "beyond half": (
+        (*PRUNE, "-o", "x.pt2", "--remove", "0.8", "--method", "saliency", "--no-recursive"),
+        3,
+        "recursive=True",
+    ),
+    "guard at once": ((*PRUNE, "-o", "x.pt2", "--max-drift", "0"), 3, "the guard stopped the first step"),
+    "calibration": ((*PRUNE, "-o", "x.pt2", "--calibration", "none.npz"), 1, "cannot read none.npz"),
     "beyond reach": ((*PRUNE, "-o", "x.pt2", "--remove", "params=99.9%"), 3, "cannot go"),
     "nothing to prune": (("prune", "net:frozen", "--example-shape", "1,8,8", "-o", "x.pt2"), 1, "no group can lose"),
 }
@@ -155,6 +161,23 @@ def test_a_shortfall_is_said(folder: Path) -> None:
     assert "where 30.00% was asked" in done.stderr
 
 
+def test_a_guard_keeps_the_last_good_step(folder: Path) -> None:
+    done = run(folder, *PRUNE, "--remove", "0.9", "--max-drift", "0.05", "-o", "guarded.pt2", "--json")
+    assert done.returncode == 3, done.stderr
+    assert "drift on samples rose" in done.stderr and "drift on samples rose" in json.loads(done.stdout)["stopped"]
+    assert (folder / "guarded.pt2").is_file()
+
+
+def test_own_inputs_and_global_allocation(folder: Path) -> None:
+    more = ("--calibration", "data.npz", "--allocation", "global", "--remove", "params=40%")
+    done = run(folder, *PRUNE, *more, "-o", "own.pt2", "--json")
+    assert done.returncode == 0, done.stderr
+    before, after = json.loads(done.stdout)["parameters"]
+    assert after <= 0.6 * before
+    request = json.loads((folder / "own.recipe.json").read_text())["request"]
+    assert request["allocation"] == "global" and request["calibration"] and request["surrogate"] == ""
+
+
 def test_interrupt_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import pathlib\nfrom torch import nn\n"
@@ -162,7 +185,19 @@ def test_interrupt_leaves_no_file(tmp_path: Path) -> None:
         "    pathlib.Path('started').touch()\n"
         "    return nn.Sequential(*[nn.Sequential(nn.Linear(900, 900), nn.ReLU()) for _ in range(9)])\n"
     )
-    arguments = [str(COMMAND), "prune", "slow:build", "--example-shape", "900", "-o", "x.pt2", "--step", "0.001"]
+    arguments = [
+        str(COMMAND),
+        "prune",
+        "slow:build",
+        "--example-shape",
+        "900",
+        "-o",
+        "x.pt2",
+        "--step",
+        "0.001",
+        "--method",
+        "saliency",
+    ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "started").exists():
         assert process.poll() is None, process.communicate()

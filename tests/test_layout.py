@@ -16,8 +16,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 LAYERS = {
     **dict.fromkeys(("types", "errors", "files", "progress"), 0),
     "graph": 1,
-    "bounds": 2,
-    **dict.fromkeys(("methods", "compensate", "surgery", "cost"), 3),
+    **dict.fromkeys(("bounds", "surrogates"), 2),
+    **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "samples", "guard"), 3),
     **dict.fromkeys(("plan", "run"), 4),
     "prune": 5,
     "cli": 6,

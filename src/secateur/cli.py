@@ -24,13 +24,21 @@ from secateur.errors import InputError, SecateurError, TargetMissedError
 from secateur.evaluate import FGSM, PGD, Attack, Evaluation, evaluate
 from secateur.formats.arrays import load_arrays
 from secateur.formats.torch import load_model, save_program, save_weights
-from secateur.methods import METHODS, options_of
+from secateur.methods import NAMES, options_of
 from secateur.prune import Result, inspect, prune, replay
-from secateur.report.recipe import Recipe
+from secateur.report.recipe import Recipe, beside
+from secateur.surrogates import SURROGATES
 
 FAILED, TARGET_MISSED, INTERRUPTED = 1, 3, 130
 
-Method = StrEnum("Method", list(METHODS))  # type: ignore[misc]  # its members are the rows of a table
+Method = StrEnum("Method", list(NAMES))  # type: ignore[misc]  # its members are the rows of a table
+Surrogate = StrEnum("Surrogate", list(SURROGATES))  # type: ignore[misc]
+
+
+class Allocation(StrEnum):
+    uniform = "uniform"
+    global_ = "global"
+
 
 app = typer.Typer(
     help="Prune pre-trained networks without data and without retraining.",
@@ -96,12 +104,34 @@ def prune_command(
     remove: Annotated[
         str, typer.Option(help="The share that goes: 0.5 or 50% of units, params=50%, or macs=50%.")
     ] = "0.5",
-    method: Annotated[Method, typer.Option(help="How units are chosen and made up for.")] = Method["saliency"],
+    method: Annotated[Method, typer.Option(help="How units are chosen and made up for.")] = Method["reconstruct"],
     option: Annotated[
         list[str] | None, typer.Option(help="A parameter of the method, name=value; may be repeated.")
     ] = None,
     input_bounds: BoundsOption = "0,1",
-    step: Annotated[float, typer.Option(help="Largest share of a group that leaves at a time; 1: one shot.")] = 0.0625,
+    surrogate: Annotated[
+        Surrogate, typer.Option(help="Inputs made from the model, on which it is looked at.")
+    ] = Surrogate["auto"],
+    calibration: Annotated[
+        Path | None, typer.Option(help="A .npz file of unlabelled inputs of your own, in place of surrogates.")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="How many inputs to look at, at most.")] = 2048,
+    allocation: Annotated[
+        Allocation, typer.Option(help="The same share of every group, or more where it costs the outputs less.")
+    ] = Allocation.uniform,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Stop before agreement with the original on samples falls below this (0 to 1).")
+    ] = None,
+    max_drift: Annotated[
+        float | None, typer.Option(help="Stop before any output moves further than this on samples.")
+    ] = None,
+    step: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest share of a group that leaves at a time; 1: one shot. "
+            "Default: 1 for reconstruct where nothing is to stop it, else 0.0625."
+        ),
+    ] = None,
     recursive: Annotated[bool, typer.Option(help="Whether a unit may stand in for several others.")] = True,
     ignore: Annotated[list[str] | None, typer.Option(help="Glob over layers that stay whole; may be repeated.")] = None,
     round_to: Annotated[int, typer.Option(help="Keep a multiple of this number of units.")] = 1,
@@ -113,7 +143,7 @@ def prune_command(
 ) -> None:
     """Make a smaller model and its recipe."""
     recipe = _recipe_path(output, recipe)
-    _check_outputs(model, weights, output, recipe)
+    _check_outputs(model, weights, output, recipe, beside(recipe))
     bounds = _bounds(input_bounds)
     loaded = load_model(model, weights)
     example = _example(loaded, example_shape, bounds)
@@ -124,6 +154,11 @@ def prune_command(
         method=method.value,
         options=_options(method.value, option or []),
         input_bounds=bounds,
+        surrogate=surrogate.value,
+        calibration=calibration,
+        samples=samples,
+        allocation=allocation.value,
+        guard={k: v for k, v in (("agreement", min_agreement), ("drift", max_drift)) if v is not None},
         step=step,
         recursive=recursive,
         ignore=ignore or (),
@@ -135,6 +170,8 @@ def prune_command(
     _save_model(output, result.model, example)
     result.recipe.save(recipe)
     _report_pruning(result, output, recipe, as_json)
+    if result.stopped:
+        raise typer.Exit(TARGET_MISSED)
 
 
 @app.command("replay")
@@ -330,6 +367,7 @@ def _report_pruning(result: Result, output: Path, recipe: Path, as_json: bool) -
                 "method": result.recipe.request.method,
                 "achieved": result.recipe.achieved,
                 "shortfall": result.shortfall or None,
+                "stopped": result.stopped or None,
                 "units": [before.units, before.units - after.units_removed],
                 "parameters": [before.parameters, after.parameters],
                 "macs": [before.macs, after.macs],

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -53,6 +53,14 @@ class Plan:
     achieved: float  # the share of the requested quantity that goes
     shortfall: str  # why it is less than asked, or empty
 
+    def cut_short(
+        self, graph: Graph, coupling: Coupling, groups: Sequence[Group], alive: Mapping[str, Tensor], why: str
+    ) -> Plan:
+        """The plan as far as it was carried out, and why no further."""
+        removed = {group.name: int((~alive[group.name]).sum()) for group in groups}
+        achieved = _achieved(graph, coupling, groups, self.requested, removed)
+        return replace(self, removed=removed, achieved=achieved, shortfall=why)
+
 
 def selected(coupling: Coupling, ignore: Sequence[str]) -> list[Group]:
     """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes."""
@@ -74,20 +82,33 @@ def _layer_names(group: Group, wanted: Callable[[Slot], bool] = lambda slot: Tru
     return {group.name} | tensors | {tensor.rpartition(".")[0] for tensor in tensors}
 
 
-def make_plan(graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, round_to: int) -> Plan:
-    """The least uniform ratio that meets `target`.
+def make_plan(
+    graph: Graph,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    target: Target,
+    round_to: int,
+    costs: Mapping[str, Tensor] | None = None,
+) -> Plan:
+    """The least uniform ratio that meets `target`; with `costs`, the least price that each group pays alike.
 
-    Numbers are rounded so that units never go beyond the request and kept units are multiples of `round_to`; every
-    group keeps at least one. Raises `NothingToPruneError` and `TargetMissedError`.
+    `costs[group]` is what each next unit costs, shape: (units − 1,); the price is this per parameter, MAC or unit that
+    goes with it. Groups without costs stay whole. Numbers are rounded so that units never go beyond the request and
+    kept units are multiples of `round_to`; every group keeps at least one. Raises `NothingToPruneError` and
+    `TargetMissedError`.
     """
     if round_to < 1:
         raise InputError(f"round_to={round_to}: give a whole number of units, at least 1")
     if not groups:
         raise NothingToPruneError(f"no group can lose a unit: {_why_not(coupling)}")
-    if target.quantity == "units":
-        removed = _counts(groups, target.share, round_to)
+    if costs is not None:
+        ladder = _prices(graph, coupling, groups, target, costs)
+        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder)
+    elif target.quantity == "units":
+        removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, round_to)
     else:
-        removed = _counts_for_cost(graph, coupling, groups, target, round_to)
+        ladder = {g.name: torch.arange(1, g.units, dtype=torch.float64) / g.units for g in groups}
+        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder)
     if not any(removed.values()):
         raise NothingToPruneError(
             f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit to remove "
@@ -119,45 +140,78 @@ def schedule(groups: Sequence[Group], removed: dict[str, int], step: float) -> l
     return [row for row, before in zip(rows, [{}, *rows], strict=False) if any(row.values()) and row != before]
 
 
-def _counts(groups: Sequence[Group], ratio: float, round_to: int) -> dict[str, int]:
-    removed = {}
-    for group in groups:
-        gone = min(math.floor(ratio * group.units + _EPSILON), group.units - 1)
-        kept = -(-(group.units - gone) // round_to) * round_to
-        removed[group.name] = max(0, group.units - kept)
-    return removed
+def _share_of(group: Group, ratio: float) -> int:
+    return min(math.floor(ratio * group.units + _EPSILON), group.units - 1)
 
 
-def _counts_for_cost(
-    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, round_to: int
+def _rounded(groups: Sequence[Group], removed: Mapping[str, int], round_to: int) -> dict[str, int]:
+    """No more than `removed`, so that every group keeps a multiple of `round_to`."""
+    kept = {g.name: -(-(g.units - removed[g.name]) // round_to) * round_to for g in groups}
+    return {g.name: max(0, g.units - kept[g.name]) for g in groups}
+
+
+def _prices(
+    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, costs: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The price of each next unit, never falling, since units leave in order; shape: (units − 1,) each."""
+    whole = _sizes(graph, coupling, groups, target, {})
+    prices = {}
+    for g in groups:
+        if g.name not in costs:
+            prices[g.name] = torch.full((g.units - 1,), torch.inf, dtype=torch.float64)
+            continue
+        saved = max(1, whole - _sizes(graph, coupling, groups, target, {g.name: 1}))
+        prices[g.name] = (costs[g.name] / saved).cummax(0).values
+    return prices
+
+
+def _least_that_reaches(
+    graph: Graph,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    target: Target,
+    round_to: int,
+    ladder: Mapping[str, Tensor],
 ) -> dict[str, int]:
-    """Bisection over the ratios at which some group loses one unit more."""
-    ratios = sorted({k / g.units for g in groups for k in range(g.units)})
+    """Bisection over the rungs at which some group loses one unit more; `ladder[group]` is sorted."""
+    rungs = torch.cat([torch.zeros(1, dtype=torch.float64), *ladder.values()])
+    rungs = rungs[torch.isfinite(rungs)].unique()
 
-    def reached(ratio: float) -> float:
-        return _achieved(graph, coupling, groups, target, _counts(groups, ratio, round_to))
+    def counts(index: int) -> dict[str, int]:
+        reached = {g.name: int(torch.searchsorted(ladder[g.name], rungs[index], right=True)) for g in groups}
+        return _rounded(groups, reached, round_to)
 
-    index = bisect_left(ratios, target.share - _EPSILON, key=reached)
-    if index == len(ratios):
+    def share(index: int) -> float:
+        return _achieved(graph, coupling, groups, target, counts(index))
+
+    index = bisect_left(range(len(rungs)), target.share - _EPSILON, key=share)
+    if index == len(rungs):
         raise TargetMissedError(
             f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {round_to}) left in every group, "
-            f"{reached(ratios[-1]):.2%} is gone. Pinned: {_why_not(coupling)}"
+            f"{share(len(rungs) - 1):.2%} is gone. Pinned: {_why_not(coupling)}"
         )
-    return _counts(groups, ratios[index], round_to)
+    return counts(index)
 
 
 def _achieved(
-    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, removed: dict[str, int]
+    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, removed: Mapping[str, int]
 ) -> float:
+    whole = _sizes(graph, coupling, groups, target, {})
+    return 1.0 - _sizes(graph, coupling, groups, target, removed) / whole
+
+
+def _sizes(
+    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, removed: Mapping[str, int]
+) -> int:
     if target.quantity == "units":
-        return sum(removed.values()) / sum(g.units for g in groups)
+        return sum(g.units - removed.get(g.name, 0) for g in groups)
     measure = parameters_after if target.quantity == "params" else macs_after
-    return 1.0 - measure(graph, coupling, _any_alive(groups, removed)) / measure(graph, coupling, {})
+    return measure(graph, coupling, _any_alive(groups, removed))
 
 
-def _any_alive(groups: Sequence[Group], removed: dict[str, int]) -> dict[str, Tensor]:
+def _any_alive(groups: Sequence[Group], removed: Mapping[str, int]) -> dict[str, Tensor]:
     """Masks with the right number of units gone; which ones does not matter to sizes."""
-    return {g.name: torch.arange(g.units) >= removed[g.name] for g in groups}
+    return {g.name: torch.arange(g.units) >= removed.get(g.name, 0) for g in groups}
 
 
 def _why_not(coupling: Coupling) -> str:

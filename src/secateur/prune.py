@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
@@ -17,14 +20,26 @@ from secateur.errors import InputError, RecipeError, SecateurError, TargetMissed
 from secateur.explain import table
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple
-from secateur.methods import resolve
+from secateur.guard import Guard, fidelity
+from secateur.methods import PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
 from secateur.plan import Plan, Target, make_plan, schedule, selected
 from secateur.progress import track
-from secateur.report.recipe import KeptUnits, Recipe, Request, Step, fingerprint, input_specs, versions
-from secateur.run import Run, advance
+from secateur.reconstruct import make_study, marginal_costs
+from secateur.report.recipe import (
+    KeptUnits,
+    Recipe,
+    Request,
+    Step,
+    fingerprint,
+    input_specs,
+    versions,
+)
+from secateur.run import Run, advance, rebuild
+from secateur.samples import Surrogate, affordable, draw, own
 from secateur.surgery import shrink
-from secateur.types import Group, Interval, Removal
+from secateur.surrogates.source import Source
+from secateur.types import Group, Interval, Removal, Samples
 
 
 @dataclass(frozen=True)
@@ -58,6 +73,7 @@ class Result:
     groups: tuple[Group, ...]
     coupling: Coupling
     shortfall: str  # why less was removed than asked, or empty
+    stopped: str = ""  # which budget of the guard the next step would have exceeded, or empty
 
     def explain(self) -> str:
         """A table of all groups: units before and after, where they stand, and why a group is pinned."""
@@ -74,10 +90,15 @@ def prune(
     example_inputs: ExampleInputs | None = None,
     *,
     remove: float | str = 0.5,
-    method: str = "saliency",
+    method: str = "reconstruct",
     options: Mapping[str, float | int] | None = None,
     input_bounds: Any = (0.0, 1.0),
-    step: float = 0.0625,
+    surrogate: Surrogate = "auto",
+    calibration: Any = None,
+    samples: int = 2048,
+    allocation: str = "uniform",
+    guard: Mapping[str, float] | None = None,
+    step: float | None = None,
     recursive: bool = True,
     ignore: Sequence[str] = (),
     round_to: int = 1,
@@ -93,15 +114,24 @@ def prune(
         example_inputs: a tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only shapes
             and types matter.
         remove: the share that goes: 0.5 or "50%" of the units of every group, "params=50%", or "macs=50%".
-        method: a name in `secateur.methods.METHODS`; `options` are its parameters.
+        method: `reconstruct` or a name in `secateur.methods.METHODS`; `options` are its parameters.
         input_bounds: the input box, (low, high), numbers or tensors that broadcast to one input; a list of such
             pairs for several inputs.
-        step: the largest share of a group's units that leaves at a time; 1 prunes in one shot.
+        surrogate: of what inputs made from the model are; a name in `secateur.surrogates.SURROGATES`, or a function
+            (source, count) → tensor. For `reconstruct`, `allocation="global"` and the guard.
+        calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz` path.
+        samples: how many inputs to look at; fewer where memory would not hold them.
+        allocation: `uniform` takes the same share of every group, `global` where it costs the outputs least.
+        guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an output}.
+            A step that exceeds one is taken back, and the run ends there (`Result.stopped`).
+        step: the largest share of a group's units that leaves at a time; 1 prunes in one shot. Default: 1 for
+            `reconstruct` without a guard, else 0.0625.
         recursive: whether a unit that stood in for another may do so again or leave. Without, at most half goes.
         ignore: globs over layer names whose outputs stay whole.
         round_to: keep a multiple of this number of units in every group that shrinks.
-        seed: for methods that draw random numbers.
-        device: where bounds are computed (default: the CPU). Choices are made in float64 on the CPU.
+        seed: of all random numbers.
+        device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64 on the
+            CPU.
         callbacks: called with each `HistoryRow`.
         progress: show a progress bar on stderr, where that is a terminal.
 
@@ -109,40 +139,72 @@ def prune(
         InputError, CaptureError, UnsupportedOpError: what was given cannot be used, with what to do about it.
         NothingToPruneError, TargetMissedError: the request cannot be met, with what can.
     """
-    target, choose = Target.parse(remove), resolve(method, options or {})
+    target, choose, budgets = Target.parse(remove), resolve(method, options or {}), Guard.parse(guard)
+    if allocation not in ("uniform", "global"):
+        raise InputError(f"allocation={allocation!r}; there are uniform and global")
     graph = capture(model, example_inputs)
     coupling = couple(graph)
     groups = selected(coupling, ignore)
-    plan = make_plan(graph, coupling, groups, target, round_to)
-    _check_reach(groups, plan, recursive, method)
-
     run, box, norms = Run(graph, coupling), _box(graph, input_bounds, device), following_norms(graph)
     generator = torch.Generator().manual_seed(seed)
+    begin = time.perf_counter()
+
+    look = partial(_samples, graph, input_bounds, surrogate, calibration, samples, device)
+    seen = look(seed) if method == RECONSTRUCT or allocation == "global" else None
+    study = (
+        None
+        if seen is None
+        else make_study(graph, coupling, run.weights, seen, box, seed=seed, **_of_study(method, options))
+    )
+    costs = marginal_costs(study) if study is not None and allocation == "global" else None
+    plan = make_plan(graph, coupling, groups, target, round_to, costs)
+    rest = [g for g in groups if study is None or method != RECONSTRUCT or g.name not in study.names]
+    _check_reach(rest, plan, recursive or method not in PAIRING)
+    watched = look(seed + 1) if budgets is not None else None
 
     def decide(group: Group, need: int, progress: float) -> Removal:
         context = Context(graph, run.weights, box, generator, run.alive, run.used, recursive, progress, norms)
         return choose(context, group, need)
 
-    steps, history, begin = list[Step](), list[HistoryRow](), time.perf_counter()
-    for number, goal in enumerate(track(schedule(groups, plan.removed, step), "pruning", progress), start=1):
-        edits = advance(run, groups, goal, plan.removed, decide)
+    steps, history, stopped = list[Step](), list[HistoryRow](), ""
+    size = step if step is not None else 1.0 if method == RECONSTRUCT and budgets is None else 0.0625
+    for number, goal in enumerate(track(schedule(groups, plan.removed, size), "pruning", progress), start=1):
+        before_step = run.saved()
+        edits = advance(run, rest, goal, plan.removed, decide)
+        if method == RECONSTRUCT and study is not None:
+            edits += rebuild(run, study, goal)
+        if budgets is not None and watched is not None:
+            stopped = fidelity(graph, run.weights, watched).breach(budgets)
+        if stopped:
+            run.go_back(before_step)
+            break
         steps.append(run.record(number, edits))
         history.append(_history_row(steps[-1], time.perf_counter() - begin))
         for callback in callbacks:
             callback(history[-1])
+    if not steps:
+        raise TargetMissedError(f"the guard stopped the first step: {stopped}; allow more, or take a smaller step")
+    if stopped:
+        plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(steps)}: {stopped}")
 
     small = shrink(_as_module(model), graph, coupling, run.weights, run.alive)
     request = Request(
         remove=str(remove),
         method=method,
         options=dict(options or {}),
-        step=step,
+        step=size,
         recursive=recursive,
         ignore=tuple(ignore),
         round_to=round_to,
         input_bounds=_plain(input_bounds),
         seed=seed,
+        surrogate="" if seen is None or calibration is not None else _name_of(surrogate),
+        calibration="" if calibration is None or seen is None else _digest(seen),
+        samples=0 if seen is None else len(seen.inputs[0]),
+        allocation=allocation,
+        guard=dict(guard or {}),
     )
+    tensors = _solved_tensors(graph, run)
     recipe = Recipe(
         versions=versions(),
         model=fingerprint(graph),
@@ -152,9 +214,11 @@ def prune(
         shortfall=plan.shortfall,
         steps=tuple(steps),
         groups=_kept(groups, run.alive),
+        solved=hashlib.sha256(tensors).hexdigest() if tensors else "",
+        tensors=tensors,
     )
     before = Size(sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {}))
-    return Result(small, recipe, tuple(history), before, coupling.groups, coupling, plan.shortfall)
+    return Result(small, recipe, tuple(history), before, coupling.groups, coupling, plan.shortfall, stopped)
 
 
 def replay(
@@ -187,6 +251,7 @@ def replay(
                 run.apply(by_name[edit.group], Removal(edit.group, units, into))
             except SecateurError as error:
                 raise RecipeError(f"step {step.step} of the recipe cannot be replayed: {error}") from error
+    run.solve(_read_solved(recipe, run))
     return shrink(_as_module(model), graph, coupling, run.weights, run.alive)
 
 
@@ -195,14 +260,67 @@ def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> 
     return tuple(replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box)
 
 
-def _check_reach(groups: Sequence[Group], plan: Plan, recursive: bool, method_name: str) -> None:
-    """Without recursion a unit takes part in one merge at most, so half of a group is the most that can go."""
+def _samples(
+    graph: Graph,
+    input_bounds: Any,
+    surrogate: Surrogate,
+    calibration: Any,
+    count: int,
+    device: torch.device | str | None,
+    seed: int,
+) -> Samples:
+    """Surrogates or the user's own inputs, on the device."""
+    if count < 1:
+        raise InputError(f"samples={count}: give at least 1")
+    count = affordable(graph, count)
+    if calibration is not None:
+        found = own(graph, calibration, count)
+    else:
+        box = input_box(graph, input_bounds, dtype=torch.float32)
+        found = draw(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
+    return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
+
+
+def _of_study(method: str, options: Mapping[str, float | int] | None) -> dict[str, Any]:
+    return options_of(RECONSTRUCT) | (dict(options or {}) if method == RECONSTRUCT else {})
+
+
+def _name_of(surrogate: Surrogate) -> str:
+    return surrogate if isinstance(surrogate, str) else getattr(surrogate, "__name__", "custom")
+
+
+def _check_reach(groups: Sequence[Group], plan: Plan, free: bool) -> None:
+    """Where a unit takes part in one merge at most, half of a group is the most that can go."""
     for group in groups:
-        if not recursive and method_name != "scale" and plan.removed[group.name] > group.units // 2:
+        if not free and plan.removed[group.name] > group.units // 2:
             raise TargetMissedError(
                 f"{group.name}: {plan.removed[group.name]} of {group.units} units cannot go with recursive=False, "
                 f"at most {group.units // 2}; use recursive=True or remove less"
             )
+
+
+def _solved_tensors(graph: Graph, run: Run) -> bytes:
+    """Safetensors of what the edits alone do not tell, in the model's own precision."""
+    solved = {name: run.weights[name].to(graph.tensors[name].dtype).contiguous() for name in sorted(run.solved)}
+    return safetensors.torch.save(solved) if solved else b""
+
+
+def _read_solved(recipe: Recipe, run: Run) -> dict[str, Tensor]:
+    try:
+        found = safetensors.torch.load(recipe.tensors) if recipe.solved else {}
+    except safetensors.SafetensorError as error:
+        raise RecipeError(f"the recipe's solved tensors cannot be read ({error}); load it with Recipe.load") from error
+    for name, value in found.items():
+        if name not in run.weights or value.shape != run.weights[name].shape:
+            raise RecipeError(f"the recipe's solved tensor {name!r} of shape {tuple(value.shape)} is not the model's")
+    return {name: value.double() for name, value in found.items()}
+
+
+def _digest(samples: Samples) -> str:
+    total = hashlib.sha256()
+    for x in samples.inputs:
+        total.update(f"{tuple(x.shape)} {x.dtype}\n".encode() + x.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
 
 
 def _kept(groups: Sequence[Group], alive: Mapping[str, Tensor]) -> tuple[KeptUnits, ...]:

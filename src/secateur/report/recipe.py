@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
@@ -78,6 +78,11 @@ class Request(Record):
     round_to: int
     input_bounds: Any
     seed: int
+    surrogate: str = ""  # where samples were looked at
+    calibration: str = ""  # SHA-256 of the user's own samples
+    samples: int = 0
+    allocation: str = "uniform"
+    guard: dict[str, float] = {}
 
 
 class Recipe(Record):
@@ -92,22 +97,46 @@ class Recipe(Record):
     shortfall: str
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
+    solved: str = ""  # SHA-256 of `tensors`, where there are any
+    tensors: bytes = Field(default=b"", exclude=True, repr=False)  # safetensors: values that no edit tells; full size
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe as JSON, atomically."""
+        """Write the recipe as JSON, and solved tensors beside it (`<name>.solved.safetensors`); each atomically."""
+        if self.tensors:
+            write_atomically(beside(path), lambda file: file.write(self.tensors))
         write_atomically(path, lambda file: file.write((self.model_dump_json(indent=1) + "\n").encode()))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recipe:
         """Read a recipe; `RecipeError` where it is not one, or of a version that this secateur does not know."""
         try:
-            return Recipe.model_validate_json(Path(path).read_bytes())
+            recipe = Recipe.model_validate_json(Path(path).read_bytes())
         except OSError as error:
             raise RecipeError(f"cannot read {path}: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise RecipeError(f"{path} is not a recipe of version 1: {where}: {first['msg']}") from error
+        return recipe.model_copy(update={"tensors": _read_solved(beside(path), recipe.solved)})
+
+
+def beside(path: str | os.PathLike[str]) -> Path:
+    """Where the solved tensors of the recipe at `path` stand."""
+    return Path(path).with_suffix(".solved.safetensors")
+
+
+def _read_solved(path: Path, digest: str) -> bytes:
+    if not digest:
+        return b""
+    try:
+        found = path.read_bytes()
+    except OSError as error:
+        raise RecipeError(
+            f"the recipe needs the solved tensors in {path}: {error.strerror}; keep both files together"
+        ) from error
+    if hashlib.sha256(found).hexdigest() != digest:
+        raise RecipeError(f"{path} is not the file that was written with the recipe, or is cut short")
+    return found
 
 
 def fingerprint(graph: Graph) -> Fingerprint:

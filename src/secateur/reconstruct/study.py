@@ -1,0 +1,166 @@
+"""What stays the same through a run: the consumers and their groups, the samples, and what the outputs are moved by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, fx
+
+from secateur.graph.capture import Graph
+from secateur.graph.coupling import Coupling
+from secateur.reconstruct.elimination import Problem, factor
+from secateur.reconstruct.layers import Arguments, Consumer, blocks_of_rows, find_consumers
+from secateur.reconstruct.moments import Moments
+from secateur.reconstruct.sensitivity import sensitivities
+from secateur.reconstruct.solve import ridged
+from secateur.types import Group, Interval, Samples
+
+_SENSED = 256  # samples of the backward pass
+_DAMPING = 1e-3  # of the sensitivities, against directions that no sample moved
+_ROWS_PER_FEATURE = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """All that a round of `reconstruct` reads and never changes."""
+
+    graph: Graph
+    groups: tuple[Group, ...]  # all of whose consumers can be solved for
+    consumers: Mapping[str, list[Consumer]]  # by weight
+    readers: Mapping[str, tuple[Group, ...]]  # weight → groups whose units stand along its inputs
+    samples: Samples
+    plain: Mapping[str, Tensor]  # the original's tensors, float64 where floating
+    original: Mapping[str, Tensor]  # the same, the samples' own in place
+    roots: Mapping[fx.Node, Tensor]  # √S of each consumer; shape: (B, O, O)
+    box: tuple[Interval, ...]
+    ridge: float
+    repair: float
+    robust: float
+    rows: int
+    seed: int
+
+    @property
+    def names(self) -> set[str]:
+        return {group.name for group in self.groups}
+
+    @property
+    def nodes(self) -> dict[fx.Node, Consumer]:
+        return {consumer.node: consumer for nodes in self.consumers.values() for consumer in nodes}
+
+    def consumers_of(self, group: Group) -> list[Consumer]:
+        weights = dict.fromkeys(slot.tensor for slot in group.having("consumer"))
+        return [consumer for weight in weights for consumer in self.consumers[weight]]
+
+    def intercept(self, consumer: Consumer) -> bool:
+        """Whether something takes up a change of the mean of the consumer's output."""
+        return consumer.shift is not None and len(self.consumers[consumer.weight]) == 1
+
+
+def make_study(
+    graph: Graph,
+    coupling: Coupling,
+    plain: Mapping[str, Tensor],
+    samples: Samples,
+    box: Sequence[Interval],
+    *,
+    seed: int,
+    ridge: float = 0.01,
+    repair: float = 0.5,
+    robust: float = 0.0,
+    rows: int = 10_000,
+) -> Study:
+    """Find the layers that read units, and what the outputs are moved by. `plain`: the tensors, float64 where floating.
+
+    Later rounds know what has not changed by its being the very same tensor.
+    """
+    consumers = find_consumers(graph)
+    groups = tuple(group for group in coupling.prunable if _solvable(group, consumers))
+    readers: dict[str, tuple[Group, ...]] = {}
+    for group in groups:
+        for weight in dict.fromkeys(slot.tensor for slot in group.having("consumer")):
+            readers[weight] = (*readers.get(weight, ()), group)
+    original = {**plain, **samples.tensors}
+    few = [x[:_SENSED] for x in samples.inputs]
+    read = [consumer for weight in readers for consumer in consumers[weight]]
+    moved = sensitivities(graph, read, original, few, torch.Generator().manual_seed(seed))
+    roots = {node: _root(s) for node, s in moved.items()}
+    return Study(
+        graph,
+        groups,
+        consumers,
+        readers,
+        samples,
+        dict(plain),
+        original,
+        roots,
+        tuple(box),
+        ridge,
+        repair,
+        robust,
+        rows,
+        seed,
+    )
+
+
+def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
+    slots = group.having("consumer")
+    return bool(slots) and all(s.tensor in consumers and consumers[s.tensor][0].view.axis == s.axis for s in slots)
+
+
+def _root(s: Tensor) -> Tensor:
+    damping = (_DAMPING * s.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(1e-30)[:, None, None]
+    root = factor(s + damping * torch.eye(s.shape[1], dtype=s.dtype))
+    return root.mT
+
+
+def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor, target: Tensor) -> Moments:
+    """Second moments of what a consumer reads with what it should give, its bias taken off where that must stay."""
+    generator = torch.Generator().manual_seed(study.seed)
+    weight = study.original[consumer.weight]
+    features = weight.shape[consumer.view.axis] * consumer.taps
+    limit = max(study.rows, _ROWS_PER_FEATURE * features)
+    blocks = blocks_of_rows(consumer, arguments, [x], target, limit, generator)
+    total = sum_of(Moments.of(rows, outputs) for (rows,), outputs in blocks)
+    if consumer.bias is None or study.intercept(consumer):
+        return total
+    bias = study.original[consumer.bias].reshape(consumer.blocks, -1)
+    return replace(total, y=total.y - total.count * bias, yx=total.yx - bias[:, :, None] * total.x[:, None])
+
+
+def sum_of(moments: Iterable[Moments]) -> Moments:
+    first, *rest = moments
+    for other in rest:
+        first = first + other
+    return first
+
+
+def features_left(study: Study, weight: str, alive: Mapping[str, Tensor]) -> Tensor:
+    """Which features of a weight's inputs belong to no removed unit; shape: (D,), bool."""
+    consumer = study.consumers[weight][0]
+    left = torch.ones(study.original[weight].shape[consumer.view.axis] * consumer.taps, dtype=torch.bool)
+    for group in study.readers.get(weight, ()):
+        left[consumer.features(group)[~alive[group.name]].flatten()] = False
+    return left
+
+
+def problem_of(
+    study: Study,
+    consumer: Consumer,
+    moments: Moments,
+    group: Group,
+    weights: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor],
+) -> Problem:
+    """What leaving out units of `group` costs at one consumer; removed features have no part in it any more."""
+    xx, yx = moments.normal(study.intercept(consumer))
+    present = consumer.view.matrix(weights[consumer.weight], consumer.blocks)
+    gone = (~features_left(study, consumer.weight, alive)).nonzero().flatten()
+    curvature, strength = ridged(xx, study.ridge)
+    goal = yx + strength * present
+    for tensor in (curvature, curvature.mT, goal):
+        tensor[:, :, gone] = 0.0
+    curvature[:, gone, gone] = 1.0
+    optimum = torch.cholesky_solve(goal.mT, factor(curvature)).mT
+    return Problem(curvature, study.roots[consumer.node] @ optimum, consumer.features(group))

@@ -1,0 +1,113 @@
+"""Samples for a run: drawn from a surrogate, or the user's own inputs; checked, and as many as memory allows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+from secateur.formats.arrays import load_arrays
+from secateur.graph.capture import Graph, run
+from secateur.surrogates import SURROGATES, Source
+from secateur.types import Samples
+
+Surrogate = str | Callable[[Source, int], Any]
+
+_LIVE_VALUES = 6  # of the largest size, in the two networks of a sweep
+_BYTES = 2**30  # that these may take
+_ROUNDING = 1e-6
+
+
+def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
+    """`count` samples of a surrogate, a name in `SURROGATES` or a function of (source, count), checked.
+
+    The function gives a tensor (a tuple of them for several inputs) or `Samples`. Raises `InputError`.
+    """
+    if isinstance(surrogate, str):
+        if surrogate not in SURROGATES:
+            raise InputError(f"no surrogate {surrogate!r}; there are {', '.join(SURROGATES)}, or give a function")
+        name, function = surrogate, SURROGATES[surrogate]
+    else:
+        name, function = getattr(surrogate, "__name__", "the surrogate"), surrogate
+    with torch.enable_grad():  # wherever the caller stands
+        found = function(source, count)
+    samples = found if isinstance(found, Samples) else Samples(_as_tuple(found))
+    _check(source.graph, samples.inputs, name)
+    for node, x, box in zip(source.graph.inputs, samples.inputs, source.box, strict=True):
+        if x.is_floating_point():
+            slack = _ROUNDING * (1.0 + torch.maximum(box.lower.abs(), box.upper.abs()).nan_to_num(posinf=0.0))
+            outside = (x < box.lower - slack) | (x > box.upper + slack)
+            if bool(outside.any()):
+                raise InputError(
+                    f"{name}: {int(outside.sum())} values for the input {node.name} are outside of input_bounds"
+                )
+    return samples
+
+
+def own(graph: Graph, calibration: Any, count: int) -> Samples:
+    """The first `count` of a user's unlabelled inputs: a tensor (or a tuple, one for each input of the model), an
+    iterable of such batches, or the path of a `.npz` file. Raises `InputError` for other shapes, types and values."""
+    if isinstance(calibration, str | os.PathLike):
+        found: tuple[Tensor, ...] = (load_arrays(calibration)["images"],)
+    elif isinstance(calibration, Tensor) or _is_one_batch(graph, calibration):
+        found = _as_tuple(calibration)
+    elif isinstance(calibration, Iterable):
+        batches, total = [], 0
+        for batch in calibration:
+            batches.append(_as_tuple(batch))
+            total += len(batches[-1][0])
+            if total >= count:
+                break
+        if not batches or len({len(batch) for batch in batches}) > 1:
+            raise InputError("calibration gives no batches, or batches of different numbers of tensors")
+        found = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
+    else:
+        raise InputError(f"calibration is a {type(calibration).__name__}; give a tensor, batches, or a .npz path")
+    found = tuple(x.detach().cpu()[:count] for x in found)
+    _check(graph, found, "calibration")
+    return Samples(found)
+
+
+def affordable(graph: Graph, count: int) -> int:
+    """`count`, or as many samples as keep a sweep's values within about 1 GiB; at least 32."""
+    largest = 0
+
+    def observe(node: Any, value: Any) -> None:
+        nonlocal largest
+        if isinstance(value, Tensor):
+            largest = max(largest, value.numel())
+
+    run(graph, graph.example, observe=observe)
+    each = 4 * _LIVE_VALUES * max(1, largest // len(graph.example[0]))
+    return min(count, max(32, _BYTES // each))
+
+
+def _as_tuple(value: Any) -> tuple[Tensor, ...]:
+    parts = (value,) if isinstance(value, Tensor) else tuple(value) if isinstance(value, Sequence) else None
+    if parts is None or not parts or not all(isinstance(x, Tensor) for x in parts):
+        raise InputError(f"samples are a {type(value).__name__}; give a tensor, or a tuple of one for each input")
+    return parts
+
+
+def _is_one_batch(graph: Graph, value: Any) -> bool:
+    """A tuple with one tensor for each of several inputs; a list is one of batches."""
+    return isinstance(value, tuple) and len(value) == len(graph.inputs) and all(isinstance(x, Tensor) for x in value)
+
+
+def _check(graph: Graph, inputs: Sequence[Tensor], name: str) -> None:
+    if len(inputs) != len(graph.inputs):
+        raise InputError(f"{name} gives {len(inputs)} tensors, but the model has {len(graph.inputs)} inputs")
+    for node, x, example in zip(graph.inputs, inputs, graph.example, strict=True):
+        if x.ndim != example.ndim or x.shape[1:] != example.shape[1:] or not len(x) or len(x) != len(inputs[0]):
+            raise InputError(
+                f"{name}: shape {tuple(x.shape)} for the input {node.name}; expected (samples, "
+                f"{', '.join(map(str, example.shape[1:]))}), with at least one sample and as many for every input"
+            )
+        if x.is_floating_point() != example.is_floating_point():
+            raise InputError(f"{name}: type {x.dtype} for the input {node.name}, which takes {example.dtype}")
+        if not bool(torch.isfinite(x).all()):
+            raise InputError(f"{name}: the input {node.name} holds NaN or infinite values")

@@ -1,0 +1,130 @@
+"""Surrogates that combine: all families alike, or those for which the model itself speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from secateur.surrogates.batch_norm import STEPS, has_batch_norm, match_batch_norm, mismatch, require_batch_norm
+from secateur.surrogates.bn_moments import standardised
+from secateur.surrogates.confidence import surest, toward_classes
+from secateur.surrogates.evidence import agreement, draw_probes
+from secateur.surrogates.families import Family, drawn, families
+from secateur.surrogates.forward import all_log_probabilities, classes, join, require_classes, take
+from secateur.surrogates.shapes import DRAWINGS, clouds
+from secateur.surrogates.source import Inputs, Source
+from secateur.types import Samples
+
+_CANDIDATES = 6  # drawn for each that is kept
+_PROBES = 192  # samples by which a family is judged
+_TEMPERATURE = 0.004  # of agreement: a family so much behind the best has 1/e of its share
+_BN_TEMPERATURE = 0.1  # the same, of the mismatch of statistics
+_MOVED = 512  # samples, at most, that are moved to match batch norm
+_LEAST = 0.1  # share of the best below which a family is left out
+_STEPS = 5
+_LENGTH = 0.011  # of a step, root of the mean square in units of the box
+_SOFTNESS = 1.0  # points
+
+
+def shapes(source: Source, count: int) -> Inputs:
+    """All drawings alike: strokes, leaves, blobs, clouds, dark on bright too; tables of numbers where there is no
+    space. Nothing is asked of the model but its shapes. Cost: about 1 ms for a small picture."""
+    found = families(source)
+    drawings = [family for family in found if family.name in DRAWINGS] or found
+    return _pooled(source, drawings, [1.0] * len(drawings), count)
+
+
+def mixture(source: Source, count: int) -> Inputs:
+    """Equal shares of all families, of each those that the model is surest of. Cost: 6 forward passes a sample."""
+    found = families(source)
+    shares = _shares([1.0] * len(found), count)
+    return join([chosen(source, family, share) for family, share in zip(found, shares, strict=True) if share])
+
+
+def inversion(source: Source, count: int) -> Inputs:
+    """Clouds (numbers, where there is no space) moved toward the classes by smoothed steps.
+
+    Cost: 20 forward and backward passes a sample. Raises `InputError` where the model has no classes.
+    """
+    require_classes(source, "inversion")
+    family = drawn(source, "clouds", next(iter(families(source))).layout, clouds)
+    start = family.draw(source, count)
+    return toward_classes(source, start, family.layout, steps=20, length=_LENGTH, softness=_SOFTNESS)
+
+
+def bn_inversion(source: Source, count: int) -> Samples:
+    """Drawings, half of them moved until batch norm finds its running statistics in them; then the norms put right.
+
+    At most 1,024 samples, since moving them takes the time. Cost: 20 forward and backward passes of half of them.
+    Raises `InputError` where the model has no batch norm.
+    """
+    require_batch_norm(source, "bn_inversion")
+    start = _kept(source, _judged(source, families(source)), min(count, 2 * _MOVED), steps=0)
+    order = torch.randperm(len(start[0]), generator=source.generator)
+    half = len(order) // 2
+    moved = match_batch_norm(source, take(start, order[half:]), steps=STEPS)
+    return standardised(source.graph, join([take(start, order[:half]), moved] if half else [moved]))
+
+
+def auto(source: Source, count: int) -> Inputs | Samples:
+    """What the model itself speaks for.
+
+    Every family is judged by how well it explains the weights (or, with batch norm, the running statistics); the best
+    are drawn in shares by their scores, of each the samples that the model is surest of, evenly over its classes.
+    Without batch norm these are moved a little toward their classes; with it, see `bn_inversion`. Cost: about 20
+    forward and backward passes a sample.
+    """
+    if has_batch_norm(source):
+        return bn_inversion(source, count)
+    return _kept(source, _judged(source, families(source)), count, steps=_STEPS)
+
+
+def chosen(source: Source, family: Family, count: int) -> Inputs:
+    """The surest of six times as many draws; without classes, the draws themselves."""
+    if not classes(source):
+        return family.draw(source, count)
+    drawn = family.draw(source, _CANDIDATES * count)
+    return take(drawn, surest(all_log_probabilities(source, drawn), count))
+
+
+def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family]]:
+    """Families with their scores, the best first."""
+    draws = [chosen(source, family, _PROBES) for family in found]
+    if has_batch_norm(source):
+        with torch.no_grad():
+            scores = [-float(mismatch(source, x)[0]) for x in draws]
+    else:
+        probes = draw_probes(source, draws[0])
+        scores = [agreement(source, x, probes) for x in draws]
+    return sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])
+
+
+def _kept(source: Source, ranked: Sequence[tuple[float, Family]], count: int, *, steps: int) -> Inputs:
+    """Samples of the best families, in shares by their scores, moved toward their classes by so many steps."""
+    best = ranked[0][0]
+    scale = _BN_TEMPERATURE if has_batch_norm(source) else _TEMPERATURE
+    weights = [float(torch.tensor((score - best) / scale).exp()) for score, _ in ranked]
+    pairs = [(w, family) for w, (_, family) in zip(weights, ranked, strict=True) if w >= _LEAST]
+    parts = []
+    for share, (_, family) in zip(_shares([w for w, _ in pairs], count), pairs, strict=True):
+        if share:
+            start = chosen(source, family, share)
+            if steps and classes(source):
+                start = toward_classes(source, start, family.layout, steps=steps, length=_LENGTH, softness=_SOFTNESS)
+            parts.append(start)
+    return join(parts)
+
+
+def _pooled(source: Source, found: Sequence[Family], weights: Sequence[float], count: int) -> Inputs:
+    shares = _shares(weights, count)
+    return join([family.draw(source, share) for family, share in zip(found, shares, strict=True) if share])
+
+
+def _shares(weights: Sequence[float], count: int) -> list[int]:
+    """Whole numbers in proportion to `weights` that add up to `count`."""
+    total, reached, shares = sum(weights), 0.0, []
+    for weight in weights:
+        shares.append(round((reached + weight) / total * count) - round(reached / total * count))
+        reached += weight
+    return shares

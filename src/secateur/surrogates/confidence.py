@@ -1,0 +1,73 @@
+"""What a classifier makes of inputs: those it is sure of, evenly over its classes, and steps that make it surer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from secateur.surrogates.box import widths
+from secateur.surrogates.forward import all_log_probabilities, chunks, join, log_probabilities
+from secateur.surrogates.layout import Layout
+from secateur.surrogates.shapes import smooth
+from secateur.surrogates.source import Inputs, Source
+
+SURE = 0.99  # probability beyond which an input is left alone
+
+
+def surest(log_p: Tensor, count: int) -> Tensor:
+    """`count` samples, evenly those of the highest probability of each class; log_p: (samples, classes)."""
+    order = torch.sort(log_p, dim=0, descending=True, stable=True).indices
+    rank = torch.sort(order, dim=0).indices  # of each sample in each class
+    best = rank.amin(1)
+    return torch.sort(best, stable=True).indices[:count].sort().values
+
+
+def toward_classes(
+    source: Source, inputs: Inputs, layout: Sequence[Layout], *, steps: int, length: float, softness: float
+) -> Inputs:
+    """Smoothed gradient steps that raise the likeliest class of each input until the model is sure of it.
+
+    A step moves the numbers of the unit cube by `length` (root of the mean square); gradients are smoothed over
+    `softness` points along the axes of space, for pixels that move alone make no natural picture.
+    """
+    targets = all_log_probabilities(source, inputs).argmax(1)
+    moved = []
+    for part, target in zip(chunks(inputs), targets.split(len(next(chunks(inputs))[0])), strict=True):
+        for _ in range(steps):
+            part, done = _step(source, part, target, layout, length, softness)
+            if done:
+                break
+        moved.append(part)
+    return join(moved)
+
+
+def _step(
+    source: Source, inputs: Inputs, target: Tensor, layout: Sequence[Layout], length: float, softness: float
+) -> tuple[Inputs, bool]:
+    free = [i for i, x in enumerate(inputs) if x.is_floating_point()]
+    given = tuple(x.detach().requires_grad_(i in free) for i, x in enumerate(inputs))
+    log_p = log_probabilities(source, given).gather(1, target[:, None]).squeeze(1)
+    unsure = log_p.detach().exp() < SURE
+    if not free or not bool(unsure.any()):
+        return inputs, True
+    slopes: tuple[Tensor | None, ...] = torch.autograd.grad(log_p.sum(), [given[i] for i in free], allow_unused=True)
+    out = list(inputs)
+    for i, slope in zip(free, slopes, strict=True):
+        if slope is None:
+            continue
+        unit = smoothed(slope.nan_to_num(0.0, 0.0, 0.0) * widths(source, i), layout[i], softness)
+        size = unit.flatten(1).square().mean(1).sqrt().clamp(min=1e-30).reshape(-1, *[1] * (unit.ndim - 1))
+        step = torch.where(unsure.reshape(size.shape), length / size, 0.0) * unit * widths(source, i)
+        box = source.box[i]
+        out[i] = (inputs[i] + step).clamp(box.lower.cpu().float(), box.upper.cpu().float())
+    return tuple(out), False
+
+
+def smoothed(x: Tensor, layout: Layout, deviation: float) -> Tensor:
+    """Gaussian means along the axes of space; shape: (n, *shape)."""
+    if not layout.space or not deviation:
+        return x
+    axes = tuple(range(2, 2 + len(layout.space)))
+    return layout.place(smooth(layout.unfold(x), deviation, axes))

@@ -1,0 +1,93 @@
+"""How well inputs explain the weights: evidence that inputs are like those a model was trained on, without data.
+
+Training leaves every layer with WᵀW in proportion to a power of the average outer product of the gradients with
+respect to its inputs, over the training data (the neural feature ansatz; Radhakrishnan et al. 2024, arXiv
+2212.13881). Inputs for which the two agree better are more like the data. The power is ½ here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from secateur.graph.capture import bound_arguments, kind
+from secateur.surrogates.forward import chunks, forward
+from secateur.surrogates.source import Inputs, Source
+
+_LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
+_WIDEST = 1024  # units of a layer that is asked
+
+
+def agreement(source: Source, inputs: Inputs, probes: Sequence[Tensor]) -> float:
+    """Mean over the layers of the correlation of WᵀW and √AGOP, at most 1; 0 where no layer can be asked.
+
+    `probes`: for each output, random directions of its shape; the same for all inputs that are compared.
+    """
+    outer: dict[fx.Node, Tensor] = {}
+    for number, part in enumerate(chunks(inputs)):
+        start = number * len(next(chunks(inputs))[0])
+        _add_gradients(source, part, [p[start : start + len(part[0])] for p in probes], outer)
+    found = [_correlation(_weight(source, node), q) for node, q in outer.items()]
+    return sum(found) / len(found) if found else 0.0
+
+
+def draw_probes(source: Source, inputs: Inputs) -> list[Tensor]:
+    """Directions in the outputs, without the part that moves all classes alike."""
+    with torch.no_grad():
+        shapes = [y.shape[1:] for y in forward(source, tuple(x[:1] for x in inputs))]
+    drawn = [torch.randn(len(inputs[0]), *shape, generator=source.generator) for shape in shapes]
+    return [p - p.mean(1, keepdim=True) if p.ndim > 1 and p.shape[1] > 1 else p for p in drawn]
+
+
+def _add_gradients(source: Source, inputs: Inputs, probes: Sequence[Tensor], outer: dict[fx.Node, Tensor]) -> None:
+    """Add Σ g gᵀ, g the gradient of the probed outputs with respect to a layer's output units, for every layer."""
+    values: dict[fx.Node, Tensor] = {}
+
+    def observe(node: fx.Node, args: Any, value: Any) -> None:
+        if _asked(source, node) and value.requires_grad:
+            values[node] = value
+
+    given = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
+    outputs = forward(source, given, observe)
+    pairs = [(y, p) for y, p in zip(outputs, probes, strict=True) if y.requires_grad and y.shape == p.shape]
+    if not pairs or not values:
+        return
+    slopes = torch.autograd.grad(sum((y * p).sum() for y, p in pairs), list(values.values()), allow_unused=True)  # type: ignore[arg-type]
+    for node, slope in zip(values, slopes, strict=True):
+        if slope is not None and node not in source.graph.outputs:
+            units = slope if kind(node) == "linear" else slope.movedim(1, -1)
+            rows = units.reshape(-1, units.shape[-1]).nan_to_num(0.0, 0.0, 0.0)
+            outer[node] = outer.get(node, torch.zeros(())) + (rows.T @ rows).double()
+
+
+def _asked(source: Source, node: fx.Node) -> bool:
+    """A layer whose weight is one tensor of the model, every output of which sees every input."""
+    if kind(node) not in _LAYERS:
+        return False
+    a = bound_arguments(node, node.args, node.kwargs)
+    weight = a["weight"]
+    plain = isinstance(weight, fx.Node) and weight.op == "get_attr" and a.get("groups", 1) == 1
+    return plain and len(_weight(source, node)) <= _WIDEST
+
+
+def _weight(source: Source, node: fx.Node) -> Tensor:
+    name = bound_arguments(node, node.args, node.kwargs)["weight"]
+    return source.graph.tensors[str(name.target)].cpu().double().flatten(1)
+
+
+def _correlation(w: Tensor, q: Tensor) -> float:
+    """⟨WᵀW, √(WᵀQW)⟩ / (‖WᵀW‖ ‖√(WᵀQW)‖) by matrices as small as the output: Q = L Lᵀ, K = W Wᵀ, M = Lᵀ K L."""
+    value, vector = torch.linalg.eigh(q)
+    root = vector * value.clamp(min=0).sqrt()
+    k = w @ w.T
+    value, vector = torch.linalg.eigh(root.T @ k @ root)
+    keep = value > 1e-9 * value.amax().clamp(min=1e-300)
+    value, vector = value[keep], vector[:, keep]
+    if not len(value):
+        return 0.0
+    inner = (k @ root @ vector).square().sum(0)
+    # √(WᵀQW) = Wᵀ L M^(−½) Lᵀ W, so the product with WᵀW is tr(M^(−½) Lᵀ K K L)
+    return float((inner / value.sqrt()).sum() / (value.sum().sqrt() * k.norm()))

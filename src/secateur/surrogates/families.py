@@ -1,0 +1,89 @@
+"""Families of inputs to choose from: drawings where there is space, tables of numbers where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from secateur.surrogates.box import from_units
+from secateur.surrogates.layout import Layout, layouts
+from secateur.surrogates.noise import felt
+from secateur.surrogates.shapes import DRAWINGS, Drawing
+from secateur.surrogates.source import Inputs, Source
+
+_LEVELS = (0.1, 0.3, 0.5, 0.7)
+_CONTRASTS = (0.08, 0.2)
+
+
+@dataclass(frozen=True, eq=False)
+class Family:
+    """One way to draw inputs, and where its space is (for the smoothing of steps)."""
+
+    name: str
+    layout: tuple[Layout, ...]  # one for each input
+    unit: Callable[[int, int], Tensor]  # (input, count) → numbers of the unit cube, shape (count, *shape)
+
+    def draw(self, source: Source, count: int) -> Inputs:
+        return from_units(source, count, lambda index: self.unit(index, count))
+
+
+def families(source: Source) -> list[Family]:
+    """Every drawing in every layout that has space; tables of independent numbers and of felt directions where one
+    input has none."""
+    found = [layouts(source, i) for i in range(len(source.graph.inputs))]
+    directions = cache(lambda index: felt(source, index))
+    made = []
+    for number in range(max(map(len, found))):
+        chosen = tuple(places[min(number, len(places) - 1)] for places in found)
+        if any(place.space for place in chosen):
+            made += [drawn(source, name, chosen, drawing) for name, drawing in DRAWINGS.items()]
+    if any(not place.space for places in found for place in places[-1:]):
+        tables = tuple(places[-1] for places in found)
+        made += [_table(source, tables, level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
+        made += [_felt(source, tables, directions, level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
+        made += [Family("flat", tables, _numbers(source, lambda u, z: u))]
+        made += [Family("sparse", tables, _numbers(source, lambda u, z: u * (z > 0.5)))]
+    return made
+
+
+def drawn(source: Source, name: str, layout: Sequence[Layout], drawing: Drawing) -> Family:
+    """The family of a drawing; independent uniform numbers for inputs without space."""
+
+    def unit(index: int, count: int) -> Tensor:
+        place = layout[index]
+        if not place.space:
+            return torch.rand(count, *place.shape, generator=source.generator)
+        return place.place(drawing(count, place.channels, place.space, source.generator))
+
+    return Family(name, tuple(layout), unit)
+
+
+def _numbers(source: Source, make: Callable[[Tensor, Tensor], Tensor]) -> Callable[[int, int], Tensor]:
+    """Independent numbers made from a uniform and a Gaussian one."""
+
+    def unit(index: int, count: int) -> Tensor:
+        shape = (count, *source.graph.example[index].shape[1:])
+        flat = torch.rand(shape, generator=source.generator)
+        return make(flat, torch.randn(shape, generator=source.generator))
+
+    return unit
+
+
+def _table(source: Source, layout: tuple[Layout, ...], level: float, contrast: float) -> Family:
+    name = f"numbers at {level} ± {contrast}"
+    return Family(name, layout, _numbers(source, lambda u, z: level + contrast * z))
+
+
+def _felt(
+    source: Source, layout: tuple[Layout, ...], directions: Callable[[int], Tensor], level: float, contrast: float
+) -> Family:
+    def unit(index: int, count: int) -> Tensor:
+        span = directions(index)
+        z = torch.randn(count, len(span), generator=source.generator)
+        return level + contrast * (z @ span).reshape(count, *source.graph.example[index].shape[1:])
+
+    return Family(f"felt directions at {level} ± {contrast}", layout, unit)

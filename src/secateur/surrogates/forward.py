@@ -1,0 +1,97 @@
+"""A forward pass that gradients go through, and what a classifier's outputs say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from secateur.errors import InputError
+from secateur.graph.capture import as_work, call_op, kind, walk
+from secateur.surrogates.source import Inputs, Source
+
+CHUNK = 128  # samples that a pass with gradients holds at once
+_MOVES = {"view", "reshape", "flatten", "squeeze", "_to_copy", "to", "clone", "contiguous", "dropout"}
+
+
+def forward(
+    source: Source, inputs: Sequence[Tensor], observe: Callable[[fx.Node, Any, Any], None] | None = None
+) -> tuple[Tensor, ...]:
+    """The model's outputs for `inputs`, with gradients where these are on; `observe` sees node, arguments, value."""
+    graph = source.graph
+    like = next((x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0)).cpu()
+    given = dict(zip(graph.inputs, inputs, strict=True))
+
+    def leaf(node: fx.Node) -> Tensor:
+        return as_work(given[node] if node.op == "placeholder" else graph.tensors[str(node.target)], like)
+
+    def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
+        value = call_op(node, args, kwargs, like=like)
+        if observe is not None:
+            observe(node, args, value)
+        return value
+
+    env = walk(graph, leaf, call)
+    return tuple(env[node] for node in graph.outputs)
+
+
+def chunks(inputs: Inputs, size: int = CHUNK) -> Iterator[Inputs]:
+    """The samples in pieces of `size`."""
+    for start in range(0, len(inputs[0]), size):
+        yield tuple(x[start : start + size] for x in inputs)
+
+
+def join(parts: Sequence[Inputs]) -> Inputs:
+    """Samples one after the other."""
+    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+
+
+def take(inputs: Inputs, index: Tensor) -> Inputs:
+    """The samples at `index`."""
+    return tuple(x[index] for x in inputs)
+
+
+def classes(source: Source) -> int:
+    """How many classes the model tells apart: the width of its only output (batch, k), k ≥ 2; else 0."""
+    graph = source.graph
+    if len(graph.outputs) != 1:
+        return 0
+    with torch.no_grad():
+        (out,) = forward(source, tuple(x.cpu() for x in graph.example))
+    is_row = out.ndim == 2 and len(out) == len(graph.example[0]) and out.is_floating_point()
+    return out.shape[1] if is_row and out.shape[1] > 1 else 0
+
+
+def require_classes(source: Source, name: str) -> int:
+    """The number of classes, or an `InputError` that says what else there is."""
+    found = classes(source)
+    if not found:
+        raise InputError(
+            f"{name} needs a model with one output of class scores, shape (batch, classes); "
+            "use another surrogate, such as auto, shapes, spectrum or pink"
+        )
+    return found
+
+
+def log_probabilities(source: Source, inputs: Inputs) -> Tensor:
+    """log p(class) with gradients; shape: (samples, classes)."""
+    return as_log_probabilities(source, forward(source, inputs)[0])
+
+
+def as_log_probabilities(source: Source, out: Tensor) -> Tensor:
+    """log p(class) from the output, whether the model ends in logits or in a softmax."""
+    node = source.graph.outputs[0]
+    while kind(node) in _MOVES and isinstance(node.args[0], fx.Node):
+        node = node.args[0]
+    if kind(node) in ("softmax", "_softmax"):
+        return out.clamp(min=torch.finfo(out.dtype).tiny).log()
+    return out.log_softmax(1)
+
+
+def all_log_probabilities(source: Source, inputs: Inputs) -> Tensor:
+    """The same without gradients, in chunks; values that are not finite count as no confidence."""
+    with torch.no_grad():
+        found = [log_probabilities(source, part) for part in chunks(inputs)]
+    return torch.cat(found).nan_to_num(nan=-1e9, neginf=-1e9)

@@ -1,0 +1,105 @@
+"""Where the numbers of one input stand in space: the axes along which natural signals are smooth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from secateur.surrogates.box import noise
+from secateur.surrogates.forward import chunks, forward
+from secateur.surrogates.source import Source
+
+_COLOURS = 4  # at most so many channels stand on a last axis
+_PROBES = 512
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A draw of shape (n, channels, *space) stands in the input as (n, *shape)."""
+
+    channels: int
+    space: tuple[int, ...]  # () in a table of features
+    shape: tuple[int, ...]  # of one sample, as the model takes it
+    last: bool = False  # whether the channels follow the space
+
+    def place(self, x: Tensor) -> Tensor:
+        """From (n, channels, *space) to (n, *shape)."""
+        return (x.movedim(1, -1) if self.last else x).reshape(len(x), *self.shape)
+
+    def unfold(self, x: Tensor) -> Tensor:
+        """From (n, *shape) to (n, channels, *space)."""
+        if self.last:
+            return x.reshape(len(x), *self.space, self.channels).movedim(-1, 1)
+        return x.reshape(len(x), self.channels, *self.space)
+
+
+def layouts(source: Source, index: int) -> list[Layout]:
+    """How input `index` may stand, the likeliest first.
+
+    Images are (channels, height, width) or (height, width, colours); of a sequence either axis may be time; a vector
+    is a table, unless its neighbours in some grid have like gradients (a flattened image or signal).
+    """
+    shape = tuple(source.graph.example[index].shape[1:])
+    if len(shape) < 2:
+        return _of_vector(source, index, shape)
+    if len(shape) == 2:
+        return [Layout(shape[0], shape[1:], shape), Layout(shape[1], shape[:1], shape, last=True)]
+    if shape[-1] <= _COLOURS < shape[0]:
+        return [Layout(shape[-1], shape[:-1], shape, last=True)]
+    return [Layout(shape[0], shape[1:], shape)]
+
+
+def _of_vector(source: Source, index: int, shape: tuple[int, ...]) -> list[Layout]:
+    """The table, behind the grid with the strongest correlation of neighbours where that is beyond chance."""
+    size = math.prod(shape)
+    table = Layout(size, (), shape)
+    if size < 64 or not source.graph.example[index].is_floating_point():
+        return [table]
+    slopes = input_gradients(source, index, _PROBES)
+    slopes = slopes / slopes.norm(dim=0).clamp(min=1e-12)  # shape: (probes, size)
+    alike = slopes.T @ slopes
+    chance = float(alike.abs().mean()) * 2 + 3 / _PROBES**0.5
+    best, found = chance, None
+    for layout in _grids(size, shape):
+        number = layout.unfold(torch.arange(size).unsqueeze(0))[0]  # shape: (channels, *space)
+        score = min(_of_neighbours(alike, number, axis) for axis in range(1, number.ndim))
+        if score > best:
+            best, found = score, layout
+    return [table] if found is None else [found, table]
+
+
+def _of_neighbours(alike: Tensor, number: Tensor, axis: int) -> float:
+    length = number.shape[axis]
+    return float(alike[number.narrow(axis, 0, length - 1), number.narrow(axis, 1, length - 1)].mean())
+
+
+def _grids(size: int, shape: tuple[int, ...]) -> Iterator[Layout]:
+    """Planes no longer than twice their width, grey or in colours; then a line."""
+    for colours in (1, 3):
+        plane = size // colours
+        for height in range(4, plane // 4 + 1):
+            width = plane // height
+            if height * width * colours == size and 0.5 <= height / width <= 2:
+                yield Layout(colours, (height, width), shape)
+                if colours > 1:
+                    yield Layout(colours, (height, width), shape, last=True)
+    yield Layout(1, (size,), shape)
+
+
+def input_gradients(source: Source, index: int, count: int) -> Tensor:
+    """Gradients of random combinations of the outputs at inputs drawn from the box; shape: (count, size of input)."""
+    inputs = noise(source, count)
+    rows = []
+    for part in chunks(inputs):
+        part = tuple(x.requires_grad_() if i == index else x for i, x in enumerate(part))
+        outputs = [y for y in forward(source, part) if y.requires_grad]
+        if not outputs:
+            return torch.zeros(count, inputs[index][0].numel())
+        total = sum((y * torch.randn(y.shape, generator=source.generator)).sum() for y in outputs)
+        (slope,) = torch.autograd.grad(total, part[index], allow_unused=True)  # type: ignore[arg-type]
+        rows.append(torch.zeros_like(part[index]) if slope is None else slope)
+    return torch.cat(rows).flatten(1).nan_to_num(0.0, 0.0, 0.0)

@@ -1,0 +1,158 @@
+"""Surrogates: always in the box, the same bits by seed, for inputs of any rank, and nearer to data than noise is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from secateur.bounds.interval import input_box
+from secateur.errors import InputError
+from secateur.graph.capture import ExampleInputs, capture
+from secateur.surrogates import SURROGATES, Source
+from secateur.surrogates.batch_norm import match_batch_norm, mismatch
+from secateur.surrogates.evidence import agreement, draw_probes
+from secateur.types import Samples
+
+PLAIN = [name for name in SURROGATES if not name.startswith("bn_")]
+
+
+def source_of(model: nn.Module, example: ExampleInputs, bounds: Any = (0.0, 1.0), seed: int = 0) -> Source:
+    graph = capture(model.eval(), example)
+    return Source(graph, input_box(graph, bounds, dtype=torch.float32), torch.Generator().manual_seed(seed))
+
+
+def inputs_of(source: Source, name: str, count: int) -> tuple[Tensor, ...]:
+    found = SURROGATES[name](source, count)
+    return found.inputs if isinstance(found, Samples) else found
+
+
+def classifier(shape: tuple[int, ...], norm: bool = False) -> nn.Module:
+    """A small network for inputs of any rank."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    if norm:
+        layers = [nn.Conv2d(shape[0], 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()]
+        shape = (6, *shape[1:])
+    size = int(torch.tensor(shape).prod())
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 12), nn.ReLU(), nn.Linear(12, 4))
+    if norm:
+        layers[1].running_mean.uniform_(0.2, 0.6)  # type: ignore[union-attr, operator]
+        layers[1].running_var.uniform_(0.02, 0.2)  # type: ignore[union-attr, operator]
+    return model
+
+
+SHAPES = [(7,), (30,), (1, 8, 8), (3, 6, 9), (2, 12), (5, 4), (1, 3, 4, 5)]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    shape=st.sampled_from(SHAPES),
+    bounds=st.sampled_from([(0.0, 1.0), (-2.5, -0.5), (-1.0, 300.0), (0.0, 0.0)]),
+    count=st.integers(1, 40),
+    seed=st.integers(0, 99),
+)
+def test_in_the_box_finite_and_the_same_by_seed(
+    name: str, shape: tuple[int, ...], bounds: tuple[float, float], count: int, seed: int
+) -> None:
+    model, example = classifier(shape), torch.zeros(2, *shape)
+    (x,) = inputs_of(source_of(model, example, bounds, seed), name, count)
+    assert x.shape == (count, *shape) and x.dtype == torch.float32 and bool(torch.isfinite(x).all())
+    assert bool((x >= bounds[0]).all() and (x <= bounds[1]).all())
+    (again,) = inputs_of(source_of(model, example, bounds, seed), name, count)
+    assert torch.equal(x, again)
+
+
+@pytest.mark.parametrize("name", SURROGATES)
+def test_bounds_of_each_channel_are_kept(name: str) -> None:
+    low, high = torch.tensor([0.0, -1.0, 5.0]).reshape(3, 1, 1), torch.tensor([1.0, 1.0, 6.0]).reshape(3, 1, 1)
+    (x,) = inputs_of(source_of(classifier((3, 8, 8), norm=True), torch.zeros(2, 3, 8, 8), (low, high)), name, 20)
+    assert bool((x >= low).all() and (x <= high).all()) and len(x) == 20
+    assert float(x.std()) > 0.0
+
+
+class TwoInputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.layer = nn.Embedding(11, 4), nn.Linear(9, 3)
+
+    def forward(self, tokens: Tensor, numbers: Tensor) -> Tensor:
+        return self.layer(torch.cat([self.embedding(tokens).mean(1), numbers], 1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_several_inputs_and_tokens(name: str) -> None:
+    torch.manual_seed(0)
+    example = (torch.randint(0, 11, (2, 6)), torch.rand(2, 5))
+    tokens, numbers = inputs_of(source_of(TwoInputs(), example), name, 25)
+    assert tokens.shape == (25, 6) and tokens.dtype == torch.int64 and numbers.shape == (25, 5)
+    assert bool(torch.isin(tokens, example[0]).all() or ((tokens >= 0) & (tokens < 11)).all())
+
+
+def test_without_classes_the_families_are_there_and_inversion_says_so() -> None:
+    class Picture(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 1, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(x)))  # type: ignore[no-any-return]
+
+    source = source_of(Picture(), torch.zeros(2, 1, 8, 8))
+    for name in ("auto", "mixture"):
+        assert inputs_of(source, name, 16)[0].shape == (16, 1, 8, 8)
+    with pytest.raises(InputError, match="inversion"):
+        SURROGATES["inversion"](source, 4)
+
+
+@pytest.mark.parametrize("name", ["bn_inversion", "bn_moments"])
+def test_without_batch_norm_nothing_is_remembered(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name} needs a model with batch norm.*such as auto"):
+        SURROGATES[name](source_of(classifier((9,)), torch.zeros(2, 9)), 4)
+
+
+def test_inversion_finds_the_running_statistics() -> None:
+    source = source_of(classifier((2, 8, 8), norm=True), torch.zeros(2, 2, 8, 8))
+    noise = inputs_of(source, "uniform", 64)
+    before, after = (float(mismatch(source, x)[0].detach()) for x in (noise, match_batch_norm(source, noise)))
+    assert after < 0.5 * before
+
+
+def test_inversion_makes_the_model_surer() -> None:
+    torch.manual_seed(1)
+    model = classifier((1, 8, 8))
+    source = source_of(model, torch.zeros(2, 1, 8, 8))
+
+    def sureness(x: Tensor) -> float:
+        with torch.no_grad():
+            return float(model(x).softmax(1).amax(1).mean())
+
+    assert sureness(inputs_of(source, "inversion", 64)[0]) > sureness(inputs_of(source, "uniform", 64)[0]) + 0.02
+
+
+def test_evidence_prefers_the_inputs_that_a_model_was_trained_on() -> None:
+    """A network trained on inputs in which three of twenty numbers matter and vary: noise explains its weights less."""
+    generator = torch.Generator().manual_seed(0)
+    mix = torch.randn(3, 20, generator=generator)
+
+    def data(n: int) -> tuple[Tensor, Tensor]:
+        z = torch.randn(n, 3, generator=generator)
+        return z @ mix / 3, (z[:, 0] > 0).long() + 2 * (z[:, 1] * z[:, 2] > 0).long()
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4))
+    adam = torch.optim.Adam(model.parameters(), lr=0.01, weight_decay=1e-3)
+    for _ in range(300):
+        x, y = data(128)
+        adam.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        adam.step()
+    source = source_of(model, torch.zeros(2, 20), (-4.0, 4.0))
+    real, noise = (data(200)[0].clamp(-4, 4),), inputs_of(source, "uniform", 200)
+    probes = draw_probes(source, real)
+    assert agreement(source, real, probes) > agreement(source, noise, probes)
