@@ -34,15 +34,15 @@ def inputs_of(source: Source, name: str, count: int) -> tuple[Tensor, ...]:
 def classifier(shape: tuple[int, ...], norm: bool = False) -> nn.Module:
     """A small network for inputs of any rank."""
     torch.manual_seed(0)
-    layers: list[nn.Module] = []
+    layers, channels = list[nn.Module](), shape[0]
     if norm:
         layers = [nn.Conv2d(shape[0], 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()]
         shape = (6, *shape[1:])
     size = int(torch.tensor(shape).prod())
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 12), nn.ReLU(), nn.Linear(12, 4))
-    if norm:
-        layers[1].running_mean.uniform_(0.2, 0.6)  # type: ignore[union-attr, operator]
-        layers[1].running_var.uniform_(0.02, 0.2)  # type: ignore[union-attr, operator]
+    if norm:  # running statistics of dim flat pictures, as training on them would leave
+        seen = layers[0](0.2 * torch.rand(300, channels, 1, 1).expand(-1, -1, *shape[1:]))
+        layers[1].running_var, layers[1].running_mean = torch.var_mean(seen.detach(), (0, 2, 3))  # type: ignore[assignment]
     return model
 
 
