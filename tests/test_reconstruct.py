@@ -299,6 +299,19 @@ def test_units_that_cost_nothing_go_first_in_global_allocation() -> None:
     assert gone == {3, 4} and len(first.recipe.groups[1].kept) == 5
 
 
+@pytest.mark.parametrize("name", ["resnet_basic", "densenet", "mobilenet", "mlp_residual", "vision_transformer"])
+def test_global_allocation_meets_its_target_on_shared_streams(name: str) -> None:
+    """Groups with several readers at different depths are priced too, and more is never less."""
+    architecture = ARCHITECTURES[name]
+    settings = SETTINGS | {"allocation": "global"}
+    sizes = []
+    for share in ("macs=20%", "macs=40%"):
+        result = secateur.prune(architecture.build(), architecture.example(), **(settings | {"remove": share}))
+        assert 1 - result.history[-1].macs / result.before.macs >= int(share[5:7]) / 100
+        sizes.append(result.history[-1].macs)
+    assert sizes[0] > sizes[1]
+
+
 def test_a_guard_stops_and_goes_back() -> None:
     x = torch.randn(300, 6, generator=drawn(0))
     settings: dict[str, Any] = {"calibration": x, "step": 0.125}

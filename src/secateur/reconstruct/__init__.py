@@ -82,7 +82,7 @@ def marginal_costs(study: Study) -> dict[str, Tensor]:
     group's last consumer is reached.
     """
     alive = {group.name: torch.ones(group.units, dtype=torch.bool) for group in study.groups}
-    waiting = {group.name: {consumer.node for consumer in study.consumers_of(group)} for group in study.groups}
+    read = {group.name: {consumer.node for consumer in study.consumers_of(group)} for group in study.groups}
     seen: dict[fx.Node, Moments] = {}
     costs: dict[str, Tensor] = {}
 
@@ -91,12 +91,12 @@ def marginal_costs(study: Study) -> dict[str, Tensor]:
         if groups:
             seen[consumer.node] = moments_at(study, consumer, arguments, x, target)
         for group in groups:
-            waiting[group.name].discard(consumer.node)
-            if not waiting[group.name]:
+            if read[group.name] <= seen.keys() and group.name not in costs:
                 problems = [problem_of(study, c, seen[c.node], group, study.original, alive)
                             for c in study.consumers_of(group)]  # fmt: skip
                 costs[group.name] = eliminate(problems, alive[group.name], group.units - 1)[1]
-        for node in [n for n in seen if not any(n in left for left in waiting.values())]:
+        wanted = set[fx.Node]().union(*(nodes for name, nodes in read.items() if name not in costs))
+        for node in seen.keys() - wanted:
             del seen[node]
 
     sweep(study.graph, study.nodes, study.original, study.original, study.samples.inputs, look)
