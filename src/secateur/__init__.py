@@ -13,8 +13,10 @@ from secateur.errors import (
     VerificationError,
 )
 from secateur.evaluate import FGSM, PGD, Evaluation, evaluate
-from secateur.prune import HistoryRow, Result, inspect, prune, replay
+from secateur.prune import inspect, prune
+from secateur.replay import replay
 from secateur.report.recipe import Recipe
+from secateur.result import HistoryRow, Result
 
 __version__ = version("secateur")
 

@@ -25,8 +25,10 @@ from secateur.evaluate import FGSM, PGD, Attack, Evaluation, evaluate
 from secateur.formats.arrays import load_arrays
 from secateur.formats.torch import load_model, save_program, save_weights
 from secateur.methods import NAMES, options_of
-from secateur.prune import Result, inspect, prune, replay
+from secateur.prune import inspect, prune
+from secateur.replay import replay
 from secateur.report.recipe import Recipe, beside
+from secateur.result import Result
 from secateur.surrogates import SURROGATES
 
 FAILED, TARGET_MISSED, INTERRUPTED = 1, 3, 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,7 @@ from torch.export import ExportedProgram
 
 from secateur.bounds.interval import input_box
 from secateur.cost import macs_after, parameters_after
-from secateur.errors import InputError, RecipeError, SecateurError, TargetMissedError
-from secateur.explain import table
+from secateur.errors import InputError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.guard import Guard, fidelity
@@ -35,49 +34,11 @@ from secateur.report.recipe import (
     input_specs,
     versions,
 )
+from secateur.result import HistoryRow, Result, Size
 from secateur.run import Run, advance, rebuild
-from secateur.samples import Surrogate, affordable, draw, own
+from secateur.samples import Surrogate, digest, look_at, name_of
 from secateur.surgery import shrink
-from secateur.surrogates.source import Source
-from secateur.types import Group, Interval, Removal, Samples
-
-
-@dataclass(frozen=True)
-class HistoryRow:
-    """One step of the run. Sizes are those of the model that would come out if the run stopped here."""
-
-    step: int
-    units_removed: int
-    parameters: int
-    macs: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Size:
-    """A model's prunable units, parameters, and multiply-accumulates for one sample."""
-
-    units: int
-    parameters: int
-    macs: int
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """What `prune` gives: the smaller model, how it came about, and what stayed and why."""
-
-    model: nn.Module
-    recipe: Recipe
-    history: tuple[HistoryRow, ...]
-    before: Size
-    groups: tuple[Group, ...]
-    coupling: Coupling
-    shortfall: str  # why less was removed than asked, or empty
-    stopped: str = ""  # which budget of the guard the next step would have exceeded, or empty
-
-    def explain(self) -> str:
-        """A table of all groups: units before and after, where they stand, and why a group is pinned."""
-        return table(self.coupling, {g.group: len(g.kept) for g in self.recipe.groups})
+from secateur.types import Group, Interval, Removal
 
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Coupling:
@@ -149,7 +110,7 @@ def prune(
     generator = torch.Generator().manual_seed(seed)
     begin = time.perf_counter()
 
-    look = partial(_samples, graph, input_bounds, surrogate, calibration, samples, device)
+    look = partial(look_at, graph, input_bounds, surrogate, calibration, samples, device)
     seen = look(seed) if method == RECONSTRUCT or allocation == "global" else None
     study = (
         None
@@ -187,7 +148,7 @@ def prune(
     if stopped:
         plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(steps)}: {stopped}")
 
-    small = shrink(_as_module(model), graph, coupling, run.weights, run.alive)
+    small = shrink(model, graph, coupling, run.weights, run.alive)
     request = Request(
         remove=str(remove),
         method=method,
@@ -198,8 +159,8 @@ def prune(
         round_to=round_to,
         input_bounds=_plain(input_bounds),
         seed=seed,
-        surrogate="" if seen is None or calibration is not None else _name_of(surrogate),
-        calibration="" if calibration is None or seen is None else _digest(seen),
+        surrogate="" if seen is None or calibration is not None else name_of(surrogate),
+        calibration="" if calibration is None or seen is None else digest(seen),
         samples=0 if seen is None else len(seen.inputs[0]),
         allocation=allocation,
         guard=dict(guard or {}),
@@ -221,72 +182,13 @@ def prune(
     return Result(small, recipe, tuple(history), before, coupling.groups, coupling, plan.shortfall, stopped)
 
 
-def replay(
-    model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None = None
-) -> nn.Module:
-    """Rebuild the pruned model, bit for bit, from the original and its recipe. No method is run, nothing is chosen.
-
-    `example_inputs` is needed only where the model takes more than plain positional tensors. Raises `RecipeError`
-    where the recipe belongs to another model.
-    """
-    if example_inputs is None and not isinstance(model, ExportedProgram):
-        example_inputs = tuple(torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in recipe.inputs)
-    graph = capture(model, example_inputs)
-    found = fingerprint(graph)
-    if found != recipe.model:
-        part = "graph" if found.ops != recipe.model.ops else "weights"
-        raise RecipeError(
-            f"the recipe belongs to another model: its {part} differ ({recipe.model.parameters} parameters there, "
-            f"{found.parameters} here); replay it on the model that was pruned"
-        )
-    coupling = couple(graph)
-    by_name = {group.name: group for group in coupling.groups}
-    run = Run(graph, coupling)
-    for step in recipe.steps:
-        for edit in step.edits:
-            if edit.group not in run.alive:
-                raise RecipeError(f"the recipe names the group {edit.group!r}, which the model cannot prune")
-            units, into = (torch.tensor(numbers, dtype=torch.int64) for numbers in (edit.units, edit.into))
-            try:
-                run.apply(by_name[edit.group], Removal(edit.group, units, into))
-            except SecateurError as error:
-                raise RecipeError(f"step {step.step} of the recipe cannot be replayed: {error}") from error
-    run.solve(_read_solved(recipe, run))
-    return shrink(_as_module(model), graph, coupling, run.weights, run.alive)
-
-
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
     box = input_box(graph, input_bounds, dtype=torch.float32)
     return tuple(replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box)
 
 
-def _samples(
-    graph: Graph,
-    input_bounds: Any,
-    surrogate: Surrogate,
-    calibration: Any,
-    count: int,
-    device: torch.device | str | None,
-    seed: int,
-) -> Samples:
-    """Surrogates or the user's own inputs, on the device."""
-    if count < 1:
-        raise InputError(f"samples={count}: give at least 1")
-    count = affordable(graph, count)
-    if calibration is not None:
-        found = own(graph, calibration, count)
-    else:
-        box = input_box(graph, input_bounds, dtype=torch.float32)
-        found = draw(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
-    return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
-
-
 def _of_study(method: str, options: Mapping[str, float | int] | None) -> dict[str, Any]:
     return options_of(RECONSTRUCT) | (dict(options or {}) if method == RECONSTRUCT else {})
-
-
-def _name_of(surrogate: Surrogate) -> str:
-    return surrogate if isinstance(surrogate, str) else getattr(surrogate, "__name__", "custom")
 
 
 def _check_reach(groups: Sequence[Group], plan: Plan, free: bool) -> None:
@@ -305,24 +207,6 @@ def _solved_tensors(graph: Graph, run: Run) -> bytes:
     return safetensors.torch.save(solved) if solved else b""
 
 
-def _read_solved(recipe: Recipe, run: Run) -> dict[str, Tensor]:
-    try:
-        found = safetensors.torch.load(recipe.tensors) if recipe.solved else {}
-    except safetensors.SafetensorError as error:
-        raise RecipeError(f"the recipe's solved tensors cannot be read ({error}); load it with Recipe.load") from error
-    for name, value in found.items():
-        if name not in run.weights or value.shape != run.weights[name].shape:
-            raise RecipeError(f"the recipe's solved tensor {name!r} of shape {tuple(value.shape)} is not the model's")
-    return {name: value.double() for name, value in found.items()}
-
-
-def _digest(samples: Samples) -> str:
-    total = hashlib.sha256()
-    for x in samples.inputs:
-        total.update(f"{tuple(x.shape)} {x.dtype}\n".encode() + x.cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()
-
-
 def _kept(groups: Sequence[Group], alive: Mapping[str, Tensor]) -> tuple[KeptUnits, ...]:
     return tuple(
         KeptUnits(
@@ -337,10 +221,6 @@ def _kept(groups: Sequence[Group], alive: Mapping[str, Tensor]) -> tuple[KeptUni
 
 def _history_row(step: Step, seconds: float) -> HistoryRow:
     return HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds)
-
-
-def _as_module(model: nn.Module | ExportedProgram) -> nn.Module | None:
-    return None if isinstance(model, ExportedProgram) else model
 
 
 def _plain(bounds: Any) -> Any:

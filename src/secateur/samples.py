@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from secateur.bounds.interval import input_box
 from secateur.errors import InputError
 from secateur.formats.arrays import load_arrays
 from secateur.graph.capture import Graph, run
@@ -22,6 +25,39 @@ _BYTES = 2**30  # that these may take
 _ROUNDING = 1e-6
 
 
+def look_at(
+    graph: Graph,
+    input_bounds: Any,
+    surrogate: Surrogate,
+    calibration: Any,
+    count: int,
+    device: torch.device | str | None,
+    seed: int,
+) -> Samples:
+    """Surrogates or the user's own inputs, at most `count`, on the device."""
+    if count < 1:
+        raise InputError(f"samples={count}: give at least 1")
+    count = affordable(graph, count)
+    if calibration is not None:
+        found = own(graph, calibration, count)
+    else:
+        box = input_box(graph, input_bounds, dtype=torch.float32)
+        found = draw(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
+    return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
+
+
+def name_of(surrogate: Surrogate) -> str:
+    return surrogate if isinstance(surrogate, str) else getattr(surrogate, "__name__", "custom")
+
+
+def digest(samples: Samples) -> str:
+    """SHA-256 of all inputs: shapes, types and values."""
+    total = hashlib.sha256()
+    for x in samples.inputs:
+        total.update(f"{tuple(x.shape)} {x.dtype}\n".encode() + x.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
 def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
     """`count` samples of a surrogate, a name in `SURROGATES` or a function of (source, count), checked.
 
@@ -30,9 +66,10 @@ def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
     if isinstance(surrogate, str):
         if surrogate not in SURROGATES:
             raise InputError(f"no surrogate {surrogate!r}; there are {', '.join(SURROGATES)}, or give a function")
-        name, function = surrogate, SURROGATES[surrogate]
+        function = SURROGATES[surrogate]
     else:
-        name, function = getattr(surrogate, "__name__", "the surrogate"), surrogate
+        function = surrogate
+    name = name_of(surrogate)
     with torch.enable_grad():  # wherever the caller stands
         found = function(source, count)
     samples = found if isinstance(found, Samples) else Samples(_as_tuple(found))

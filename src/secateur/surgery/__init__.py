@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from secateur.errors import VerificationError
@@ -21,11 +22,15 @@ from secateur.surgery.sizes import Alive, shrunk_tensors
 
 
 def shrink(
-    model: nn.Module | None, graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive
+    model: nn.Module | ExportedProgram | None,
+    graph: Graph,
+    coupling: Coupling,
+    weights: Mapping[str, Tensor],
+    alive: Alive,
 ) -> nn.Module:
     """A new, physically smaller model; `model` and `graph` are left as they are.
 
-    `weights`: float64, full size, by name, consumers of removed units zeroed. `model` None (an exported program) gives
+    `weights`: float64, full size, by name, consumers of removed units zeroed. An exported program, or None, gives
     an `fx.GraphModule`; so does a class whose `forward` has sizes baked in. Raises `VerificationError` where the
     result does not equal the masked original.
     """
@@ -35,7 +40,7 @@ def shrink(
     small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
-    own = None if model is None else same_class(model, graph, coupling, small, alive)
+    own = same_class(model, graph, coupling, small, alive) if isinstance(model, nn.Module) else None
     return own if own is not None and _agree(own, module, graph) else module
 
 
