@@ -19,7 +19,7 @@ LAYERS = {
     **dict.fromkeys(("bounds", "surrogates"), 2),
     **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "samples", "guard"), 3),
     **dict.fromkeys(("plan", "run"), 4),
-    "prune": 5,
+    **dict.fromkeys(("prune", "replay", "result"), 5),
     "cli": 6,
 }
 FORBIDDEN = {  # part → parts that it may not import
