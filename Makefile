@@ -20,6 +20,7 @@ check: $(READY)
 bench: $(READY)
 	@$(BIN)/python benchmarks/paper.py
 	@$(BIN)/python benchmarks/scaling.py
+	@$(BIN)/python benchmarks/fidelity.py
 
 # What runs have left behind; .venv stays, since it takes minutes to make.
 clean:
