@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from secateur.errors import InputError
 from secateur.evaluate import FGSM, PGD, Attack, Evaluation, evaluate
 from secateur.evaluate.accuracy import Head, decide, predict, resolve_head, top_k_correct
-from secateur.evaluate.attacks import input_box, perturb, run_attack
+from secateur.evaluate.attacks import perturb, run_attack
+from secateur.evaluate.box import input_box
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.formats import load_arrays
 from secateur.progress import track

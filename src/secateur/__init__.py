@@ -12,16 +12,19 @@ from secateur.errors import (
     UnsupportedOpError,
     VerificationError,
 )
-from secateur.evaluate import FGSM, PGD, Evaluation, evaluate
+from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
 from secateur.prune import HistoryRow, Result, inspect, prune, replay
 from secateur.report.recipe import Recipe
 
 __version__ = version("secateur")
 
 __all__ = [
+    "APGD",
     "FGSM",
     "PGD",
+    "AutoAttack",
     "CaptureError",
+    "Corruption",
     "Evaluation",
     "HistoryRow",
     "InputError",
