@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.evaluate import draws
 from secateur.evaluate.box import Box
+from secateur.evaluate.draws import normal
 
 _REACH = 4  # deviations of a Gaussian after which its tail is cut
 
@@ -88,7 +88,7 @@ def _noise(x: Tensor, strength: float, box: Box, rows: Tensor, seed: int) -> Ten
     width = box[1] - box[0]
     if not bool(torch.isfinite(width).all()):
         raise InputError("gaussian_noise is a share of the width of the input box; give finite input_bounds")
-    return x + strength * width * draws.normal(x, rows, seed)
+    return x + strength * width * normal(x, rows, seed)
 
 
 def _blur(x: Tensor, strength: float, box: Box, rows: Tensor, seed: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.evaluate.attacks.base import Attack, Target, check_loss
-from secateur.evaluate.attacks.losses import Loss
+from secateur.evaluate.attacks.losses import Climbed, Loss
 from secateur.evaluate.attacks.norms import Ball, Norm, ball_round, per_input, steepest
 
 _MOMENTUM = 0.75  # α: the share of the new step
@@ -25,8 +25,9 @@ _RISES = 0.75  # ρ: the share of steps since the last checkpoint that must have
 class APGD(Attack):
     """Auto-PGD (https://arxiv.org/abs/2003.01690): no step size to choose, and any iterate that fools counts.
 
-    Of inputs that stay right, the point of largest loss. `loss` is `ce`, `margin` or `dlr`; what the two losses break
-    differs, so list one of each. The random starts depend on `seed`, the restart and the input's place in the data.
+    Of inputs that stay right, the point of largest loss. `loss` is `ce`, `margin` or `dlr`; what they break differs, so
+    list more than one. `ce` is climbed by its log-odds, the same path without the rounding that hides it where the
+    model is sure. The random starts depend on `seed`, the restart and the input's place in the data.
     """
 
     eps: float
@@ -44,13 +45,18 @@ class APGD(Attack):
     def name(self) -> str:
         return self._named(f"apgd{self.steps}", self.loss)
 
+    @property
+    def climbed(self) -> Climbed:
+        """The loss in the form whose slope is followed."""
+        return "log_odds" if self.loss == "ce" else self.loss
+
     def perturb(self, target: Target, x0: Tensor, y: Tensor, rows: Tensor, restart: int) -> Tensor:
         ball = ball_round(x0, self.eps, self.norm, target.box)
         result = ball.random(rows, self.seed, restart)
-        climb = _start(target, ball, result, y, self.loss)
+        climb = _start(target, ball, result, y, self.climbed)
         checked, marks = 0, checkpoints(self.steps)
         for step in range(self.steps):
-            _move(climb, target, self.loss, 1.0 if step == 0 else _MOMENTUM)
+            _move(climb, target, self.climbed, 1.0 if step == 0 else _MOMENTUM)
             result[climb.place] = torch.where(per_input(climb.fooled, result), climb.fooling, climb.best)
             if step + 1 in marks:
                 _look_back(climb, step + 1 - checked)
@@ -100,7 +106,7 @@ def _at(value: Any, chosen: Tensor) -> Any:
     return value.at(chosen) if isinstance(value, Ball) else value[chosen]
 
 
-def _start(target: Target, ball: Ball, x: Tensor, y: Tensor, loss: Loss) -> _Climb:
+def _start(target: Target, ball: Ball, x: Tensor, y: Tensor, loss: Climbed) -> _Climb:
     values, gradient, wrong = target.slope(x, y, loss)
     return _Climb(
         ball=ball,
@@ -122,7 +128,7 @@ def _start(target: Target, ball: Ball, x: Tensor, y: Tensor, loss: Loss) -> _Cli
     )
 
 
-def _move(c: _Climb, target: Target, loss: Loss, share: float) -> None:
+def _move(c: _Climb, target: Target, loss: Climbed, share: float) -> None:
     """z = P(x + η d), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), d the steepest direction and P the projection."""
     z = c.ball.project(c.x + per_input(c.size, c.x) * steepest(c.gradient, c.ball.norm))
     x = c.ball.project(c.x + share * (z - c.x) + (1 - share) * (c.x - c.previous))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from secateur.evaluate.attacks.losses import logits_of
 from secateur.evaluate.attacks.norms import Norm, ball_round
 from secateur.evaluate.box import Box
 
-_SIDE = 5  # pixels; Square places squares on a grid of five by five
+_SIDE = 5  # pixels; in L2, Square starts from five by five squares
 _TARGETS = 9  # classes that the targeted attacks of the standard version aim at, at most
 _NAMES: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
 
@@ -32,8 +33,8 @@ class AutoAttack(Attack):
 
     APGD on cross-entropy, targeted APGD on DLR, targeted FAB, and Square, which needs no gradients (5,000 queries);
     all hyper-parameters are its authors'. An attack that does not fit is left out, with a note in the report: targeted
-    DLR below four classes, Square on inputs that are no images of at least 5×5 pixels. Needs the package `pyautoattack`
-    (the extra `attacks`) and a box of the same width for every feature. What is drawn at random depends
+    DLR below four classes, and in L2 Square on inputs that are no images of at least 5×5 pixels. Needs the package
+    `pyautoattack` (the extra `attacks`) and a box of the same width for every feature. What is drawn at random depends
     on `seed` and on the batch size. Slow: thousands of forward passes for each input that withstands.
     """
 
@@ -58,14 +59,15 @@ class AutoAttack(Attack):
             return x0
         ball, width = ball_round(x0, self.eps, self.norm, target.box), _width(target.box)
         model = _Unit(target, x0, width)
+        unit = model.to_unit(x0)
         with torch.no_grad():
-            classes = model(model.to_unit(x0[:1])).shape[1]
-        attacks, left_out = _that_fit(classes, x0)
-        target.notes.extend(f"{self.name} ran without {reason}" for reason in left_out)
+            classes = model(unit[:1]).shape[1]
+        attacks, left_out = _that_fit(classes, self.norm, unit)
         with _kept_apart(target.device) as said:
             suite = _suite(model, attacks, classes, self, width, target.device)
-            found, _ = suite.run_standard_evaluation(model.to_unit(x0), y, batch_size=len(x0))
-        target.notes.extend(f"{self.name}: {message}" for message in said)
+            found, _ = suite.run_standard_evaluation(unit, y, batch_size=len(x0))
+        for message in (*(f"ran without {reason}" for reason in left_out), *said):
+            _note_once(target.notes, f"{self.name}: {message}")
         return ball.project(model.from_unit(found))
 
 
@@ -92,6 +94,12 @@ class _Unit(nn.Module):
         return x.reshape(len(x), *self.shape).to(self.dtype) * self.width + self.lower
 
 
+def _note_once(notes: list[str], note: str) -> None:
+    """Batches say the same with other numbers; the first one stays."""
+    if all(re.sub(r"\d+", "", note) != re.sub(r"\d+", "", old) for old in notes):
+        notes.append(note)
+
+
 def _width(box: Box) -> float:
     """The width that the box has everywhere: AutoAttack knows balls in [0, 1] only."""
     widths = box[1] - box[0]
@@ -104,15 +112,15 @@ def _width(box: Box) -> float:
     return largest
 
 
-def _that_fit(classes: int, x0: Tensor) -> tuple[list[str], list[str]]:
+def _that_fit(classes: int, norm: Norm, unit: Tensor) -> tuple[list[str], list[str]]:
     """The attacks of the standard version that can run, and those that cannot with the reason."""
     attacks, left_out = ["apgd-ce", "apgd-t", "fab-t", "square"], []
     if classes < 4:
         attacks[1:2] = ["apgd-dlr"] if classes == 3 else []
         left_out.append(f"targeted APGD-DLR, which needs four classes (the model tells {classes} apart)")
-    if x0.ndim != 4 or min(x0.shape[2:]) < _SIDE:
+    if norm == "l2" and min(unit.shape[2:]) < _SIDE:
         attacks.remove("square")
-        left_out.append(f"Square, which needs images of at least {_SIDE}×{_SIDE} pixels")
+        left_out.append(f"Square, which in L2 needs images of at least {_SIDE}×{_SIDE} pixels")
     return attacks, left_out
 
 
@@ -161,4 +169,6 @@ class _Collector(logging.Handler):
         self.into = into
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.into.append(record.getMessage())
+        message, _, _ = record.getMessage().partition(" See ")  # a file that is not at hand
+        if not message.startswith("with only 3 classes"):  # it means the targeted attack, which does not run then
+            self.into.append(message)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import Head, decide, outputs_of, placed
-from secateur.evaluate.attacks.losses import Loss, loss_of
+from secateur.evaluate.attacks.losses import Climbed, Loss, loss_of
 from secateur.evaluate.attacks.norms import Norm
 from secateur.evaluate.box import Box
 
@@ -31,7 +31,7 @@ class Target:
         with torch.no_grad():
             return decide(outputs_of(self.model, x), self.head) != y
 
-    def slope(self, x: Tensor, y: Tensor, loss: Loss) -> tuple[Tensor, Tensor, Tensor]:
+    def slope(self, x: Tensor, y: Tensor, loss: Climbed) -> tuple[Tensor, Tensor, Tensor]:
         """At x (b, …): the loss of each input (b,), its gradient (b, …), and whether the model is wrong (b,).
 
         The gradient is that of the sum over the batch, so that no input's depends on how many others there are.

@@ -12,23 +12,28 @@ from secateur.errors import InputError
 from secateur.evaluate.accuracy import Head
 
 Loss = Literal["ce", "margin", "dlr"]
+Climbed = Literal[Loss, "log_odds"]
 
 _SMALLEST = 1e-30  # keeps the logarithm of a probability finite
 _APART = 1e-12  # keeps the quotient of two equal logits finite
 
 
-def loss_of(outputs: Tensor, y: Tensor, head: Head, loss: Loss) -> Tensor:
+def loss_of(outputs: Tensor, y: Tensor, head: Head, loss: Climbed) -> Tensor:
     """The loss of each row of `outputs` (b, …) for the labels `y` (b,), shape (b,).
 
     `ce`: cross-entropy. `margin`: max_{i≠y} z_i − z_y (Carlini & Wagner, https://arxiv.org/abs/1608.04644).
     `dlr`: the margin over z_π1 − z_π3, π sorting the logits downwards, which no rescaling of the logits changes
-    (Croce & Hein, https://arxiv.org/abs/2003.01690). Raises `InputError` for `dlr` with fewer than three classes.
+    (Croce & Hein, https://arxiv.org/abs/2003.01690). `log_odds`: u = log Σ_{i≠y} exp z_i − z_y. Cross-entropy is
+    log(1 + exp u), so u orders inputs and rises as it does, but is neither zero nor flat where the model is sure. Raises
+    `InputError` for `dlr` with fewer than three classes.
     """
     if loss == "ce":
         return _cross_entropy(outputs, y, head)
     z = logits_of(outputs, head)
-    others = z.scatter(1, y[:, None], -torch.inf).amax(dim=1)
-    margin = others - z.gather(1, y[:, None])[:, 0]
+    others, own = z.scatter(1, y[:, None], -torch.inf), z.gather(1, y[:, None])[:, 0]
+    if loss == "log_odds":
+        return others.logsumexp(dim=1) - own
+    margin = others.amax(dim=1) - own
     if loss == "margin":
         return margin
     if z.shape[1] < 3:

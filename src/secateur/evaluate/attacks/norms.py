@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from secateur.evaluate import draws
 from secateur.evaluate.box import Box
+from secateur.evaluate.draws import normal, uniform
 
 Norm = Literal["linf", "l2"]
 
@@ -41,17 +41,17 @@ class Ball:
     def random(self, rows: Tensor, seed: int, stream: int) -> Tensor:
         """Uniform in the ball, then cut by the box; of each input's place in the data, not of the batch."""
         if self.norm == "linf":
-            away = draws.uniform(self.x0, rows, seed, stream)
+            away = uniform(self.x0, rows, seed, stream)
         else:
-            away = draws.normal(self.x0, rows, seed, stream)
+            away = normal(self.x0, rows, seed, stream)
             # u^(1/d) is the length of a uniform point of the unit ball in d dimensions. u: of a second stream.
-            u = (draws.uniform(away.flatten(1)[:, :1], rows, seed, ~stream) + 1) / 2
+            u = (uniform(away.flatten(1)[:, :1], rows, seed, ~stream) + 1) / 2
             away = steepest(away, "l2") * per_input(u[:, 0] ** (1 / away[0].numel()), away)
         return self.project(self.x0 + self.eps * away.to(self.x0.device))
 
     def rim(self, rows: Tensor, seed: int, stream: int) -> Tensor:
         """Random and as far away as the norm allows (a corner in L∞), then cut by the box."""
-        away = steepest(draws.normal(self.x0, rows, seed, stream), self.norm)
+        away = steepest(normal(self.x0, rows, seed, stream), self.norm)
         return self.project(self.x0 + self.eps * away.to(self.x0.device))
 
     def at(self, chosen: Tensor) -> Ball:
