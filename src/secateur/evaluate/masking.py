@@ -38,7 +38,7 @@ def signs_of_masking(
     for attack, outcome in outcomes:
         if isinstance(attack, PGD | APGD) and attack.eps > 0:
             found += [_ahead(target, batches, attack, int(outcome.robust[rows].sum()), name) for name in _PROBES]
-    return tuple(message for message in found if message)
+    return tuple(dict.fromkeys(message for message in found if message))
 
 
 def _loss(attack: FGSM | PGD | APGD) -> Climbed:
@@ -48,14 +48,20 @@ def _loss(attack: FGSM | PGD | APGD) -> Climbed:
 
 
 def _vanishing(target: Target, batches: Sequence[Batch], loss: Climbed, inputs: int) -> str:
-    flat = sum(int((target.slope(x, y, loss)[1].flatten(1) == 0).all(dim=1).sum()) for x, y, _ in batches)
+    flat = _flat(target, batches, loss)
     if flat <= _VANISHING * inputs:
         return ""
-    told, instead = ("ce", "") if loss == "log_odds" else (loss, "APGD, or " if loss == "ce" else "")
+    rounded_away = loss == "ce" and _flat(target, batches, "log_odds") <= _VANISHING * inputs
+    named, instead = "ce" if loss == "log_odds" else loss, "APGD, or " if rounded_away else ""
     return (
-        f"the gradient of the loss ({told}) is zero at {flat} of {inputs} inputs, where gradient attacks are blind; "
+        f"the gradient of the loss ({named}) is zero at {flat} of {inputs} inputs, where gradient attacks are blind; "
         f"robust accuracy under them is too high: use {instead}AutoAttack"
     )
+
+
+def _flat(target: Target, batches: Sequence[Batch], loss: Climbed) -> int:
+    """At how many inputs the gradient of the loss is zero."""
+    return sum(int((target.slope(x, y, loss)[1].flatten(1) == 0).all(dim=1).sum()) for x, y, _ in batches)
 
 
 def _ahead(target: Target, batches: Sequence[Batch], attack: PGD | APGD, left: int, name: str) -> str:
