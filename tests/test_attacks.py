@@ -260,6 +260,23 @@ def test_autoattack_leaves_no_more_than_apgd_and_nothing_behind() -> None:
 
 
 @pytest.mark.usefixtures("autoattack")
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_apgd_is_as_strong_as_its_authors_own(norm: Norm, loss: Loss) -> None:
+    from pyautoattack.autopgd_base import APGDAttack
+
+    model, x, y = blobs()
+    eps, theirs = {"linf": 0.1, "l2": 0.2}[norm], {"linf": "Linf", "l2": "L2"}[norm]
+    with torch.random.fork_rng():
+        logger = logging.getLogger("a test")
+        reference = APGDAttack(model, eps=eps, norm=theirs, loss=loss, seed=0, device="cpu", logger=logger)
+        found = reference.perturb(x, y)
+    expected = float((model(found).argmax(1) == y).double().mean())
+    ours = evaluate(model, x, y, attacks=[APGD(eps, norm, loss)]).attacks[0].robust_accuracy
+    assert expected - 0.1 < ours <= expected + 0.01
+
+
+@pytest.mark.usefixtures("autoattack")
 def test_autoattack_on_a_linear_model_is_the_closed_form_in_any_box() -> None:
     """In the box [−10, 10] the attack works on (x + 10) / 20 and ε / 20; two classes, inputs that are no images."""
     weight = torch.tensor([[1.0, -2.0, 0.5], [-1.0, 1.0, 0.25]])
