@@ -409,7 +409,7 @@ class Detached(nn.Module):
             {"attacks": [FGSM(1)]},
             "int64",
         ),
-        (Detached().eval(), X, Y, {"attacks": [FGSM(0.1)]}, "has no gradient"),
+        (Detached().eval(), X, X[:, :4].argmax(1), {"attacks": [FGSM(0.1)]}, "has no gradient"),
         (Gives({"logits": X}).eval(), X, Y, {}, "gives a dict, not one tensor"),
         (Gives(torch.zeros(4, 2, 2)).eval(), X, Y, {}, r"has shape \(4, 2, 2\)"),
         (Gives(torch.full((4, 4), torch.nan)).eval(), X, Y, {}, "NaN for 4 of 4 images"),
