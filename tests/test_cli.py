@@ -29,6 +29,13 @@ def build():
         nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 12, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12 * 16, 4)
     )
 
+class Stepped(nn.Sequential):
+    def forward(self, x):
+        return super().forward((16 * x).round() / 16)
+
+def stepped():
+    return Stepped(*build())
+
 def frozen():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
 """
@@ -54,6 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+EVALUATE = ("evaluate", "small.pt2", "--data", "data.npz")
 PRUNE = ("prune", "net:build", "--weights", "weights.safetensors", "--example-shape", "1,8,8")
 
 
@@ -97,6 +105,30 @@ def test_evaluate_reports_agreement_robustness_and_cost(folder: Path) -> None:
     assert report["cost"]["parameters"] < report["cost_before"]["parameters"]
 
 
+def test_evaluate_reports_classes_corruptions_and_other_attacks(folder: Path) -> None:
+    arguments = ("evaluate", "small.pt2", "--data", "data.npz", "--original", "net:build", "--per-class")
+    attacks = ("--original-weights", "weights.safetensors", "--norm", "l2", "--apgd", "0.1", "--pgd", "0.1")
+    more = ("--loss", "margin", "--restarts", "2", "--corruption", "gaussian_noise:0.1", "--corruption", "contrast")
+    done = run(folder, *arguments, *attacks, *more)
+    assert done.returncode == 0, done.stderr
+    for said in ("accuracy of the worst class", "pgd20x2-margin_l2_eps0.1", "apgd100x2-margin_l2_eps0.1"):
+        assert said in done.stdout
+    assert "gaussian_noise:0.1: accuracy" in done.stdout and "contrast:0.75: accuracy" in done.stdout
+    assert "change" in done.stdout and "100.00%" in done.stdout
+    report = json.loads(run(folder, *arguments, *attacks, *more, "--json").stdout)
+    assert [row["norm"] for row in report["attacks"]] == ["l2", "l2"]
+    assert [row["original_accuracy"] for row in report["classes"]] == [1.0] * len(report["classes"])
+    assert [row["kind"] for row in report["corruptions"]] == ["gaussian_noise", *["contrast"] * 3]
+
+
+def test_evaluate_warns_of_masked_gradients_on_stderr(folder: Path) -> None:
+    arguments = ("evaluate", "net:stepped", "--weights", "weights.safetensors", "--data", "data.npz")
+    done = run(folder, *arguments, "--pgd", "0.1", "--json")
+    assert done.returncode == 0, done.stderr
+    assert "secateur: the gradient of the loss (ce) is zero at" in done.stderr
+    assert json.loads(done.stdout)["warnings"]
+
+
 def test_replay_rebuilds_the_same_weights(folder: Path) -> None:
     done = run(
         folder, "replay", "net:build", "small.recipe.json", "--weights", "weights.safetensors", "-o", "again.pt2"
@@ -134,6 +166,10 @@ FAILURES = {
         "recursive=True",
     ),
     "guard at once": ((*PRUNE, "-o", "x.pt2", "--max-drift", "0"), 3, "the guard stopped the first step"),
+    "unknown corruption": ((*EVALUATE, "--corruption", "fog"), 1, "there are gaussian_noise"),
+    "corruption without a number": ((*EVALUATE, "--corruption", "contrast:much"), 1, "e.g. contrast:0.1"),
+    "AutoAttack in an endless box": ((*EVALUATE, "--autoattack", "0.1", "--input-bounds", "0,inf"), 1, "finite width"),
+    "unknown norm": ((*EVALUATE, "--norm", "l1"), 2, "linf"),
     "calibration": ((*PRUNE, "-o", "x.pt2", "--calibration", "none.npz"), 1, "cannot read none.npz"),
     "beyond reach": ((*PRUNE, "-o", "x.pt2", "--remove", "params=99.9%"), 3, "cannot go"),
     "nothing to prune": (("prune", "net:frozen", "--example-shape", "1,8,8", "-o", "x.pt2"), 1, "no group can lose"),

@@ -17,9 +17,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.evaluate import FGSM, PGD, Attack, Evaluation, evaluate
+from secateur.evaluate import APGD, FGSM, PGD, Attack, Evaluation, evaluate
 from secateur.evaluate.accuracy import Head, decide, predict, resolve_head, top_k_correct
-from secateur.evaluate.attacks import input_box, perturb, run_attack
+from secateur.evaluate.attacks import perturb, run_attack
+from secateur.evaluate.attacks.losses import Loss
+from secateur.evaluate.attacks.norms import Norm
+from secateur.evaluate.box import input_box
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.formats import load_arrays
 from secateur.progress import track
@@ -68,6 +71,21 @@ def test_accuracy_top_k_and_agreement_by_hand() -> None:
     assert result.original_accuracy == {1: 0.5, 2: 1.0, 3: 1.0}
     assert result.agreement == 0.25
     assert result.samples == 4 and result.head == "logits" and result.attacks == ()
+
+
+def test_accuracy_class_by_class_by_hand() -> None:
+    model, original = linear(torch.eye(3).tolist()), linear([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
+    images = torch.tensor([[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5], [0.1, 0.5, 0.9]])
+    labels = torch.tensor([0, 2, 2, 0, 2])  # no input of class 1
+    result = evaluate(model, images, labels, original=original)
+    assert [(row.label, row.samples, row.accuracy, row.original_accuracy) for row in result.classes] == [
+        (0, 2, 1.0, 0.0),
+        (2, 3, pytest.approx(2 / 3), pytest.approx(2 / 3)),
+    ]
+    assert [row.change for row in result.classes] == [1.0, 0.0]
+    assert result.worst_class_accuracy == pytest.approx(2 / 3) and result.original_worst_class_accuracy == 0.0
+    alone = evaluate(model, images, labels)
+    assert [row.change for row in alone.classes] == [None, None] and alone.original_worst_class_accuracy is None
 
 
 def test_of_equal_outputs_the_lower_class_comes_first() -> None:
@@ -235,6 +253,32 @@ def test_bounds_per_channel_are_kept() -> None:
     evaluate(model, x, labels, attacks=[FGSM(0.1)], input_bounds=(lower, upper))
 
 
+def test_bounds_may_have_every_shape_that_prune_takes() -> None:
+    images = torch.rand(5, 3, 4, 2)
+    whole = torch.arange(1.0, 25).reshape(3, 4, 2)
+    cases: list[tuple[Any, tuple[int, ...]]] = [
+        (1, ()),
+        (torch.tensor([1.0, 2.0, 3.0]), (3, 1, 1)),
+        ([1.0, 2.0, 3.0], (3, 1, 1)),
+        (torch.tensor([1.0, 2.0, 3.0]).view(3, 1, 1), (3, 1, 1)),
+        (torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1), (3, 1, 1)),
+        (torch.tensor([1.0, 2.0]), (2,)),  # not the channels: broadcasts to the columns
+        (torch.tensor([3.0]), (1, 1, 1)),
+        (whole, (3, 4, 2)),
+        (whole[None], (3, 4, 2)),
+    ]
+    for upper, shape in cases:
+        lower, found = input_box(images, (0.0, upper))
+        assert lower.shape == () and found.shape == shape
+    fixed = torch.tensor([0.0, 1.0, 1.0])  # a channel that never changes, as prune takes it
+    images[:, 0] = 0
+    assert input_box(images, (0.0, fixed))[1].shape == (3, 1, 1)
+    with pytest.raises(InputError, match=r"shape \(4, 3\) do not fit images of shape \(3, 4, 2\); give a number, one"):
+        input_box(images, (0.0, torch.ones(4, 3)))
+    with pytest.raises(InputError, match="holds 3 values; give a pair"):
+        input_box(images, (0.0, 1.0, 2.0))  # type: ignore[arg-type]
+
+
 def test_model_is_left_as_it_was() -> None:
     model, x, labels = data()
     model[0].weight.requires_grad_(False)  # type: ignore[index]
@@ -365,7 +409,7 @@ class Detached(nn.Module):
             {"attacks": [FGSM(1)]},
             "int64",
         ),
-        (Detached().eval(), X, Y, {"attacks": [FGSM(0.1)]}, "has no gradient"),
+        (Detached().eval(), X, X[:, :4].argmax(1), {"attacks": [FGSM(0.1)]}, "has no gradient"),
         (Gives({"logits": X}).eval(), X, Y, {}, "gives a dict, not one tensor"),
         (Gives(torch.zeros(4, 2, 2)).eval(), X, Y, {}, r"has shape \(4, 2, 2\)"),
         (Gives(torch.full((4, 4), torch.nan)).eval(), X, Y, {}, "NaN for 4 of 4 images"),
@@ -416,6 +460,16 @@ def shared() -> Iterator[Path]:
     yield folder
 
 
+def of_the_zoo(shared: Path, name: str) -> tuple[nn.Module, Tensor, Tensor]:
+    """A trained network, its test images and labels."""
+    spec = importlib.util.spec_from_file_location("zoo_of_a_test", shared / "zoo" / "zoo.py")
+    assert spec and spec.loader
+    zoo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(zoo)
+    arrays = load_arrays(shared / "data" / f"{zoo.DATA[name]}.npz")
+    return zoo.load(name), arrays["images"], arrays["labels"]
+
+
 @pytest.mark.parametrize(
     ("name", "clean", "eps", "robust"),
     [("paoding_mlp", 0.9787, 0.02, 0.888), ("mnist_mlp_sigmoid", 0.9731, 0.02, 0.829)],
@@ -423,13 +477,20 @@ def shared() -> Iterator[Path]:
 def test_trained_networks_have_their_known_accuracy(
     name: str, clean: float, eps: float, robust: float, shared: Path
 ) -> None:
-    spec = importlib.util.spec_from_file_location("zoo_of_a_test", shared / "zoo" / "zoo.py")
-    assert spec and spec.loader
-    zoo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(zoo)
-    arrays = load_arrays(shared / "data" / f"{zoo.DATA[name]}.npz")
-    images, labels = arrays["images"], arrays["labels"]
-    model = zoo.load(name)
+    model, images, labels = of_the_zoo(shared, name)
     assert evaluate(model, images, labels).accuracy[1] == pytest.approx(clean, abs=5e-5)
     row = evaluate(model, images[:1000], labels[:1000], attacks=[PGD(eps)]).attacks[0]
     assert row.robust_accuracy == pytest.approx(robust, abs=0.003)
+
+
+def test_on_a_trained_network_apgd_leaves_no_more_than_pgd(shared: Path) -> None:
+    model, images, labels = of_the_zoo(shared, "mnist_mlp_sigmoid")
+    radii: dict[Norm, float] = {"linf": 0.05, "l2": 0.5}
+    losses: tuple[Loss, ...] = ("ce", "margin", "dlr")
+    for norm, eps in radii.items():
+        pairs = ((PGD(eps, norm=norm, loss=loss), APGD(eps, norm, loss)) for loss in losses)
+        report = evaluate(model, images[:200], labels[:200], attacks=[attack for pair in pairs for attack in pair])
+        left = [row.robust_accuracy for row in report.attacks]
+        for pgd, apgd in zip(left[::2], left[1::2], strict=True):
+            assert 0.1 < apgd <= pgd + 0.01 < 0.9
+        assert report.warnings == ()

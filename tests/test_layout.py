@@ -27,7 +27,10 @@ FORBIDDEN = {  # part → parts that it may not import
     "evaluate": {"prune", "run", "methods", "cli"},
 }
 ALLOWED = {"report": {"report", "graph", "errors", "files", "types"}}  # part → the only parts that it may import
-OPTIONAL = ("matplotlib", "torch_pruning", "onnx", "onnxruntime", "keras", "tensorflow", "torchvision", "hypothesis")
+OPTIONAL = (
+    *("matplotlib", "torch_pruning", "pyautoattack", "onnx", "onnxruntime", "keras", "tensorflow", "torchvision"),
+    "hypothesis",
+)
 
 
 def trees(source: Path) -> dict[str, ast.Module]:

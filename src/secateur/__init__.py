@@ -12,7 +12,7 @@ from secateur.errors import (
     UnsupportedOpError,
     VerificationError,
 )
-from secateur.evaluate import FGSM, PGD, Evaluation, evaluate
+from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
 from secateur.prune import inspect, prune
 from secateur.replay import replay
 from secateur.report.recipe import Recipe
@@ -21,9 +21,12 @@ from secateur.result import HistoryRow, Result
 __version__ = version("secateur")
 
 __all__ = [
+    "APGD",
     "FGSM",
     "PGD",
+    "AutoAttack",
     "CaptureError",
+    "Corruption",
     "Evaluation",
     "HistoryRow",
     "InputError",

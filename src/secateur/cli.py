@@ -9,7 +9,7 @@ import sys
 import traceback
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, cast, get_args
 
 import torch
 import typer
@@ -21,7 +21,10 @@ from torch.export import ExportedProgram
 
 from secateur import __version__, explain
 from secateur.errors import InputError, SecateurError, TargetMissedError
-from secateur.evaluate import FGSM, PGD, Attack, Evaluation, evaluate
+from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, Corruption, Evaluation, evaluate
+from secateur.evaluate.attacks.losses import Loss as LossName
+from secateur.evaluate.attacks.norms import Norm as NormName
+from secateur.evaluate.corruptions import CORRUPTIONS, severities
 from secateur.formats.arrays import load_arrays
 from secateur.formats.torch import load_model, save_program, save_weights
 from secateur.methods import NAMES, options_of
@@ -35,6 +38,9 @@ FAILED, TARGET_MISSED, INTERRUPTED = 1, 3, 130
 
 Method = StrEnum("Method", list(NAMES))  # type: ignore[misc]  # its members are the rows of a table
 Surrogate = StrEnum("Surrogate", list(SURROGATES))  # type: ignore[misc]
+
+Norm = StrEnum("Norm", list(get_args(NormName)))  # type: ignore[misc]
+Loss = StrEnum("Loss", list(get_args(LossName)))  # type: ignore[misc]
 
 
 class Allocation(StrEnum):
@@ -204,10 +210,23 @@ def evaluate_command(
     fgsm: Annotated[list[float] | None, typer.Option(help="Radius of an FGSM attack; may be repeated.")] = None,
     pgd: Annotated[list[float] | None, typer.Option(help="Radius of a PGD attack; may be repeated.")] = None,
     pgd_steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
+    apgd: Annotated[list[float] | None, typer.Option(help="Radius of an APGD attack; may be repeated.")] = None,
+    autoattack: Annotated[
+        list[float] | None,
+        typer.Option(help="Radius of AutoAttack (slow; needs pyautoattack); may be repeated."),
+    ] = None,
+    norm: Annotated[Norm, typer.Option(help="In which the radius of attacks is measured.")] = Norm["linf"],
+    loss: Annotated[Loss, typer.Option(help="What PGD and APGD climb.")] = Loss["ce"],
+    restarts: Annotated[int, typer.Option(help="Runs of PGD and APGD from other random starts.")] = 1,
+    corruption: Annotated[
+        list[str] | None,
+        typer.Option(help=f"{', '.join(CORRUPTIONS)}, or with a strength, as gaussian_noise:0.1; may be repeated."),
+    ] = None,
     top_k: Annotated[list[int] | None, typer.Option(help="k of a top-k accuracy; may be repeated.")] = None,
     samples: Annotated[int | None, typer.Option(help="Use the first so many images.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
     input_bounds: BoundsOption = "0,1",
+    per_class: Annotated[bool, typer.Option("--per-class", help="Show accuracy class by class, too.")] = False,
     latency: Annotated[bool, typer.Option(help="Time a batch, before and after in turns.")] = False,
     seed: Seed = 0,
     device: Device = None,
@@ -220,14 +239,19 @@ def evaluate_command(
     arrays = load_arrays(data)
     if "labels" not in arrays:
         raise InputError(f"{data} holds no labels; name them labels, test_labels or y")
-    attacks: list[Attack] = [FGSM(eps) for eps in fgsm or ()]
-    attacks += [PGD(eps, steps=pgd_steps, seed=seed) for eps in pgd or ()]
+    ball = cast(NormName, norm.value)
+    climbed = cast(LossName, loss.value)
+    attacks: list[Attack] = [FGSM(eps, ball) for eps in fgsm or ()]
+    attacks += [PGD(eps, steps=pgd_steps, restarts=restarts, seed=seed, norm=ball, loss=climbed) for eps in pgd or ()]
+    attacks += [APGD(eps, ball, climbed, restarts=restarts, seed=seed) for eps in apgd or ()]
+    attacks += [AutoAttack(eps, ball, seed=seed) for eps in autoattack or ()]
     report = evaluate(
         load_model(model, weights),
         arrays["images"][:samples],
         arrays["labels"][:samples],
         original=load_model(original, original_weights) if original else None,
         attacks=attacks,
+        corruptions=[c for text in corruption or () for c in _corruptions(text, seed)],
         top_k=top_k or (1,),
         input_bounds=_bounds(input_bounds),
         batch_size=batch_size,
@@ -235,10 +259,14 @@ def evaluate_command(
         latency=latency,
         progress=True,
     )
+    for warning in report.warnings:
+        print(f"secateur: {warning}", file=sys.stderr)
     if as_json:
         _print_json(report.model_dump(mode="json"))
-    else:
-        _report_evaluation(report)
+        return
+    _report_evaluation(report)
+    if per_class:
+        _report_classes(report)
 
 
 @app.callback(invoke_without_command=True)
@@ -298,6 +326,17 @@ def _options(method: str, pairs: list[str]) -> dict[str, float | int]:
             known = ", ".join(f"{k}={v}" for k, v in options_of(method).items()) or "none"
             raise InputError(f"--option {pair}: write name=number; {method} has {known}") from None
     return options
+
+
+def _corruptions(text: str, seed: int) -> tuple[Corruption, ...]:
+    """KIND for its three severities, or KIND:STRENGTH."""
+    kind, colon, strength = text.partition(":")
+    if not colon:
+        return severities(kind, seed)
+    try:
+        return (Corruption(kind, float(strength), seed),)
+    except ValueError:
+        raise InputError(f"--corruption {text}: write the strength as a number, e.g. {kind}:0.1") from None
 
 
 def _example(
@@ -397,9 +436,18 @@ def _report_evaluation(report: Evaluation) -> None:
         table.add_row(f"top-{k} accuracy", f"{share:.2%}", f"{old[k]:.2%}" if old else "")
     if report.agreement is not None:
         table.add_row("agreement with the original", f"{report.agreement:.2%}", "")
+    if report.worst_class_accuracy is not None:
+        worst = report.original_worst_class_accuracy
+        table.add_row(
+            "accuracy of the worst class", f"{report.worst_class_accuracy:.2%}", "" if worst is None else f"{worst:.2%}"
+        )
     for row in report.attacks:
         table.add_row(f"{row.name}: robust accuracy", f"{row.robust_accuracy:.2%}", "")
         table.add_row(f"{row.name}: robust instances per 1,000", f"{row.robust_instances_per_1000:.1f}", "")
+    for worse in report.corruptions:
+        before = worse.original_accuracy
+        label = f"{worse.kind}:{worse.strength:g}: accuracy"
+        table.add_row(label, f"{worse.accuracy:.2%}", "" if before is None else f"{before:.2%}")
     new, old_cost = report.cost, report.cost_before
     table.add_row("parameters", f"{new.parameters:,}", f"{old_cost.parameters:,}" if old_cost else "")
     table.add_row("MACs", f"{new.macs:,}", f"{old_cost.macs:,}" if old_cost else "")
@@ -408,6 +456,15 @@ def _report_evaluation(report: Evaluation) -> None:
         label = f"latency in ms, batch of {report.latency_batch}"
         old_latency = old_cost.latency_ms if old_cost else None
         table.add_row(label, f"{new.latency_ms:.2f}", f"{old_latency:.2f}" if old_latency is not None else "")
+    Console().print(table)
+
+
+def _report_classes(report: Evaluation) -> None:
+    table = Table("class", "samples", "accuracy", "original", "change")
+    for row in report.classes:
+        old = "" if row.original_accuracy is None else f"{row.original_accuracy:.2%}"
+        change = "" if row.change is None else f"{100 * row.change:+.2f}"
+        table.add_row(str(row.label), f"{row.samples:,}", f"{row.accuracy:.2%}", old, change)
     Console().print(table)
 
 

@@ -1,4 +1,4 @@
-"""Measure a model: accuracy, agreement with the original, robustness under attack, and cost."""
+"""Measure a model: accuracy, agreement with the original, robustness under attack and corruption, and cost."""
 
 from __future__ import annotations
 
@@ -12,12 +12,40 @@ from torch.export import ExportedProgram
 
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import Head, accuracies, agreement, classes_of, decide, placed, predict, resolve_head
-from secateur.evaluate.attacks import FGSM, PGD, Attack, Bounds, check_names, input_box, run_attack
+from secateur.evaluate.attacks import (
+    APGD,
+    FGSM,
+    PGD,
+    Attack,
+    AutoAttack,
+    Outcome,
+    check_names,
+    run_attack,
+    target_of,
+)
+from secateur.evaluate.box import Bounds, Box, input_box
+from secateur.evaluate.classes import per_class, worst
+from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
-from secateur.evaluate.report import AttackRow, Cost, Evaluation
+from secateur.evaluate.masking import signs_of_masking
+from secateur.evaluate.report import AttackRow, ClassRow, CorruptionRow, Cost, Evaluation
 from secateur.graph.capture import unlifted
+from secateur.progress import track
 
-__all__ = ["FGSM", "PGD", "Attack", "AttackRow", "Cost", "Evaluation", "evaluate"]
+__all__ = [
+    "APGD",
+    "FGSM",
+    "PGD",
+    "Attack",
+    "AttackRow",
+    "AutoAttack",
+    "ClassRow",
+    "Corruption",
+    "CorruptionRow",
+    "Cost",
+    "Evaluation",
+    "evaluate",
+]
 
 Model = nn.Module | ExportedProgram
 
@@ -29,6 +57,7 @@ def evaluate(
     *,
     original: Model | None = None,
     attacks: Sequence[Attack] = (),
+    corruptions: Sequence[str | Corruption] = (),
     top_k: Sequence[int] = (1,),
     input_bounds: Bounds = (0.0, 1.0),
     batch_size: int = 256,
@@ -39,14 +68,16 @@ def evaluate(
 ) -> Evaluation:
     """Measure the classifier `model` on `images` (n, …) with class numbers `labels` (n,).
 
-    `attacks` run against `model`, inside `input_bounds` (numbers, or one value per channel); `original` is measured
-    beside it for accuracy, agreement and cost. `latency` times batches of `batch_size` inputs. Neither model is
-    changed. Raises `InputError` for data or models that cannot be measured.
+    `attacks` run against `model`, inside `input_bounds` (numbers, one value per channel, or what broadcasts to one
+    image); `warnings` in the report tell where their gradients look masked. `corruptions` are names, each for three
+    severities, or `Corruption` objects. `original` is measured beside the model for accuracy, agreement, classes,
+    corruptions and cost. `latency` times batches of `batch_size` inputs. Neither model is changed. Raises `InputError`
+    for data or models that cannot be measured.
     """
     _check_data(images, labels, batch_size)
     check_names(attacks)
-    if attacks:
-        input_box(images, input_bounds)
+    worse = resolve(corruptions)
+    box = input_box(images, input_bounds) if attacks or worse else None
     streaming: _Streaming = {"batch_size": batch_size, "device": device, "progress": progress}
     subject = _answers(model, "model", images, head, streaming)
     _check_labels(labels, classes_of(subject.head, subject.outputs))
@@ -59,13 +90,20 @@ def evaluate(
     if reference is not None:
         original_accuracy = accuracies(reference.outputs, labels, top_k, reference.head)
         agreed = agreement(subject.outputs, subject.head, reference.outputs, reference.head)
+    classes = per_class(subject.right(labels), None if reference is None else reference.right(labels), labels)
+    outcomes = [(a, _attacked(subject, images, labels, a, input_bounds, streaming)) for a in attacks]
     return Evaluation(
         samples=len(images),
         head=subject.head,
         accuracy=accuracies(subject.outputs, labels, top_k, subject.head),
         original_accuracy=original_accuracy,
         agreement=agreed,
-        attacks=tuple(_attack_row(subject, images, labels, attack, input_bounds, streaming) for attack in attacks),
+        classes=classes,
+        worst_class_accuracy=worst(row.accuracy for row in classes),
+        original_worst_class_accuracy=worst(row.original_accuracy for row in classes),
+        attacks=tuple(_attack_row(attack, outcome) for attack, outcome in outcomes),
+        corruptions=tuple(_corruption_row(measured, images, labels, c, box, streaming) for c in worse if box),
+        warnings=_warnings(subject, images, labels, outcomes, box, streaming) if box else (),
         cost=costs[0],
         cost_before=costs[1] if reference is not None else None,
         latency_batch=latency_batch,
@@ -91,6 +129,9 @@ class _Answers:
     @property
     def classes(self) -> int:
         return classes_of(self.head, self.outputs)
+
+    def right(self, labels: Tensor) -> Tensor:
+        return decide(self.outputs, self.head) == labels
 
 
 def _answers(model: Model, role: str, images: Tensor, head: Head, streaming: _Streaming) -> _Answers:
@@ -133,21 +174,64 @@ def _check_labels(labels: Tensor, classes: int) -> None:
         )
 
 
-def _attack_row(
+def _attacked(
     subject: _Answers, images: Tensor, labels: Tensor, attack: Attack, bounds: Bounds, streaming: _Streaming
-) -> AttackRow:
-    correct = decide(subject.outputs, subject.head) == labels
-    outcome = run_attack(
-        subject.module, images, labels, attack, head=subject.head, correct=correct, input_bounds=bounds, **streaming
+) -> Outcome:
+    right = subject.right(labels)
+    return run_attack(
+        subject.module, images, labels, attack, head=subject.head, correct=right, input_bounds=bounds, **streaming
     )
+
+
+def _attack_row(attack: Attack, outcome: Outcome) -> AttackRow:
     return AttackRow(
         name=attack.name,
-        norm="linf",
+        norm=attack.norm,
         eps=attack.eps,
         steps=attack.steps,
         robust_accuracy=outcome.robust_accuracy,
         robust_instances_per_1000=outcome.robust_instances_per_1000,
-        samples=len(images),
+        samples=len(outcome.robust),
+    )
+
+
+def _warnings(
+    subject: _Answers,
+    images: Tensor,
+    labels: Tensor,
+    outcomes: Sequence[tuple[Attack, Outcome]],
+    box: Box,
+    streaming: _Streaming,
+) -> tuple[str, ...]:
+    """What makes the outcomes doubtful: signs of masked gradients, and what the attacks themselves noted."""
+    target = target_of(subject.module, subject.head, box, streaming["device"])
+    signs = signs_of_masking(target, images, labels, outcomes, streaming["batch_size"])
+    return (*signs, *(note for _, outcome in outcomes for note in outcome.notes))
+
+
+def _corruption_row(
+    measured: Sequence[_Answers],
+    images: Tensor,
+    labels: Tensor,
+    corruption: Corruption,
+    box: Box,
+    streaming: _Streaming,
+) -> CorruptionRow:
+    """Accuracy of every model on the same corrupted images, batch by batch."""
+    placements = [placed(answers.module, streaming["device"])[0] for answers in measured]
+    hits = [0] * len(measured)
+    parts = torch.arange(len(images)).split(streaming["batch_size"])
+    for rows in track(parts, corruption.name, streaming["progress"]):
+        worse = corruption.apply(images[rows], box, rows)
+        for place, (answers, module) in enumerate(zip(measured, placements, strict=True)):
+            outputs = predict(module, worse, batch_size=len(rows))
+            hits[place] += int((decide(outputs, answers.head) == labels[rows]).sum())
+    shares = [hit / len(images) for hit in hits]
+    return CorruptionRow(
+        kind=corruption.kind,
+        strength=corruption.strength,
+        accuracy=shares[0],
+        original_accuracy=shares[1] if len(shares) > 1 else None,
     )
 
 

@@ -21,6 +21,25 @@ class AttackRow(_Record):
     samples: int
 
 
+class CorruptionRow(_Record):
+    """Accuracy on inputs made worse without an adversary."""
+
+    kind: str
+    strength: float  # larger is worse; its unit is the kind's
+    accuracy: float
+    original_accuracy: float | None = None
+
+
+class ClassRow(_Record):
+    """Accuracy on the inputs of one class."""
+
+    label: int
+    samples: int
+    accuracy: float
+    original_accuracy: float | None = None
+    change: float | None = None  # from the original's accuracy; below zero where the class got worse
+
+
 class Cost(_Record):
     parameters: int
     macs: int  # for one input
@@ -29,14 +48,19 @@ class Cost(_Record):
 
 
 class Evaluation(_Record):
-    """Shares lie in [0, 1]. `original_accuracy`, `agreement` and `cost_before` need the original model."""
+    """Shares lie in [0, 1]. `original_…`, `agreement`, `change` and `cost_before` need the original model."""
 
     samples: int
     head: str
     accuracy: dict[int, float]  # k → top-k accuracy
     original_accuracy: dict[int, float] | None = None
     agreement: float | None = None  # share of inputs on which the original decides for the same class
+    classes: tuple[ClassRow, ...] = ()  # of those among the labels
+    worst_class_accuracy: float | None = None
+    original_worst_class_accuracy: float | None = None  # not always of the same class
     attacks: tuple[AttackRow, ...] = ()
+    corruptions: tuple[CorruptionRow, ...] = ()
+    warnings: tuple[str, ...] = ()  # reasons to doubt the rows of `attacks`
     cost: Cost
     cost_before: Cost | None = None
     latency_batch: int | None = None

@@ -1,0 +1,57 @@
+"""The input box: where images may lie, and where attacks and corruptions must leave them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+
+End = float | Sequence[float] | Tensor
+Bounds = tuple[End, End]
+Box = tuple[Tensor, Tensor]
+
+_TOLERANCE = 1e-6  # rounding of the given images at the ends of the box
+
+
+def input_box(images: Tensor, bounds: Bounds) -> Box:
+    """The lower and upper end of the box, each fit to broadcast over images (n, …); the images must lie inside.
+
+    Ends are numbers, one value per channel, of shape (channels,), or whatever broadcasts to one image, as `prune`
+    takes it. Where one axis could be read as both, it is the channels. Raises `InputError`.
+    """
+    if not images.is_floating_point():
+        raise InputError(
+            f"images of type {images.dtype} cannot be attacked or corrupted; both need floating-point inputs"
+        )
+    if len(bounds) != 2:
+        raise InputError(f"input_bounds holds {len(bounds)} values; give a pair (lower, upper)")
+    lower, upper = (_end(end, images) for end in bounds)
+    if not bool((lower <= upper).all()) or not bool((lower < upper).any()):
+        raise InputError(f"input_bounds={bounds}: the lower end must lie below the upper one")
+    if bool((images < lower - _TOLERANCE).any()) or bool((images > upper + _TOLERANCE).any()):
+        raise InputError(
+            f"the images range from {float(images.min()):g} to {float(images.max()):g}, outside input_bounds of "
+            f"{float(lower.min()):g} to {float(upper.max()):g}; give the bounds that the model's inputs have"
+        )
+    return lower, upper
+
+
+def _end(end: End, images: Tensor) -> Tensor:
+    value = torch.as_tensor(end, dtype=images.dtype).cpu()
+    shape = images.shape[1:]
+    given = tuple(value.shape)
+    if value.ndim == len(shape) + 1 and len(value) == 1:  # a batch axis
+        value = value[0]
+    if value.ndim == 1 and len(shape) > 1 and len(value) in (1, shape[0]):
+        value = value.reshape(-1, *[1] * (len(shape) - 1))
+    try:
+        torch.broadcast_to(value, shape)
+    except RuntimeError as error:
+        raise InputError(
+            f"input_bounds of shape {given} do not fit images of shape {tuple(shape)}; give a number, one value per "
+            "channel, or a tensor that broadcasts to one image"
+        ) from error
+    return value
