@@ -25,7 +25,7 @@ from secateur.formats.torch import save_program
 from secateur.methods import NAMES
 
 OUTPUT = Path(__file__).resolve().parent.parent / "out" / "demo"
-RATIOS = (0.1, 0.3, 0.5)
+RATIOS = (0.3, 0.5)
 SHOWN = (0.3, 0.5)  # in the table, and written as files
 ATTACKED = 300  # of the 2,000 test images
 FGSM_RADIUS, PGD_RADIUS = 0.01, 0.02
