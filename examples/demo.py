@@ -26,7 +26,6 @@ from secateur.methods import NAMES
 
 OUTPUT = Path(__file__).resolve().parent.parent / "out" / "demo"
 RATIOS = (0.3, 0.5)
-SHOWN = (0.3, 0.5)  # in the table, and written as files
 ATTACKED = 300  # of the 2,000 test images
 FGSM_RADIUS, PGD_RADIUS = 0.01, 0.02
 
@@ -55,11 +54,10 @@ def prune_and_measure(
     model: FashionCNN, method: str, ratio: float, images: Tensor, labels: Tensor
 ) -> tuple[secateur.Result, Evaluation, Evaluation]:
     result = secateur.prune(model, images[:1], remove=ratio, method=method, seed=0)
-    if ratio in SHOWN:
-        path = OUTPUT / f"fashion_cnn-{method}-{ratio:.0%}.pt2".replace("%", "")
-        save_program(path, result.model, images[:1])
-        result.recipe.save(path.with_suffix(".recipe.json"))
-    return (result, *measure(result.model, model, images, labels, thorough=ratio in SHOWN))
+    path = OUTPUT / f"fashion_cnn-{method}-{ratio:.0%}.pt2".replace("%", "")
+    save_program(path, result.model, images[:1])
+    result.recipe.save(path.with_suffix(".recipe.json"))
+    return (result, *measure(result.model, model, images, labels))
 
 
 def measure(
@@ -78,7 +76,7 @@ def table(start: tuple[Evaluation, Evaluation], results: dict[Any, Any]) -> Tabl
     )  # fmt: skip
     units = next(iter(results.values()))[0].before.units
     made.add_row("original", "", str(units), *cells(*start), "")
-    for ratio in SHOWN:
+    for ratio in RATIOS:
         made.add_section()
         for method in NAMES:
             result, whole, part = results[method, ratio]

@@ -31,7 +31,7 @@ from secateur.bounds.layers import (
     norm_of,
     on_channels,
 )
-from secateur.bounds.op import Op
+from secateur.bounds.op import Op, Rounding
 from secateur.bounds.pairs import (
     Pair,
     Rows,
@@ -164,7 +164,7 @@ def _changes_of_outputs(
         return changes.get(str(node.target), values[node]) if node.op == "get_attr" else values[node]
 
     def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-        return _step(node, args, kwargs, values[node], like, tighten)
+        return step(node, args, kwargs, values[node], like, tighten)
 
     with torch.no_grad():
         env = walk(graph, leaf, call)
@@ -186,7 +186,9 @@ def _change_of_output(value: Any) -> Interval:
 # --- one step --------------------------------------------------------------------------------------------------------
 
 
-def _step(node: fx.Node, args: Any, kwargs: Any, value: Any, like: Tensor, tighten: bool) -> Any:
+def step(
+    node: fx.Node, args: Any, kwargs: Any, value: Any, like: Tensor, tighten: bool, rounding: Rounding | None = None
+) -> Any:
     """The value of one op: f's own, `value`, where no change reaches it; elsewhere a `Pair`, or several."""
     name = kind(node)
     if name in interval.SHAPE_ONLY or not any(map(reached, pytree.tree_leaves((args, kwargs)))):
@@ -198,13 +200,15 @@ def _step(node: fx.Node, args: Any, kwargs: Any, value: Any, like: Tensor, tight
         args, kwargs = pytree.tree_map(dense, (args, kwargs))
     direct = None
     if name not in BY_ROWS or not in_inputs or tighten:
-        direct = interval.apply(node, *pytree.tree_map(after, (args, kwargs)), like=like)
+        direct = interval.apply(node, *pytree.tree_map(after, (args, kwargs)), like=like, rounding=rounding)
     if not in_inputs:
         return pytree.tree_map(lambda f, g: Pair(f, g, g - f), value, direct)
     op = Change(node, bound_arguments(node, args, kwargs), like, value, direct)
     changes = RULES[name](op)
     if direct is None:
         return pytree.tree_map(pair, value, changes)
+    if rounding is not None:
+        return rounding.change(op, value, changes, direct)
     return pytree.tree_map(tight_pair, value, changes, direct)
 
 
@@ -415,7 +419,7 @@ def _glu(op: Change) -> Any:
 
 BY_ROWS = {*AFFINE, "embedding"}  # ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ
 
-# The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `_step` sees to.
+# The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `step` sees to.
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*interval.MOVEMENT, *interval.WEIGHTED_SUMS, *interval.FILLING), _linear),
     **dict.fromkeys(interval.MAXIMA, _maximum),

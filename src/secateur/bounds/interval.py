@@ -1,8 +1,8 @@
 """Interval propagation: for a box of inputs, an interval for every value of the graph that holds all it can be.
 
 `input_box` makes the box, `propagate` sends it through the graph, and `RULES` at the bottom of the file says how each
-op is bounded. Results are exact up to floating-point rounding: ends are computed to nearest, not outward, so a claim
-that hangs on the last bits needs a margin of its own. Ends never cross, and a box of one point gives the forward pass.
+op is bounded. Ends are computed to nearest, or outward where a claim depends on it (`rounding.OUTWARD`). Ends never
+cross, and to nearest a box of one point gives the forward pass.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from secateur.bounds.layers import (
     require_plain_attention,
     softmax,
 )
-from secateur.bounds.op import Op
+from secateur.bounds.op import Op, Rounding
 from secateur.errors import InputError, UnsupportedOpError
 from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, walk
 from secateur.types import Interval
@@ -115,14 +115,16 @@ def propagate(
     keep: Callable[[fx.Node], bool] = lambda node: False,
     *,
     dtype: torch.dtype | None = None,
+    rounding: Rounding | None = None,
 ) -> dict[fx.Node, Any]:
     """Bounds on every value of the graph for inputs in `box`: of the outputs, and of the nodes that `keep` names.
 
     A value is an `Interval` where it depends on the inputs; sizes, constants and parameters are plain. `tensors`
     overrides weights by name. Work is done in `dtype`, by default that of the first floating-point interval of the
-    box. Raises `UnsupportedOpError` before any work where an op has no rule.
+    box; ends are rounded to nearest, or as `rounding` says. Raises `UnsupportedOpError` before any work where an op has
+    no rule.
     """
-    _require_rules(graph)
+    require_rules(graph)
     like = _like(box, dtype)
     given = dict(zip(graph.inputs, box, strict=True))
     source = graph.tensors if tensors is None else {**graph.tensors, **tensors}
@@ -131,17 +133,18 @@ def propagate(
         return given[node] if node.op == "placeholder" else as_work(source[str(node.target)], like)
 
     with torch.no_grad():
-        return walk(graph, leaf, partial(apply, like=like), keep)
+        return walk(graph, leaf, partial(apply, like=like, rounding=rounding), keep)
 
 
-def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
+def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor, rounding: Rounding | None = None) -> Any:
     """The value of one op: by its rule where an argument is an interval, else by plain execution."""
     if not any(isinstance(leaf, Interval) for leaf in pytree.tree_leaves((args, kwargs))):
         return call_op(node, args, kwargs, like=like)
     op = Op(node, bound_arguments(node, args, kwargs), like)
     if kind(node) not in ON_WHOLE_NUMBERS and _holds_whole_numbers(op):
         raise op.unsupported("it computes with whole numbers or truth values that depend on the input")
-    return RULES[kind(node)](op)
+    result = RULES[kind(node)](op)
+    return result if rounding is None else rounding.value(op, result)
 
 
 def _holds_whole_numbers(op: Op) -> bool:
@@ -152,7 +155,7 @@ def _intervals(op: Op) -> list[Interval]:
     return [leaf for leaf in pytree.tree_leaves(dict(op.arguments)) if isinstance(leaf, Interval)]
 
 
-def _require_rules(graph: Graph) -> None:
+def require_rules(graph: Graph) -> None:
     """Raise `UnsupportedOpError` naming every op without a rule that depends on the inputs, not on sizes alone."""
     varying, missing = set(graph.inputs), []
     for node in graph.nodes:

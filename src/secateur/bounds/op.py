@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,3 +32,11 @@ class Op:
             f"{self.node.name}: {self.node.target} cannot be bounded: {why}. Rewrite this part of the model, or add "
             "the case to the op's rule in secateur/bounds/interval.py"
         )
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How the ends of bounds are rounded."""
+
+    value: Callable[[Op, Any], Any]  # (op, what its rule gave) → bounds on its value
+    change: Callable[[Any, Any, Any, Any], Any]  # (op, value in f, what the rule for δ gave, value in g) → pairs

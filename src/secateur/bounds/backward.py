@@ -1,0 +1,373 @@
+"""Linear bounds on two networks at once, from a node back to the inputs (CROWN, Zhang et al. 2018, is that on one).
+
+A row asks for a lower bound of Σ a·x + b·x′ at some node, x of f and x′ of g, in one of N boxes. Linear ops pass its
+coefficients on by their transpose, element-wise functions by lines below and above them: of f and of g apart, or of
+one of them and of the change δ = x′ − x, whichever leaves less room at this neuron. What f and g share cancels. Any
+other op ends the row there, by the bounds on its value. At the inputs the least over the box is taken.
+
+Rounding: what the products and sums at a node may have erred by is worked out from bounds on the values and taken off
+the result (see `rounding`), so that the bound holds in real arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from secateur.bounds import interval
+from secateur.bounds.activations import SLOPES
+from secateur.bounds.arithmetic import as_interval, magnitude
+from secateur.bounds.joint import Bounds, Networks, over_boxes
+from secateur.bounds.op import Op
+from secateur.bounds.pairs import Pair, after, before
+from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
+from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, terms
+from secateur.graph.capture import bound_arguments, call_op, kind, walk
+from secateur.types import Interval
+
+Coefficients = tuple[Tensor | None, Tensor | None]  # of x and of x′, (rows, *shape of one sample); None: zero
+
+ALWAYS_LINEAR = {
+    *interval.MOVEMENT, *interval.WEIGHTED_SUMS,
+    "add", "batch_norm", "dropout", "feature_dropout", "neg", "rsub", "sub",
+}  # fmt: skip
+# Movements of data in which every entry goes to one place: their transpose is exact.
+RESHAPED = {"alias", "clone", "contiguous", "flatten", "permute", "reshape", "squeeze", "t", "transpose", "unsqueeze"}
+RELAXED = {"relu", *(SLOPES.keys() - {"pow", "log", "reciprocal", "rsqrt", "sqrt", "prelu", "clamp"})}
+
+
+def is_linear(node: fx.Node, bounds: Bounds) -> bool:
+    """Whether the op is linear (and constant) in what depends on the inputs, given what does."""
+    name = kind(node)
+    if name in ALWAYS_LINEAR:
+        return True
+    arguments = _arguments(node, lambda n: varies(bounds.get(n)))
+    if name in interval.FILLING:
+        return arguments.get("condition") is not True and arguments.get("mask") is not True
+    if name in interval.AFFINE:
+        form = interval.AFFINE[name]
+        return arguments[form.weight] is not True and (not form.bias or arguments[form.bias] is not True)
+    if name == "mul":
+        return (arguments["self"] is True) != (arguments["other"] is True)
+    if name == "div":
+        return arguments["other"] is not True and arguments.get("rounding_mode") is None
+    return name == "einsum" and sum(x is True for x in arguments["tensors"]) == 1
+
+
+def _arguments(node: fx.Node, value: Callable[[fx.Node], Any]) -> dict[str, Any]:
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value)
+    return bound_arguments(node, args, kwargs)
+
+
+def varies(value: Any) -> bool:
+    """Whether the value depends on the inputs."""
+    leaves = pytree.tree_leaves(value)
+    return any(isinstance(x.before if isinstance(x, Pair) else x, Interval) for x in leaves)
+
+
+@dataclass(eq=False)
+class Backward:
+    """Both networks, the bounds known so far, and what was worked out from them."""
+
+    networks: Networks
+    bounds: Bounds = field(default_factory=dict)
+    transposes: dict[tuple[fx.Node, bool], tuple[tuple[Tensor, ...], Callable[..., Any]]] = field(default_factory=dict)
+    sizes: dict[fx.Node, tuple[list[Tensor], int]] = field(default_factory=dict)
+    lines: dict[fx.Node, tuple[Lines, Lines, Lines | None]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = self.networks
+        self.samples = [_on_zeros(n, tensors) for tensors in (n.first, n.second)]
+        self.position = {node: i for i, node in enumerate(n.graph.nodes)}
+
+
+def _on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node, Any]:
+    graph, like = networks.graph, networks.like
+    size = graph.example[0].shape[0]
+
+    def zeros(x: Tensor) -> Tensor:
+        one = x[:1] if x.ndim and x.shape[0] == size else x
+        return torch.zeros_like(one, dtype=like.dtype if one.is_floating_point() else one.dtype, device=like.device)
+
+    given = dict(zip(graph.inputs, map(zeros, graph.example), strict=True))
+
+    def leaf(node: fx.Node) -> Tensor:
+        return given[node] if node.op == "placeholder" else tensors[str(node.target)]
+
+    with torch.no_grad():
+        return walk(graph, leaf, partial(call_op, like=like), keep=lambda node: True)
+
+
+def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], box: Tensor) -> Tensor:
+    """Lower bounds, (rows,), of Σ a·x + b·x′ over the seeds; `box`: (rows,), the box that each row is about."""
+    pending: dict[fx.Node, Any] = dict(seeds)
+    joined = {node for node in engine.position if len(node.users) > 1}
+    total = torch.zeros(len(box), dtype=engine.networks.like.dtype, device=engine.networks.like.device)
+    for node in sorted(engine.position, key=engine.position.__getitem__, reverse=True):
+        if node not in pending:
+            continue
+        found = pending.pop(node)
+        if isinstance(found, dict):  # the outputs of a split
+            if not any(isinstance(x, Pair) for x in pytree.tree_leaves(engine.bounds[node])):
+                found = {index: (_sum(*pair), None) for index, pair in found.items()}
+            total = total + _pass_on(engine, node, found, box, pending)
+            continue
+        value = engine.bounds[node]
+        if not varies(value):
+            total = total + _constant(value, found)
+            continue
+        met = node in joined or (found[0] is not None and found[1] is not None)
+        if not isinstance(value, Pair):
+            found = (_sum(found[0], found[1]), None)
+        if met:  # what the sums of coefficients may have erred by
+            total = total - _dot_size(found, value, box) * FUNCTIONS
+        if node.op == "placeholder":
+            total = total + _least(engine, value, found, box)
+        elif is_linear(node, engine.bounds):
+            total = total + _pass_on(engine, node, {0: found}, box, pending)
+        elif kind(node) in RELAXED and varies(engine.bounds[node.all_input_nodes[0]]):
+            total = total + _relaxed(engine, node, found, box, pending)
+        else:
+            total = total + _least(engine, value, found, box)
+    return total.nan_to_num(nan=-torch.inf)
+
+
+def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
+
+
+def _add(pending: dict[fx.Node, Any], node: fx.Node, new: Coefficients) -> None:
+    old = pending.get(node, (None, None))
+    pending[node] = (_sum(old[0], new[0]), _sum(old[1], new[1]))
+
+
+def _constant(value: Any, found: Coefficients) -> Any:
+    """Of what depends on no input."""
+    total: Any = 0.0
+    for c, x in zip(found, (before(value), after(value)), strict=True):
+        if c is not None:
+            total = total + c.flatten(1) @ x.to(c.dtype).expand(c.shape[1:]).flatten()
+    return total
+
+
+def _at(value: Tensor, box: Tensor) -> Tensor:
+    """What is known of each row's box: (rows, *shape of one sample)."""
+    return value[box] if len(value) > 1 else value
+
+
+def _dot(c: Tensor, value: Tensor) -> Tensor:
+    """Of each row."""
+    return (c * value).flatten(1).sum(1)
+
+
+def _dot_size(found: Coefficients, value: Any, box: Tensor) -> Any:
+    total: Any = 0.0
+    for c, x in zip(found, (before(value), after(value)), strict=True):
+        if c is not None:
+            total = total + _dot(c.abs(), _at(magnitude(x), box))
+    return total
+
+
+# --- at the end of a row ---------------------------------------------------------------------------------------------
+
+
+def _least(engine: Backward, value: Any, found: Coefficients, box: Tensor) -> Any:
+    """The least of a·x + b·x′ over the bounds on x, x′ and δ: of each neuron the best of three ways to see it."""
+    a, b = found
+    x = as_interval(before(value))
+    if b is None or a is None:
+        c, x = (a, x) if b is None else (b, as_interval(after(value)))
+        assert c is not None
+        centre, radius = x.lower / 2 + x.upper / 2, x.upper / 2 - x.lower / 2
+        radius = radius + 4 * gamma(c[0].numel()) * magnitude(x)
+        return _dot(c, _at(centre, box)) - _dot(c.abs(), _at(radius, box))
+    else:
+        y, d = as_interval(value.after), as_interval(value.change)
+        apart = _least_of(a, x, box) + _least_of(b, y, box)
+        first = _least_of(a + b, x, box) + _least_of(b, d, box)
+        second = _least_of(a + b, y, box) - _greatest_of(a, d, box)
+        low = torch.maximum(torch.maximum(apart, first), second)
+    k = low[0].numel()
+    size = _dot_size(found, value, box)
+    return low.flatten(1).sum(1) - gamma(k) * size * 4
+
+
+def _least_of(c: Tensor, x: Interval, box: Tensor) -> Tensor:
+    low, high = _at(x.lower, box), _at(x.upper, box)
+    out = torch.where(c > 0, c * low, c * high)
+    return torch.where(c == 0, 0.0, out)
+
+
+def _greatest_of(c: Tensor, x: Interval, box: Tensor) -> Tensor:
+    return -_least_of(-c, x, box)
+
+
+# --- linear ops ------------------------------------------------------------------------------------------------------
+
+
+def _pass_on(
+    engine: Backward, node: fx.Node, found: Mapping[int, Coefficients], box: Tensor, pending: dict[fx.Node, Any]
+) -> Any:
+    """Coefficients of a linear op's results, by their number → of its arguments; what is constant is returned."""
+    if kind(node) == "getitem":
+        parts = pending.setdefault(node.all_input_nodes[0], {})
+        old = parts.get(node.args[1], (None, None))
+        parts[node.args[1]] = (_sum(old[0], found[0][0]), _sum(old[1], found[0][1]))
+        return 0.0
+    sources = _varying_sources(engine, node)
+    total: Any = 0.0
+    sizes, count = ([], 0) if kind(node) in RESHAPED else _sizes(engine, node)
+    incoming: list[list[Tensor | None]] = [[None, None] for _ in sources]
+    for side in (0, 1):
+        if all(c[side] is None for c in found.values()):
+            continue
+        constants, back = _transpose(engine, node, bool(side))
+        cotangents = []
+        for number, constant in enumerate(constants):
+            c = found.get(number, (None, None))[side]
+            if c is None:
+                cotangents.append(constant.new_zeros((len(box), *constant.shape)))
+                continue
+            cotangents.append(c)
+            total = total + c.flatten(1) @ constant.flatten()
+            if sizes:
+                total = total - gamma(count) * _dot(c.abs(), _at(sizes[number], box))
+        for slot, gradient in zip(incoming, torch.vmap(back)(*cotangents), strict=True):
+            slot[side] = gradient
+    for source, pair in zip(sources, incoming, strict=True):
+        _add(pending, source, (pair[0], pair[1]))
+    return total
+
+
+def _varying_sources(engine: Backward, node: fx.Node) -> list[fx.Node]:
+    """The nodes among the arguments that depend on the inputs; one that stands in two places is there twice."""
+    places = [n for n in pytree.tree_leaves((node.args, dict(node.kwargs))) if isinstance(n, fx.Node)]
+    return [n for n in places if varies(engine.bounds[n])]
+
+
+def _transpose(engine: Backward, node: fx.Node, second: bool) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
+    """The op's results where all that varies is 0, and the map from their coefficients to those of the arguments."""
+    key = (node, second)
+    if key not in engine.transposes:
+        sample = engine.samples[second]
+        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+        free = [i for i, x in enumerate(leaves) if isinstance(x, fx.Node) and varies(engine.bounds[x])]
+        values = [sample[x] if isinstance(x, fx.Node) else x for x in leaves]
+
+        def op(*varying: Tensor) -> tuple[Tensor, ...]:
+            filled = list(values)
+            for i, x in zip(free, varying, strict=True):
+                filled[i] = x
+            args, kwargs = pytree.tree_unflatten(filled, spec)
+            return tuple(pytree.tree_leaves(call_op(node, args, kwargs, like=engine.networks.like)))
+
+        with torch.enable_grad():
+            constants, back, *_ = torch.func.vjp(op, *(torch.zeros_like(values[i]) for i in free))
+        engine.transposes[key] = (tuple(c.detach() for c in constants), lambda *c: back(c))
+    return engine.transposes[key]
+
+
+def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
+    """For each result and box, the sum of the sizes of all terms, in f or g; and how many terms there are."""
+    if node not in engine.sizes:
+        count = 0
+
+        def of(node: fx.Node, like: Tensor, given: Any) -> Any:
+            nonlocal count
+            found = []
+            for side in (before, after):
+                args, kwargs, result = pytree.tree_map(side, given)
+                op = Op(node, bound_arguments(node, args, kwargs), like)
+                count = max(count, terms(op))
+                found.append([absolute(op, x) for x in pytree.tree_leaves(result)])
+            most = [torch.maximum(f, g) for f, g in zip(*found, strict=True)]
+            return [Interval(m, m) for m in most]
+
+        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), engine.bounds.__getitem__)
+        sizes = over_boxes(of, node, engine.networks.like, (args, kwargs, engine.bounds[node]))
+        engine.sizes[node] = ([x.upper for x in sizes], count)
+    return engine.sizes[node]
+
+
+# --- element-wise functions ------------------------------------------------------------------------------------------
+
+
+def _relaxed(engine: Backward, node: fx.Node, found: Coefficients, box: Tensor, pending: dict[fx.Node, Any]) -> Any:
+    source = node.all_input_nodes[0]
+    value = engine.bounds[source]
+    f, g, change = _lines(engine, node, value)
+    a, b = found
+    if b is None or a is None or change is None:
+        side = 0 if b is None else 1
+        c = a if b is None else b
+        assert c is not None
+        slope, offset, _ = _line_below(f if side == 0 else g, c, box)
+        new = c * slope
+        _add(pending, source, (new, None) if side == 0 else (None, new))
+        size = _dot_size((new, None) if side == 0 else (None, new), value, box)
+        return (c * offset).flatten(1).sum(1) - gamma(offset[0].numel()) * (size + (c * offset).abs().flatten(1).sum(1))
+    both = a + b
+    sf, of, gf = _line_below(f, a, box)
+    sg, og, gg = _line_below(g, b, box)
+    s1, o1, g1 = _line_below(f, both, box)
+    s2, o2, g2 = _line_below(g, both, box)
+    sd, od, gd = _line_below(change, b, box)
+    se, oe, ge = _line_below(change, -a, box)
+    loss = torch.stack([
+        a.abs() * gf + b.abs() * gg,  # f and g apart
+        both.abs() * g1 + b.abs() * gd,  # (a + b) x + b δ
+        both.abs() * g2 + a.abs() * ge,  # (a + b) x′ − a δ
+    ])  # fmt: skip
+    least = loss.argmin(0)
+
+    def best(*ways: Tensor) -> Tensor:
+        return torch.where(least == 0, ways[0], torch.where(least == 1, ways[1], ways[2]))
+
+    new_a = best(a * sf, both * s1 - b * sd, a * se)
+    new_b = best(b * sg, b * sd, both * s2 - a * se)
+    offset = best(a * of + b * og, both * o1 + b * od, both * o2 - a * oe)
+    _add(pending, source, (new_a, new_b))
+    # errors of the products above, wherever they cancel
+    sizes = _at(magnitude(value.before) + magnitude(value.after), box)
+    slopes = (a.abs() + b.abs()) * (sf.abs() + sg.abs() + s1.abs() + s2.abs() + sd.abs() + se.abs())
+    offsets = (a.abs() + b.abs()) * (of.abs() + og.abs() + o1.abs() + o2.abs() + od.abs() + oe.abs())
+    error = (slopes * sizes + offsets).flatten(1).sum(1)
+    return offset.flatten(1).sum(1) - 2 * gamma(offset[0].numel()) * error
+
+
+def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, Lines | None]:
+    """Lines of the function in f and in g, and of its change."""
+    if node not in engine.lines:
+        name, arguments = kind(node), bound_arguments(node, node.args, node.kwargs)
+
+        def of(x: Interval) -> Lines:
+            if name == "relu":
+                return relu_lines(x)
+            op = Op(node, arguments, engine.networks.like)
+            return smooth_lines(lambda t: op.run(self=t), SLOPES[name](arguments), x)
+
+        f = of(as_interval(before(value)))
+        if isinstance(value, Pair):
+            x, y = as_interval(value.before), as_interval(value.after)
+            slopes = slope_range(name, arguments, x, y)
+            engine.lines[node] = (f, of(y), change_lines(slopes, as_interval(value.change)))
+        else:
+            engine.lines[node] = (f, f, None)
+    return engine.lines[node]
+
+
+def _line_below(lines: Lines, c: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Slope, offset and gap of the line that keeps c · φ from below: the lower one where c ≥ 0, the upper one else."""
+    up = c >= 0
+
+    def pick(low: Tensor, high: Tensor) -> Tensor:
+        return torch.where(up, _at(low, box), _at(high, box))
+
+    slope, offset = pick(lines.low_slope, lines.high_slope), pick(lines.low_offset, lines.high_offset)
+    return slope, offset, pick(lines.low_gap, lines.high_gap)

@@ -1,0 +1,283 @@
+"""What floating point can add to a bound: an error bound for every rule, and intervals rounded outward by it.
+
+The standard model of IEEE arithmetic: each of + − × ÷ √ errs by at most u = 2⁻⁵³ of its result in float64, and a sum of
+k products, in whatever order, by at most γ_k = k u / (1 − k u) of the sum of their sizes (Higham 2002, *Accuracy and
+Stability of Numerical Algorithms*, §3.1). Elementary functions are taken to err by at most 64 u of their result, and by
+64 u of their argument too where they are computed as a difference. `ERRORS`, at the bottom, has a row for every rule.
+Underflow is covered by the least normal number.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from secateur.bounds import interval
+from secateur.bounds.activations import SLOPES, TURNING
+from secateur.bounds.arithmetic import Value, as_interval, magnitude, reciprocal
+from secateur.bounds.layers import batch_norm_line, norm_of, on_channels
+from secateur.bounds.op import Op, Rounding
+from secateur.bounds.pairs import Pair, after, tight_pair
+from secateur.graph.capture import kind
+from secateur.types import Interval
+
+UNIT = 2.0**-53
+FUNCTIONS = 64 * UNIT
+_LEAST = torch.finfo(torch.float64).tiny
+
+Error = Callable[[Op, Interval], Any]  # (op, result) → bound on the error of each end, shape of the result
+
+
+def gamma(terms: int) -> float:
+    """γ for sums of so many products, and a few operations on top."""
+    k = terms + 8
+    return k * UNIT / (1 - k * UNIT)
+
+
+def outward(op: Op, result: Any) -> Any:
+    """What a rule gave, each end moved outward by its error; whole numbers and truth values are exact."""
+
+    def wide(x: Any) -> Any:
+        if not isinstance(x, Interval) or not x.lower.is_floating_point():
+            return x
+        error = ERRORS[kind(op.node)](op, x)
+        return x if error is None else widened(x, error)
+
+    return pytree.tree_map(wide, result)
+
+
+def outward_change(op: Op, value: Any, changes: Any, direct: Any) -> Any:
+    """Pairs from what the rule for δ gave, δ and x′ moved outward by their errors."""
+
+    def wide(x: Value, delta: Any, now: Value) -> Pair:
+        if not as_interval(x).lower.is_floating_point():
+            return tight_pair(x, delta, now)
+        size = _finite(magnitude(x)) + _finite(magnitude(now))
+        error = _error_of_change(op, size + _finite(magnitude(as_interval(delta))))
+        found = tight_pair(x, widened(as_interval(delta), error), now)
+        return Pair(
+            x, widened(as_interval(found.after), FUNCTIONS * size), widened(as_interval(found.change), FUNCTIONS * size)
+        )
+
+    return pytree.tree_map(wide, value, changes, direct)
+
+
+def _error_of_change(op: Op, size: Tensor) -> Tensor:
+    """What the rule for δ can err by where x, x′ and δ of the result are of `size` together.
+
+    Every term of a rule for δ is at most what the op would give on |x| + |x′| with weights |w| + |w′|, so four times
+    the error of that covers it; and slopes err by a share of their argument.
+    """
+    name = kind(op.node)
+    if name in interval.MOVEMENT:
+        return FUNCTIONS * size * 0.0
+    joint = Op(op.node, {key: _joint(key, x) for key, x in op.arguments.items()}, op.like)
+    own = ERRORS[name](joint, Interval(-size, size))
+    error = 0.0 if own is None else magnitude(own) if isinstance(own, Interval) else own
+    x = op.arguments.get("self")
+    if isinstance(x, Pair) and name in SLOPES:
+        error = error + FUNCTIONS * (1.0 + _both(x)) * _finite(magnitude(as_interval(x.change)))
+    if name == "div":
+        a, b = _both(op["self"]), _both(op["other"])
+        error = error + FUNCTIONS * (a + size * b) * _finite(magnitude(as_interval(reciprocal(after(op["other"])))))
+    return 4 * error + FUNCTIONS * size
+
+
+def _joint(name: str, argument: Any) -> Any:
+    def joint(leaf: Any) -> Any:
+        if not isinstance(leaf, Pair):
+            return leaf
+        if name == "running_var":  # the factor grows as it falls
+            return torch.minimum(as_interval(leaf.before).lower, as_interval(leaf.after).lower)
+        size = _both(leaf)
+        return Interval(-size, size) if isinstance(leaf.before, Interval) or isinstance(leaf.after, Interval) else size
+
+    return pytree.tree_map(joint, argument)
+
+
+def _both(value: Any) -> Any:
+    """|x| + |x′|."""
+    if isinstance(value, Pair):
+        return _finite(magnitude(value.before)) + _finite(magnitude(value.after))
+    return 2 * (_finite(magnitude(value)) if isinstance(value, (Interval, Tensor)) else abs(value))
+
+
+def widened(x: Interval, error: Interval | Tensor) -> Interval:
+    """Both ends moved outward by a non-negative error (one for each end, where they differ)."""
+    low, high = (error.lower, error.upper) if isinstance(error, Interval) else (error, error)
+    return Interval(x.lower - (low + _LEAST), x.upper + (high + _LEAST))
+
+
+# --- sums of products ------------------------------------------------------------------------------------------------
+
+
+def absolute(op: Op, result: Interval | Tensor) -> Tensor:
+    """For an op that is linear in what depends on the inputs: the sum of the sizes of all terms of each result."""
+    found = ABSOLUTE.get(kind(op.node))
+    return magnitude(result) if found is None else found(op)
+
+
+def terms(op: Op) -> int:
+    """No result of the op, and no entry of its transpose, is a sum of more products than this."""
+    form = interval.AFFINE.get(kind(op.node))
+    if form is not None:
+        weight = as_interval(op[form.weight]).lower
+        return int(weight.numel() // min(weight.shape[:2])) if weight.ndim > 1 else int(weight.numel())
+    values = [x.lower for x in pytree.tree_leaves(dict(op.arguments)) if isinstance(x, Interval)]
+    return sum(int(x.numel()) for x in values)
+
+
+def _affine_sizes(op: Op) -> Tensor:
+    form = interval.AFFINE[kind(op.node)]
+    out = form.apply(op, magnitude(op[form.data]), magnitude(op[form.weight]))
+    bias = op[form.bias] if form.bias else None
+    return out if bias is None else out + magnitude(form.offset(op, bias))
+
+
+def _batch_norm_sizes(op: Op) -> Tensor:
+    x = magnitude(op["input"])
+    factor, _ = batch_norm_line(op["weight"], None, op["running_mean"], op["running_var"], op["eps"])
+    offset = (op["running_mean"] * factor).abs()
+    offset = offset if op["bias"] is None else offset + op["bias"].abs()
+    return x * on_channels(factor.abs(), x.ndim) + on_channels(offset, x.ndim)
+
+
+def _of_two(op: Op) -> Tensor:
+    return _size(op["self"]) + abs(op["alpha"]) * _size(op["other"])  # type: ignore[no-any-return]
+
+
+def _size(value: Any) -> Any:
+    return magnitude(value) if isinstance(value, (Interval, Tensor)) else abs(value)
+
+
+def _sum_of_sizes(op: Op) -> Tensor:
+    return op.run(**interval.ends(_sizes(op), "upper"))  # type: ignore[no-any-return]
+
+
+def _sizes(op: Op) -> dict[str, Any]:
+    """The arguments with every interval [l, u] replaced by that of its sizes."""
+
+    def size(leaf: Any) -> Any:
+        return Interval(magnitude(leaf), magnitude(leaf)) if isinstance(leaf, Interval) else leaf
+
+    return pytree.tree_map(size, dict(op.arguments))  # type: ignore[no-any-return]
+
+
+def _einsum_sizes(op: Op) -> Tensor:
+    operands = [magnitude(x) for x in op["tensors"]]
+    return op.run(tensors=operands)  # type: ignore[no-any-return]
+
+
+ABSOLUTE: dict[str, Callable[[Op], Tensor]] = {
+    **dict.fromkeys(interval.AFFINE, _affine_sizes),
+    **dict.fromkeys(interval.WEIGHTED_SUMS, _sum_of_sizes),
+    **dict.fromkeys(("add", "sub", "rsub"), _of_two),
+    "batch_norm": _batch_norm_sizes,
+    "einsum": _einsum_sizes,
+}
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+def _none(op: Op, x: Interval) -> None:
+    """Data that move, and choices between values, are exact."""
+
+
+def _of_sums(op: Op, x: Interval) -> Tensor:
+    return gamma(terms(op)) * absolute(op, x)
+
+
+def _of_batch_norm(op: Op, x: Interval) -> Tensor:
+    return FUNCTIONS * absolute(op, x)
+
+
+def _relative(op: Op, x: Interval) -> Interval:
+    return Interval(FUNCTIONS * _finite(x.lower), FUNCTIONS * _finite(x.upper))
+
+
+def _finite(end: Tensor) -> Tensor:
+    """|end|, and 0 for one that is infinite already."""
+    return torch.where(torch.isfinite(end), end.abs(), 0.0)
+
+
+def _of_function(op: Op, x: Interval) -> Interval:
+    """Functions that are computed as a difference err by a share of their argument too."""
+    own, argument = _relative(op, x), FUNCTIONS * _finite(magnitude(op["self"]))
+    jump = _JUMPS.get(kind(op.node))
+    argument = argument + FUNCTIONS + (0.0 if jump is None else jump(op))
+    return Interval(own.lower + argument, own.upper + argument)
+
+
+# torch takes softplus(x) = x above a threshold: a jump down of log(1 + exp(−threshold))/beta.
+_JUMPS: dict[str, Callable[[Op], float]] = {
+    "softplus": lambda op: math.exp(-float(op["threshold"])) / float(op["beta"]),
+    "mish": lambda op: math.exp(-20.0) * 1e-3,
+}
+
+
+def _of_log_sum(op: Op, x: Interval) -> Interval:
+    """Softmax, its logarithm and logsumexp: log Σ exp errs by γ of its size and of the greatest argument."""
+    greatest = _finite(magnitude(op["self"])).amax(op["dim"], keepdim=True)
+    error = gamma(terms(op) + 64) * (1.0 + greatest)
+    error = error.reshape(x.lower.shape) if kind(op.node) == "logsumexp" else error.expand(x.lower.shape)
+    own = _relative(op, x)
+    return Interval(own.lower + error, own.upper + error)
+
+
+def _of_norm(op: Op, x: Interval) -> Tensor:
+    """z/σ errs by γ (max |x| / σ + |z/σ|), where σ ≥ √eps and |z/σ| ≤ √n."""
+    norm = norm_of(op, op["input"].lower.shape)
+    size = norm.fold(_finite(magnitude(op["input"])))
+    n = size.shape[-1]
+    ratio = size.amax(-1, keepdim=True) / math.sqrt(norm.eps) + math.sqrt(n)
+    error = norm.unfold((gamma(4 * n + 64) * ratio).expand(size.shape))
+    ndim = x.lower.ndim
+    if op["weight"] is not None:
+        error = error * norm.parameter(_size(op["weight"]), ndim)
+    bias = op.arguments.get("bias")
+    return error + FUNCTIONS * (magnitude(x) + (0.0 if bias is None else norm.parameter(_size(bias), ndim)))
+
+
+def _of_attention(op: Op, x: Interval) -> Tensor:
+    """Errors of the scores (γ |q| |k|) and of the weights move a mean of the values by at most Σ error · max |v|."""
+    query, key, value = (magnitude(op[name]) for name in ("query", "key", "value"))
+    mask = op["attn_mask"]
+    n = key.shape[-2]
+    scores = query.sum(-1, keepdim=True) * key.amax((-2, -1), keepdim=True) * float(op["scale"] or 1.0)
+    boolean = isinstance(mask, Tensor) and mask.dtype == torch.bool
+    added = 0.0 if mask is None or boolean else _finite(_size(mask)).amax()
+    share = gamma(4 * (query.shape[-1] + n) + 64) * (1.0 + scores + added)
+    return share * n * value.amax((-2, -1), keepdim=True) + torch.zeros_like(x.lower)
+
+
+def _of_length(op: Op, x: Interval) -> Interval:
+    own = _relative(op, x)
+    factor = gamma(terms(op)) / FUNCTIONS + 1.0
+    return Interval(own.lower * factor, own.upper * factor)
+
+
+CANCELLING = ("gelu", "mish", "hardswish", "hardsigmoid", "softplus", "log_sigmoid", "silu", "selu", "elu", "celu")
+
+ERRORS: dict[str, Error] = {
+    **dict.fromkeys((*interval.SHAPE_ONLY, *interval.MOVEMENT, *interval.FILLING), _none),
+    **dict.fromkeys((*interval.MAXIMA, *interval.MINIMA), _none),
+    **dict.fromkeys(("dropout", "feature_dropout", "embedding", "getitem", "neg"), _none),
+    **dict.fromkeys((*interval.MONOTONE_FUNCTIONS, *TURNING, *SLOPES), _relative),
+    **dict.fromkeys(("clamp", "clamp_max", "clamp_min", "hardtanh", "relu", "relu6", "abs"), _none),
+    **dict.fromkeys(CANCELLING, _of_function),
+    **dict.fromkeys(("div", "glu", "gru", "lstm", "mul", "reciprocal", "rsqrt", "pow", "prelu"), _relative),
+    **dict.fromkeys((*interval.AFFINE, *interval.WEIGHTED_SUMS, "add", "sub", "rsub", "einsum"), _of_sums),
+    **dict.fromkeys(interval.NORMS, _of_norm),
+    **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _of_log_sum),
+    "batch_norm": _of_batch_norm,
+    "linalg_vector_norm": _of_length,
+    "scaled_dot_product_attention": _of_attention,
+}
+
+OUTWARD = Rounding(outward, outward_change)
