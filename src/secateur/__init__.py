@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from secateur.certify import Certificate, certify
 from secateur.errors import (
     CaptureError,
     InputError,
@@ -26,6 +27,7 @@ __all__ = [
     "PGD",
     "AutoAttack",
     "CaptureError",
+    "Certificate",
     "Corruption",
     "Evaluation",
     "HistoryRow",
@@ -39,6 +41,7 @@ __all__ = [
     "UnsupportedOpError",
     "VerificationError",
     "__version__",
+    "certify",
     "evaluate",
     "inspect",
     "prune",

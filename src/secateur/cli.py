@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur import __version__, explain
+from secateur.certify import Certificate, certify
 from secateur.errors import InputError, SecateurError, TargetMissedError
 from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, Corruption, Evaluation, evaluate
 from secateur.evaluate.attacks.losses import Loss as LossName
@@ -46,6 +47,11 @@ Loss = StrEnum("Loss", list(get_args(LossName)))  # type: ignore[misc]
 class Allocation(StrEnum):
     uniform = "uniform"
     global_ = "global"
+
+
+class CertifyMethod(StrEnum):
+    linear = "linear"
+    interval = "interval"
 
 
 app = typer.Typer(
@@ -133,6 +139,15 @@ def prune_command(
     max_drift: Annotated[
         float | None, typer.Option(help="Stop before any output moves further than this on samples.")
     ] = None,
+    min_certified_agreement: Annotated[
+        float | None,
+        typer.Option(help="The same, proved for all inputs within --eps of those of --calibration."),
+    ] = None,
+    max_certified_drift: Annotated[
+        float | None,
+        typer.Option(help="The same for the drift, proved within --eps of samples, or without --eps on the whole box."),
+    ] = None,
+    eps: Annotated[float | None, typer.Option(help="Radius of the certified budgets (L∞, in input units).")] = None,
     step: Annotated[
         float | None,
         typer.Option(
@@ -155,6 +170,13 @@ def prune_command(
     bounds = _bounds(input_bounds)
     loaded = load_model(model, weights)
     example = _example(loaded, example_shape, bounds)
+    budgets = {
+        "agreement": min_agreement,
+        "drift": max_drift,
+        "certified_agreement": min_certified_agreement,
+        "certified_drift": max_certified_drift,
+        "eps": eps,
+    }
     result = prune(
         loaded,
         example,
@@ -166,7 +188,7 @@ def prune_command(
         calibration=calibration,
         samples=samples,
         allocation=allocation.value,
-        guard={k: v for k, v in (("agreement", min_agreement), ("drift", max_drift)) if v is not None},
+        guard={name: value for name, value in budgets.items() if value is not None},
         step=step,
         recursive=recursive,
         ignore=ignore or (),
@@ -267,6 +289,59 @@ def evaluate_command(
     _report_evaluation(report)
     if per_class:
         _report_classes(report)
+
+
+@app.command("certify")
+def certify_command(
+    original: ModelArgument,
+    pruned: Annotated[str, typer.Argument(help="The pruned model: a .pt2 file, or package.module:factory.")],
+    weights: Weights = None,
+    pruned_weights: Annotated[Path | None, typer.Option(help="Weights of the pruned model's factory.")] = None,
+    example_shape: Shapes = None,
+    input_bounds: BoundsOption = "0,1",
+    data: Annotated[
+        Path | None, typer.Option(help="A .npz file of images; with labels, only those rightly classified are stable.")
+    ] = None,
+    eps: Annotated[float | None, typer.Option(help="Radius of the L∞ balls round the images of --data.")] = None,
+    samples: Annotated[int, typer.Option(help="Use the first so many images.")] = 100,
+    method: Annotated[
+        CertifyMethod, typer.Option(help="Linear bounds on both models together, or intervals alone: fast and wide.")
+    ] = CertifyMethod.linear,
+    attack_steps: Annotated[int, typer.Option(help="Steps of the search for the largest real drift; 0: none.")] = 40,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Certificate to write, .json.")] = None,
+    seed: Seed = 0,
+    device: Device = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Prove how far the pruned model's outputs can be from the original's."""
+    if (data is None) != (eps is None):
+        raise InputError("--data and --eps belong together; without them, the certificate is about the whole input box")
+    if samples < 1:
+        raise InputError(f"--samples {samples}: give at least 1")
+    bounds, arrays = _bounds(input_bounds), {} if data is None else load_arrays(data)
+    images = arrays["images"][:samples] if arrays else None
+    loaded = load_model(original, weights)
+    certificate = certify(
+        loaded,
+        load_model(pruned, pruned_weights),
+        images[:2] if images is not None and not example_shape else _example(loaded, example_shape, bounds),
+        input_bounds=bounds,
+        inputs=images,
+        eps=eps,
+        labels=arrays["labels"][:samples] if "labels" in arrays else None,
+        method=method.value,
+        attack_steps=attack_steps,
+        seed=seed,
+        device=device,
+        progress=True,
+    )
+    if output is not None:
+        certificate.save(output)
+    if as_json:
+        print(certificate.model_dump_json(indent=1))
+    else:
+        _report_certificate(certificate)
 
 
 @app.callback(invoke_without_command=True)
@@ -466,6 +541,31 @@ def _report_classes(report: Evaluation) -> None:
         change = "" if row.change is None else f"{100 * row.change:+.2f}"
         table.add_row(str(row.label), f"{row.samples:,}", f"{row.accuracy:.2%}", old, change)
     Console().print(table)
+
+
+def _report_certificate(certificate: Certificate) -> None:
+    drift = sorted(certificate.drift)
+    where = certificate.input_set
+    about = "the input box" if where.eps is None else f"balls of radius {where.eps:g} round {where.inputs:,} inputs"
+    table = Table(about, "certified", "found by search")
+    found = sorted(certificate.found or ())
+    table.add_row("largest drift of an output", f"{drift[-1]:.4g}", f"{found[-1]:.4g}" if found else "")
+    if len(drift) > 1:
+        middle = len(drift) // 2
+        table.add_row("the same, median over inputs", f"{drift[middle]:.4g}", f"{found[middle]:.4g}" if found else "")
+    for label, share in (
+        ("both models keep the original's class", certificate.agreement),
+        ("the original keeps its class", certificate.stable_original),
+        ("the pruned model keeps its class", certificate.stable_pruned),
+    ):
+        if share is not None:
+            searched = "" if share.empirical is None else f"{share.empirical:.2%}"
+            table.add_row(label, f"{share.certified:.2%}", searched)
+    console = Console()
+    console.print(table)
+    console.print(
+        f"{certificate.method} bounds, {certificate.dtype}, rounded {certificate.rounding}; {certificate.seconds:.1f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -2,36 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
+from secateur.bounds.certified import Certified, blocks
+from secateur.bounds.joint import Networks
 from secateur.errors import InputError
 from secateur.graph.capture import Graph, run
-from secateur.types import Samples
+from secateur.types import Interval, Samples
+
+_BUDGETS = {"agreement": 1.0, "drift": inf, "certified_agreement": 1.0, "certified_drift": inf, "eps": inf}  # largest
+_BALLS = 128  # that are certified after every step
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Budgets on samples: the least share of equal top classes, and the largest move of any output."""
+    """Budgets on samples: the least share of equal top classes, and the largest move of any output.
+
+    `certified_…` are the same for every input within `eps` of a sample (L∞), proved and not only seen; without `eps`,
+    the certified drift is that over the whole input box.
+    """
 
     agreement: float | None = None
     drift: float | None = None
+    certified_agreement: float | None = None
+    certified_drift: float | None = None
+    eps: float | None = None
 
     @staticmethod
-    def parse(budgets: Mapping[str, float] | None) -> Guard | None:
-        """{"agreement": 0.98, "drift": 2.0}, either or both; `InputError` for others."""
+    def parse(budgets: Mapping[str, float] | None, calibrated: bool = False) -> Guard | None:
+        """{"agreement": 0.98, "drift": 2.0}, any of the budgets; `InputError` for others, and for what is missing."""
         if not budgets:
             return None
         for name, value in budgets.items():
-            if name not in ("agreement", "drift"):
-                raise InputError(f"guard: no budget {name!r}; there are agreement and drift")
-            most = 1.0 if name == "agreement" else float("inf")
+            if name not in _BUDGETS:
+                raise InputError(f"guard: no budget {name!r}; there are {', '.join(_BUDGETS)}")
+            most = _BUDGETS[name]
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
                 raise InputError(f"guard: {name}={value!r}; give a number from 0" + (" to 1" if most == 1.0 else ""))
-        return Guard(**budgets)
+        guard = Guard(**budgets)
+        if guard.certified_agreement is not None and (guard.eps is None or not calibrated):
+            raise InputError("guard: certified_agreement needs eps, and inputs of your own (calibration=)")
+        if guard.eps is not None and guard.certified_agreement is None and guard.certified_drift is None:
+            raise InputError("guard: eps is the radius of certified_agreement and certified_drift; give one of them")
+        return guard
+
+    def breach(self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]) -> str:
+        """Which budget the network with `weights` exceeds and by what, or empty."""
+        found = fidelity(graph, weights, samples).breach(self) if self.looks else ""
+        certain = self.certified_agreement is not None or self.certified_drift is not None
+        return found or (self._breach_certain(graph, weights, samples, box) if certain else "")
+
+    @property
+    def looks(self) -> bool:
+        return self.agreement is not None or self.drift is not None
+
+    def _breach_certain(
+        self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
+    ) -> str:
+        stored = {name: w.to(graph.tensors[name].dtype) for name, w in weights.items()}
+        networks = Networks.of(graph, graph.tensors, stored, torch.empty(0, dtype=torch.float64))
+        centres = [x[:_BALLS].cpu() for x in samples.inputs]
+        balls = [_ball(x, whole, self.eps) for x, whole in zip(centres, box, strict=True)]
+        drift, agreed = 0.0, list[Tensor]()
+        for start, block in blocks(networks, balls):
+            here = Certified.of(networks, block)
+            found = here.drift()
+            drift = max(drift, float(torch.maximum(-found.lower, found.upper).max()))
+            if self.certified_agreement is not None:
+                middle = [c[start : start + here.boxes].to(x.lower.dtype) for c, x in zip(centres, balls, strict=True)]
+                classes = top(run(graph, middle, dtype=torch.float64)[0])
+                agreed.append((here.margins(classes, False) > 0) & (here.margins(classes, True) > 0))
+        if self.certified_drift is not None and not drift <= self.certified_drift:
+            return f"certified drift rose to {drift:.4g}, above {self.certified_drift:.4g}"
+        share = float(torch.cat(agreed).double().mean()) if agreed else 1.0
+        if self.certified_agreement is not None and share < self.certified_agreement:
+            return f"certified agreement fell to {share:.2%}, below {self.certified_agreement:.2%}"
+        return ""
+
+
+def _ball(centre: Tensor, whole: Interval, eps: float | None) -> Interval:
+    """The L∞ ball round each sample, cut with the box; the box itself where there is no radius."""
+    whole = Interval(whole.lower.cpu(), whole.upper.cpu())
+    if not centre.is_floating_point():
+        return Interval(centre, centre) if eps is not None else whole
+    low, high = whole.lower.double(), whole.upper.double()
+    if eps is None:
+        return Interval(low, high)
+    x = centre.double()
+    slack = 4 * torch.finfo(torch.float64).eps * (x.abs() + eps)
+    return Interval(torch.maximum(x - eps - slack, low), torch.minimum(x + eps + slack, high))
 
 
 @dataclass(frozen=True)
@@ -59,7 +123,10 @@ def fidelity(graph: Graph, weights: Mapping[str, Tensor], samples: Samples) -> F
     drift = max((float((f - g).abs().max()) for f, g in floating), default=0.0)
     if not all(bool(torch.isfinite(g).all()) for _, g in floating):
         drift = float("inf")
-    first, second = floating[0]
-    several = first.ndim > 1 and first.shape[-1] > 1
-    same = first.argmax(-1) == second.argmax(-1) if several else (first > 0) == (second > 0)
-    return Fidelity(float(same.double().mean()), drift)
+    first, second = map(top, floating[0])
+    return Fidelity(float((first == second).double().mean()), drift)
+
+
+def top(output: Tensor) -> Tensor:
+    """The class of each row: the largest of several outputs, the side of 0 of a single one."""
+    return output.argmax(-1) if output.ndim > 1 and output.shape[-1] > 1 else (output > 0).long().flatten()

@@ -19,7 +19,7 @@ from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple
-from secateur.guard import Guard, fidelity
+from secateur.guard import Guard
 from secateur.methods import PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
 from secateur.plan import Plan, Target, make_plan, schedule, selected
@@ -83,8 +83,9 @@ def prune(
         calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz` path.
         samples: how many inputs to look at; fewer where memory would not hold them.
         allocation: `uniform` takes the same share of every group, `global` where it costs the outputs least.
-        guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an output}.
-            A step that exceeds one is taken back, and the run ends there (`Result.stopped`).
+        guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an output},
+            or "certified_agreement", "certified_drift" and "eps": the same for all inputs within eps of a sample, by
+            proof. A step that exceeds one is taken back, and the run ends there (`Result.stopped`).
         step: the largest share of a group's units that leaves at a time; 1 prunes in one shot. Default: 1 for
             `reconstruct` without a guard, else 0.0625.
         recursive: whether a unit that stood in for another may do so again or leave. Without, at most half goes.
@@ -100,7 +101,11 @@ def prune(
         InputError, CaptureError, UnsupportedOpError: what was given cannot be used, with what to do about it.
         NothingToPruneError, TargetMissedError: the request cannot be met, with what can.
     """
-    target, choose, budgets = Target.parse(remove), resolve(method, options or {}), Guard.parse(guard)
+    target, choose, budgets = (
+        Target.parse(remove),
+        resolve(method, options or {}),
+        Guard.parse(guard, calibration is not None),
+    )
     if allocation not in ("uniform", "global"):
         raise InputError(f"allocation={allocation!r}; there are uniform and global")
     graph = capture(model, example_inputs)
@@ -135,7 +140,7 @@ def prune(
         if method == RECONSTRUCT and study is not None:
             edits += rebuild(run, study, goal)
         if budgets is not None and watched is not None:
-            stopped = fidelity(graph, run.weights, watched).breach(budgets)
+            stopped = budgets.breach(graph, run.weights, watched, input_box(graph, input_bounds))
         if stopped:
             run.go_back(before_step)
             break

@@ -83,11 +83,12 @@ class Backward:
 
     def __post_init__(self) -> None:
         n = self.networks
-        self.samples = [_on_zeros(n, tensors) for tensors in (n.first, n.second)]
+        self.samples = [on_zeros(n, tensors) for tensors in (n.first, n.second)]
         self.position = {node: i for i, node in enumerate(n.graph.nodes)}
 
 
-def _on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node, Any]:
+def on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node, Any]:
+    """The value of every node on one sample of zeros."""
     graph, like = networks.graph, networks.like
     size = graph.example[0].shape[0]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.arithmetic import add, as_interval, intersect, magnitude, subtract
-from secateur.bounds.backward import RELAXED, Backward, Coefficients, lower, varies
+from secateur.bounds.backward import RELAXED, Backward, Coefficients, lower, on_zeros, varies
 from secateur.bounds.joint import Networks, forward
 from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS, widened
@@ -84,7 +84,7 @@ def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: f
     places = where.flatten(1).nonzero()  # shape: (rows, 2), box and element
     low, high = x.lower.flatten(1).clone(), x.upper.flatten(1).clone()
     shape = x.lower.shape[1:]
-    for part in places.split(rows_at_a_time(engine, 2)):
+    for part in places.split(max(1, rows_at_a_time(engine) // 2)):
         box, element = part[:, 0], part[:, 1]
         unit = torch.zeros((len(part), low.shape[1]), dtype=low.dtype, device=low.device)
         unit[torch.arange(len(part)), element] = 1.0
@@ -96,8 +96,13 @@ def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: f
     return intersect(Interval(low.reshape(x.lower.shape), high.reshape(x.upper.shape)), x)
 
 
-def rows_at_a_time(engine: Backward, sides: int) -> int:
-    """How many rows fit into a block, where a row may hold some dozens of values of the largest node."""
-    values = [sample[node] for sample in engine.samples for node in engine.bounds if varies(engine.bounds[node])]
+def rows_at_a_time(engine: Backward) -> int:
+    """How many rows fit into a block, where a row holds some values of the largest node's size."""
+    values = [engine.samples[0][node] for node in engine.bounds if varies(engine.bounds[node])]
     largest = max(x.numel() for x in values if isinstance(x, Tensor))
-    return max(1, BLOCK_BYTES // (8 * 8 * largest * sides))
+    return max(1, BLOCK_BYTES // (8 * 8 * largest))
+
+
+def values_per_sample(networks: Networks) -> int:
+    """Of all nodes of the graph together."""
+    return sum(x.numel() for x in on_zeros(networks, networks.first).values() if isinstance(x, Tensor))

@@ -1,0 +1,206 @@
+"""Certificates: sound bounds on how far a pruned model's outputs can be from the original's, over a set of inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from secateur.bounds.certified import Certified, blocks
+from secateur.bounds.interval import input_box
+from secateur.bounds.joint import Networks
+from secateur.certify.certificate import Certificate, InputSet, Share
+from secateur.certify.embed import embedded
+from secateur.certify.search import Found, decisions, outputs, search
+from secateur.errors import InputError
+from secateur.graph.capture import ExampleInputs, Graph, capture
+from secateur.graph.coupling import couple
+from secateur.progress import track
+from secateur.report.recipe import fingerprint, versions
+from secateur.types import Interval
+
+__all__ = ["Certificate", "certify"]
+
+Model = nn.Module | ExportedProgram
+_CHECKED = 16  # samples on which the pruned model is compared with its embedding
+
+
+def certify(
+    original: Model,
+    pruned: Model,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    input_bounds: Any = (0.0, 1.0),
+    inputs: Tensor | Sequence[Tensor] | None = None,
+    eps: float | None = None,
+    labels: Tensor | None = None,
+    method: str = "linear",
+    attack_steps: int = 40,
+    seed: int = 0,
+    device: torch.device | str | None = None,
+    progress: bool = False,
+) -> Certificate:
+    """Bounds on g(x) − f(x) for every x of the input box, or of the ε-balls round given inputs; f original, g pruned.
+
+    Args:
+        original, pruned: an `nn.Module` in eval mode or an exported program; the pruned form of the original.
+        example_inputs: as for `prune`; default: `inputs`.
+        input_bounds: the input box, as for `prune`.
+        inputs, eps: inputs, batch first (a tensor, or one for each input of the model), and the radius of the L∞ balls
+            round them, in input units. The balls are cut with the box. Whole-number inputs stay as they are.
+        labels: classes of the inputs; then only inputs that are rightly classified count as stable.
+        method: `linear` (backward linear bounds on both networks together, and intervals; the tighter counts) or
+            `interval` (fast and wide).
+        attack_steps: of the search for the empirical partner; 0: none.
+
+    Cost: N balls of a network with n activations of unknown sign and m multiplications take about 6·N·n·m. Raises
+    `InputError` for models or inputs that do not fit, `UnsupportedOpError` naming all ops that cannot be bounded.
+    """
+    begin = time.perf_counter()
+    _check(inputs, eps, labels, method)
+    points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
+    example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
+    graph, other = capture(original, example), capture(pruned, example)
+    like = torch.empty(0, dtype=torch.float64, device=device)
+    networks = _networks(graph, other, input_bounds, like, seed)
+    boxes, centres = _input_set(graph, input_bounds, points, eps)
+    generator = torch.Generator().manual_seed(seed)
+
+    drift, decided, found = list[Interval](), list[_Decided](), list[Found]()
+    for start, block in track(list(blocks(networks, boxes)), "certifying", progress):
+        here = Certified.of(networks, block, method == "linear")
+        drift.append(here.drift())
+        flat = [Interval(x.lower[:, 0], x.upper[:, 0]) for x in block]
+        middle = [c[start : start + here.boxes] for c in centres] or [_middle(x) for x in flat]
+        if centres:
+            decided.append(_decided(networks, here, middle))
+        if attack_steps:
+            found.append(search(networks, flat, middle, steps=attack_steps, generator=generator))
+    agreement, stable_original, stable_pruned = _shares(decided, found, labels) if centres else (None, None, None)
+    return Certificate(
+        input_set=InputSet(input_bounds=_plain(input_bounds), eps=eps, inputs=len(points[0]) if points else None),
+        method=method,
+        lower=tuple(tuple(row) for row in torch.cat([d.lower for d in drift]).tolist()),
+        upper=tuple(tuple(row) for row in torch.cat([d.upper for d in drift]).tolist()),
+        found=tuple(torch.cat([f.drift for f in found]).tolist()) if found else None,
+        agreement=agreement,
+        stable_original=stable_original,
+        stable_pruned=stable_pruned,
+        original=fingerprint(graph),
+        pruned=fingerprint(other),
+        versions=versions(),
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _check(inputs: Any, eps: float | None, labels: Tensor | None, method: str) -> None:
+    if method not in ("linear", "interval"):
+        raise InputError(f"method={method!r}; there are linear and interval")
+    if (inputs is None) != (eps is None):
+        raise InputError("inputs and eps belong together: the balls' centres and their radius")
+    if eps is not None and not 0 <= eps < float("inf"):
+        raise InputError(f"eps={eps}: give a radius of at least 0, in input units")
+    if labels is not None and (inputs is None or labels.ndim != 1 or labels.is_floating_point()):
+        raise InputError("labels: give one class number for each of the inputs")
+
+
+def _networks(graph: Graph, other: Graph, input_bounds: Any, like: Tensor, seed: int) -> Networks:
+    generator = torch.Generator().manual_seed(seed)
+    samples = []
+    for box in input_box(graph, input_bounds):
+        share = torch.rand((_CHECKED, *box.lower.shape[1:]), generator=generator, dtype=torch.float64)
+        floating = box.lower.is_floating_point()
+        samples.append(
+            box.lower + share * (box.upper - box.lower)
+            if floating
+            else box.lower.expand(_CHECKED, *box.lower.shape[1:])
+        )
+    full = embedded(graph, couple(graph), other, samples)
+    return Networks.of(graph, {name: t for name, t in graph.tensors.items()}, full, like)
+
+
+def _input_set(
+    graph: Graph, input_bounds: Any, points: Sequence[Tensor], eps: float | None
+) -> tuple[list[Interval], list[Tensor]]:
+    """The boxes, (N, …) for each input, and the centres of balls."""
+    whole = input_box(graph, input_bounds)
+    if eps is None:
+        return list(whole), []
+    if len(points) != len(graph.inputs) or any(len(p) != len(points[0]) for p in points):
+        raise InputError(f"inputs: give as many samples for each of the model's {len(graph.inputs)} inputs")
+    boxes, centres = [], []
+    for node, point, box in zip(graph.inputs, points, whole, strict=True):
+        if point.shape[1:] != box.lower.shape[1:]:
+            raise InputError(
+                f"inputs of shape {tuple(point.shape)}: {node.name} takes {tuple(box.lower.shape[1:])} each"
+            )
+        if not point.is_floating_point():
+            boxes.append(Interval(point, point))
+            centres.append(point)
+            continue
+        centre = point.double()
+        outside = (centre < box.lower) | (centre > box.upper)
+        if not bool(torch.isfinite(centre).all()) or bool(outside.any()):
+            raise InputError(
+                f"inputs: {int(outside.sum())} values for {node.name} are outside of input_bounds, or none"
+            )
+        slack = 4 * torch.finfo(torch.float64).eps * (centre.abs() + eps)  # the ball's own rounding
+        low, high = torch.maximum(centre - eps - slack, box.lower), torch.minimum(centre + eps + slack, box.upper)
+        boxes.append(Interval(low, high))
+        centres.append(centre)
+    return boxes, centres
+
+
+@dataclass(frozen=True, eq=False)
+class _Decided:
+    """For each of N balls: the classes of its centre, and whether f, and g, certainly keep theirs."""
+
+    first: Tensor
+    second: Tensor
+    first_stays: Tensor
+    second_stays: Tensor
+
+
+def _decided(networks: Networks, here: Certified, centres: Sequence[Tensor]) -> _Decided:
+    with torch.no_grad():
+        f, g = (decisions(outputs(networks, t, centres)[0]) for t in (networks.first, networks.second))
+    return _Decided(f, g, here.margins(f, False) > 0, here.margins(g, True) > 0)
+
+
+def _shares(decided: Sequence[_Decided], found: Sequence[Found], labels: Tensor | None) -> tuple[Share, Share, Share]:
+    """Agreement, and the stable shares of f and of g."""
+
+    def all_of(parts: Sequence[Any], name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    f, g = all_of(decided, "first"), all_of(decided, "second")
+    kept, kept_too = all_of(decided, "first_stays"), all_of(decided, "second_stays")
+    right, right_too = (torch.ones_like(kept) if labels is None else x == labels.to(x.device) for x in (f, g))
+    certain = (kept & kept_too & (f == g), kept & right, kept_too & right_too)
+    if not found:
+        return tuple(Share(certified=_share(c)) for c in certain)  # type: ignore[return-value]
+    standing = (
+        ~all_of(found, "disagree"),
+        ~all_of(found, "flips_first") & right,
+        ~all_of(found, "flips_second") & right_too,
+    )
+    return tuple(Share(certified=_share(c), empirical=_share(s)) for c, s in zip(certain, standing, strict=True))  # type: ignore[return-value]
+
+
+def _middle(x: Interval) -> Tensor:
+    return (x.lower + x.upper) / 2 if x.lower.is_floating_point() else x.lower
+
+
+def _share(mask: Tensor) -> float:
+    return float(mask.double().mean())
+
+
+def _plain(bounds: Any) -> Any:
+    if isinstance(bounds, Tensor):
+        return bounds.tolist()
+    return [_plain(b) for b in bounds] if isinstance(bounds, (list, tuple)) else bounds

@@ -1,0 +1,87 @@
+"""What a certificate says, as a versioned JSON record."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from secateur.errors import InputError
+from secateur.files import write_atomically
+from secateur.report.recipe import Fingerprint
+
+ASSUMPTIONS = (
+    "The networks are evaluated in real arithmetic on their stored weights; running them in float32 adds its error.",
+    "Bounds were computed in float64 and moved outward by bounds on all rounding errors; elementary functions (exp, "
+    "tanh, erf…) are taken to err by at most 64 units in the last place.",
+    "The two graphs are those that torch.export gives for the models as they were handed over.",
+)
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class InputSet(Record):
+    """All inputs of the box, or of the L∞ balls of radius `eps` round `inputs` given ones, cut with the box."""
+
+    input_bounds: Any
+    eps: float | None = None
+    inputs: int | None = None
+
+
+class Share(Record):
+    """A share of the inputs: what is certain, and what an attack left standing, which can only be more."""
+
+    certified: float
+    empirical: float | None = None
+
+
+class Certificate(Record):
+    """Bounds on g(x) − f(x), g the pruned model and f the original, for every x of the input set.
+
+    `lower` and `upper`: one row of all outputs for the box; with inputs, one row for each.
+    """
+
+    schema_version: Literal[1] = 1
+    input_set: InputSet
+    method: str  # linear (and intervals), or interval
+    lower: tuple[tuple[float, ...], ...]
+    upper: tuple[tuple[float, ...], ...]
+    found: tuple[float, ...] | None = None  # largest |g(x) − f(x)| that an attack found, for each row
+    agreement: Share | None = None  # inputs whose whole ball both models give the class that f gives the input
+    stable_original: Share | None = None  # inputs (rightly classified, where labels are given) of one class on the ball
+    stable_pruned: Share | None = None
+    original: Fingerprint
+    pruned: Fingerprint
+    dtype: str = "float64"
+    rounding: str = "outward"
+    assumptions: tuple[str, ...] = ASSUMPTIONS
+    versions: dict[str, str]
+    seconds: float
+
+    @property
+    def drift(self) -> tuple[float, ...]:
+        """For each row, the most that any output can move."""
+        return tuple(
+            max(max(-low, high) for low, high in zip(lows, highs, strict=True))
+            for lows, highs in zip(self.lower, self.upper, strict=True)
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the certificate as JSON, atomically."""
+        write_atomically(path, lambda file: file.write((self.model_dump_json(indent=1) + "\n").encode()))
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> Certificate:
+        """Read a certificate; `InputError` where the file is none."""
+        try:
+            return Certificate.model_validate_json(Path(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror}") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "the file"
+            raise InputError(f"{path} is not a certificate of version 1: {where}: {first['msg']}") from error

@@ -1,0 +1,183 @@
+"""A pruned model seen in the original's graph: its tensors put back to full size, units that left without effect.
+
+Both networks then are one graph with two sets of tensors, which `bounds` compares value by value. Which original unit a
+unit of the pruned model is, is found by likeness of weights. A wrong guess costs tightness, never soundness: whatever
+the guess, the embedded network computes what the pruned model does, and that is checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+from secateur.graph.capture import Graph, kind, run
+from secateur.graph.coupling import Coupling
+from secateur.surgery.sizes import shrunk_tensors
+from secateur.types import Group
+
+_TOLERANCE = 1e-9  # of outputs in float64
+
+
+def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[Tensor]) -> dict[str, Tensor]:
+    """The pruned model's tensors at the original's sizes, float64, by the original's names.
+
+    `samples`: inputs on which the result is checked against the pruned model. Raises `InputError` where the models are
+    not an original and its pruned form. Cost: units of a group × units left × weights of a unit.
+    """
+    names = _paired_names(graph, pruned)
+    small = {name: pruned.tensors[other] for name, other in names.items()}
+    alive = dict[str, Tensor]()
+    for group in coupling.prunable:
+        alive[group.name] = _units_left(graph, coupling, small, group, alive)
+    full = _full_size(graph, coupling, small, alive)
+    back = shrunk_tensors(graph, coupling, full, alive)
+    for name, tensor in small.items():
+        if back[name].shape != tensor.shape or not torch.equal(back[name], _precise(tensor)):
+            raise InputError(
+                f"{name} of shape {tuple(tensor.shape)} does not follow from {tuple(graph.tensors[name].shape)} by "
+                "units that leave; certify needs an original and its own pruned form"
+            )
+    _check_outputs(graph, full, pruned, samples)
+    return full
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
+    """Tensor names of the original → those of the pruned model: the ops must be the same, in the same order."""
+    ops, others = ([n for n in g.nodes if n.op != "get_attr"] for g in (graph, pruned))
+    for a, b in zip(ops, others, strict=False):
+        if (a.op, kind(a)) != (b.op, kind(b)) and not a.op == b.op == "placeholder":
+            raise InputError(
+                f"the models differ in more than sizes: {a.name} is {kind(a)} in one, {kind(b)} in the other"
+            )
+    if len(ops) != len(others):
+        raise InputError(f"the models differ in more than sizes: {len(ops)} ops in one, {len(others)} in the other")
+    names: dict[str, str] = {}
+    for a, b in zip(ops, others, strict=True):
+        first, second = ([n for n in node.all_input_nodes if n.op == "get_attr"] for node in (a, b))
+        if len(first) != len(second):
+            raise InputError(f"the models differ in more than sizes: {a.name} reads other tensors")
+        for x, y in zip(first, second, strict=True):
+            if names.setdefault(str(x.target), str(y.target)) != str(y.target):
+                raise InputError(f"the models differ in more than sizes: {x.target} is shared in one of them only")
+    return names
+
+
+# --- which units are left --------------------------------------------------------------------------------------------
+
+
+def _units_left(
+    graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], group: Group, known: Mapping[str, Tensor]
+) -> Tensor:
+    """Mask, (units,), of the original's units that the pruned model has, guessed in order of likeness of weights."""
+    count = _count_left(graph, coupling, small, group)
+    if count == group.units:
+        return torch.ones(group.units, dtype=torch.bool)
+    cost = torch.zeros(group.units, count, dtype=torch.float64)
+    for slot in (*group.having("producer"), *group.having("through")):
+        in_order = torch.arange(graph.tensors[slot.tensor].shape[slot.axis])
+        if not torch.equal(slot.positions.flatten(), in_order):
+            continue  # an axis that others share: which part of the pruned one is ours is not known yet
+        ours, theirs = _rows(graph, coupling, small, slot.tensor, slot.axis, known)
+        if ours is not None and theirs is not None:
+            own = ours.reshape(group.units, -1)
+            cost += torch.cdist(own, theirs.reshape(count, -1)).square() / own.square().mean().clamp(min=1e-30)
+    return _aligned(cost)
+
+
+def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], group: Group) -> int:
+    """From an axis on which no other group stands."""
+    for slot in group.slots:
+        others = [s for g in coupling.prunable if g is not group for s in g.slots]
+        if any((s.tensor, s.axis) == (slot.tensor, slot.axis) for s in others):
+            continue
+        size = graph.tensors[slot.tensor].shape[slot.axis]
+        width = slot.positions.shape[1]
+        gone, rest = divmod(size - small[slot.tensor].shape[slot.axis], width)
+        if rest or not 0 <= gone < group.units:
+            raise InputError(
+                f"{slot.tensor}: axis {slot.axis} has {size - gone * width - rest} indices in the pruned model and "
+                f"{size} in the original, which is no whole number of units of {group.name}"
+            )
+        return group.units - gone
+    raise InputError(f"{group.name}: how many of its units are left cannot be told from the tensors' sizes")
+
+
+def _rows(
+    graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], name: str, axis: int, known: Mapping[str, Tensor]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The tensor in both models with `axis` first, and of the other axes what both have; None where that is unknown."""
+    ours, theirs = _precise(graph.tensors[name]), _precise(small[name])
+    if not ours.is_floating_point() or ours.ndim != theirs.ndim:
+        return None, None
+    keep = shrunk_mask(graph, coupling, name, known)
+    for other in range(ours.ndim):
+        if other != axis and ours.shape[other] != theirs.shape[other]:
+            ours = ours.index_select(other, keep[other].nonzero().flatten())
+            if ours.shape[other] != theirs.shape[other]:
+                return None, None
+    return ours.movedim(axis, 0), theirs.movedim(axis, 0)
+
+
+def shrunk_mask(graph: Graph, coupling: Coupling, name: str, alive: Mapping[str, Tensor]) -> list[Tensor]:
+    """For each axis of a tensor, which indices stay when units outside `alive` leave."""
+    masks = [torch.ones(size, dtype=torch.bool) for size in graph.tensors[name].shape]
+    for group in coupling.prunable:
+        if group.name in alive:
+            for slot in group.slots:
+                if slot.tensor == name:
+                    masks[slot.axis][slot.positions[~alive[group.name]].flatten()] = False
+    return masks
+
+
+def _aligned(cost: Tensor) -> Tensor:
+    """The rows, in order, that together cost least when each column takes one: mask (rows,). Dynamic programming."""
+    table = cost.numpy()
+    rows, columns = table.shape
+    best = np.full((rows + 1, columns + 1), np.inf)
+    best[:, 0] = 0.0
+    for i in range(rows):
+        best[i + 1, 1:] = np.minimum(best[i, 1:], best[i, :-1] + table[i])
+    mask, j = torch.zeros(rows, dtype=torch.bool), columns
+    for i in range(rows, 0, -1):
+        if j and best[i, j] < best[i - 1, j]:
+            mask[i - 1] = True
+            j -= 1
+    return mask
+
+
+# --- full size -------------------------------------------------------------------------------------------------------
+
+
+def _full_size(
+    graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The pruned tensors at the places of the units that are left; elsewhere the original's, unread by any consumer."""
+    full = {name: _precise(tensor).clone() for name, tensor in graph.tensors.items()}
+    for name, tensor in small.items():
+        masks = shrunk_mask(graph, coupling, name, alive)
+        if [int(m.sum()) for m in masks] == list(tensor.shape):
+            full[name][np.ix_(*(m.nonzero().flatten().numpy() for m in masks))] = _precise(tensor)
+    for group in coupling.prunable:
+        for slot in group.having("consumer"):
+            gone = slot.positions[~alive[group.name]].flatten()
+            full[slot.tensor].index_fill_(slot.axis, gone, 0.0)
+    return full
+
+
+def _check_outputs(graph: Graph, full: Mapping[str, Tensor], pruned: Graph, samples: Sequence[Tensor]) -> None:
+    ours = run(graph, samples, full, dtype=torch.float64)
+    theirs = run(pruned, samples, dtype=torch.float64)
+    for a, b in zip(ours, theirs, strict=True):
+        if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=_TOLERANCE, atol=_TOLERANCE):
+            raise InputError(
+                "the pruned model does not compute what its tensors compute in the original's graph; certify needs an "
+                "original and its own pruned form, both from secateur"
+            )
