@@ -11,6 +11,7 @@ from torch import Tensor
 
 from secateur.bounds.certified import Certified, blocks
 from secateur.bounds.joint import Networks
+from secateur.bounds.maxima import without_max_pools
 from secateur.errors import InputError
 from secateur.graph.capture import Graph, run
 from secateur.types import Interval, Samples
@@ -65,7 +66,7 @@ class Guard:
         self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
     ) -> str:
         stored = {name: w.to(graph.tensors[name].dtype) for name, w in weights.items()}
-        networks = Networks.of(graph, graph.tensors, stored, torch.empty(0, dtype=torch.float64))
+        networks = Networks.of(without_max_pools(graph), graph.tensors, stored, torch.empty(0, dtype=torch.float64))
         centres = [x[:_BALLS].cpu() for x in samples.inputs]
         balls = [_ball(x, whole, self.eps) for x, whole in zip(centres, box, strict=True)]
         drift, agreed = 0.0, list[Tensor]()

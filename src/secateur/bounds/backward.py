@@ -24,6 +24,7 @@ from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval, magnitude
 from secateur.bounds.joint import Bounds, Networks, over_boxes
+from secateur.bounds.maxima import compared
 from secateur.bounds.op import Op
 from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
@@ -133,7 +134,10 @@ def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], box: Tensor) 
         elif is_linear(node, engine.bounds):
             total = total + _pass_on(engine, node, {0: found}, box, pending)
         elif kind(node) in RELAXED and varies(engine.bounds[node.all_input_nodes[0]]):
-            total = total + _relaxed(engine, node, found, box, pending)
+            total = total + _relaxed(engine, node, node.all_input_nodes[0], found, box, pending)
+        elif (difference := compared(node)) is not None:  # max(a, b) = a + relu(b − a)
+            _add(pending, node.all_input_nodes[0], found)
+            total = total + _relaxed(engine, node, difference, found, box, pending)
         else:
             total = total + _least(engine, value, found, box)
     return total.nan_to_num(nan=-torch.inf)
@@ -299,8 +303,10 @@ def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
 # --- element-wise functions ------------------------------------------------------------------------------------------
 
 
-def _relaxed(engine: Backward, node: fx.Node, found: Coefficients, box: Tensor, pending: dict[fx.Node, Any]) -> Any:
-    source = node.all_input_nodes[0]
+def _relaxed(
+    engine: Backward, node: fx.Node, source: fx.Node, found: Coefficients, box: Tensor, pending: dict[fx.Node, Any]
+) -> Any:
+    """An element-wise function of `source`: coefficients of its value → of its argument."""
     value = engine.bounds[source]
     f, g, change = _lines(engine, node, value)
     a, b = found
@@ -346,6 +352,7 @@ def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, L
     """Lines of the function in f and in g, and of its change."""
     if node not in engine.lines:
         name, arguments = kind(node), bound_arguments(node, node.args, node.kwargs)
+        name = "relu" if compared(node) is not None else name
 
         def of(x: Interval) -> Lines:
             if name == "relu":

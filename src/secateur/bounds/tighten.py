@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from secateur.bounds.arithmetic import add, as_interval, intersect, magnitude, subtract
 from secateur.bounds.backward import RELAXED, Backward, Coefficients, lower, on_zeros, varies
 from secateur.bounds.joint import Networks, forward
+from secateur.bounds.maxima import compared
 from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS, widened
 from secateur.graph.capture import kind
@@ -31,7 +32,8 @@ def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) 
 def _refined(engine: Backward, node: fx.Node, value: Any) -> Any:
     """The bounds of a node that an element-wise function reads, tightened where the function is not straight."""
     readers = [user for user in node.users if kind(user) in RELAXED and user.all_input_nodes[0] is node]
-    if not readers or not varies(value) or not _beyond_a_function(node):
+    comparison = kind(node) == "sub" and compared(node) is not None
+    if not (readers or comparison) or not varies(value) or not _beyond_a_function(node):
         return value
     engine.bounds[node] = value
     unsure = _crosses if all(kind(reader) == "relu" for reader in readers) else _anywhere

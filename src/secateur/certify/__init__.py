@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from secateur.bounds.certified import Certified, blocks
 from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
+from secateur.bounds.maxima import without_max_pools
 from secateur.certify.certificate import Certificate, InputSet, Share
 from secateur.certify.embed import embedded
 from secateur.certify.search import Found, decisions, outputs, search
@@ -121,7 +122,7 @@ def _networks(graph: Graph, other: Graph, input_bounds: Any, like: Tensor, seed:
             else box.lower.expand(_CHECKED, *box.lower.shape[1:])
         )
     full = embedded(graph, couple(graph), other, samples)
-    return Networks.of(graph, {name: t for name, t in graph.tensors.items()}, full, like)
+    return Networks.of(without_max_pools(graph), graph.tensors, full, like)
 
 
 def _input_set(
