@@ -11,7 +11,7 @@ the result (see `rounding`), so that the bound holds in real arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from secateur.bounds.op import Op
 from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
 from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, terms
+from secateur.bounds.windows import VARIES, Where, Window, fitted, joined, passed, whole
 from secateur.graph.capture import bound_arguments, call_op, kind, walk
 from secateur.types import Interval
 
@@ -82,10 +83,10 @@ class Backward:
     sizes: dict[fx.Node, tuple[list[Tensor], int]] = field(default_factory=dict)
     lines: dict[fx.Node, tuple[Lines, Lines, Lines | None]] = field(default_factory=dict)
 
+    widest: int = 0  # the largest window of a row so far
+
     def __post_init__(self) -> None:
-        n = self.networks
-        self.samples = [on_zeros(n, tensors) for tensors in (n.first, n.second)]
-        self.position = {node: i for i, node in enumerate(n.graph.nodes)}
+        self.samples = [on_zeros(self.networks, tensors) for tensors in (self.networks.first, self.networks.second)]
 
 
 def on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node, Any]:
@@ -106,50 +107,78 @@ def on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node,
         return walk(graph, leaf, partial(call_op, like=like), keep=lambda node: True)
 
 
-def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], box: Tensor) -> Tensor:
-    """Lower bounds, (rows,), of Σ a·x + b·x′ over the seeds; `box`: (rows,), the box that each row is about."""
-    pending: dict[fx.Node, Any] = dict(seeds)
-    joined = {node for node in engine.position if len(node.users) > 1}
-    total = torch.zeros(len(box), dtype=engine.networks.like.dtype, device=engine.networks.like.device)
-    for node in sorted(engine.position, key=engine.position.__getitem__, reverse=True):
+Pending = dict[
+    fx.Node, tuple[Any, Where]
+]  # coefficients (of the outputs of a split: by their number), and what they see
+
+
+def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], where: Where) -> Tensor:
+    """Lower bounds, (rows,), of Σ a·x + b·x′ over the seeds, in the box of each row."""
+    pending: Pending = {node: (pair, where) for node, pair in seeds.items()}
+    total: Any = torch.zeros(len(where.box), dtype=engine.networks.like.dtype, device=engine.networks.like.device)
+    for node in reversed(engine.networks.graph.nodes):
         if node not in pending:
             continue
-        found = pending.pop(node)
-        if isinstance(found, dict):  # the outputs of a split
-            if not any(isinstance(x, Pair) for x in pytree.tree_leaves(engine.bounds[node])):
-                found = {index: (_sum(*pair), None) for index, pair in found.items()}
-            total = total + _pass_on(engine, node, found, box, pending)
+        found, seen = pending.pop(node)
+        if isinstance(found, dict):
+            alike = not any(isinstance(x, Pair) for x in pytree.tree_leaves(engine.bounds[node]))
+            found = {i: (_sum(*pair), None) if alike else pair for i, pair in found.items()}
+            total = total + _pass_on(engine, node, found, seen, pending)
             continue
         value = engine.bounds[node]
         if not varies(value):
             total = total + _constant(value, found)
             continue
-        met = node in joined or (found[0] is not None and found[1] is not None)
+        if isinstance(seen, Window):
+            found, seen = _in_image(engine, node, found, seen)
+        met = len(node.users) > 1 or (found[0] is not None and found[1] is not None)
         if not isinstance(value, Pair):
-            found = (_sum(found[0], found[1]), None)
+            found = (_sum(*found), None)
         if met:  # what the sums of coefficients may have erred by
-            total = total - _dot_size(found, value, box) * FUNCTIONS
-        if node.op == "placeholder":
-            total = total + _least(engine, value, found, box)
-        elif is_linear(node, engine.bounds):
-            total = total + _pass_on(engine, node, {0: found}, box, pending)
+            total = total - _dot_size(found, value, seen) * FUNCTIONS
+        if is_linear(node, engine.bounds):
+            total = total + _pass_on(engine, node, {0: found}, seen, pending)
         elif kind(node) in RELAXED and varies(engine.bounds[node.all_input_nodes[0]]):
-            total = total + _relaxed(engine, node, node.all_input_nodes[0], found, box, pending)
+            total = total + _relaxed(engine, node, node.all_input_nodes[0], found, seen, pending)
         elif (difference := compared(node)) is not None:  # max(a, b) = a + relu(b − a)
-            _add(pending, node.all_input_nodes[0], found)
-            total = total + _relaxed(engine, node, difference, found, box, pending)
-        else:
-            total = total + _least(engine, value, found, box)
-    return total.nan_to_num(nan=-torch.inf)
+            _add(pending, node.all_input_nodes[0], found, seen)
+            total = total + _relaxed(engine, node, difference, found, seen, pending)
+        else:  # an input, or an op without lines
+            total = total + _least(value, found, seen)
+    return total.nan_to_num(nan=-torch.inf)  # type: ignore[no-any-return]
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _add(pending: dict[fx.Node, Any], node: fx.Node, new: Coefficients) -> None:
-    old = pending.get(node, (None, None))
-    pending[node] = (_sum(old[0], new[0]), _sum(old[1], new[1]))
+def _add(pending: Pending, node: fx.Node, new: Coefficients, seen: Where) -> None:
+    if node not in pending:
+        pending[node] = (new, seen)
+        return
+    old, where = pending[node]
+    if isinstance(seen, Window) and isinstance(where, Window):
+        where, pad_old, pad_new = joined(where, seen)
+        old, new = _padded(old, pad_old), _padded(new, pad_new)
+    pending[node] = ((_sum(old[0], new[0]), _sum(old[1], new[1])), where)
+
+
+def _padded(pair: Coefficients, pad: tuple[int, ...]) -> Coefficients:
+    a, b = (c if c is None or not any(pad) else torch.nn.functional.pad(c, pad) for c in pair)
+    return a, b
+
+
+def _in_image(engine: Backward, node: fx.Node, found: Coefficients, seen: Window) -> tuple[Coefficients, Window]:
+    """Coefficients of places outside of the image dropped, and a window no larger than the image."""
+    shape = engine.samples[0][node].shape
+    a, b = (fitted(c, seen, shape) for c in found)
+    outgrown = seen.height * seen.width > shape[-2] * shape[-1]
+    for c in (a, b):
+        engine.widest = max(engine.widest, 0 if c is None else c[0].numel())
+    if not outgrown:
+        return (a, b), seen
+    fits = [None if c is None else whole(c, seen, shape) for c in (a, b)]
+    return (fits[0] and fits[0][0], fits[1] and fits[1][0]), next(f for f in fits if f is not None)[1]
 
 
 def _constant(value: Any, found: Coefficients) -> Any:
@@ -161,28 +190,23 @@ def _constant(value: Any, found: Coefficients) -> Any:
     return total
 
 
-def _at(value: Tensor, box: Tensor) -> Tensor:
-    """What is known of each row's box: (rows, *shape of one sample)."""
-    return value[box] if len(value) > 1 else value
-
-
 def _dot(c: Tensor, value: Tensor) -> Tensor:
     """Of each row."""
     return (c * value).flatten(1).sum(1)
 
 
-def _dot_size(found: Coefficients, value: Any, box: Tensor) -> Any:
+def _dot_size(found: Coefficients, value: Any, seen: Where) -> Any:
     total: Any = 0.0
     for c, x in zip(found, (before(value), after(value)), strict=True):
         if c is not None:
-            total = total + _dot(c.abs(), _at(magnitude(x), box))
+            total = total + _dot(c.abs(), seen.at(magnitude(x)))
     return total
 
 
 # --- at the end of a row ---------------------------------------------------------------------------------------------
 
 
-def _least(engine: Backward, value: Any, found: Coefficients, box: Tensor) -> Any:
+def _least(value: Any, found: Coefficients, seen: Where) -> Any:
     """The least of a·x + b·x′ over the bounds on x, x′ and δ: of each neuron the best of three ways to see it."""
     a, b = found
     x = as_interval(before(value))
@@ -191,63 +215,60 @@ def _least(engine: Backward, value: Any, found: Coefficients, box: Tensor) -> An
         assert c is not None
         centre, radius = x.lower / 2 + x.upper / 2, x.upper / 2 - x.lower / 2
         radius = radius + 4 * gamma(c[0].numel()) * magnitude(x)
-        return _dot(c, _at(centre, box)) - _dot(c.abs(), _at(radius, box))
-    else:
-        y, d = as_interval(value.after), as_interval(value.change)
-        apart = _least_of(a, x, box) + _least_of(b, y, box)
-        first = _least_of(a + b, x, box) + _least_of(b, d, box)
-        second = _least_of(a + b, y, box) - _greatest_of(a, d, box)
-        low = torch.maximum(torch.maximum(apart, first), second)
-    k = low[0].numel()
-    size = _dot_size(found, value, box)
-    return low.flatten(1).sum(1) - gamma(k) * size * 4
+        return _dot(c, seen.at(centre)) - _dot(c.abs(), seen.at(radius))
+    y, d = as_interval(value.after), as_interval(value.change)
+    apart = _least_of(a, x, seen) + _least_of(b, y, seen)
+    first = _least_of(a + b, x, seen) + _least_of(b, d, seen)
+    second = _least_of(a + b, y, seen) + _least_of(-a, d, seen)
+    low = torch.maximum(torch.maximum(apart, first), second)
+    return low.flatten(1).sum(1) - gamma(low[0].numel()) * _dot_size(found, value, seen) * 4
 
 
-def _least_of(c: Tensor, x: Interval, box: Tensor) -> Tensor:
-    low, high = _at(x.lower, box), _at(x.upper, box)
-    out = torch.where(c > 0, c * low, c * high)
+def _least_of(c: Tensor, x: Interval, seen: Where) -> Tensor:
+    out = torch.where(c > 0, c * seen.at(x.lower), c * seen.at(x.upper))
     return torch.where(c == 0, 0.0, out)
-
-
-def _greatest_of(c: Tensor, x: Interval, box: Tensor) -> Tensor:
-    return -_least_of(-c, x, box)
 
 
 # --- linear ops ------------------------------------------------------------------------------------------------------
 
 
-def _pass_on(
-    engine: Backward, node: fx.Node, found: Mapping[int, Coefficients], box: Tensor, pending: dict[fx.Node, Any]
-) -> Any:
+def _pass_on(engine: Backward, node: fx.Node, found: Mapping[int, Coefficients], seen: Where, pending: Pending) -> Any:
     """Coefficients of a linear op's results, by their number → of its arguments; what is constant is returned."""
     if kind(node) == "getitem":
-        parts = pending.setdefault(node.all_input_nodes[0], {})
+        parts, _ = pending.setdefault(node.all_input_nodes[0], ({}, seen))
         old = parts.get(node.args[1], (None, None))
         parts[node.args[1]] = (_sum(old[0], found[0][0]), _sum(old[1], found[0][1]))
         return 0.0
     sources = _varying_sources(engine, node)
     total: Any = 0.0
+    constant: Any
     sizes, count = ([], 0) if kind(node) in RESHAPED else _sizes(engine, node)
     incoming: list[list[Tensor | None]] = [[None, None] for _ in sources]
+    windows: Sequence[Where] = [seen] * len(sources)
     for side in (0, 1):
-        if all(c[side] is None for c in found.values()):
+        given: dict[int, Tensor] = {i: c for i, pair in found.items() if (c := pair[side]) is not None}
+        if not given:
             continue
-        constants, back = _transpose(engine, node, bool(side))
-        cotangents = []
-        for number, constant in enumerate(constants):
-            c = found.get(number, (None, None))[side]
-            if c is None:
-                cotangents.append(constant.new_zeros((len(box), *constant.shape)))
-                continue
-            cotangents.append(c)
-            total = total + c.flatten(1) @ constant.flatten()
-            if sizes:
-                total = total - gamma(count) * _dot(c.abs(), _at(sizes[number], box))
-        for slot, gradient in zip(incoming, torch.vmap(back)(*cotangents), strict=True):
+        for i, c in given.items():
+            total = total - (gamma(count) * _dot(c.abs(), seen.at(sizes[i])) if sizes else 0.0)
+        if isinstance(seen, Window):
+            gradients, windows, constant = passed(node, partial(_constant_or_varies, engine, side), given[0], seen)
+        else:
+            constants, back = _transpose(engine, node, bool(side))
+            rows = len(seen.box)
+            cotangents = [given.get(i, x.new_zeros((rows, *x.shape))) for i, x in enumerate(constants)]
+            constant = sum(c.flatten(1) @ constants[i].flatten() for i, c in given.items())
+            gradients = list(torch.vmap(back)(*cotangents))
+        total = total + constant
+        for slot, gradient in zip(incoming, gradients, strict=True):
             slot[side] = gradient
-    for source, pair in zip(sources, incoming, strict=True):
-        _add(pending, source, (pair[0], pair[1]))
+    for source, pair, window in zip(sources, incoming, windows, strict=True):
+        _add(pending, source, (pair[0], pair[1]), window)
     return total
+
+
+def _constant_or_varies(engine: Backward, side: int, node: fx.Node) -> Any:
+    return VARIES if varies(engine.bounds[node]) else engine.samples[side][node]
 
 
 def _varying_sources(engine: Backward, node: fx.Node) -> list[fx.Node]:
@@ -304,7 +325,7 @@ def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
 
 
 def _relaxed(
-    engine: Backward, node: fx.Node, source: fx.Node, found: Coefficients, box: Tensor, pending: dict[fx.Node, Any]
+    engine: Backward, node: fx.Node, source: fx.Node, found: Coefficients, seen: Where, pending: Pending
 ) -> Any:
     """An element-wise function of `source`: coefficients of its value → of its argument."""
     value = engine.bounds[source]
@@ -314,18 +335,18 @@ def _relaxed(
         side = 0 if b is None else 1
         c = a if b is None else b
         assert c is not None
-        slope, offset, _ = _line_below(f if side == 0 else g, c, box)
-        new = c * slope
-        _add(pending, source, (new, None) if side == 0 else (None, new))
-        size = _dot_size((new, None) if side == 0 else (None, new), value, box)
-        return (c * offset).flatten(1).sum(1) - gamma(offset[0].numel()) * (size + (c * offset).abs().flatten(1).sum(1))
+        slope, offset, _ = _line_below(f if side == 0 else g, c, seen)
+        new: Coefficients = (c * slope, None) if side == 0 else (None, c * slope)
+        _add(pending, source, new, seen)
+        size = _dot_size(new, value, seen) + (c * offset).abs().flatten(1).sum(1)
+        return (c * offset).flatten(1).sum(1) - gamma(offset[0].numel()) * size
     both = a + b
-    sf, of, gf = _line_below(f, a, box)
-    sg, og, gg = _line_below(g, b, box)
-    s1, o1, g1 = _line_below(f, both, box)
-    s2, o2, g2 = _line_below(g, both, box)
-    sd, od, gd = _line_below(change, b, box)
-    se, oe, ge = _line_below(change, -a, box)
+    sf, of, gf = _line_below(f, a, seen)
+    sg, og, gg = _line_below(g, b, seen)
+    s1, o1, g1 = _line_below(f, both, seen)
+    s2, o2, g2 = _line_below(g, both, seen)
+    sd, od, gd = _line_below(change, b, seen)
+    se, oe, ge = _line_below(change, -a, seen)
     loss = torch.stack([
         a.abs() * gf + b.abs() * gg,  # f and g apart
         both.abs() * g1 + b.abs() * gd,  # (a + b) x + b δ
@@ -339,9 +360,9 @@ def _relaxed(
     new_a = best(a * sf, both * s1 - b * sd, a * se)
     new_b = best(b * sg, b * sd, both * s2 - a * se)
     offset = best(a * of + b * og, both * o1 + b * od, both * o2 - a * oe)
-    _add(pending, source, (new_a, new_b))
+    _add(pending, source, (new_a, new_b), seen)
     # errors of the products above, wherever they cancel
-    sizes = _at(magnitude(value.before) + magnitude(value.after), box)
+    sizes = seen.at(magnitude(value.before) + magnitude(value.after))
     slopes = (a.abs() + b.abs()) * (sf.abs() + sg.abs() + s1.abs() + s2.abs() + sd.abs() + se.abs())
     offsets = (a.abs() + b.abs()) * (of.abs() + og.abs() + o1.abs() + o2.abs() + od.abs() + oe.abs())
     error = (slopes * sizes + offsets).flatten(1).sum(1)
@@ -370,12 +391,12 @@ def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, L
     return engine.lines[node]
 
 
-def _line_below(lines: Lines, c: Tensor, box: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _line_below(lines: Lines, c: Tensor, seen: Where) -> tuple[Tensor, Tensor, Tensor]:
     """Slope, offset and gap of the line that keeps c · φ from below: the lower one where c ≥ 0, the upper one else."""
     up = c >= 0
 
     def pick(low: Tensor, high: Tensor) -> Tensor:
-        return torch.where(up, _at(low, box), _at(high, box))
+        return torch.where(up, seen.at(low), seen.at(high))
 
     slope, offset = pick(lines.low_slope, lines.high_slope), pick(lines.low_offset, lines.high_offset)
     return slope, offset, pick(lines.low_gap, lines.high_gap)

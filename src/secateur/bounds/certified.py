@@ -14,6 +14,7 @@ from secateur.bounds.joint import Networks
 from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS
 from secateur.bounds.tighten import bounded, rows_at_a_time, values_per_sample
+from secateur.bounds.windows import Everywhere
 from secateur.types import Interval
 
 _BYTES = 2**30  # that the bounds of a block of boxes may take
@@ -104,7 +105,7 @@ class Certified:
         found = []
         for part in torch.arange(len(box)).split(rows_at_a_time(self.engine)):
             seed: Coefficients = (_of_shape(f, part, sample), _of_shape(g, part, sample))
-            found.append(lower(self.engine, {node: seed}, box[part]))
+            found.append(lower(self.engine, {node: seed}, Everywhere(box[part])))
         return torch.cat(found)
 
 

@@ -1,7 +1,7 @@
 """Max pooling as maxima of two: max(a, b) = a + relu(b − a), whose lines and changes are those of ReLU.
 
-The four values of a 2×2 window meet in two rounds, k values in ⌈log₂ k⌉. The difference b − a is a node of its own beside
-each maximum, so that it has bounds; `compared` finds it. Pools that this does not fit are bounded by intervals.
+The four values of a 2×2 window meet in two rounds, k values in ⌈log₂ k⌉. The difference b − a is a node of its own
+beside each maximum, so that it has bounds; `compared` finds it. Pools that this does not fit are bounded by intervals.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ from secateur.bounds.joint import Networks, forward
 from secateur.bounds.maxima import compared
 from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS, widened
+from secateur.bounds.windows import RULES as WINDOWED
+from secateur.bounds.windows import Everywhere, Where, Window
 from secateur.graph.capture import kind
 from secateur.types import Interval
 
@@ -86,16 +88,54 @@ def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: f
     places = where.flatten(1).nonzero()  # shape: (rows, 2), box and element
     low, high = x.lower.flatten(1).clone(), x.upper.flatten(1).clone()
     shape = x.lower.shape[1:]
-    for part in places.split(max(1, rows_at_a_time(engine) // 2)):
-        box, element = part[:, 0], part[:, 1]
-        unit = torch.zeros((len(part), low.shape[1]), dtype=low.dtype, device=low.device)
-        unit[torch.arange(len(part)), element] = 1.0
-        unit = torch.cat([unit, -unit]).reshape(-1, *shape)
+    seeds = _windows if _fits_windows(engine, node) else _units
+    at_once = _rows_of_windows(engine, node, places, shape, (f, g)) if seeds is _windows else rows_at_a_time(engine)
+    for part in places.split(max(1, at_once // 2)):
+        unit, seen = seeds(part, shape, low.dtype)
         seed: Coefficients = (f * unit if f else None, g * unit if g else None)
-        bound = lower(engine, {node: seed}, torch.cat([box, box]))
+        bound = lower(engine, {node: seed}, seen)
+        box, element = part[:, 0], part[:, 1]
         low[box, element] = torch.maximum(low[box, element], bound[: len(part)])
         high[box, element] = torch.minimum(high[box, element], -bound[len(part) :])
     return intersect(Interval(low.reshape(x.lower.shape), high.reshape(x.upper.shape)), x)
+
+
+def _units(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Where]:
+    """A row for each (box, element), then one of the other sign."""
+    unit = torch.zeros((len(part), shape.numel()), dtype=dtype, device=part.device)
+    unit[torch.arange(len(part)), part[:, 1]] = 1.0
+    return torch.cat([unit, -unit]).reshape(-1, *shape), Everywhere(part[:, 0].repeat(2))
+
+
+def _windows(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Where]:
+    """The same as windows of one place."""
+    _, channels, height, width = shape
+    channel, place = part[:, 1] // (height * width), part[:, 1] % (height * width)
+    unit = torch.nn.functional.one_hot(channel, channels).to(dtype)[:, None, :, None, None]
+    top, left = (place // width).repeat(2), (place % width).repeat(2)
+    return torch.cat([unit, -unit]), Window(part[:, 0].repeat(2), top, left, 1, 1)
+
+
+def _fits_windows(engine: Backward, node: fx.Node) -> bool:
+    """Whether all between the inputs and an image are ops that windows pass."""
+    if engine.samples[0][node].ndim != 4:
+        return False
+    before = [n for n in (node, *_ancestors(node)) if varies(engine.bounds[n])]
+    return all(
+        n.op == "placeholder" or kind(n) in WINDOWED or (kind(n) in RELAXED) or compared(n) is not None for n in before
+    )
+
+
+def _rows_of_windows(
+    engine: Backward, node: fx.Node, places: Tensor, shape: torch.Size, sides: tuple[float, float]
+) -> int:
+    """How many rows fit into a block, from the largest window that one row comes to."""
+    if not len(places):
+        return 1
+    unit, seen = _windows(places[:1], shape, torch.float64)
+    engine.widest = 0
+    lower(engine, {node: (unit if sides[0] else None, unit if sides[1] else None)}, seen)
+    return max(1, BLOCK_BYTES // (8 * 8 * engine.widest))
 
 
 def rows_at_a_time(engine: Backward) -> int:
