@@ -335,22 +335,19 @@ def _relaxed(
         side = 0 if b is None else 1
         c = a if b is None else b
         assert c is not None
-        slope, offset, _ = _line_below(f if side == 0 else g, c, seen)
+        slope, offset = _line_below(f if side == 0 else g, c, seen)
         new: Coefficients = (c * slope, None) if side == 0 else (None, c * slope)
         _add(pending, source, new, seen)
         size = _dot_size(new, value, seen) + (c * offset).abs().flatten(1).sum(1)
         return (c * offset).flatten(1).sum(1) - gamma(offset[0].numel()) * size
     both = a + b
-    sf, of, gf = _line_below(f, a, seen)
-    sg, og, gg = _line_below(g, b, seen)
-    s1, o1, g1 = _line_below(f, both, seen)
-    s2, o2, g2 = _line_below(g, both, seen)
-    sd, od, gd = _line_below(change, b, seen)
-    se, oe, ge = _line_below(change, -a, seen)
+    (sf, of), (sg, og) = _line_below(f, a, seen), _line_below(g, b, seen)
+    (s1, o1), (s2, o2) = _line_below(f, both, seen), _line_below(g, both, seen)
+    (sd, od), (se, oe) = _line_below(change, b, seen), _line_below(change, -a, seen)
     loss = torch.stack([
-        a.abs() * gf + b.abs() * gg,  # f and g apart
-        both.abs() * g1 + b.abs() * gd,  # (a + b) x + b δ
-        both.abs() * g2 + a.abs() * ge,  # (a + b) x′ − a δ
+        _gap_below(f, a, seen) + _gap_below(g, b, seen),  # f and g apart
+        _gap_below(f, both, seen) + _gap_below(change, b, seen),  # (a + b) x + b δ
+        _gap_below(g, both, seen) + _gap_below(change, -a, seen),  # (a + b) x′ − a δ
     ])  # fmt: skip
     least = loss.argmin(0)
 
@@ -391,12 +388,13 @@ def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, L
     return engine.lines[node]
 
 
-def _line_below(lines: Lines, c: Tensor, seen: Where) -> tuple[Tensor, Tensor, Tensor]:
-    """Slope, offset and gap of the line that keeps c · φ from below: the lower one where c ≥ 0, the upper one else."""
+def _line_below(lines: Lines, c: Tensor, seen: Where) -> tuple[Tensor, Tensor]:
+    """Slope and offset of the line that keeps c · φ from below: the lower one where c ≥ 0, the upper one else."""
     up = c >= 0
+    slope = torch.where(up, seen.at(lines.low_slope), seen.at(lines.high_slope))
+    return slope, torch.where(up, seen.at(lines.low_offset), seen.at(lines.high_offset))
 
-    def pick(low: Tensor, high: Tensor) -> Tensor:
-        return torch.where(up, seen.at(low), seen.at(high))
 
-    slope, offset = pick(lines.low_slope, lines.high_slope), pick(lines.low_offset, lines.high_offset)
-    return slope, offset, pick(lines.low_gap, lines.high_gap)
+def _gap_below(lines: Lines, c: Tensor, seen: Where) -> Tensor:
+    """How much of c · φ that line gives away, on the mean."""
+    return c.abs() * torch.where(c >= 0, seen.at(lines.low_gap), seen.at(lines.high_gap))

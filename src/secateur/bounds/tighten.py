@@ -21,6 +21,7 @@ from secateur.graph.capture import kind
 from secateur.types import Interval
 
 BLOCK_BYTES = 2**25
+_NEGLIGIBLE = 1e-6
 
 
 def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) -> Backward:
@@ -61,7 +62,9 @@ def widened_difference(x: Interval, y: Interval) -> Interval:
 
 
 def _crosses(x: Interval) -> Tensor:
-    return (x.lower < 0) & (x.upper > 0)
+    """Where the sign is open, by more than a share of the node's largest value that makes no difference."""
+    least = _NEGLIGIBLE * magnitude(x).amax()
+    return (x.lower < -least) & (x.upper > least)
 
 
 def _anywhere(x: Interval) -> Tensor:
