@@ -23,11 +23,11 @@ from torch.utils import _pytree as pytree
 from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval, magnitude
-from secateur.bounds.joint import Bounds, Networks, over_boxes
+from secateur.bounds.joint import Bounds, Networks, over_boxes, quiet_fallback
 from secateur.bounds.op import Op
 from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
-from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, terms
+from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, jump, terms
 from secateur.graph.capture import bound_arguments, call_op, kind, walk
 from secateur.types import Interval
 
@@ -42,11 +42,20 @@ RESHAPED = {"alias", "clone", "contiguous", "flatten", "permute", "reshape", "sq
 RELAXED = {"relu", *(SLOPES.keys() - {"pow", "log", "reciprocal", "rsqrt", "sqrt", "prelu", "clamp"})}
 
 
+def is_relaxed(node: fx.Node) -> bool:
+    """Whether the node is a function of one value, and of numbers, that lines can stand for."""
+    return kind(node) in RELAXED and len(node.all_input_nodes) == 1
+
+
 def is_linear(node: fx.Node, bounds: Bounds) -> bool:
     """Whether the op is linear (and constant) in what depends on the inputs, given what does."""
     name = kind(node)
+    if not all(map(_is_floating, [bounds.get(n) for n in node.all_input_nodes])):
+        return False
     if name in ALWAYS_LINEAR:
         return True
+    if name == "getitem":
+        return kind(node.all_input_nodes[0]) in interval.MOVEMENT
     arguments = _arguments(node, lambda n: varies(bounds.get(n)))
     if name in interval.FILLING:
         return arguments.get("condition") is not True and arguments.get("mask") is not True
@@ -58,6 +67,12 @@ def is_linear(node: fx.Node, bounds: Bounds) -> bool:
     if name == "div":
         return arguments["other"] is not True and arguments.get("rounding_mode") is None
     return name == "einsum" and sum(x is True for x in arguments["tensors"]) == 1
+
+
+def _is_floating(value: Any) -> bool:
+    """Whether what depends on the inputs is of fractions."""
+    ends = [as_interval(before(x)).lower for x in pytree.tree_leaves(value) if varies(x)]
+    return all(end.is_floating_point() for end in ends)
 
 
 def _arguments(node: fx.Node, value: Callable[[fx.Node], Any]) -> dict[str, Any]:
@@ -108,7 +123,7 @@ def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], box: Tensor) 
     """Lower bounds, (rows,), of Σ a·x + b·x′ over the seeds; `box`: (rows,), the box that each row is about."""
     pending: dict[fx.Node, Any] = dict(seeds)
     joined = {node for node in engine.position if len(node.users) > 1}
-    total = torch.zeros(len(box), dtype=engine.networks.like.dtype, device=engine.networks.like.device)
+    parts = [_nothing(engine, box)]
     for node in sorted(engine.position, key=engine.position.__getitem__, reverse=True):
         if node not in pending:
             continue
@@ -116,26 +131,32 @@ def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], box: Tensor) 
         if isinstance(found, dict):  # the outputs of a split
             if not any(isinstance(x, Pair) for x in pytree.tree_leaves(engine.bounds[node])):
                 found = {index: (_sum(*pair), None) for index, pair in found.items()}
-            total = total + _pass_on(engine, node, found, box, pending)
+            parts.append(_pass_on(engine, node, found, box, pending))
             continue
         value = engine.bounds[node]
         if not varies(value):
-            total = total + _constant(value, found)
+            parts.append(_constant(value, found))
             continue
         met = node in joined or (found[0] is not None and found[1] is not None)
         if not isinstance(value, Pair):
             found = (_sum(found[0], found[1]), None)
         if met:  # what the sums of coefficients may have erred by
-            total = total - _dot_size(found, value, box) * FUNCTIONS
+            parts.append(-_dot_size(found, value, box) * FUNCTIONS)
         if node.op == "placeholder":
-            total = total + _least(engine, value, found, box)
+            parts.append(_least(value, found, box))
         elif is_linear(node, engine.bounds):
-            total = total + _pass_on(engine, node, {0: found}, box, pending)
-        elif kind(node) in RELAXED and varies(engine.bounds[node.all_input_nodes[0]]):
-            total = total + _relaxed(engine, node, found, box, pending)
+            parts.append(_pass_on(engine, node, {0: found}, box, pending))
+        elif is_relaxed(node) and varies(engine.bounds[node.all_input_nodes[0]]):
+            parts.append(_relaxed(engine, node, found, box, pending))
         else:
-            total = total + _least(engine, value, found, box)
-    return total.nan_to_num(nan=-torch.inf)
+            parts.append(_least(value, found, box))
+    found_parts = torch.stack(parts)
+    total = found_parts.sum(0) - gamma(len(parts)) * found_parts.abs().sum(0)
+    return total.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def _nothing(engine: Backward, box: Tensor) -> Tensor:
+    return torch.zeros(len(box), dtype=engine.networks.like.dtype, device=engine.networks.like.device)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -152,8 +173,14 @@ def _constant(value: Any, found: Coefficients) -> Any:
     total: Any = 0.0
     for c, x in zip(found, (before(value), after(value)), strict=True):
         if c is not None:
-            total = total + c.flatten(1) @ x.to(c.dtype).expand(c.shape[1:]).flatten()
+            total = total + _dot_below(c, x.to(c.dtype).expand(c.shape[1:]))
     return total
+
+
+def _dot_below(c: Tensor, value: Tensor) -> Tensor:
+    """c · value of each row, rounded down."""
+    flat, value = c.flatten(1), value.flatten()
+    return flat @ value - gamma(len(value)) * (flat.abs() @ value.abs())
 
 
 def _at(value: Tensor, box: Tensor) -> Tensor:
@@ -177,7 +204,7 @@ def _dot_size(found: Coefficients, value: Any, box: Tensor) -> Any:
 # --- at the end of a row ---------------------------------------------------------------------------------------------
 
 
-def _least(engine: Backward, value: Any, found: Coefficients, box: Tensor) -> Any:
+def _least(value: Any, found: Coefficients, box: Tensor) -> Any:
     """The least of a·x + b·x′ over the bounds on x, x′ and δ: of each neuron the best of three ways to see it."""
     a, b = found
     x = as_interval(before(value))
@@ -187,15 +214,13 @@ def _least(engine: Backward, value: Any, found: Coefficients, box: Tensor) -> An
         centre, radius = x.lower / 2 + x.upper / 2, x.upper / 2 - x.lower / 2
         radius = radius + 4 * gamma(c[0].numel()) * magnitude(x)
         return _dot(c, _at(centre, box)) - _dot(c.abs(), _at(radius, box))
-    else:
-        y, d = as_interval(value.after), as_interval(value.change)
-        apart = _least_of(a, x, box) + _least_of(b, y, box)
-        first = _least_of(a + b, x, box) + _least_of(b, d, box)
-        second = _least_of(a + b, y, box) - _greatest_of(a, d, box)
-        low = torch.maximum(torch.maximum(apart, first), second)
-    k = low[0].numel()
-    size = _dot_size(found, value, box)
-    return low.flatten(1).sum(1) - gamma(k) * size * 4
+    y, d = as_interval(value.after), as_interval(value.change)
+    apart = _least_of(a, x, box) + _least_of(b, y, box)
+    first = _least_of(a + b, x, box) + _least_of(b, d, box)
+    second = _least_of(a + b, y, box) - _greatest_of(a, d, box)
+    low = torch.maximum(torch.maximum(apart, first), second)
+    size = _dot(a.abs() + b.abs(), _at(magnitude(x) + magnitude(y), box))
+    return low.flatten(1).sum(1) - gamma(low[0].numel()) * size * 4
 
 
 def _least_of(c: Tensor, x: Interval, box: Tensor) -> Tensor:
@@ -219,9 +244,9 @@ def _pass_on(
         parts = pending.setdefault(node.all_input_nodes[0], {})
         old = parts.get(node.args[1], (None, None))
         parts[node.args[1]] = (_sum(old[0], found[0][0]), _sum(old[1], found[0][1]))
-        return 0.0
+        return _nothing(engine, box)
     sources = _varying_sources(engine, node)
-    total: Any = 0.0
+    total = _nothing(engine, box)
     sizes, count = ([], 0) if kind(node) in RESHAPED else _sizes(engine, node)
     incoming: list[list[Tensor | None]] = [[None, None] for _ in sources]
     for side in (0, 1):
@@ -235,10 +260,12 @@ def _pass_on(
                 cotangents.append(constant.new_zeros((len(box), *constant.shape)))
                 continue
             cotangents.append(c)
-            total = total + c.flatten(1) @ constant.flatten()
+            total = total + _dot_below(c, constant)
             if sizes:
                 total = total - gamma(count) * _dot(c.abs(), _at(sizes[number], box))
-        for slot, gradient in zip(incoming, torch.vmap(back)(*cotangents), strict=True):
+        with quiet_fallback():
+            gradients = torch.vmap(back)(*cotangents)
+        for slot, gradient in zip(incoming, gradients, strict=True):
             slot[side] = gradient
     for source, pair in zip(sources, incoming, strict=True):
         _add(pending, source, (pair[0], pair[1]))
@@ -265,6 +292,8 @@ def _transpose(engine: Backward, node: fx.Node, second: bool) -> tuple[tuple[Ten
             for i, x in zip(free, varying, strict=True):
                 filled[i] = x
             args, kwargs = pytree.tree_unflatten(filled, spec)
+            if kind(node) == "detach":  # to a derivative, a constant
+                return (args[0],)
             return tuple(pytree.tree_leaves(call_op(node, args, kwargs, like=engine.networks.like)))
 
         with torch.enable_grad():
@@ -284,8 +313,10 @@ def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
             for side in (before, after):
                 args, kwargs, result = pytree.tree_map(side, given)
                 op = Op(node, bound_arguments(node, args, kwargs), like)
-                count = max(count, terms(op))
-                found.append([absolute(op, x) for x in pytree.tree_leaves(result)])
+                results = pytree.tree_leaves(result)
+                spread = 0 if kind(node) in interval.AFFINE else sum(x.lower.numel() for x in results)
+                count = max(count, terms(op) + spread)  # an argument may be read by every result
+                found.append([absolute(op, x) for x in results])
             most = [torch.maximum(f, g) for f, g in zip(*found, strict=True)]
             return [Interval(m, m) for m in most]
 
@@ -345,18 +376,19 @@ def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, L
     """Lines of the function in f and in g, and of its change."""
     if node not in engine.lines:
         name, arguments = kind(node), bound_arguments(node, node.args, node.kwargs)
+        fall = jump(name, arguments)
 
         def of(x: Interval) -> Lines:
             if name == "relu":
                 return relu_lines(x)
             op = Op(node, arguments, engine.networks.like)
-            return smooth_lines(lambda t: op.run(self=t), SLOPES[name](arguments), x)
+            return smooth_lines(lambda t: op.run(self=t), SLOPES[name](arguments), x, fall)
 
         f = of(as_interval(before(value)))
         if isinstance(value, Pair):
             x, y = as_interval(value.before), as_interval(value.after)
             slopes = slope_range(name, arguments, x, y)
-            engine.lines[node] = (f, of(y), change_lines(slopes, as_interval(value.change)))
+            engine.lines[node] = (f, of(y), change_lines(slopes, as_interval(value.change), fall))
         else:
             engine.lines[node] = (f, f, None)
     return engine.lines[node]

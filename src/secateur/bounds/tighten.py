@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.arithmetic import add, as_interval, intersect, magnitude, subtract
-from secateur.bounds.backward import RELAXED, Backward, Coefficients, lower, varies
+from secateur.bounds.backward import Backward, Coefficients, is_relaxed, lower, varies
 from secateur.bounds.joint import Networks, forward
 from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS, widened
@@ -30,7 +30,7 @@ def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) 
 
 def _refined(engine: Backward, node: fx.Node, value: Any) -> Any:
     """The bounds of a node that an element-wise function reads, tightened where the function is not straight."""
-    readers = [user for user in node.users if kind(user) in RELAXED and user.all_input_nodes[0] is node]
+    readers = [user for user in node.users if is_relaxed(user)]
     if not readers or not varies(value) or not _beyond_a_function(node):
         return value
     engine.bounds[node] = value
@@ -66,7 +66,7 @@ def _anywhere(x: Interval) -> Tensor:
 
 def _beyond_a_function(node: fx.Node) -> bool:
     """Whether anything but linear ops stands between the inputs and the node; intervals are exact else."""
-    return any(kind(n) in RELAXED for n in _ancestors(node))
+    return any(map(is_relaxed, _ancestors(node)))
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
