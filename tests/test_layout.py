@@ -18,7 +18,7 @@ LAYERS = {
     "graph": 1,
     **dict.fromkeys(("bounds", "surrogates"), 2),
     **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "samples", "guard"), 3),
-    **dict.fromkeys(("plan", "run"), 4),
+    **dict.fromkeys(("plan", "run", "certify"), 4),
     **dict.fromkeys(("prune", "replay", "result"), 5),
     "cli": 6,
 }
@@ -28,7 +28,17 @@ FORBIDDEN = {  # part → parts that it may not import
 }
 ALLOWED = {"report": {"report", "graph", "errors", "files", "types"}}  # part → the only parts that it may import
 OPTIONAL = (
-    *("matplotlib", "torch_pruning", "pyautoattack", "onnx", "onnxruntime", "keras", "tensorflow", "torchvision"),
+    *(
+        "matplotlib",
+        "torch_pruning",
+        "pyautoattack",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "keras",
+        "tensorflow",
+        "torchvision",
+    ),
     "hypothesis",
 )
 

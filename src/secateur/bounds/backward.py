@@ -212,7 +212,7 @@ def _least(value: Any, found: Coefficients, box: Tensor) -> Any:
         c, x = (a, x) if b is None else (b, as_interval(after(value)))
         assert c is not None
         centre, radius = x.lower / 2 + x.upper / 2, x.upper / 2 - x.lower / 2
-        radius = radius + 4 * gamma(c[0].numel()) * magnitude(x)
+        radius = radius + 4 * gamma(c.shape[1:].numel()) * magnitude(x)
         return _dot(c, _at(centre, box)) - _dot(c.abs(), _at(radius, box))
     y, d = as_interval(value.after), as_interval(value.change)
     apart = _least_of(a, x, box) + _least_of(b, y, box)
@@ -220,7 +220,7 @@ def _least(value: Any, found: Coefficients, box: Tensor) -> Any:
     second = _least_of(a + b, y, box) - _greatest_of(a, d, box)
     low = torch.maximum(torch.maximum(apart, first), second)
     size = _dot(a.abs() + b.abs(), _at(magnitude(x) + magnitude(y), box))
-    return low.flatten(1).sum(1) - gamma(low[0].numel()) * size * 4
+    return low.flatten(1).sum(1) - gamma(low.shape[1:].numel()) * size * 4
 
 
 def _least_of(c: Tensor, x: Interval, box: Tensor) -> Tensor:
@@ -342,7 +342,9 @@ def _relaxed(engine: Backward, node: fx.Node, found: Coefficients, box: Tensor, 
         new = c * slope
         _add(pending, source, (new, None) if side == 0 else (None, new))
         size = _dot_size((new, None) if side == 0 else (None, new), value, box)
-        return (c * offset).flatten(1).sum(1) - gamma(offset[0].numel()) * (size + (c * offset).abs().flatten(1).sum(1))
+        return (c * offset).flatten(1).sum(1) - gamma(offset.shape[1:].numel()) * (
+            size + (c * offset).abs().flatten(1).sum(1)
+        )
     both = a + b
     sf, of, gf = _line_below(f, a, box)
     sg, og, gg = _line_below(g, b, box)
@@ -369,7 +371,7 @@ def _relaxed(engine: Backward, node: fx.Node, found: Coefficients, box: Tensor, 
     slopes = (a.abs() + b.abs()) * (sf.abs() + sg.abs() + s1.abs() + s2.abs() + sd.abs() + se.abs())
     offsets = (a.abs() + b.abs()) * (of.abs() + og.abs() + o1.abs() + o2.abs() + od.abs() + oe.abs())
     error = (slopes * sizes + offsets).flatten(1).sum(1)
-    return offset.flatten(1).sum(1) - 2 * gamma(offset[0].numel()) * error
+    return offset.flatten(1).sum(1) - 2 * gamma(offset.shape[1:].numel()) * error
 
 
 def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, Lines | None]:

@@ -82,6 +82,8 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
 def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: float, g: float) -> Interval:
     """`x`, bounds on f · x + g · x′ at a node, with linear bounds `where` they are wanted."""
     places = where.flatten(1).nonzero()  # shape: (rows, 2), box and element
+    if not len(places):
+        return x
     low, high = x.lower.flatten(1).clone(), x.upper.flatten(1).clone()
     shape = x.lower.shape[1:]
     for part in places.split(rows_at_a_time(engine, 2)):

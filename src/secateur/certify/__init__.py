@@ -1,0 +1,1 @@
+"""Claims about a pruned network, and what others need to check them."""
