@@ -176,6 +176,8 @@ def test_cases_that_a_rule_cannot_bound_are_refused() -> None:
     refuse("dropout is active", lambda x: F.dropout(x, 0.5, True), x)
     refuse("batch statistics", lambda x: F.batch_norm(x, None, None, training=True), x)
     refuse("whole numbers", lambda ids: ids * 0.5, ids)
+    refuse("whole number made from a fraction", lambda x: x.to(torch.long).to(torch.float32), x)
+    refuse("which entries are read", lambda ids: torch.eye(4)[ids], ids)
     refuse("truth value", lambda x: x.to(torch.bool), x)
     refuse("drops out", lambda x: F.scaled_dot_product_attention(*[x.unsqueeze(1)] * 3, dropout_p=0.5), x)
     refuse("grouped queries", lambda x: F.scaled_dot_product_attention(*[x[:, None, None]] * 3, enable_gqa=True), x)

@@ -28,7 +28,17 @@ FORBIDDEN = {  # part → parts that it may not import
 }
 ALLOWED = {"report": {"report", "graph", "errors", "files", "types"}}  # part → the only parts that it may import
 OPTIONAL = (
-    *("matplotlib", "torch_pruning", "pyautoattack", "onnx", "onnxruntime", "keras", "tensorflow", "torchvision"),
+    *(
+        "matplotlib",
+        "torch_pruning",
+        "pyautoattack",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+        "keras",
+        "tensorflow",
+        "torchvision",
+    ),
     "hypothesis",
 )
 

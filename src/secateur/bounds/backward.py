@@ -23,12 +23,12 @@ from torch.utils import _pytree as pytree
 from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval, magnitude
-from secateur.bounds.joint import Bounds, Networks, over_boxes
+from secateur.bounds.joint import Bounds, Networks, over_boxes, quiet_fallback
 from secateur.bounds.maxima import compared
 from secateur.bounds.op import Op
 from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
-from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, terms
+from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, jump, terms
 from secateur.bounds.windows import VARIES, Where, Window, fitted, joined, passed, whole
 from secateur.graph.capture import bound_arguments, call_op, kind, walk
 from secateur.types import Interval
@@ -44,11 +44,20 @@ RESHAPED = {"alias", "clone", "contiguous", "flatten", "permute", "reshape", "sq
 RELAXED = {"relu", *(SLOPES.keys() - {"pow", "log", "reciprocal", "rsqrt", "sqrt", "prelu", "clamp"})}
 
 
+def is_relaxed(node: fx.Node) -> bool:
+    """Whether the node is a function of one value, and of numbers, that lines can stand for."""
+    return kind(node) in RELAXED and len(node.all_input_nodes) == 1
+
+
 def is_linear(node: fx.Node, bounds: Bounds) -> bool:
     """Whether the op is linear (and constant) in what depends on the inputs, given what does."""
     name = kind(node)
+    if node.op != "call_function" or not all(map(_is_floating, [bounds.get(n) for n in node.all_input_nodes])):
+        return False
     if name in ALWAYS_LINEAR:
         return True
+    if name == "getitem":
+        return kind(node.all_input_nodes[0]) in interval.MOVEMENT
     arguments = _arguments(node, lambda n: varies(bounds.get(n)))
     if name in interval.FILLING:
         return arguments.get("condition") is not True and arguments.get("mask") is not True
@@ -60,6 +69,12 @@ def is_linear(node: fx.Node, bounds: Bounds) -> bool:
     if name == "div":
         return arguments["other"] is not True and arguments.get("rounding_mode") is None
     return name == "einsum" and sum(x is True for x in arguments["tensors"]) == 1
+
+
+def _is_floating(value: Any) -> bool:
+    """Whether what depends on the inputs is of fractions."""
+    ends = [as_interval(before(x)).lower for x in pytree.tree_leaves(value) if varies(x)]
+    return all(end.is_floating_point() for end in ends)
 
 
 def _arguments(node: fx.Node, value: Callable[[fx.Node], Any]) -> dict[str, Any]:
@@ -107,15 +122,14 @@ def on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node,
         return walk(graph, leaf, partial(call_op, like=like), keep=lambda node: True)
 
 
-Pending = dict[
-    fx.Node, tuple[Any, Where]
-]  # coefficients (of the outputs of a split: by their number), and what they see
+# Coefficients (those of the outputs of a split by their number), and what they see.
+Pending = dict[fx.Node, tuple[Any, Where]]
 
 
 def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], where: Where) -> Tensor:
     """Lower bounds, (rows,), of Σ a·x + b·x′ over the seeds, in the box of each row."""
     pending: Pending = {node: (pair, where) for node, pair in seeds.items()}
-    total: Any = torch.zeros(len(where.box), dtype=engine.networks.like.dtype, device=engine.networks.like.device)
+    parts = [_nothing(engine, where)]
     for node in reversed(engine.networks.graph.nodes):
         if node not in pending:
             continue
@@ -123,11 +137,11 @@ def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], where: Where)
         if isinstance(found, dict):
             alike = not any(isinstance(x, Pair) for x in pytree.tree_leaves(engine.bounds[node]))
             found = {i: (_sum(*pair), None) if alike else pair for i, pair in found.items()}
-            total = total + _pass_on(engine, node, found, seen, pending)
+            parts.append(_pass_on(engine, node, found, seen, pending))
             continue
         value = engine.bounds[node]
         if not varies(value):
-            total = total + _constant(value, found)
+            parts.append(_constant(value, found))
             continue
         if isinstance(seen, Window):
             found, seen = _in_image(engine, node, found, seen)
@@ -135,17 +149,23 @@ def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], where: Where)
         if not isinstance(value, Pair):
             found = (_sum(*found), None)
         if met:  # what the sums of coefficients may have erred by
-            total = total - _dot_size(found, value, seen) * FUNCTIONS
+            parts.append(-_dot_size(found, value, seen) * FUNCTIONS)
         if is_linear(node, engine.bounds):
-            total = total + _pass_on(engine, node, {0: found}, seen, pending)
-        elif kind(node) in RELAXED and varies(engine.bounds[node.all_input_nodes[0]]):
-            total = total + _relaxed(engine, node, node.all_input_nodes[0], found, seen, pending)
+            parts.append(_pass_on(engine, node, {0: found}, seen, pending))
+        elif is_relaxed(node) and varies(engine.bounds[node.all_input_nodes[0]]):
+            parts.append(_relaxed(engine, node, node.all_input_nodes[0], found, seen, pending))
         elif (difference := compared(node)) is not None:  # max(a, b) = a + relu(b − a)
             _add(pending, node.all_input_nodes[0], found, seen)
-            total = total + _relaxed(engine, node, difference, found, seen, pending)
+            parts.append(_relaxed(engine, node, difference, found, seen, pending))
         else:  # an input, or an op without lines
-            total = total + _least(value, found, seen)
-    return total.nan_to_num(nan=-torch.inf)  # type: ignore[no-any-return]
+            parts.append(_least(value, found, seen))
+    found_parts = torch.stack(parts)
+    total = found_parts.sum(0) - gamma(len(parts)) * found_parts.abs().sum(0)
+    return total.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
+
+
+def _nothing(engine: Backward, seen: Where) -> Tensor:
+    return torch.zeros(len(seen.box), dtype=engine.networks.like.dtype, device=engine.networks.like.device)
 
 
 def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -186,8 +206,14 @@ def _constant(value: Any, found: Coefficients) -> Any:
     total: Any = 0.0
     for c, x in zip(found, (before(value), after(value)), strict=True):
         if c is not None:
-            total = total + c.flatten(1) @ x.to(c.dtype).expand(c.shape[1:]).flatten()
+            total = total + _dot_below(c, x.to(c.dtype).expand(c.shape[1:]))
     return total
+
+
+def _dot_below(c: Tensor, value: Tensor) -> Tensor:
+    """c · value of each row, rounded down."""
+    flat, value = c.flatten(1), value.flatten()
+    return flat @ value - gamma(len(value)) * (flat.abs() @ value.abs())
 
 
 def _dot(c: Tensor, value: Tensor) -> Tensor:
@@ -214,14 +240,15 @@ def _least(value: Any, found: Coefficients, seen: Where) -> Any:
         c, x = (a, x) if b is None else (b, as_interval(after(value)))
         assert c is not None
         centre, radius = x.lower / 2 + x.upper / 2, x.upper / 2 - x.lower / 2
-        radius = radius + 4 * gamma(c[0].numel()) * magnitude(x)
+        radius = radius + 4 * gamma(c.shape[1:].numel()) * magnitude(x)
         return _dot(c, seen.at(centre)) - _dot(c.abs(), seen.at(radius))
     y, d = as_interval(value.after), as_interval(value.change)
     apart = _least_of(a, x, seen) + _least_of(b, y, seen)
     first = _least_of(a + b, x, seen) + _least_of(b, d, seen)
     second = _least_of(a + b, y, seen) + _least_of(-a, d, seen)
     low = torch.maximum(torch.maximum(apart, first), second)
-    return low.flatten(1).sum(1) - gamma(low[0].numel()) * _dot_size(found, value, seen) * 4
+    size = _dot(a.abs() + b.abs(), seen.at(magnitude(x) + magnitude(y)))
+    return low.flatten(1).sum(1) - gamma(low.shape[1:].numel()) * size * 4
 
 
 def _least_of(c: Tensor, x: Interval, seen: Where) -> Tensor:
@@ -238,9 +265,9 @@ def _pass_on(engine: Backward, node: fx.Node, found: Mapping[int, Coefficients],
         parts, _ = pending.setdefault(node.all_input_nodes[0], ({}, seen))
         old = parts.get(node.args[1], (None, None))
         parts[node.args[1]] = (_sum(old[0], found[0][0]), _sum(old[1], found[0][1]))
-        return 0.0
+        return _nothing(engine, seen)
     sources = _varying_sources(engine, node)
-    total: Any = 0.0
+    total: Any = _nothing(engine, seen)
     constant: Any
     sizes, count = ([], 0) if kind(node) in RESHAPED else _sizes(engine, node)
     incoming: list[list[Tensor | None]] = [[None, None] for _ in sources]
@@ -250,15 +277,18 @@ def _pass_on(engine: Backward, node: fx.Node, found: Mapping[int, Coefficients],
         if not given:
             continue
         for i, c in given.items():
-            total = total - (gamma(count) * _dot(c.abs(), seen.at(sizes[i])) if sizes else 0.0)
+            total = total - (
+                gamma(max(count, c.shape[1:].numel())) * _dot(c.abs(), seen.at(sizes[i])) if sizes else 0.0
+            )
         if isinstance(seen, Window):
             gradients, windows, constant = passed(node, partial(_constant_or_varies, engine, side), given[0], seen)
         else:
             constants, back = _transpose(engine, node, bool(side))
             rows = len(seen.box)
             cotangents = [given.get(i, x.new_zeros((rows, *x.shape))) for i, x in enumerate(constants)]
-            constant = sum(c.flatten(1) @ constants[i].flatten() for i, c in given.items())
-            gradients = list(torch.vmap(back)(*cotangents))
+            constant = sum(_dot_below(c, constants[i]) for i, c in given.items())
+            with quiet_fallback():
+                gradients = list(torch.vmap(back)(*cotangents))
         total = total + constant
         for slot, gradient in zip(incoming, gradients, strict=True):
             slot[side] = gradient
@@ -291,6 +321,8 @@ def _transpose(engine: Backward, node: fx.Node, second: bool) -> tuple[tuple[Ten
             for i, x in zip(free, varying, strict=True):
                 filled[i] = x
             args, kwargs = pytree.tree_unflatten(filled, spec)
+            if kind(node) == "detach":  # to a derivative, a constant
+                return (args[0],)
             return tuple(pytree.tree_leaves(call_op(node, args, kwargs, like=engine.networks.like)))
 
         with torch.enable_grad():
@@ -310,8 +342,10 @@ def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
             for side in (before, after):
                 args, kwargs, result = pytree.tree_map(side, given)
                 op = Op(node, bound_arguments(node, args, kwargs), like)
-                count = max(count, terms(op))
-                found.append([absolute(op, x) for x in pytree.tree_leaves(result)])
+                results = pytree.tree_leaves(result)
+                spread = 0 if kind(node) in interval.AFFINE else sum(x.lower.numel() for x in results)
+                count = max(count, terms(op) + spread)  # an argument may be read by every result
+                found.append([absolute(op, x) for x in results])
             most = [torch.maximum(f, g) for f, g in zip(*found, strict=True)]
             return [Interval(m, m) for m in most]
 
@@ -339,7 +373,7 @@ def _relaxed(
         new: Coefficients = (c * slope, None) if side == 0 else (None, c * slope)
         _add(pending, source, new, seen)
         size = _dot_size(new, value, seen) + (c * offset).abs().flatten(1).sum(1)
-        return (c * offset).flatten(1).sum(1) - gamma(offset[0].numel()) * size
+        return (c * offset).flatten(1).sum(1) - gamma(offset.shape[1:].numel()) * size
     both = a + b
     (sf, of), (sg, og) = _line_below(f, a, seen), _line_below(g, b, seen)
     (s1, o1), (s2, o2) = _line_below(f, both, seen), _line_below(g, both, seen)
@@ -363,7 +397,7 @@ def _relaxed(
     slopes = (a.abs() + b.abs()) * (sf.abs() + sg.abs() + s1.abs() + s2.abs() + sd.abs() + se.abs())
     offsets = (a.abs() + b.abs()) * (of.abs() + og.abs() + o1.abs() + o2.abs() + od.abs() + oe.abs())
     error = (slopes * sizes + offsets).flatten(1).sum(1)
-    return offset.flatten(1).sum(1) - 2 * gamma(offset[0].numel()) * error
+    return offset.flatten(1).sum(1) - 2 * gamma(offset.shape[1:].numel()) * error
 
 
 def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, Lines | None]:
@@ -371,18 +405,19 @@ def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, L
     if node not in engine.lines:
         name, arguments = kind(node), bound_arguments(node, node.args, node.kwargs)
         name = "relu" if compared(node) is not None else name
+        fall = jump(name, arguments)
 
         def of(x: Interval) -> Lines:
             if name == "relu":
                 return relu_lines(x)
             op = Op(node, arguments, engine.networks.like)
-            return smooth_lines(lambda t: op.run(self=t), SLOPES[name](arguments), x)
+            return smooth_lines(lambda t: op.run(self=t), SLOPES[name](arguments), x, fall)
 
         f = of(as_interval(before(value)))
         if isinstance(value, Pair):
             x, y = as_interval(value.before), as_interval(value.after)
             slopes = slope_range(name, arguments, x, y)
-            engine.lines[node] = (f, of(y), change_lines(slopes, as_interval(value.change)))
+            engine.lines[node] = (f, of(y), change_lines(slopes, as_interval(value.change), fall))
         else:
             engine.lines[node] = (f, f, None)
     return engine.lines[node]

@@ -148,7 +148,11 @@ def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor, rounding: Roun
 
 
 def _holds_whole_numbers(op: Op) -> bool:
-    return any(not x.lower.is_floating_point() for x in _intervals(op))
+    return not all(map(is_floating, _intervals(op)))
+
+
+def is_floating(x: Interval) -> bool:
+    return x.lower.is_floating_point()
 
 
 def _intervals(op: Op) -> list[Interval]:
@@ -206,9 +210,15 @@ def _between(low: Tensor, high: Tensor) -> Interval:
 
 def _moved(op: Op) -> Any:
     """Data movement, of whole numbers (token ids) too."""
+    if any(
+        isinstance(i, Interval) for i in pytree.tree_leaves((op.arguments.get("index"), op.arguments.get("indices")))
+    ):
+        raise op.unsupported("the input decides which entries are read")
     low, high = op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper"))
     if isinstance(low, Tensor) and low.dtype == torch.bool and any(x.lower.dtype != torch.bool for x in _intervals(op)):
         raise op.unsupported("a truth value made from a number has no bounds")
+    if isinstance(low, Tensor) and not low.is_floating_point() and any(map(is_floating, _intervals(op))):
+        raise op.unsupported("a whole number made from a fraction is not a movement of data")
     return pytree.tree_map(Interval, low, high)
 
 

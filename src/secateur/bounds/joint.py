@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from secateur.bounds.arithmetic import as_interval
 from secateur.bounds.difference import step
 from secateur.bounds.pairs import Pair, before
 from secateur.bounds.rounding import OUTWARD
-from secateur.graph.capture import Graph, as_work, walk
+from secateur.graph.capture import Graph, as_work, kind, walk
 from secateur.types import Interval
 
 
@@ -92,6 +93,12 @@ def over_boxes(function: Callable[..., Any], node: fx.Node, like: Tensor, given:
     stacked = [t for part in parts for t in part]
     if not stacked:
         return function(node, like, given)
+    if kind(node) in interval.SHAPE_ONLY:  # the same for every box
+        first = [
+            _rebuilt(leaf, iter([t[0] for t in part])) if part else leaf
+            for leaf, part in zip(leaves, parts, strict=True)
+        ]
+        return function(node, like, pytree.tree_unflatten(first, spec))
     shape: list[Any] = []
 
     def one(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -101,11 +108,18 @@ def over_boxes(function: Callable[..., Any], node: fx.Node, like: Tensor, given:
         shape[:] = [found, found_spec]
         return tuple(t for value in found for t in _tensors(value))
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="There is a performance drop")
+    with quiet_fallback():
         out = iter(torch.vmap(one)(*stacked))
     found, found_spec = shape
     return pytree.tree_unflatten([_rebuilt(v, out) if _tensors(v) else v for v in found], found_spec)
+
+
+@contextmanager
+def quiet_fallback() -> Iterator[None]:
+    """Some ops have no batching rule; `torch.vmap` then loops, and says so."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        yield
 
 
 def _tensors(value: Any) -> list[Tensor]:

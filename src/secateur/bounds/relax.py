@@ -46,8 +46,8 @@ def relu_lines(x: Interval) -> Lines:
     return Lines(below, torch.zeros_like(below), slope, offset, low_gap, high_gap)
 
 
-def smooth_lines(function: Callable[[Tensor], Tensor], slope: Slope, x: Interval) -> Lines:
-    """Lines of the chord's slope k, moved so far that φ(x) − k x stays between them.
+def smooth_lines(function: Callable[[Tensor], Tensor], slope: Slope, x: Interval, jump: float = 0.0) -> Lines:
+    """Lines of the chord's slope k, moved so far that φ(x) − k x stays between them; `jump`: the most that φ jumps by.
 
     The interval is cut into pieces; on each, φ − k x is at most its value at an end plus the width times the greatest
     slope there, for which the range of φ′ over the piece is known.
@@ -65,15 +65,15 @@ def smooth_lines(function: Callable[[Tensor], Tensor], slope: Slope, x: Interval
     rise, fall = (piece.upper - k).clamp(min=0) * run, (k - piece.lower).clamp(min=0) * run
     high = torch.minimum(rest[:-1] + rise, rest[1:] + fall).amax(0)
     low = torch.maximum(rest[:-1] - fall, rest[1:] - rise).amin(0)
-    error = FUNCTIONS * 4 * (1 + magnitude(x) * (1 + k.abs()) + left.abs() + right.abs())
+    error = FUNCTIONS * 4 * (1 + magnitude(x) * (1 + k.abs()) + left.abs() + right.abs()) + jump
     gap = (high - low) / 2
     return Lines(k, low - error, k, high + error, gap, gap)
 
 
-def change_lines(slope: Interval, d: Interval) -> Lines:
+def change_lines(slope: Interval, d: Interval, jump: float = 0.0) -> Lines:
     """φ(x + δ) − φ(x) = s δ for some s of the range `slope`: below max(s₋ δ, s₊ δ) and above min(s₋ δ, s₊ δ).
 
-    The one is convex and below its chord, the other concave and above it.
+    The one is convex and below its chord, the other concave and above it. `jump`: the most that φ jumps by.
     """
     most_low, most_high = (
         torch.maximum(slope.lower * d.lower, slope.upper * d.lower),
@@ -88,7 +88,7 @@ def change_lines(slope: Interval, d: Interval) -> Lines:
     width = torch.where(flat, 1.0, width)
     above = torch.where(flat, slope.upper, (most_high - most_low) / width)
     below = torch.where(flat, slope.lower, (least_high - least_low) / width)
-    error = FUNCTIONS * (1 + magnitude(slope)) * magnitude(d)
+    error = FUNCTIONS * (1 + magnitude(slope)) * magnitude(d) + jump
     # of both ends the farther: rounding of the slopes moves them apart
     above_offset = torch.maximum(most_low - above * d.lower, most_high - above * d.upper) + error
     below_offset = torch.minimum(least_low - below * d.lower, least_high - below * d.upper) - error

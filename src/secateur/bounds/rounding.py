@@ -10,7 +10,7 @@ Underflow is covered by the least normal number.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from torch.utils import _pytree as pytree
 
 from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES, TURNING
-from secateur.bounds.arithmetic import Value, as_interval, magnitude, reciprocal
-from secateur.bounds.layers import batch_norm_line, norm_of, on_channels
+from secateur.bounds.arithmetic import Value, as_interval, each, magnitude, reciprocal, settle
+from secateur.bounds.layers import Norm, batch_norm_line, norm_of, on_channels
 from secateur.bounds.op import Op, Rounding
 from secateur.bounds.pairs import Pair, after, tight_pair
+from secateur.errors import InputError
 from secateur.graph.capture import kind
 from secateur.types import Interval
 
@@ -45,10 +46,16 @@ def outward(op: Op, result: Any) -> Any:
     def wide(x: Any) -> Any:
         if not isinstance(x, Interval) or not x.lower.is_floating_point():
             return x
+        _require_float64(x)
         error = ERRORS[kind(op.node)](op, x)
         return x if error is None else widened(x, error)
 
     return pytree.tree_map(wide, result)
+
+
+def _require_float64(x: Interval) -> None:
+    if x.lower.dtype != torch.float64:
+        raise InputError(f"bounds are rounded outward in float64, not in {x.lower.dtype}; give a box of float64")
 
 
 def outward_change(op: Op, value: Any, changes: Any, direct: Any) -> Any:
@@ -57,8 +64,9 @@ def outward_change(op: Op, value: Any, changes: Any, direct: Any) -> Any:
     def wide(x: Value, delta: Any, now: Value) -> Pair:
         if not as_interval(x).lower.is_floating_point():
             return tight_pair(x, delta, now)
-        size = _finite(magnitude(x)) + _finite(magnitude(now))
-        error = _error_of_change(op, size + _finite(magnitude(as_interval(delta))))
+        _require_float64(as_interval(x))
+        size = _size(x) + _size(now)
+        error = _error_of_change(op, size + _size(delta))
         found = tight_pair(x, widened(as_interval(delta), error), now)
         return Pair(
             x, widened(as_interval(found.after), FUNCTIONS * size), widened(as_interval(found.change), FUNCTIONS * size)
@@ -76,16 +84,35 @@ def _error_of_change(op: Op, size: Tensor) -> Tensor:
     name = kind(op.node)
     if name in interval.MOVEMENT:
         return FUNCTIONS * size * 0.0
-    joint = Op(op.node, {key: _joint(key, x) for key, x in op.arguments.items()}, op.like)
+    whole = ("input",) if name in interval.NORMS else ()
+    joint = Op(op.node, {key: x if key in whole else _joint(key, x) for key, x in op.arguments.items()}, op.like)
     own = ERRORS[name](joint, Interval(-size, size))
     error = 0.0 if own is None else magnitude(own) if isinstance(own, Interval) else own
     x = op.arguments.get("self")
     if isinstance(x, Pair) and name in SLOPES:
-        error = error + FUNCTIONS * (1.0 + _both(x)) * _finite(magnitude(as_interval(x.change)))
-    if name == "div":
-        a, b = _both(op["self"]), _both(op["other"])
-        error = error + FUNCTIONS * (a + size * b) * _finite(magnitude(as_interval(reciprocal(after(op["other"])))))
+        error = error + FUNCTIONS * (1.0 + _both(x)) * _size(x.change)
+    if name in _PRODUCTS:
+        error = error + FUNCTIONS * _PRODUCTS[name](op, size)
     return 4 * error + FUNCTIONS * size
+
+
+def _quotient(op: Op, size: Tensor) -> Any:
+    """(δ_a − (a/b) δ_b) / b′."""
+    return (_both(op["self"]) + size * _both(op["other"])) * _size(reciprocal(after(op["other"])))
+
+
+def _prelu(op: Op, size: Tensor) -> Any:
+    """Slopes of up to 1 + |w′| times δ, and w′ − w times min(x, 0)."""
+    return _both(op["self"]) * (1.0 + on_channels(_both(op["weight"]), size.ndim))
+
+
+# The terms of products cancel in δ: of a′b′ − ab = δ_a b′ + a δ_b either may be larger than all that comes out.
+_PRODUCTS: dict[str, Callable[[Op, Tensor], Any]] = {
+    "div": _quotient,
+    "glu": lambda op, size: 2 * _both(op["self"]).chunk(2, op["dim"])[0],
+    "mul": lambda op, size: _both(op["self"]) * _both(op["other"]),
+    "prelu": _prelu,
+}
 
 
 def _joint(name: str, argument: Any) -> Any:
@@ -101,16 +128,16 @@ def _joint(name: str, argument: Any) -> Any:
 
 
 def _both(value: Any) -> Any:
-    """|x| + |x′|."""
+    """|x| + |x′| + |δ|."""
     if isinstance(value, Pair):
-        return _finite(magnitude(value.before)) + _finite(magnitude(value.after))
-    return 2 * (_finite(magnitude(value)) if isinstance(value, (Interval, Tensor)) else abs(value))
+        return sum(map(_size, (value.before, value.after, value.change)))
+    return 2 * _size(value)
 
 
 def widened(x: Interval, error: Interval | Tensor) -> Interval:
     """Both ends moved outward by a non-negative error (one for each end, where they differ)."""
     low, high = (error.lower, error.upper) if isinstance(error, Interval) else (error, error)
-    return Interval(x.lower - (low + _LEAST), x.upper + (high + _LEAST))
+    return settle(x.lower - (low + _LEAST), x.upper + (high + _LEAST))
 
 
 # --- sums of products ------------------------------------------------------------------------------------------------
@@ -127,14 +154,15 @@ def terms(op: Op) -> int:
     form = interval.AFFINE.get(kind(op.node))
     if form is not None:
         weight = as_interval(op[form.weight]).lower
-        return int(weight.numel() // min(weight.shape[:2])) if weight.ndim > 1 else int(weight.numel())
+        axes = weight.shape[-2:] if kind(op.node) in ("matmul", "bmm", "baddbmm") else weight.shape[:2]
+        return int(weight.numel() // min(axes)) if weight.ndim > 1 else int(weight.numel())
     values = [x.lower for x in pytree.tree_leaves(dict(op.arguments)) if isinstance(x, Interval)]
     return sum(int(x.numel()) for x in values)
 
 
 def _affine_sizes(op: Op) -> Tensor:
     form = interval.AFFINE[kind(op.node)]
-    out = form.apply(op, magnitude(op[form.data]), magnitude(op[form.weight]))
+    out = form.apply(op, magnitude(op[form.data]), magnitude(op[form.weight])).abs()  # of a factor below 0, too
     bias = op[form.bias] if form.bias else None
     return out if bias is None else out + magnitude(form.offset(op, bias))
 
@@ -148,11 +176,15 @@ def _batch_norm_sizes(op: Op) -> Tensor:
 
 
 def _of_two(op: Op) -> Tensor:
-    return _size(op["self"]) + abs(op["alpha"]) * _size(op["other"])  # type: ignore[no-any-return]
+    first, second = ("other", "self") if kind(op.node) == "rsub" else ("self", "other")
+    return _size(op[first]) + abs(op["alpha"]) * _size(op[second])  # type: ignore[no-any-return]
 
 
 def _size(value: Any) -> Any:
-    return magnitude(value) if isinstance(value, (Interval, Tensor)) else abs(value)
+    """|x| at the most; ends at infinity do not count, as nothing can move them."""
+    if isinstance(value, Interval):
+        return torch.maximum(_finite(value.lower), _finite(value.upper))
+    return _finite(value) if isinstance(value, Tensor) else abs(value)
 
 
 def _sum_of_sizes(op: Op) -> Tensor:
@@ -208,22 +240,21 @@ def _finite(end: Tensor) -> Tensor:
 
 def _of_function(op: Op, x: Interval) -> Interval:
     """Functions that are computed as a difference err by a share of their argument too."""
-    own, argument = _relative(op, x), FUNCTIONS * _finite(magnitude(op["self"]))
-    jump = _JUMPS.get(kind(op.node))
-    argument = argument + FUNCTIONS + (0.0 if jump is None else jump(op))
+    own, argument = _relative(op, x), FUNCTIONS * _size(op["self"])
+    argument = argument + FUNCTIONS + jump(kind(op.node), op.arguments)
     return Interval(own.lower + argument, own.upper + argument)
 
 
-# torch takes softplus(x) = x above a threshold: a jump down of log(1 + exp(−threshold))/beta.
-_JUMPS: dict[str, Callable[[Op], float]] = {
-    "softplus": lambda op: math.exp(-float(op["threshold"])) / float(op["beta"]),
-    "mish": lambda op: math.exp(-20.0) * 1e-3,
-}
+def jump(name: str, arguments: Mapping[str, Any]) -> float:
+    """The most that a function falls at one point: torch takes softplus(x) = x where βx is above a threshold."""
+    if name != "softplus":
+        return 0.0
+    return math.log1p(math.exp(-float(arguments["threshold"]))) / float(arguments["beta"]) * (1 + FUNCTIONS)
 
 
 def _of_log_sum(op: Op, x: Interval) -> Interval:
     """Softmax, its logarithm and logsumexp: log Σ exp errs by γ of its size and of the greatest argument."""
-    greatest = _finite(magnitude(op["self"])).amax(op["dim"], keepdim=True)
+    greatest = _size(op["self"]).amax(op["dim"], keepdim=True)
     error = gamma(terms(op) + 64) * (1.0 + greatest)
     error = error.reshape(x.lower.shape) if kind(op.node) == "logsumexp" else error.expand(x.lower.shape)
     own = _relative(op, x)
@@ -231,17 +262,30 @@ def _of_log_sum(op: Op, x: Interval) -> Interval:
 
 
 def _of_norm(op: Op, x: Interval) -> Tensor:
-    """z/σ errs by γ (max |x| / σ + |z/σ|), where σ ≥ √eps and |z/σ| ≤ √n."""
-    norm = norm_of(op, op["input"].lower.shape)
-    size = norm.fold(_finite(magnitude(op["input"])))
-    n = size.shape[-1]
-    ratio = size.amax(-1, keepdim=True) / math.sqrt(norm.eps) + math.sqrt(n)
-    error = norm.unfold((gamma(4 * n + 64) * ratio).expand(size.shape))
+    """z errs by e = γ max |x|; σ, a norm of z, by no more; so n = z/σ by (1 + |n|) e/σ, where |n| ≤ √n.
+
+    The error of n goes into δ (of a `Pair`) times √mean δ²/σ′, too (see `normalised_pair`).
+    """
+    given, norm = op["input"], norm_of(op, x.lower.shape)
+    sides = [each(norm.fold, side) for side in ((given.before, given.after) if isinstance(given, Pair) else (given,))]
+    n = norm.fold(x.lower).shape[-1]
+    share = gamma(4 * n + 64)
+    sizes = [_size(side).amax(-1, keepdim=True) for side in sides]
+    deviations = [_least_deviation(norm, side, share * size) for side, size in zip(sides, sizes, strict=True)]
+    ratio = sum(1.0 + size / least for size, least in zip(sizes, deviations, strict=True))
+    if isinstance(given, Pair):
+        ratio = ratio * (1.0 + (sizes[0] + sizes[1]) / deviations[1])
+    error = norm.unfold(((1.0 + math.sqrt(n)) * share * ratio).expand(norm.fold(x.lower).shape))
     ndim = x.lower.ndim
     if op["weight"] is not None:
         error = error * norm.parameter(_size(op["weight"]), ndim)
     bias = op.arguments.get("bias")
     return error + FUNCTIONS * (magnitude(x) + (0.0 if bias is None else norm.parameter(_size(bias), ndim)))
+
+
+def _least_deviation(norm: Norm, x: Value, error: Tensor) -> Tensor:
+    found = as_interval(norm.deviation(norm.centre(x))).lower - error
+    return found.clamp(min=math.sqrt(norm.eps))
 
 
 def _of_attention(op: Op, x: Interval) -> Tensor:
@@ -251,7 +295,7 @@ def _of_attention(op: Op, x: Interval) -> Tensor:
     n = key.shape[-2]
     scores = query.sum(-1, keepdim=True) * key.amax((-2, -1), keepdim=True) * float(op["scale"] or 1.0)
     boolean = isinstance(mask, Tensor) and mask.dtype == torch.bool
-    added = 0.0 if mask is None or boolean else _finite(_size(mask)).amax()
+    added = 0.0 if mask is None or boolean else _size(mask).amax()
     share = gamma(4 * (query.shape[-1] + n) + 64) * (1.0 + scores + added)
     return share * n * value.amax((-2, -1), keepdim=True) + torch.zeros_like(x.lower)
 

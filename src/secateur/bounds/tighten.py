@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.arithmetic import add, as_interval, intersect, magnitude, subtract
-from secateur.bounds.backward import RELAXED, Backward, Coefficients, lower, on_zeros, varies
+from secateur.bounds.backward import Backward, Coefficients, is_relaxed, lower, on_zeros, varies
 from secateur.bounds.joint import Networks, forward
 from secateur.bounds.maxima import compared
 from secateur.bounds.pairs import Pair
@@ -34,7 +34,7 @@ def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) 
 
 def _refined(engine: Backward, node: fx.Node, value: Any) -> Any:
     """The bounds of a node that an element-wise function reads, tightened where the function is not straight."""
-    readers = [user for user in node.users if kind(user) in RELAXED and user.all_input_nodes[0] is node]
+    readers = [user for user in node.users if is_relaxed(user)]
     comparison = kind(node) == "sub" and compared(node) is not None
     if not (readers or comparison) or not varies(value) or not _beyond_a_function(node):
         return value
@@ -73,7 +73,7 @@ def _anywhere(x: Interval) -> Tensor:
 
 def _beyond_a_function(node: fx.Node) -> bool:
     """Whether anything but linear ops stands between the inputs and the node; intervals are exact else."""
-    return any(kind(n) in RELAXED for n in _ancestors(node))
+    return any(is_relaxed(n) or compared(n) is not None for n in _ancestors(node))
 
 
 def _ancestors(node: fx.Node) -> set[fx.Node]:
@@ -89,6 +89,8 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
 def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: float, g: float) -> Interval:
     """`x`, bounds on f · x + g · x′ at a node, with linear bounds `where` they are wanted."""
     places = where.flatten(1).nonzero()  # shape: (rows, 2), box and element
+    if not len(places):
+        return x
     low, high = x.lower.flatten(1).clone(), x.upper.flatten(1).clone()
     shape = x.lower.shape[1:]
     seeds = _windows if _fits_windows(engine, node) else _units
@@ -124,17 +126,13 @@ def _fits_windows(engine: Backward, node: fx.Node) -> bool:
     if engine.samples[0][node].ndim != 4:
         return False
     before = [n for n in (node, *_ancestors(node)) if varies(engine.bounds[n])]
-    return all(
-        n.op == "placeholder" or kind(n) in WINDOWED or (kind(n) in RELAXED) or compared(n) is not None for n in before
-    )
+    return all(n.op == "placeholder" or kind(n) in WINDOWED or is_relaxed(n) or compared(n) is not None for n in before)
 
 
 def _rows_of_windows(
     engine: Backward, node: fx.Node, places: Tensor, shape: torch.Size, sides: tuple[float, float]
 ) -> int:
     """How many rows fit into a block, from the largest window that one row comes to."""
-    if not len(places):
-        return 1
     unit, seen = _windows(places[:1], shape, torch.float64)
     engine.widest = 0
     lower(engine, {node: (unit if sides[0] else None, unit if sides[1] else None)}, seen)
