@@ -277,11 +277,15 @@ def test_linear_networks_are_bounded_exactly(name: str) -> None:
 def test_rows_hold_in_exact_arithmetic(seed: int, scale: float) -> None:
     """a·f(x) + b·g(x) of three linear layers that cancel, in rational numbers."""
     torch.manual_seed(seed)
-    net = nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 4), nn.Linear(4, 2)).double().eval()
+    net = nn.Sequential(nn.Linear(3, 6), nn.Linear(6, 4), nn.Linear(4, 2)).double().eval()
     for layer in net:
-        layer.weight.data[:, ::2] *= scale
+        layer.weight.data *= scale
+    for value in (net[0].weight.data, net[0].bias.data):  # neurons in pairs, of which next to nothing is left
+        value[1::2] = value[::2]
+    net[1].weight.data[:, 1::2] = -net[1].weight.data[:, ::2] * (1 + 1e-14)
+    net[1].bias.data.zero_()
     graph = capture(net, torch.zeros(2, 3, dtype=torch.float64))
-    second = changed(graph, 1e-6)
+    second = {**graph.tensors, "2.weight": graph.tensors["2.weight"] * 0.9}
     x = torch.randn(1, 1, 3, dtype=torch.float64)
     engine = bounded(Networks.of(graph, graph.tensors, second, LIKE), [Interval(x, x)])
     f, g = (exact_output(tensors, x.flatten()) for tensors in (graph.tensors, second))
