@@ -37,7 +37,7 @@ def debloat(run: Run, groups: Sequence[Group], input_bounds: object, seed: int, 
     bounds.
     """
     graph = run.graph
-    box = input_box(graph, input_bounds, dtype=torch.float64)
+    box = [Interval(x.lower.cpu(), x.upper.cpu()) for x in input_box(graph, input_bounds, dtype=torch.float64)]
     scene = make_scene(graph, run.coupling, box, run.weights, run.alive)
     check = _Check.of(graph, box, seed, _DRIFT if scene.noise > _DRIFT_IN_DOUBLE else _DRIFT_IN_DOUBLE)
     most, start = {g.name: g.units - 1 for g in groups}, run.saved()

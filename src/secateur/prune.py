@@ -116,7 +116,7 @@ def prune(
     """
     remove = 0.5 if remove is None and method != EXACT else remove
     target = None if remove is None else Target.parse(remove)
-    choose, budgets = resolve(method, options or {}), None if method == EXACT else Guard.parse(guard)
+    choose, budgets = resolve(method, options or {}), Guard.parse(guard)
     if allocation not in ("uniform", "global"):
         raise InputError(f"allocation={allocation!r}; there are uniform and global")
     graph = capture(model, example_inputs)
@@ -146,14 +146,15 @@ def prune(
         plan = make_plan(graph, coupling, groups, target, round_to, costs, gone)
     rest = [g for g in groups if study is None or method != RECONSTRUCT or g.name not in study.names]
     _check_reach(rest, plan, recursive or method not in PAIRING)
-    watched = look(seed + 1) if budgets is not None else None
+    watched = look(seed + 1) if budgets is not None and method != EXACT else None
 
     def decide(group: Group, need: int, progress: float) -> Removal:
         context = Context(graph, run.weights, box, generator, run.alive, run.used, recursive, progress, norms)
         return choose(context, group, need)
 
     stopped = ""
-    size = step if step is not None else 1.0 if method in (RECONSTRUCT, EXACT) and budgets is None else 0.0625
+    at_once = method == EXACT or (method == RECONSTRUCT and budgets is None)
+    size = step if step is not None else 1.0 if at_once else 0.0625
     goals = [goal for goal in schedule(groups, plan.removed, size) if any(goal[name] > n for name, n in gone.items())]
     for goal in track(goals, "pruning", progress):
         before_step = run.saved()
