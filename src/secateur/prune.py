@@ -127,11 +127,12 @@ def prune(
     plain, generator, log = dict(run.weights), torch.Generator().manual_seed(seed), _Log(callbacks)
 
     if method == EXACT or exact_first:
-        limit = partial(capped, graph, coupling, groups, target if method == EXACT else None, round_to)
-        if free := debloat(run, groups, input_bounds, seed, limit):
+        most = partial(capped, graph, coupling, groups, target if method == EXACT else None, round_to)
+        free = debloat(run, groups, input_bounds, seed, most)
+        if method == EXACT and not free:
+            raise NothingToPruneError(_NOTHING_EXACT)
+        if free:
             log.note(run, free)
-    if method == EXACT and not log.steps:
-        raise NothingToPruneError(_NOTHING_EXACT)
     gone = {group.name: run.gone(group) for group in groups}
 
     look = partial(look_at, graph, input_bounds, surrogate, calibration, samples, device)

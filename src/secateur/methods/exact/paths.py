@@ -56,7 +56,7 @@ def straight(scene: Scene, group: Group) -> Tensor:
     if not _only(scene, group, _STRAIGHT | _IDENTITY.keys()):
         return torch.zeros_like(found)
     for op in _ops(scene, group):
-        if kind(op) not in _IDENTITY or op in makers_of(scene, group):
+        if kind(op) not in _IDENTITY:
             continue
         node, (low, high) = op.all_input_nodes[0], _IDENTITY[kind(op)](bound_arguments(op, op.args, op.kwargs))
         units = unit_of(scene, node, group)
