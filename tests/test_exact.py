@@ -17,7 +17,10 @@ from helpers import batch_of, coupled, outputs, same_bits, snapshot
 from secateur.errors import InputError, NothingToPruneError
 from secateur.methods import METHODS, RECONSTRUCT
 from secateur.methods.exact.alike import first_equal
+from secateur.methods.exact.finding import Finding, plain
+from secateur.methods.exact.scene import Scene, left
 from secateur.report.recipe import Recipe
+from secateur.types import Group
 
 KINDS = (  # streams, norms before and behind, maps, depthwise and grouped layers, heads, gates, ties, half precision
     "mlp_residual mlp_float16 highway tied_linear bare_parameters swiglu_fused cnn_view cnn_prelu cnn_instance_norm "
@@ -414,6 +417,21 @@ def test_copies_go_from_every_kind_of_group(name: str) -> None:
     tolerance = 1e-5 if x[0].dtype == torch.float32 else 3e-3
     for f, g in zip(outputs(model, x), outputs(result.model, x), strict=True):
         torch.testing.assert_close(f, g, rtol=tolerance, atol=tolerance * float(f.abs().max()))
+
+
+def test_a_wrong_claim_is_taken_back_down_to_the_units_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finder that takes every unit but one for free: the dead ones go, and what the others compute stays."""
+    model = random_network(0, dtype=torch.float64)
+    with torch.no_grad():
+        model[0].bias[[3, 8]] = -1000.0
+
+    def careless(scene: Scene, group: Group) -> Finding | None:
+        return plain(left(scene, group)[:-1])
+
+    monkeypatch.setattr("secateur.debloat.FINDERS", (careless,))
+    result = exact(model, 16)
+    assert gone(result) == {"0": {3, 8}, "2": set()}
+    assert_same(model, result.model, corners_and_samples(16))
 
 
 # --- boxes, requests, recipes ----------------------------------------------------------------------------------------
