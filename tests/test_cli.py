@@ -36,6 +36,14 @@ class Stepped(nn.Sequential):
 def stepped():
     return Stepped(*build())
 
+def bloated():
+    model = build()
+    with torch.no_grad():
+        model[0].bias[1] = -100.0
+        model[0].weight[5], model[0].bias[5] = 2 * model[0].weight[3], 2 * model[0].bias[3]
+        model[2].weight[7], model[2].bias[7] = model[2].weight[0], model[2].bias[0]
+    return model
+
 def frozen():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 4))
 """
@@ -145,6 +153,36 @@ def test_weights_alone_as_safetensors(folder: Path) -> None:
     assert "parameters" in done.stdout
 
 
+BLOATED = ("prune", "net:bloated", "--example-shape", "1,8,8")
+
+
+def test_exact_removes_all_that_is_free_and_says_how_much(folder: Path) -> None:
+    done = run(folder, *BLOATED, "--method", "exact", "-o", "exact.pt2", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["units"] == [20, 17] and report["shortfall"] is None
+    request = json.loads((folder / "exact.recipe.json").read_text())["request"]
+    assert request["remove"] == "all" and not request["exact_first"]
+    done = run(folder, "replay", "net:bloated", "exact.recipe.json", "-o", "exact_again.pt2")
+    assert done.returncode == 0, done.stderr
+    first, again = (load_program(folder / name).state_dict for name in ("exact.pt2", "exact_again.pt2"))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+
+
+def test_exact_says_where_less_is_free_than_asked(folder: Path) -> None:
+    done = run(folder, *BLOATED, "--method", "exact", "--remove", "0.5", "-o", "exact_half.pt2")
+    assert done.returncode == 0 and "no more can go exactly" in done.stderr
+
+
+def test_exact_first_is_a_step_of_its_own(folder: Path) -> None:
+    more = ("--method", "saliency", "--remove", "0.5", "--step", "1", "--exact-first")
+    done = run(folder, *BLOATED, *more, "-o", "first.pt2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["units"] == [20, 10]
+    recipe = json.loads((folder / "first.recipe.json").read_text())
+    assert [step["units_removed"] for step in recipe["steps"]] == [3, 10] and recipe["request"]["exact_first"]
+
+
 FAILURES = {
     "pickle": (("prune", "model.pth", "-o", "x.pt2"), 1, "unpickling can run any code"),
     "missing file": (("inspect", "nowhere.pt2"), 1, "nowhere.pt2"),
@@ -159,6 +197,11 @@ FAILURES = {
         "it has alpha, beta, pool",
     ),
     "unknown method": ((*PRUNE, "-o", "x.pt2", "--method", "magic"), 2, "saliency"),
+    "nothing is free": (
+        (*PRUNE, "-o", "x.pt2", "--method", "exact"),
+        1,
+        "no unit can go without changing the function",
+    ),
     "bad ratio": ((*PRUNE, "-o", "x.pt2", "--remove", "1.5"), 1, "between 0 and 1"),
     "beyond half": (
         (*PRUNE, "-o", "x.pt2", "--remove", "0.8", "--method", "saliency", "--no-recursive"),

@@ -18,7 +18,7 @@ LAYERS = {
     "graph": 1,
     **dict.fromkeys(("bounds", "surrogates"), 2),
     **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "samples", "guard"), 3),
-    **dict.fromkeys(("plan", "run", "certify"), 4),
+    **dict.fromkeys(("plan", "run", "certify", "debloat"), 4),
     **dict.fromkeys(("prune", "replay", "result"), 5),
     "cli": 6,
 }

@@ -116,8 +116,12 @@ def prune_command(
     weights: Weights = None,
     example_shape: Shapes = None,
     remove: Annotated[
-        str, typer.Option(help="The share that goes: 0.5 or 50% of units, params=50%, or macs=50%.")
-    ] = "0.5",
+        str | None,
+        typer.Option(
+            help="The share that goes: 0.5 or 50% of units, params=50%, or macs=50%. "
+            "Default: 0.5, and for exact all that can."
+        ),
+    ] = None,
     method: Annotated[Method, typer.Option(help="How units are chosen and made up for.")] = Method["reconstruct"],
     option: Annotated[
         list[str] | None, typer.Option(help="A parameter of the method, name=value; may be repeated.")
@@ -156,6 +160,9 @@ def prune_command(
         ),
     ] = None,
     recursive: Annotated[bool, typer.Option(help="Whether a unit may stand in for several others.")] = True,
+    exact_first: Annotated[
+        bool, typer.Option("--exact-first", help="Begin with all units that the function does not need.")
+    ] = False,
     ignore: Annotated[list[str] | None, typer.Option(help="Glob over layers that stay whole; may be repeated.")] = None,
     round_to: Annotated[int, typer.Option(help="Keep a multiple of this number of units.")] = 1,
     recipe: RecipeOption = None,
@@ -191,6 +198,7 @@ def prune_command(
         guard={name: value for name, value in budgets.items() if value is not None},
         step=step,
         recursive=recursive,
+        exact_first=exact_first,
         ignore=ignore or (),
         round_to=round_to,
         seed=seed,

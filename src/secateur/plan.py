@@ -63,7 +63,10 @@ class Plan:
 
 
 def selected(coupling: Coupling, ignore: Sequence[str]) -> list[Group]:
-    """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes."""
+    """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes.
+
+    Raises `NothingToPruneError` where there are none, `InputError` for a pattern that matches nothing.
+    """
     kept, hits = [], dict.fromkeys(ignore, False)
     for group in coupling.groups:
         made_by = _layer_names(group, lambda slot: slot.role != "consumer")
@@ -89,26 +92,24 @@ def make_plan(
     target: Target,
     round_to: int,
     costs: Mapping[str, Tensor] | None = None,
+    gone: Mapping[str, int] | None = None,
 ) -> Plan:
     """The least uniform ratio that meets `target`; with `costs`, the least price that each group pays alike.
 
     `costs[group]` is what each next unit costs, shape: (units − 1,); the price is this per parameter, MAC or unit that
     goes with it. Groups without costs stay whole. Numbers are rounded so that units never go beyond the request and
-    kept units are multiples of `round_to`; every group keeps at least one. Raises `NothingToPruneError` and
-    `TargetMissedError`.
+    kept units are multiples of `round_to`; every group keeps at least one. Units that are `gone` already count. Raises
+    `NothingToPruneError` and `TargetMissedError`.
     """
-    if round_to < 1:
-        raise InputError(f"round_to={round_to}: give a whole number of units, at least 1")
-    if not groups:
-        raise NothingToPruneError(f"no group can lose a unit: {_why_not(coupling)}")
+    gone = gone or {}
     if costs is not None:
         ladder = _prices(graph, coupling, groups, target, costs)
-        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder)
+        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder, gone)
     elif target.quantity == "units":
-        removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, round_to)
+        removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, round_to, gone)
     else:
         ladder = {g.name: torch.arange(1, g.units, dtype=torch.float64) / g.units for g in groups}
-        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder)
+        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder, gone)
     if not any(removed.values()):
         raise NothingToPruneError(
             f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit to remove "
@@ -122,6 +123,48 @@ def make_plan(
             f"units{f', a multiple of {round_to}' if round_to > 1 else ''}, at least one"
         )
     return Plan(removed, target, achieved, shortfall)
+
+
+def check_request(coupling: Coupling, groups: Sequence[Group], round_to: int) -> None:
+    """Raise what no method can do anything about: `InputError`, `NothingToPruneError`."""
+    if round_to < 1:
+        raise InputError(f"round_to={round_to}: give a whole number of units, at least 1")
+    if not groups:
+        raise NothingToPruneError(f"no group can lose a unit: {_why_not(coupling)}")
+
+
+def capped(
+    graph: Graph,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    target: Target | None,
+    round_to: int,
+    found: Mapping[str, int],
+) -> dict[str, int]:
+    """Of the units `found` to be free of each group, no more than `target` asks, so that multiples of `round_to` stay.
+
+    What comes out is not cut again. A target in parameters or MACs takes the least uniform ratio that meets it.
+    """
+    wanted = dict(found)
+    if target is not None and target.quantity == "units":
+        wanted = {g.name: min(found[g.name], _share_of(g, target.share)) for g in groups}
+    elif target is not None and _achieved(graph, coupling, groups, target, found) > target.share:
+        ladder = {g.name: torch.arange(1, found[g.name] + 1, dtype=torch.float64) / g.units for g in groups}
+        wanted = _least_that_reaches(graph, coupling, groups, target, 1, ladder, {})
+    return _rounded(groups, wanted, round_to, {})
+
+
+def as_done(
+    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target | None, removed: Mapping[str, int]
+) -> Plan:
+    """The plan that the removal of free units has turned out to be; `target` may have asked for more."""
+    requested = target or Target("units", 1.0)
+    achieved, shortfall = _achieved(graph, coupling, groups, requested, removed), ""
+    if target is not None and achieved < target.share - _EPSILON:
+        shortfall = (
+            f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: no more can go exactly"
+        )
+    return Plan(dict(removed), requested, achieved, shortfall)
 
 
 def schedule(groups: Sequence[Group], removed: dict[str, int], step: float) -> list[dict[str, int]]:
@@ -144,10 +187,12 @@ def _share_of(group: Group, ratio: float) -> int:
     return min(math.floor(ratio * group.units + _EPSILON), group.units - 1)
 
 
-def _rounded(groups: Sequence[Group], removed: Mapping[str, int], round_to: int) -> dict[str, int]:
-    """No more than `removed`, so that every group keeps a multiple of `round_to`."""
+def _rounded(
+    groups: Sequence[Group], removed: Mapping[str, int], round_to: int, gone: Mapping[str, int]
+) -> dict[str, int]:
+    """No more than `removed`, so that every group keeps a multiple of `round_to`; never less than is `gone`."""
     kept = {g.name: -(-(g.units - removed[g.name]) // round_to) * round_to for g in groups}
-    return {g.name: max(0, g.units - kept[g.name]) for g in groups}
+    return {g.name: max(gone.get(g.name, 0), g.units - kept[g.name]) for g in groups}
 
 
 def _prices(
@@ -172,6 +217,7 @@ def _least_that_reaches(
     target: Target,
     round_to: int,
     ladder: Mapping[str, Tensor],
+    gone: Mapping[str, int],
 ) -> dict[str, int]:
     """Bisection over the rungs at which some group loses one unit more; `ladder[group]` is sorted."""
     rungs = torch.cat([torch.zeros(1, dtype=torch.float64), *ladder.values()])
@@ -179,7 +225,7 @@ def _least_that_reaches(
 
     def counts(index: int) -> dict[str, int]:
         reached = {g.name: int(torch.searchsorted(ladder[g.name], rungs[index], right=True)) for g in groups}
-        return _rounded(groups, reached, round_to)
+        return _rounded(groups, reached, round_to, gone)
 
     def share(index: int) -> float:
         return _achieved(graph, coupling, groups, target, counts(index))

@@ -16,16 +16,18 @@ from torch.export import ExportedProgram
 
 from secateur.bounds.interval import input_box
 from secateur.cost import macs_after, parameters_after
-from secateur.errors import InputError, TargetMissedError
+from secateur.debloat import debloat
+from secateur.errors import InputError, NothingToPruneError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.guard import Guard
-from secateur.methods import PAIRING, RECONSTRUCT, options_of, resolve
+from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
-from secateur.plan import Plan, Target, make_plan, schedule, selected
+from secateur.plan import Plan, Target, as_done, capped, check_request, make_plan, schedule, selected
 from secateur.progress import track
 from secateur.reconstruct import make_study, marginal_costs
 from secateur.report.recipe import (
+    Edit,
     KeptUnits,
     Recipe,
     Request,
@@ -40,6 +42,12 @@ from secateur.samples import Surrogate, digest, look_at, name_of
 from secateur.surgery import shrink
 from secateur.types import Group, Interval, Removal
 
+_NOTHING_EXACT = (
+    "exact: no unit can go without changing the function over the input box (within remove and round_to): none is "
+    "constant, a copy or a multiple of another, a combination of others, or unread; give tighter input_bounds, or take "
+    "another method"
+)
+
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Coupling:
     """The groups of a model: their units and slots, and what is pinned and why. Nothing is changed."""
@@ -50,7 +58,7 @@ def prune(
     model: nn.Module | ExportedProgram,
     example_inputs: ExampleInputs | None = None,
     *,
-    remove: float | str = 0.5,
+    remove: float | str | None = None,
     method: str = "reconstruct",
     options: Mapping[str, float | int] | None = None,
     input_bounds: Any = (0.0, 1.0),
@@ -61,6 +69,7 @@ def prune(
     guard: Mapping[str, float] | None = None,
     step: float | None = None,
     recursive: bool = True,
+    exact_first: bool = False,
     ignore: Sequence[str] = (),
     round_to: int = 1,
     seed: int = 0,
@@ -75,7 +84,10 @@ def prune(
         example_inputs: a tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only shapes
             and types matter.
         remove: the share that goes: 0.5 or "50%" of the units of every group, "params=50%", or "macs=50%".
-        method: `reconstruct` or a name in `secateur.methods.METHODS`; `options` are its parameters.
+            Default: 0.5, and for `exact` all that can go.
+        method: `reconstruct`, `exact`, or a name in `secateur.methods.METHODS`; `options` are its parameters. `exact`
+            removes what the function over the input box does not need, in one step, and nothing else; it draws no
+            surrogates, and there is nothing for a guard to stop.
         input_bounds: the input box, (low, high), numbers or tensors that broadcast to one input; a list of such
             pairs for several inputs.
         surrogate: of what inputs made from the model are; a name in `secateur.surrogates.SURROGATES`, or a function
@@ -89,6 +101,8 @@ def prune(
         step: the largest share of a group's units that leaves at a time; 1 prunes in one shot. Default: 1 for
             `reconstruct` without a guard, else 0.0625.
         recursive: whether a unit that stood in for another may do so again or leave. Without, at most half goes.
+        exact_first: remove what `exact` would before the method begins, as a step of its own that counts towards
+            `remove`; it takes all that is free, even where less was asked.
         ignore: globs over layer names whose outputs stay whole.
         round_to: keep a multiple of this number of units in every group that shrinks.
         seed: of all random numbers.
@@ -101,40 +115,50 @@ def prune(
         InputError, CaptureError, UnsupportedOpError: what was given cannot be used, with what to do about it.
         NothingToPruneError, TargetMissedError: the request cannot be met, with what can.
     """
-    target, choose, budgets = (
-        Target.parse(remove),
-        resolve(method, options or {}),
-        Guard.parse(guard, calibration is not None),
-    )
+    remove = 0.5 if remove is None and method != EXACT else remove
+    target = None if remove is None else Target.parse(remove)
+    choose, budgets = resolve(method, options or {}), Guard.parse(guard, calibration is not None)
     if allocation not in ("uniform", "global"):
         raise InputError(f"allocation={allocation!r}; there are uniform and global")
     graph = capture(model, example_inputs)
     coupling = couple(graph)
     groups = selected(coupling, ignore)
+    check_request(coupling, groups, round_to)
     run, box, norms = Run(graph, coupling), _box(graph, input_bounds, device), following_norms(graph)
-    generator = torch.Generator().manual_seed(seed)
-    begin = time.perf_counter()
+    plain, generator, log = dict(run.weights), torch.Generator().manual_seed(seed), _Log(callbacks)
+
+    if method == EXACT or exact_first:
+        most = partial(capped, graph, coupling, groups, target if method == EXACT else None, round_to)
+        free = debloat(run, groups, input_bounds, seed, most)
+        if method == EXACT and not free:
+            raise NothingToPruneError(_NOTHING_EXACT)
+        if free:
+            log.note(run, free)
+    gone = {group.name: run.gone(group) for group in groups}
 
     look = partial(look_at, graph, input_bounds, surrogate, calibration, samples, device)
-    seen = look(seed) if method == RECONSTRUCT or allocation == "global" else None
+    seen = look(seed) if method == RECONSTRUCT or (allocation == "global" and method != EXACT) else None
     study = (
-        None
-        if seen is None
-        else make_study(graph, coupling, run.weights, seen, box, seed=seed, **_of_study(method, options))
+        None if seen is None else make_study(graph, coupling, plain, seen, box, seed=seed, **_of_study(method, options))
     )
-    costs = marginal_costs(study) if study is not None and allocation == "global" else None
-    plan = make_plan(graph, coupling, groups, target, round_to, costs)
+    costs = marginal_costs(study, run.alive) if study is not None and allocation == "global" else None
+    if method == EXACT or target is None:
+        plan = as_done(graph, coupling, groups, target, gone)
+    else:
+        plan = make_plan(graph, coupling, groups, target, round_to, costs, gone)
     rest = [g for g in groups if study is None or method != RECONSTRUCT or g.name not in study.names]
     _check_reach(rest, plan, recursive or method not in PAIRING)
-    watched = look(seed + 1) if budgets is not None else None
+    watched = look(seed + 1) if budgets is not None and method != EXACT else None
 
     def decide(group: Group, need: int, progress: float) -> Removal:
         context = Context(graph, run.weights, box, generator, run.alive, run.used, recursive, progress, norms)
         return choose(context, group, need)
 
-    steps, history, stopped = list[Step](), list[HistoryRow](), ""
-    size = step if step is not None else 1.0 if method == RECONSTRUCT and budgets is None else 0.0625
-    for number, goal in enumerate(track(schedule(groups, plan.removed, size), "pruning", progress), start=1):
+    stopped = ""
+    at_once = method == EXACT or (method == RECONSTRUCT and budgets is None)
+    size = step if step is not None else 1.0 if at_once else 0.0625
+    goals = [goal for goal in schedule(groups, plan.removed, size) if any(goal[name] > n for name, n in gone.items())]
+    for goal in track(goals, "pruning", progress):
         before_step = run.saved()
         edits = advance(run, rest, goal, plan.removed, decide)
         if method == RECONSTRUCT and study is not None:
@@ -144,18 +168,15 @@ def prune(
         if stopped:
             run.go_back(before_step)
             break
-        steps.append(run.record(number, edits))
-        history.append(_history_row(steps[-1], time.perf_counter() - begin))
-        for callback in callbacks:
-            callback(history[-1])
-    if not steps:
+        log.note(run, edits)
+    if not log.steps:
         raise TargetMissedError(f"the guard stopped the first step: {stopped}; allow more, or take a smaller step")
     if stopped:
-        plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(steps)}: {stopped}")
+        plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(log.steps)}: {stopped}")
 
     small = shrink(model, graph, coupling, run.weights, run.alive)
     request = Request(
-        remove=str(remove),
+        remove="all" if remove is None else str(remove),
         method=method,
         options=dict(options or {}),
         step=size,
@@ -169,6 +190,7 @@ def prune(
         samples=0 if seen is None else len(seen.inputs[0]),
         allocation=allocation,
         guard=dict(guard or {}),
+        exact_first=exact_first,
     )
     tensors = _solved_tensors(graph, run)
     recipe = Recipe(
@@ -178,13 +200,29 @@ def prune(
         request=request,
         achieved=plan.achieved,
         shortfall=plan.shortfall,
-        steps=tuple(steps),
+        steps=tuple(log.steps),
         groups=_kept(groups, run.alive),
         solved=hashlib.sha256(tensors).hexdigest() if tensors else "",
         tensors=tensors,
     )
     before = Size(sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {}))
-    return Result(small, recipe, tuple(history), before, coupling.groups, coupling, plan.shortfall, stopped)
+    return Result(small, recipe, tuple(log.history), before, coupling.groups, coupling, plan.shortfall, stopped)
+
+
+class _Log:
+    """The steps so far, as the recipe and as the history tell them."""
+
+    def __init__(self, callbacks: Sequence[Callable[[HistoryRow], None]]) -> None:
+        self.steps, self.history = list[Step](), list[HistoryRow]()
+        self._callbacks, self._begin = callbacks, time.perf_counter()
+
+    def note(self, run: Run, edits: Sequence[Edit]) -> None:
+        step = run.record(len(self.steps) + 1, edits)
+        seconds = time.perf_counter() - self._begin
+        self.steps.append(step)
+        self.history.append(HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds))
+        for callback in self._callbacks:
+            callback(self.history[-1])
 
 
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
@@ -222,10 +260,6 @@ def _kept(groups: Sequence[Group], alive: Mapping[str, Tensor]) -> tuple[KeptUni
         )
         for group in groups
     )
-
-
-def _history_row(step: Step, seconds: float) -> HistoryRow:
-    return HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds)
 
 
 def _plain(bounds: Any) -> Any:

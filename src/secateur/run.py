@@ -16,6 +16,7 @@ from secateur.reconstruct import Study, reconstruct
 from secateur.report.recipe import Edit, Step
 from secateur.types import Group, Removal
 
+State = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], set[str]]
 Decide = Callable[[Group, int, float], Removal]  # (group, units to remove, share of its plan that is done)
 
 
@@ -45,12 +46,13 @@ class Run:
         self.weights |= weights
         self.solved |= weights.keys()
 
-    def saved(self) -> tuple[dict[str, Tensor], dict[str, Tensor], set[str]]:
-        """The state as it is, to go back to."""
-        return dict(self.weights), {name: mask.clone() for name, mask in self.alive.items()}, set(self.solved)
+    def saved(self) -> State:
+        """The state as it is, to go back to once."""
+        alive, used = ({name: mask.clone() for name, mask in masks.items()} for masks in (self.alive, self.used))
+        return dict(self.weights), alive, used, set(self.solved)
 
-    def go_back(self, state: tuple[dict[str, Tensor], dict[str, Tensor], set[str]]) -> None:
-        self.weights, self.alive, self.solved = state
+    def go_back(self, state: State) -> None:
+        self.weights, self.alive, self.used, self.solved = state
 
     def gone(self, group: Group) -> int:
         return int((~self.alive[group.name]).sum())

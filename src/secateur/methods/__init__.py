@@ -36,11 +36,15 @@ METHODS: dict[str, Callable[..., Removal]] = {
 
 RECONSTRUCT = "reconstruct"  # looks at the whole network at once; groups that it cannot solve for go by saliency
 
-NAMES = (RECONSTRUCT, *METHODS)
+EXACT = "exact"  # what can go without any change of the function over the input box (see `secateur.debloat`)
+
+NAMES = (RECONSTRUCT, *METHODS, EXACT)
 
 
 def options_of(name: str) -> dict[str, Any]:
     """The options of a method with their defaults."""
+    if name == EXACT:
+        return {}
     function = make_study if name == RECONSTRUCT else METHODS[name]
     parameters = inspect.signature(function).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
@@ -57,4 +61,4 @@ def resolve(name: str, options: Mapping[str, Any]) -> Method:
             raise InputError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise InputError(f"{name}: {option}={value!r} is not a number")
-    return saliency if name == RECONSTRUCT else partial(METHODS[name], **options)
+    return partial(METHODS[name], **options) if name in METHODS else saliency

@@ -75,13 +75,12 @@ def _round(
     return removals, weights, alive
 
 
-def marginal_costs(study: Study) -> dict[str, Tensor]:
+def marginal_costs(study: Study, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """For each group, what the next unit costs at the outputs with none, one, two… gone: squared change, summed.
 
-    On the original network, each group by itself; shapes: (units − 1,). One sweep; moments are dropped as soon as a
-    group's last consumer is reached.
+    On the original network, each group by itself; shapes: (units − 1,). Units that are not `alive` cost nothing and go
+    first. One sweep; moments are dropped as soon as a group's last consumer is reached.
     """
-    alive = {group.name: torch.ones(group.units, dtype=torch.bool) for group in study.groups}
     read = {group.name: {consumer.node for consumer in study.consumers_of(group)} for group in study.groups}
     seen: dict[fx.Node, Moments] = {}
     costs: dict[str, Tensor] = {}
@@ -94,7 +93,9 @@ def marginal_costs(study: Study) -> dict[str, Tensor]:
             if read[group.name] <= seen.keys() and group.name not in costs:
                 problems = [problem_of(study, c, seen[c.node], group, study.original, alive)
                             for c in study.consumers_of(group)]  # fmt: skip
-                costs[group.name] = eliminate(problems, alive[group.name], group.units - 1)[1]
+                gone = int((~alive[group.name]).sum())
+                rest = eliminate(problems, alive[group.name], group.units - 1 - gone)[1]
+                costs[group.name] = torch.cat([torch.zeros(gone, dtype=rest.dtype), rest])
         wanted = set[fx.Node]().union(*(nodes for name, nodes in read.items() if name not in costs))
         for node in seen.keys() - wanted:
             del seen[node]

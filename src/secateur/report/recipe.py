@@ -83,6 +83,7 @@ class Request(Record):
     samples: int = 0
     allocation: str = "uniform"
     guard: dict[str, float] = {}
+    exact_first: bool = False
 
 
 class Recipe(Record):
