@@ -21,6 +21,7 @@ from torch.export import ExportedProgram
 
 from secateur import __version__, explain
 from secateur.certify import Certificate, certify
+from secateur.certify.vnnlib import write_claim
 from secateur.errors import InputError, SecateurError, TargetMissedError
 from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, Corruption, Evaluation, evaluate
 from secateur.evaluate.attacks.losses import Loss as LossName
@@ -317,6 +318,12 @@ def certify_command(
     ] = CertifyMethod.linear,
     attack_steps: Annotated[int, typer.Option(help="Steps of the search for the largest real drift; 0: none.")] = 40,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Certificate to write, .json.")] = None,
+    vnnlib: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the claim for other verifiers: PATH.onnx and PATH.vnnlib. Of the box, or with --samples 1."
+        ),
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
@@ -329,11 +336,13 @@ def certify_command(
         raise InputError(f"--samples {samples}: give at least 1")
     bounds, arrays = _bounds(input_bounds), {} if data is None else load_arrays(data)
     images = arrays["images"][:samples] if arrays else None
-    loaded = load_model(original, weights)
+    loaded, smaller = load_model(original, weights), load_model(pruned, pruned_weights)
+    known = images is not None and not example_shape
+    example = (arrays["images"][:2],) if known else _example(loaded, example_shape, bounds)
     certificate = certify(
         loaded,
-        load_model(pruned, pruned_weights),
-        images[:2] if images is not None and not example_shape else _example(loaded, example_shape, bounds),
+        smaller,
+        example,
         input_bounds=bounds,
         inputs=images,
         eps=eps,
@@ -346,6 +355,8 @@ def certify_command(
     )
     if output is not None:
         certificate.save(output)
+    if vnnlib is not None:
+        write_claim(vnnlib, loaded, smaller, example, certificate, images)
     if as_json:
         print(certificate.model_dump_json(indent=1))
     else:

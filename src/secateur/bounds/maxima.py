@@ -6,14 +6,13 @@ beside each maximum, so that it has bounds; `compared` finds it. Pools that this
 
 from __future__ import annotations
 
-import copy
 from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, bound_arguments, kind, run
+from secateur.graph.capture import Graph, bound_arguments, copied, kind, run
 
 _NEVER_NEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softmax"}
 _LARGEST_WINDOW = 16
@@ -26,7 +25,7 @@ def without_max_pools(graph: Graph) -> Graph:
     """The same function on a new graph, its max pools replaced by slices, differences and ReLUs where that fits."""
     if not any(kind(node) == "max_pool2d" for node in graph.nodes):
         return graph
-    module = copy.deepcopy(graph.module)
+    module = copied(graph.module)
     twin = Graph(module, graph.tensors, graph.aliases, graph.example)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 

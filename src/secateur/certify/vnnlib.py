@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import os
 from collections.abc import Iterator
@@ -11,10 +10,12 @@ from typing import BinaryIO
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+from secateur.certify.certificate import Certificate
 from secateur.errors import InputError
 from secateur.files import write_atomically
-from secateur.graph.capture import check_eval_mode, first_line, quiet_export
+from secateur.graph.capture import check_eval_mode, copied, first_line, quiet_export, unlifted
 
 
 def write_vnnlib(
@@ -39,7 +40,7 @@ def write_vnnlib(
     check_eval_mode(pruned)
     if len(example) != 1:
         raise InputError(f"VNN-LIB 1.0 describes networks of one input, this one has {len(example)}")
-    network = Drift(*(copy.deepcopy(model).to("cpu", torch.float32) for model in (original, pruned)))
+    network = Drift(*(copied(model).to("cpu", torch.float32) for model in (original, pruned)))
     sample = example[0][:1].detach().to("cpu", torch.float32)
     with torch.no_grad():
         drift = network(sample)
@@ -49,6 +50,45 @@ def write_vnnlib(
     text = "\n".join(_lines(box, claim)) + "\n"
     _write(f"{os.fspath(path)}.onnx", model)
     _write(f"{os.fspath(path)}.vnnlib", text.encode())
+
+
+def write_claim(
+    path: str | os.PathLike[str],
+    original: nn.Module | ExportedProgram,
+    pruned: nn.Module | ExportedProgram,
+    example: tuple[Tensor, ...],
+    certificate: Certificate,
+    inputs: Tensor | None = None,
+) -> None:
+    """`write_vnnlib` for what a certificate says about the whole box, or about the ball round its only input.
+
+    Raises `InputError` where the certificate is about more than one.
+    """
+    if len(certificate.lower) != 1:
+        raise InputError(
+            f"VNN-LIB holds one claim, the certificate makes {len(certificate.lower)}: certify one input, or the box"
+        )
+    sample = example[0][0]
+    low, high = (
+        torch.as_tensor(end, dtype=torch.float64).expand(sample.shape) for end in certificate.input_set.input_bounds
+    )
+    eps = certificate.input_set.eps
+    if eps is not None and inputs is not None:
+        low, high = torch.maximum(inputs[0].double() - eps, low), torch.minimum(inputs[0].double() + eps, high)
+    first, second = map(_as_module, (original, pruned))
+    with torch.no_grad():
+        shape = first(example[0][:1].float()).shape
+    claim = (torch.tensor(ends, dtype=torch.float64).reshape(shape) for ends in (certificate.lower, certificate.upper))
+    write_vnnlib(path, first, second, example, low, high, *claim)
+
+
+def _as_module(model: nn.Module | ExportedProgram) -> nn.Module:
+    if isinstance(model, nn.Module):
+        return model
+    module = unlifted(model)
+    for part in module.modules():  # an exported graph has its mode baked in
+        part.training = False
+    return module
 
 
 class Drift(nn.Module):

@@ -6,6 +6,7 @@ format has only to end in a `torch.export.ExportedProgram`.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import io
 import logging
@@ -14,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +24,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import CaptureError, InputError
 
+Copied = TypeVar("Copied")
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant
@@ -207,6 +209,13 @@ def unlifted(program: ExportedProgram) -> nn.Module:
     """The program as a module that holds its own tensors, without guards on its inputs."""
     unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
     return program.module(**unguarded)
+
+
+def copied(value: Copied) -> Copied:
+    """A deep copy of a module or graph, without torch's warning about its own deprecated tree specs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return copy.deepcopy(value)
 
 
 def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import operator
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.capture import Graph, bound_arguments, copied, kind
 from secateur.graph.coupling import Coupling
 from secateur.graph.labels import varying_axes
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
@@ -19,9 +17,7 @@ from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     """The graph for the units that stay, in eval mode; its tensors are still the full-size ones."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch copies its own deprecated tree specs
-        new_graph = copy.deepcopy(graph.module.graph)
+    new_graph = copied(graph.module.graph)
     module = fx.GraphModule(_skeleton(graph), new_graph, class_name="PrunedGraph")
     table = alive_units(coupling, alive)
     for old, new in zip(graph.nodes, list(module.graph.nodes), strict=True):
