@@ -325,7 +325,6 @@ def certify_command(
         ),
     ] = None,
     seed: Seed = 0,
-    device: Device = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -350,7 +349,6 @@ def certify_command(
         method=method.value,
         attack_steps=attack_steps,
         seed=seed,
-        device=device,
         progress=True,
     )
     if output is not None:

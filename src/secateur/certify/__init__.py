@@ -43,7 +43,6 @@ def certify(
     method: str = "linear",
     attack_steps: int = 40,
     seed: int = 0,
-    device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Certificate:
     """Bounds on g(x) − f(x) for every x of the input box, or of the ε-balls round given inputs; f original, g pruned.
@@ -67,7 +66,7 @@ def certify(
     points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
     example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
     graph, other = capture(original, example), capture(pruned, example)
-    like = torch.empty(0, dtype=torch.float64, device=device)
+    like = torch.empty(0, dtype=torch.float64)
     networks = _networks(graph, other, input_bounds, like, seed)
     boxes, centres = _input_set(graph, input_bounds, points, eps)
     generator = torch.Generator().manual_seed(seed)

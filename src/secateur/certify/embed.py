@@ -11,15 +11,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from secateur.bounds.interval import MOVEMENT
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, kind, run
+from secateur.graph.capture import Graph, bound_arguments, kind, run
 from secateur.graph.coupling import Coupling
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 
 _TOLERANCE = 1e-9  # of outputs in float64
+_SIZES = {"device", "groups", "normalized_shape", "num_groups", "size"}  # arguments that follow from units
 
 
 def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -61,6 +63,8 @@ def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
         raise InputError(f"the models differ in more than sizes: {len(ops)} ops in one, {len(others)} in the other")
     names: dict[str, str] = {}
     for a, b in zip(ops, others, strict=True):
+        if _settings(a) != _settings(b):
+            raise InputError(f"the models differ in more than sizes: {a.name} ({kind(a)}) is set differently in them")
         first, second = ([n for n in node.all_input_nodes if n.op == "get_attr"] for node in (a, b))
         if len(first) != len(second):
             raise InputError(f"the models differ in more than sizes: {a.name} reads other tensors")
@@ -68,6 +72,15 @@ def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
             if names.setdefault(str(x.target), str(y.target)) != str(y.target):
                 raise InputError(f"the models differ in more than sizes: {x.target} is shared in one of them only")
     return names
+
+
+def _settings(node: fx.Node) -> list[tuple[str, str]]:
+    """What an op is told besides tensors and sizes."""
+    if node.op != "call_function" or kind(node) in MOVEMENT:
+        return []
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda n: None)
+    arguments = bound_arguments(node, args, kwargs)
+    return [(name, str(value)) for name, value in arguments.items() if name not in _SIZES]
 
 
 # --- which units are left --------------------------------------------------------------------------------------------
