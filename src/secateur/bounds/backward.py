@@ -369,19 +369,22 @@ def _relaxed(
         side = 0 if b is None else 1
         c = a if b is None else b
         assert c is not None
-        slope, offset = _line_below(f if side == 0 else g, c, seen)
+        lines, up = (f, g)[side], c >= 0
+        slope = torch.where(up, seen.at(lines.low_slope), seen.at(lines.high_slope))
+        offset = torch.where(up, seen.at(lines.low_offset), seen.at(lines.high_offset))
         new: Coefficients = (c * slope, None) if side == 0 else (None, c * slope)
         _add(pending, source, new, seen)
         size = _dot_size(new, value, seen) + (c * offset).abs().flatten(1).sum(1)
         return (c * offset).flatten(1).sum(1) - gamma(offset.shape[1:].numel()) * size
     both = a + b
-    (sf, of), (sg, og) = _line_below(f, a, seen), _line_below(g, b, seen)
-    (s1, o1), (s2, o2) = _line_below(f, both, seen), _line_below(g, both, seen)
-    (sd, od), (se, oe) = _line_below(change, b, seen), _line_below(change, -a, seen)
+    f, g, change = f.at(seen), g.at(seen), change.at(seen)
+    (sf, of), (sg, og) = _line_below(f, a), _line_below(g, b)
+    (s1, o1), (s2, o2) = _line_below(f, both), _line_below(g, both)
+    (sd, od), (se, oe) = _line_below(change, b), _line_below(change, -a)
     loss = torch.stack([
-        _gap_below(f, a, seen) + _gap_below(g, b, seen),  # f and g apart
-        _gap_below(f, both, seen) + _gap_below(change, b, seen),  # (a + b) x + b δ
-        _gap_below(g, both, seen) + _gap_below(change, -a, seen),  # (a + b) x′ − a δ
+        _gap_below(f, a) + _gap_below(g, b),  # f and g apart
+        _gap_below(f, both) + _gap_below(change, b),  # (a + b) x + b δ
+        _gap_below(g, both) + _gap_below(change, -a),  # (a + b) x′ − a δ
     ])  # fmt: skip
     least = loss.argmin(0)
 
@@ -423,13 +426,12 @@ def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, L
     return engine.lines[node]
 
 
-def _line_below(lines: Lines, c: Tensor, seen: Where) -> tuple[Tensor, Tensor]:
+def _line_below(lines: Lines, c: Tensor) -> tuple[Tensor, Tensor]:
     """Slope and offset of the line that keeps c · φ from below: the lower one where c ≥ 0, the upper one else."""
     up = c >= 0
-    slope = torch.where(up, seen.at(lines.low_slope), seen.at(lines.high_slope))
-    return slope, torch.where(up, seen.at(lines.low_offset), seen.at(lines.high_offset))
+    return torch.where(up, lines.low_slope, lines.high_slope), torch.where(up, lines.low_offset, lines.high_offset)
 
 
-def _gap_below(lines: Lines, c: Tensor, seen: Where) -> Tensor:
+def _gap_below(lines: Lines, c: Tensor) -> Tensor:
     """How much of c · φ that line gives away, on the mean."""
-    return c.abs() * torch.where(c >= 0, seen.at(lines.low_gap), seen.at(lines.high_gap))
+    return c.abs() * torch.where(c >= 0, lines.low_gap, lines.high_gap)

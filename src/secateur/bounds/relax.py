@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from secateur.bounds.activations import SLOPES, Slope
 from secateur.bounds.arithmetic import hull, magnitude
 from secateur.bounds.rounding import FUNCTIONS
+from secateur.bounds.windows import Where
 from secateur.types import Interval
 
 _PIECES = 12  # that an interval is cut into, to bound a smooth function's distance from a line
@@ -28,6 +29,10 @@ class Lines:
     high_offset: Tensor
     low_gap: Tensor
     high_gap: Tensor
+
+    def at(self, where: Where) -> Lines:
+        """As each row sees them."""
+        return Lines(*(where.at(getattr(self, field.name)) for field in fields(self)))
 
 
 def relu_lines(x: Interval) -> Lines:
