@@ -21,6 +21,8 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/paper.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/fidelity.py
+	@$(BIN)/python benchmarks/certify.py
+	@$(BIN)/python benchmarks/exact.py
 
 # What runs have left behind; .venv stays, since it takes minutes to make.
 clean:
