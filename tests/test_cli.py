@@ -183,7 +183,44 @@ def test_exact_first_is_a_step_of_its_own(folder: Path) -> None:
     assert [step["units_removed"] for step in recipe["steps"]] == [3, 10] and recipe["request"]["exact_first"]
 
 
+CERTIFY = ("certify", "net:build", "small.pt2", "--weights", "weights.safetensors")
+
+
+def test_certify_bounds_the_drift_and_writes_the_claim(folder: Path) -> None:
+    done = run(folder, *CERTIFY, "--data", "data.npz", "--eps", "0.01", "--samples", "9", "-o", "c.json", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report == json.loads((folder / "c.json").read_text())
+    assert len(report["lower"]) == 9 and len(report["lower"][0]) == 4
+    assert report["agreement"]["certified"] <= report["agreement"]["empirical"]
+    done = run(folder, *CERTIFY, "--data", "data.npz", "--eps", "0.01", "--samples", "9")
+    assert "largest drift of an output" in done.stdout and "both models keep the original's class" in done.stdout
+    one = ("--data", "data.npz", "--eps", "0.01", "--samples", "1", "--attack-steps", "0", "--vnnlib", "claim")
+    assert run(folder, *CERTIFY, *one).returncode == 0
+    assert (folder / "claim.onnx").is_file() and "(declare-const Y_3 Real)" in (folder / "claim.vnnlib").read_text()
+
+
+def test_certify_the_whole_box_by_intervals(folder: Path) -> None:
+    done = run(folder, *CERTIFY, "--example-shape", "1,8,8", "--method", "interval", "--input-bounds", "0,0.5")
+    assert done.returncode == 0, done.stderr
+    assert "the input box" in done.stdout and "interval bounds, float64, rounded outward" in done.stdout
+
+
+def test_a_certified_guard_keeps_the_last_good_step(folder: Path) -> None:
+    budgets = ("--max-certified-drift", "0.01", "--eps", "0.001", "--samples", "32")
+    done = run(folder, *PRUNE, "--remove", "0.9", "--calibration", "data.npz", *budgets, "-o", "proved.pt2", "--json")
+    assert done.returncode == 3, done.stderr
+    assert "certified drift rose" in json.loads(done.stdout)["stopped"] and (folder / "proved.pt2").is_file()
+
+
 FAILURES = {
+    "eps without data": ((*CERTIFY, "--eps", "0.1"), 1, "--data and --eps belong together"),
+    "no pruned form": (("certify", "net:build", "net:frozen", "--example-shape", "1,8,8"), 1, "differ in more than"),
+    "many claims": (
+        (*CERTIFY, "--data", "data.npz", "--eps", "0.01", "--samples", "2", "--vnnlib", "x", "--attack-steps", "0"),
+        1,
+        "VNN-LIB holds one claim, the certificate makes 2",
+    ),
     "pickle": (("prune", "model.pth", "-o", "x.pt2"), 1, "unpickling can run any code"),
     "missing file": (("inspect", "nowhere.pt2"), 1, "nowhere.pt2"),
     "no shape": (("inspect", "net:build"), 1, "--example-shape 3,32,32"),

@@ -356,7 +356,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "outside": ({"surrogate": lambda source, count: torch.full((count, 6), 2.0)}, "are outside of input_bounds"),
     "unknown surrogate": ({"surrogate": "dreams"}, "no surrogate 'dreams'; there are uniform, pink"),
     "allocation": ({"allocation": "fair"}, "allocation='fair'; there are uniform and global"),
-    "budget": ({"guard": {"harm": 1}}, "no budget 'harm'; there are agreement and drift"),
+    "budget": ({"guard": {"harm": 1}}, "no budget 'harm'; there are agreement, drift, certified_agreement"),
     "agreement": ({"guard": {"agreement": 2}}, "agreement=2; give a number from 0 to 1"),
     "samples": ({"samples": 0}, "samples=0: give at least 1"),
     "option": ({"options": {"gamma": 1}}, "reconstruct has no option 'gamma'; it has ridge, repair, robust, rows"),

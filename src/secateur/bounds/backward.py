@@ -29,7 +29,7 @@ from secateur.bounds.op import Op
 from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
 from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, jump, terms
-from secateur.bounds.windows import VARIES, Where, Window, fitted, joined, passed, whole
+from secateur.bounds.windows import VARIES, Where, Window, fitted, joined, move_apart, of_image, passed, whole
 from secateur.graph.capture import bound_arguments, call_op, kind, walk
 from secateur.types import Interval
 
@@ -155,7 +155,7 @@ def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], where: Where)
         elif is_relaxed(node) and varies(engine.bounds[node.all_input_nodes[0]]):
             parts.append(_relaxed(engine, node, node.all_input_nodes[0], found, seen, pending))
         elif (difference := compared(node)) is not None:  # max(a, b) = a + relu(b − a)
-            _add(pending, node.all_input_nodes[0], found, seen)
+            _add(engine, pending, node.all_input_nodes[0], found, seen)
             parts.append(_relaxed(engine, node, difference, found, seen, pending))
         else:  # an input, or an op without lines
             parts.append(_least(value, found, seen))
@@ -172,12 +172,15 @@ def _sum(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a + b
 
 
-def _add(pending: Pending, node: fx.Node, new: Coefficients, seen: Where) -> None:
+def _add(engine: Backward, pending: Pending, node: fx.Node, new: Coefficients, seen: Where) -> None:
     if node not in pending:
         pending[node] = (new, seen)
         return
     old, where = pending[node]
     if isinstance(seen, Window) and isinstance(where, Window):
+        if move_apart(where, seen):
+            shape = engine.samples[0][node].shape
+            (old, where), (new, seen) = _whole(old, where, shape), _whole(new, seen, shape)
         where, pad_old, pad_new = joined(where, seen)
         old, new = _padded(old, pad_old), _padded(new, pad_new)
     pending[node] = ((_sum(old[0], new[0]), _sum(old[1], new[1])), where)
@@ -195,10 +198,13 @@ def _in_image(engine: Backward, node: fx.Node, found: Coefficients, seen: Window
     outgrown = seen.height * seen.width > shape[-2] * shape[-1]
     for c in (a, b):
         engine.widest = max(engine.widest, 0 if c is None else c[0].numel())
-    if not outgrown:
-        return (a, b), seen
-    fits = [None if c is None else whole(c, seen, shape) for c in (a, b)]
-    return (fits[0] and fits[0][0], fits[1] and fits[1][0]), next(f for f in fits if f is not None)[1]
+    return _whole((a, b), seen, shape) if outgrown else ((a, b), seen)
+
+
+def _whole(pair: Coefficients, seen: Window, shape: Sequence[int]) -> tuple[Coefficients, Window]:
+    """The same coefficients with the image as their window."""
+    a, b = (c if c is None else whole(c, seen, shape) for c in pair)
+    return (a, b), of_image(seen, shape)
 
 
 def _constant(value: Any, found: Coefficients) -> Any:
@@ -293,7 +299,7 @@ def _pass_on(engine: Backward, node: fx.Node, found: Mapping[int, Coefficients],
         for slot, gradient in zip(incoming, gradients, strict=True):
             slot[side] = gradient
     for source, pair, window in zip(sources, incoming, windows, strict=True):
-        _add(pending, source, (pair[0], pair[1]), window)
+        _add(engine, pending, source, (pair[0], pair[1]), window)
     return total
 
 
@@ -373,7 +379,7 @@ def _relaxed(
         slope = torch.where(up, seen.at(lines.low_slope), seen.at(lines.high_slope))
         offset = torch.where(up, seen.at(lines.low_offset), seen.at(lines.high_offset))
         new: Coefficients = (c * slope, None) if side == 0 else (None, c * slope)
-        _add(pending, source, new, seen)
+        _add(engine, pending, source, new, seen)
         size = _dot_size(new, value, seen) + (c * offset).abs().flatten(1).sum(1)
         return (c * offset).flatten(1).sum(1) - gamma(offset.shape[1:].numel()) * size
     both = a + b
@@ -394,7 +400,7 @@ def _relaxed(
     new_a = best(a * sf, both * s1 - b * sd, a * se)
     new_b = best(b * sg, b * sd, both * s2 - a * se)
     offset = best(a * of + b * og, both * o1 + b * od, both * o2 - a * oe)
-    _add(pending, source, (new_a, new_b), seen)
+    _add(engine, pending, source, (new_a, new_b), seen)
     # errors of the products above, wherever they cancel
     sizes = seen.at(magnitude(value.before) + magnitude(value.after))
     slopes = (a.abs() + b.abs()) * (sf.abs() + sg.abs() + s1.abs() + s2.abs() + sd.abs() + se.abs())

@@ -109,5 +109,11 @@ class Certified:
         return torch.cat(found)
 
 
+def decisions(output: Tensor) -> Tensor:
+    """Classes, (batch,): the largest of several outputs, the side of 0 of a single one."""
+    flat = output.flatten(1)
+    return flat.argmax(1) if flat.shape[1] > 1 else (flat[:, 0] > 0).long()
+
+
 def _of_shape(rows: Tensor | None, part: Tensor, sample: Tensor) -> Tensor | None:
     return None if rows is None else rows[part].reshape(-1, *sample.shape)

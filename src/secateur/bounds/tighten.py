@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,13 +15,15 @@ from secateur.bounds.joint import Networks, forward
 from secateur.bounds.maxima import compared
 from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS, widened
+from secateur.bounds.windows import ELEMENTWISE, Everywhere, Where, Window
 from secateur.bounds.windows import RULES as WINDOWED
-from secateur.bounds.windows import Everywhere, Where, Window
 from secateur.graph.capture import kind
 from secateur.types import Interval
 
 BLOCK_BYTES = 2**25
 _NEGLIGIBLE = 1e-6
+
+Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (box, element) pairs → rows
 
 
 def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) -> Backward:
@@ -91,10 +93,21 @@ def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: f
     places = where.flatten(1).nonzero()  # shape: (rows, 2), box and element
     if not len(places):
         return x
-    low, high = x.lower.flatten(1).clone(), x.upper.flatten(1).clone()
-    shape = x.lower.shape[1:]
-    seeds = _windows if _fits_windows(engine, node) else _units
-    at_once = _rows_of_windows(engine, node, places, shape, (f, g)) if seeds is _windows else rows_at_a_time(engine)
+    if _fits_windows(engine, node):
+        try:
+            at_once = _rows_of_windows(engine, node, places, x.lower.shape[1:], (f, g))
+            return _by_rows(engine, node, x, places, (f, g), _windows, at_once)
+        except NotImplementedError:  # something that only rows of the whole image pass
+            pass
+    return _by_rows(engine, node, x, places, (f, g), _units, rows_at_a_time(engine))
+
+
+def _by_rows(
+    engine: Backward, node: fx.Node, x: Interval, places: Tensor, sides: tuple[float, float], seeds: Seeds, at_once: int
+) -> Interval:
+    """`x` with linear bounds at `places`, for which `seeds` makes the rows, `at_once` of them together."""
+    low, high, shape = x.lower.flatten(1).clone(), x.upper.flatten(1).clone(), x.lower.shape[1:]
+    f, g = sides
     for part in places.split(max(1, at_once // 2)):
         unit, seen = seeds(part, shape, low.dtype)
         seed: Coefficients = (f * unit if f else None, g * unit if g else None)
@@ -122,11 +135,19 @@ def _windows(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _fits_windows(engine: Backward, node: fx.Node) -> bool:
-    """Whether all between the inputs and an image are ops that windows pass."""
-    if engine.samples[0][node].ndim != 4:
+    """Whether all between the inputs and an image are ops that windows pass, and images that are not spread out."""
+    sample = engine.samples[0]
+    if sample[node].ndim != 4:
         return False
-    before = [n for n in (node, *_ancestors(node)) if varies(engine.bounds[n])]
-    return all(n.op == "placeholder" or kind(n) in WINDOWED or is_relaxed(n) or compared(n) is not None for n in before)
+    for n in (node, *_ancestors(node)):
+        if not varies(engine.bounds[n]) or n.op == "placeholder":
+            continue
+        if not (kind(n) in WINDOWED or is_relaxed(n) or compared(n) is not None):
+            return False
+        sources = [s for s in n.all_input_nodes if varies(engine.bounds[s])]
+        if kind(n) in ELEMENTWISE and any(sample[s].shape != sample[n].shape for s in sources):
+            return False
+    return True
 
 
 def _rows_of_windows(
@@ -147,5 +168,6 @@ def rows_at_a_time(engine: Backward) -> int:
 
 
 def values_per_sample(networks: Networks) -> int:
-    """Of all nodes of the graph together."""
-    return sum(x.numel() for x in on_zeros(networks, networks.first).values() if isinstance(x, Tensor))
+    """Of all that is computed in the graph."""
+    values = on_zeros(networks, networks.first)
+    return sum(x.numel() for node, x in values.items() if node.op != "get_attr" and isinstance(x, Tensor))

@@ -70,19 +70,26 @@ def fitted(coefficients: Tensor | None, where: Window, shape: Sequence[int]) -> 
     return None if coefficients is None else torch.where(where.inside(shape), coefficients, 0.0)
 
 
-def whole(coefficients: Tensor, where: Window, shape: Sequence[int]) -> tuple[Tensor, Window]:
-    """A window that has outgrown the image → the image."""
+def whole(coefficients: Tensor, where: Window, shape: Sequence[int]) -> Tensor:
+    """The coefficients of a window → those of all of the image."""
     own = Window(torch.arange(len(where.top)), -where.top, -where.left, shape[-2], shape[-1])
-    return torch.where(own.inside((where.height, where.width)), own.at(coefficients), 0.0), replace(
-        where, top=torch.zeros_like(where.top), left=torch.zeros_like(where.left), height=shape[-2], width=shape[-1]
-    )
+    return torch.where(own.inside((where.height, where.width)), own.at(coefficients), 0.0)
+
+
+def of_image(where: Window, shape: Sequence[int]) -> Window:
+    """The window that is all of the image."""
+    corner = torch.zeros_like(where.top)
+    return replace(where, top=corner, left=corner, height=shape[-2], width=shape[-1])
+
+
+def move_apart(a: Window, b: Window) -> bool:
+    """Whether the way from one corner to the other is not the same for all rows."""
+    return not bool((b.top - a.top == b.top[0] - a.top[0]).all() and (b.left - a.left == b.left[0] - a.left[0]).all())
 
 
 def joined(a: Window, b: Window) -> tuple[Window, tuple[int, ...], tuple[int, ...]]:
     """The least window that holds both, and how each is padded to it: (left, right, top, bottom)."""
     down, right = int(b.top[0] - a.top[0]), int(b.left[0] - a.left[0])
-    if not bool((b.top - a.top == down).all() and (b.left - a.left == right).all()):
-        raise NotImplementedError("windows that move apart")
     top, left = min(0, down), min(0, right)
     bottom = max(a.height, down + b.height)
     end = max(a.width, right + b.width)
@@ -164,8 +171,8 @@ def _slice(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
 
 def _padded(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
     left, _, top, _ = [*op["pad"], 0, 0][:4]
-    if len(op["pad"]) > 4 or op["value"]:
-        raise NotImplementedError("padding of channels, or not by zero")
+    if len(op["pad"]) > 4 or op["value"] or op.get("mode", "constant") != "constant":
+        raise NotImplementedError("padding of channels, or not by zeros")
     return [c], [replace(where, top=where.top - top, left=where.left - left)], 0.0
 
 
@@ -204,10 +211,12 @@ RULES: dict[str, Callable[[dict[str, Any], Tensor, Window], Passed]] = {
     "dropout": _unchanged,
     "feature_dropout": _unchanged,
     "mul": _scaled,
+    "pad": _padded,
     "rsub": _sum,
     "slice": _slice,
     "sub": _sum,
 }
+ELEMENTWISE = {"add", "div", "mul", "rsub", "sub"}  # whose operands may be spread out; windows pass those that are not
 
 
 def passed(node: fx.Node, value_of: Callable[[fx.Node], Any], c: Tensor, where: Window) -> Passed:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from secateur.bounds.certified import Certified, blocks
+from secateur.bounds.certified import Certified, blocks, decisions
 from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.certify.certificate import Certificate, InputSet, Share
 from secateur.certify.embed import embedded
-from secateur.certify.search import Found, decisions, outputs, search
+from secateur.certify.search import Found, outputs, search
 from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import couple
@@ -105,8 +105,11 @@ def _check(inputs: Any, eps: float | None, labels: Tensor | None, method: str) -
         raise InputError("inputs and eps belong together: the balls' centres and their radius")
     if eps is not None and not 0 <= eps < float("inf"):
         raise InputError(f"eps={eps}: give a radius of at least 0, in input units")
-    if labels is not None and (inputs is None or labels.ndim != 1 or labels.is_floating_point()):
-        raise InputError("labels: give one class number for each of the inputs")
+    if labels is None:
+        return
+    count = 0 if inputs is None else len(inputs if isinstance(inputs, Tensor) else inputs[0])
+    if labels.shape != (count,) or labels.is_floating_point():
+        raise InputError(f"labels of shape {tuple(labels.shape)}: give one class number for each of {count} inputs")
 
 
 def _networks(graph: Graph, other: Graph, input_bounds: Any, like: Tensor, seed: int) -> Networks:

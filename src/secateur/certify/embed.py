@@ -53,7 +53,7 @@ def _precise(tensor: Tensor) -> Tensor:
 
 def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
     """Tensor names of the original → those of the pruned model: the ops must be the same, in the same order."""
-    ops, others = ([n for n in g.nodes if n.op != "get_attr"] for g in (graph, pruned))
+    ops, others = ([n for n in g.nodes if n.op != "get_attr" and not _is_size(n)] for g in (graph, pruned))
     for a, b in zip(ops, others, strict=False):
         if (a.op, kind(a)) != (b.op, kind(b)) and not a.op == b.op == "placeholder":
             raise InputError(
@@ -72,6 +72,11 @@ def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
             if names.setdefault(str(x.target), str(y.target)) != str(y.target):
                 raise InputError(f"the models differ in more than sizes: {x.target} is shared in one of them only")
     return names
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether the node is a size, or worked out from sizes alone."""
+    return isinstance(node.meta.get("val"), int | torch.SymInt)
 
 
 def _settings(node: fx.Node) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from secateur.bounds.certified import decisions
 from secateur.bounds.joint import Networks
 from secateur.graph.capture import call_op, walk
 from secateur.types import Interval
@@ -39,12 +40,6 @@ def outputs(networks: Networks, tensors: Mapping[str, Tensor], inputs: Sequence[
     return [env[node] for node in graph.outputs]
 
 
-def decisions(output: Tensor) -> Tensor:
-    """Classes, (batch,): the largest of several outputs, the side of 0 of a single one."""
-    flat = output.flatten(1)
-    return flat.argmax(1) if flat.shape[1] > 1 else (flat[:, 0] > 0).long()
-
-
 def search(
     networks: Networks,
     boxes: Sequence[Interval],
@@ -69,6 +64,8 @@ def search(
             disagree, flips_first, flips_second = disagree | (a != b), flips_first | (a != f0), flips_second | (b != g0)
             value = _objective(goal, f, g, f0, g0)
             moving = [p for p in points if p.requires_grad]
+            if not moving:
+                break
             gradients = iter(torch.autograd.grad(value.sum(), moving, allow_unused=True))
             share = 0.5 * (1 - step / steps)  # of each box's radius
             points = [
