@@ -20,7 +20,7 @@ from secateur.bounds.windows import RULES as WINDOWED
 from secateur.graph.capture import kind
 from secateur.types import Interval
 
-BLOCK_BYTES = 2**25
+BLOCK_BYTES = 2**26
 _NEGLIGIBLE = 1e-6
 
 Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (box, element) pairs → rows
