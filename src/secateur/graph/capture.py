@@ -177,6 +177,7 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         args, kwargs = model.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
         program = model
     else:
+        example_inputs = getattr(model, "example_inputs", None) if example_inputs is None else example_inputs
         if example_inputs is None:
             raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
         check_eval_mode(model)

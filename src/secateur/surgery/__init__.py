@@ -7,6 +7,7 @@ that stay; the output is checked to equal the masked original before it is hande
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,8 +41,28 @@ def shrink(
     small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
+    if isinstance(model, Shrinks):
+        return _checked(model.shrunk(graph, coupling, small, alive), module, graph)
     own = same_class(model, graph, coupling, small, alive) if isinstance(model, nn.Module) else None
     return own if own is not None and _agree(own, module, graph) else module
+
+
+@runtime_checkable
+class Shrinks(Protocol):
+    """A model that knows its own smaller form, as those do that stand for a file of another format."""
+
+    def shrunk(self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> nn.Module:
+        """With the tensors of `small`, by their names in `graph`."""
+        ...
+
+
+def _checked(own: nn.Module, module: fx.GraphModule, graph: Graph) -> nn.Module:
+    if not _agree(own, module, graph):
+        raise VerificationError(
+            f"the smaller {type(own).__name__} does not compute what the shrunk graph does. This is a fault in "
+            "secateur; please report it"
+        )
+    return own
 
 
 def _random_inputs(graph: Graph, dtype: torch.dtype | None) -> list[Tensor]:
