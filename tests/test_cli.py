@@ -213,7 +213,65 @@ def test_a_certified_guard_keeps_the_last_good_step(folder: Path) -> None:
     assert "certified drift rose" in json.loads(done.stdout)["stopped"] and (folder / "proved.pt2").is_file()
 
 
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Path:
+    """The same network as an ONNX file, pruned a little on the way."""
+    pytest.importorskip("onnxruntime")
+    done = run(folder, *PRUNE, "--remove", "0.2", "--method", "saliency", "-o", "net.onnx")
+    assert done.returncode == 0, done.stderr
+    assert "torch.onnx" not in done.stdout
+    return folder
+
+
+def test_onnx_in_and_out(exported: Path) -> None:
+    before = (exported / "net.onnx").read_bytes()
+    groups = json.loads(run(exported, "inspect", "net.onnx", "--json").stdout)["groups"]
+    assert [group["units"] for group in groups] == [7, 10, 4]
+    done = run(exported, "prune", "net.onnx", "-o", "less.onnx", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["class"] == "OnnxModel"
+    assert (exported / "net.onnx").read_bytes() == before
+    done = run(exported, "replay", "net.onnx", "less.recipe.json", "-o", "again.onnx")
+    assert done.returncode == 0, done.stderr
+    assert (exported / "again.onnx").read_bytes() == (exported / "less.onnx").read_bytes()
+    done = run(exported, "evaluate", "less.onnx", "--original", "net.onnx", "--data", "data.npz", "--latency", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["latency_runtime"] == "onnxruntime" and report["cost"]["latency_ms"] > 0
+    assert report["cost"]["parameters"] < report["cost_before"]["parameters"]
+    done = run(exported, "certify", "net.onnx", "less.onnx", "--data", "data.npz", "--eps", "0.01", "--samples", "3")
+    assert done.returncode == 0 and "largest drift of an output" in done.stdout, done.stderr
+
+
+def test_onnx_to_pt2_and_back(exported: Path) -> None:
+    assert run(exported, "prune", "net.onnx", "-o", "from_onnx.pt2", "--method", "scale").returncode == 0
+    done = run(exported, "prune", "from_onnx.pt2", "-o", "back.onnx", "--method", "scale", "--remove", "0.2")
+    assert done.returncode == 0, done.stderr
+    arguments = ("evaluate", "from_onnx.pt2", "--data", "data.npz", "--latency", "--runtime", "onnxruntime")
+    done = run(exported, *arguments)
+    assert done.returncode == 0 and "latency in ms (onnxruntime), batch of 40" in done.stdout, done.stderr
+
+
+def test_settings_beside_a_model(exported: Path) -> None:
+    (exported / "normal.onnx").write_bytes((exported / "net.onnx").read_bytes())
+    (exported / "normal.yaml").write_text("mean: 0.5\nstd: 0.25\n")
+    plain, seen = (
+        json.loads(run(exported, "evaluate", f"{name}.onnx", "--data", "data.npz", "--json").stdout)
+        for name in ("net", "normal")
+    )
+    assert plain["accuracy"] != seen["accuracy"]
+    said = ("evaluate", "net.onnx", "--data", "data.npz", "--json", "--mean", "0.5", "--std", "0.25")
+    assert json.loads(run(exported, *said).stdout)["accuracy"] == seen["accuracy"]
+    done = run(exported, "prune", "normal.onnx", "-o", "normal_small.onnx", "--method", "scale")
+    assert done.returncode == 0, done.stderr
+    request = json.loads((exported / "normal_small.recipe.json").read_text())["request"]
+    assert request["input_bounds"] == [-2.0, 2.0]
+
+
 FAILURES = {
+    "no model": (("inspect", "data.onnx"), 1, "cannot read data.onnx"),
+    "bounds": ((*PRUNE, "-o", "x.pt2", "--input-bounds", "0"), 1, "give two numbers, low,high"),
+    "a mean": ((*PRUNE, "-o", "x.pt2", "--mean", "grey"), 1, "--mean grey: give numbers with commas"),
     "eps without data": ((*CERTIFY, "--eps", "0.1"), 1, "--data and --eps belong together"),
     "no pruned form": (("certify", "net:build", "net:frozen", "--example-shape", "1,8,8"), 1, "differ in more than"),
     "many claims": (
@@ -226,7 +284,7 @@ FAILURES = {
     "no shape": (("inspect", "net:build"), 1, "--example-shape 3,32,32"),
     "onto itself": (("prune", "small.pt2", "-o", "small.pt2"), 1, "stays as it is"),
     "no folder": ((*PRUNE, "-o", "nowhere/x.pt2"), 1, "does not exist"),
-    "wrong suffix": ((*PRUNE, "-o", "x.onnx"), 1, ".pt2 or .safetensors"),
+    "wrong suffix": ((*PRUNE, "-o", "x.txt"), 1, ".pt2, .onnx or .safetensors"),
     "wrong shape": (("inspect", "net:build", "--example-shape", "3,8,8"), 1, "refuses the example inputs"),
     "unknown option": (
         (*PRUNE, "-o", "x.pt2", "--method", "impact", "--option", "gamma=1"),

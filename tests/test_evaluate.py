@@ -345,12 +345,13 @@ def test_attention_and_recurrent_layers_count() -> None:
 
 def test_latency_tells_a_large_model_from_a_small_one() -> None:
     small, large = nn.Linear(8, 2).eval(), nn.Sequential(nn.Linear(8, 3000), nn.Linear(3000, 2000)).eval()
-    times = latency_ms([small, large], torch.rand(16, 8), repeats=5, warm_up=1)
+    x = torch.rand(16, 8)
+    times = latency_ms([lambda: small(x), lambda: large(x)], x.device, repeats=5, warm_up=1)
     assert 0 < times[0] < times[1]
     model, x, labels = data()
     result = evaluate(model, x, labels, original=model, latency=True, batch_size=16)
     assert result.cost.latency_ms and result.cost_before and result.cost_before.latency_ms
-    assert result.latency_batch == 16
+    assert result.latency_batch == 16 and result.latency_runtime == "torch"
 
 
 def test_report_goes_through_json_and_cannot_be_changed() -> None:

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 LAYERS = {
     **dict.fromkeys(("types", "errors", "files", "progress"), 0),
     "graph": 1,
-    **dict.fromkeys(("bounds", "surrogates"), 2),
+    **dict.fromkeys(("bounds", "surrogates", "inputs"), 2),
     **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "samples", "guard"), 3),
     **dict.fromkeys(("plan", "run", "certify", "debloat"), 4),
     **dict.fromkeys(("prune", "replay", "result"), 5),

@@ -14,6 +14,7 @@ from secateur.errors import (
     VerificationError,
 )
 from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
+from secateur.formats import load_model, save_model
 from secateur.prune import inspect, prune
 from secateur.replay import replay
 from secateur.report.recipe import Recipe
@@ -44,6 +45,8 @@ __all__ = [
     "certify",
     "evaluate",
     "inspect",
+    "load_model",
     "prune",
     "replay",
+    "save_model",
 ]

@@ -27,8 +27,12 @@ from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, Corruption, E
 from secateur.evaluate.attacks.losses import Loss as LossName
 from secateur.evaluate.attacks.norms import Norm as NormName
 from secateur.evaluate.corruptions import CORRUPTIONS, severities
+from secateur.evaluate.runtime import RUNTIMES, Runtime
 from secateur.formats.arrays import load_arrays
-from secateur.formats.torch import load_model, save_program, save_weights
+from secateur.formats.models import load_model, save_model
+from secateur.formats.onnx import OnnxModel
+from secateur.formats.onnx.read import require_packages
+from secateur.inputs import Inputs, numbers, read_inputs
 from secateur.methods import NAMES, options_of
 from secateur.prune import inspect, prune
 from secateur.replay import replay
@@ -41,6 +45,7 @@ FAILED, TARGET_MISSED, INTERRUPTED = 1, 3, 130
 Method = StrEnum("Method", list(NAMES))  # type: ignore[misc]  # its members are the rows of a table
 Surrogate = StrEnum("Surrogate", list(SURROGATES))  # type: ignore[misc]
 
+RuntimeName = StrEnum("RuntimeName", list(RUNTIMES))  # type: ignore[misc]
 Norm = StrEnum("Norm", list(get_args(NormName)))  # type: ignore[misc]
 Loss = StrEnum("Loss", list(get_args(LossName)))  # type: ignore[misc]
 
@@ -63,21 +68,33 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ModelArgument = Annotated[str, typer.Argument(help="A .pt2 file, or package.module:factory (with --weights).")]
+ModelArgument = Annotated[str, typer.Argument(help="A .pt2 or .onnx file, or package.module:factory (with --weights).")]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", help="The smaller model: .pt2, .onnx, or .safetensors (weights).")
+]
 Weights = Annotated[Path | None, typer.Option(help="A .safetensors file, for a factory.")]
 Shapes = Annotated[
     list[str] | None,
     typer.Option(
         "--example-shape",
         help="Shape of one input without its batch axis, e.g. 3,32,32; integer inputs as 16:int64. "
-        "Repeat it for several inputs. A .pt2 file that holds example inputs needs none.",
+        "Repeat it for several inputs. A file that tells its shapes needs none.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
-BoundsOption = Annotated[str, typer.Option("--input-bounds", help="Legal range of every input feature: low,high.")]
+BoundsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--input-bounds",
+        help="Legal range of every input feature, before it is normalised: low,high (default 0,1). "
+        "This, --mean, --std and --example-shape may stand in a .yaml file of the model's name beside it.",
+    ),
+]
+Mean = Annotated[str | None, typer.Option(help="What the model's inputs are less of: a number, or one per channel.")]
+Std = Annotated[str | None, typer.Option(help="What they are then divided by: a number, or one per channel.")]
 RecipeOption = Annotated[Path | None, typer.Option("--recipe", help="Recipe to write; default: OUTPUT.recipe.json.")]
 
 
@@ -91,7 +108,7 @@ def inspect_command(
 ) -> None:
     """List the groups of units, what is pinned and why."""
     loaded = load_model(model, weights)
-    coupling = inspect(loaded, _example(loaded, example_shape, (0.0, 1.0)))
+    coupling = inspect(loaded, _example(loaded, _inputs(model, shapes=example_shape)))
     if as_json:
         groups = [
             {
@@ -113,7 +130,7 @@ def inspect_command(
 @app.command("prune")
 def prune_command(
     model: ModelArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The smaller model: .pt2, or .safetensors (weights).")],
+    output: OutputOption,
     weights: Weights = None,
     example_shape: Shapes = None,
     remove: Annotated[
@@ -127,7 +144,9 @@ def prune_command(
     option: Annotated[
         list[str] | None, typer.Option(help="A parameter of the method, name=value; may be repeated.")
     ] = None,
-    input_bounds: BoundsOption = "0,1",
+    input_bounds: BoundsOption = None,
+    mean: Mean = None,
+    std: Std = None,
     surrogate: Annotated[
         Surrogate, typer.Option(help="Inputs made from the model, on which it is looked at.")
     ] = Surrogate["auto"],
@@ -175,9 +194,9 @@ def prune_command(
     """Make a smaller model and its recipe."""
     recipe = _recipe_path(output, recipe)
     _check_outputs(model, weights, output, recipe, beside(recipe))
-    bounds = _bounds(input_bounds)
+    given = _inputs(model, input_bounds, mean, std, example_shape)
     loaded = load_model(model, weights)
-    example = _example(loaded, example_shape, bounds)
+    example = _example(loaded, given)
     budgets = {
         "agreement": min_agreement,
         "drift": max_drift,
@@ -191,7 +210,7 @@ def prune_command(
         remove=remove,
         method=method.value,
         options=_options(method.value, option or []),
-        input_bounds=bounds,
+        input_bounds=given.box(),
         surrogate=surrogate.value,
         calibration=calibration,
         samples=samples,
@@ -206,7 +225,7 @@ def prune_command(
         device=device,
         progress=True,
     )
-    _save_model(output, result.model, example)
+    save_model(output, result.model, example)
     result.recipe.save(recipe)
     _report_pruning(result, output, recipe, as_json)
     if result.stopped:
@@ -217,7 +236,7 @@ def prune_command(
 def replay_command(
     model: ModelArgument,
     recipe: Annotated[Path, typer.Argument(help="The recipe that `secateur prune` wrote.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The smaller model: .pt2, or .safetensors (weights).")],
+    output: OutputOption,
     weights: Weights = None,
     example_shape: Shapes = None,
     debug: Debug = False,
@@ -226,8 +245,9 @@ def replay_command(
     _check_outputs(model, weights, output, recipe)
     loaded = load_model(model, weights)
     read = Recipe.load(recipe)
-    example = _example(loaded, example_shape or [_shape_text(s.shape, s.dtype) for s in read.inputs], (0.0, 1.0))
-    _save_model(output, replay(loaded, read, example), example)
+    shapes = example_shape or [_shape_text(s.shape, s.dtype) for s in read.inputs]
+    example = _example(loaded, _inputs(model, shapes=shapes))
+    save_model(output, replay(loaded, read, example), example)
     Console().print(f"wrote {escape(str(output))}")
 
 
@@ -256,9 +276,14 @@ def evaluate_command(
     top_k: Annotated[list[int] | None, typer.Option(help="k of a top-k accuracy; may be repeated.")] = None,
     samples: Annotated[int | None, typer.Option(help="Use the first so many images.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
-    input_bounds: BoundsOption = "0,1",
+    input_bounds: BoundsOption = None,
+    mean: Mean = None,
+    std: Std = None,
     per_class: Annotated[bool, typer.Option("--per-class", help="Show accuracy class by class, too.")] = False,
     latency: Annotated[bool, typer.Option(help="Time a batch, before and after in turns.")] = False,
+    runtime: Annotated[
+        RuntimeName | None, typer.Option(help="Where it is timed. Default: onnxruntime for .onnx files, else torch.")
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
@@ -276,18 +301,20 @@ def evaluate_command(
     attacks += [PGD(eps, steps=pgd_steps, restarts=restarts, seed=seed, norm=ball, loss=climbed) for eps in pgd or ()]
     attacks += [APGD(eps, ball, climbed, restarts=restarts, seed=seed) for eps in apgd or ()]
     attacks += [AutoAttack(eps, ball, seed=seed) for eps in autoattack or ()]
+    given = _inputs(model, input_bounds, mean, std)
     report = evaluate(
-        load_model(model, weights),
+        given.around(load_model(model, weights)),
         arrays["images"][:samples],
         arrays["labels"][:samples],
-        original=load_model(original, original_weights) if original else None,
+        original=given.around(load_model(original, original_weights)) if original else None,
         attacks=attacks,
         corruptions=[c for text in corruption or () for c in _corruptions(text, seed)],
         top_k=top_k or (1,),
-        input_bounds=_bounds(input_bounds),
+        input_bounds=given.input_bounds,
         batch_size=batch_size,
         device=device,
         latency=latency,
+        runtime=cast(Runtime, runtime.value) if runtime else None,
         progress=True,
     )
     for warning in report.warnings:
@@ -303,11 +330,13 @@ def evaluate_command(
 @app.command("certify")
 def certify_command(
     original: ModelArgument,
-    pruned: Annotated[str, typer.Argument(help="The pruned model: a .pt2 file, or package.module:factory.")],
+    pruned: Annotated[str, typer.Argument(help="The pruned model: a .pt2 or .onnx file, or package.module:factory.")],
     weights: Weights = None,
     pruned_weights: Annotated[Path | None, typer.Option(help="Weights of the pruned model's factory.")] = None,
     example_shape: Shapes = None,
-    input_bounds: BoundsOption = "0,1",
+    input_bounds: BoundsOption = None,
+    mean: Mean = None,
+    std: Std = None,
     data: Annotated[
         Path | None, typer.Option(help="A .npz file of images; with labels, only those rightly classified are stable.")
     ] = None,
@@ -333,16 +362,18 @@ def certify_command(
         raise InputError("--data and --eps belong together; without them, the certificate is about the whole input box")
     if samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
-    bounds, arrays = _bounds(input_bounds), {} if data is None else load_arrays(data)
+    given = _inputs(original, input_bounds, mean, std, example_shape)
+    arrays = {} if data is None else load_arrays(data)
     images = arrays["images"][:samples] if arrays else None
     loaded, smaller = load_model(original, weights), load_model(pruned, pruned_weights)
-    known = images is not None and not example_shape
-    example = (arrays["images"][:2],) if known else _example(loaded, example_shape, bounds)
+    known = images is not None and not given.example_shape
+    example = (arrays["images"][:2],) if known else _example(loaded, given)
+    loaded, smaller = given.around(loaded), given.around(smaller)
     certificate = certify(
         loaded,
         smaller,
         example,
-        input_bounds=bounds,
+        input_bounds=given.input_bounds,
         inputs=images,
         eps=eps,
         labels=arrays["labels"][:samples] if "labels" in arrays else None,
@@ -400,12 +431,24 @@ def _fail(error: BaseException, code: int, message: str | None = None) -> NoRetu
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
-def _bounds(text: str) -> tuple[float, float]:
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise InputError(f"--input-bounds {text}: give two numbers, low,high") from None
-    return low, high
+def _inputs(
+    model: str,
+    bounds: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    shapes: list[str] | None = None,
+) -> Inputs:
+    """What is said of the model's inputs, here or in the file beside it."""
+    ends = numbers(bounds, "--input-bounds")
+    if ends is not None and len(ends) != 2:
+        raise InputError(f"--input-bounds {bounds}: give two numbers, low,high")
+    return read_inputs(
+        model,
+        input_bounds=ends,
+        mean=numbers(mean, "--mean"),
+        std=numbers(std, "--std"),
+        example_shape=shapes or None,
+    )
 
 
 def _options(method: str, pairs: list[str]) -> dict[str, float | int]:
@@ -431,15 +474,15 @@ def _corruptions(text: str, seed: int) -> tuple[Corruption, ...]:
         raise InputError(f"--corruption {text}: write the strength as a number, e.g. {kind}:0.1") from None
 
 
-def _example(
-    model: nn.Module | ExportedProgram, shapes: list[str] | None, bounds: tuple[float, float]
-) -> tuple[Tensor, ...]:
+def _example(model: nn.Module | ExportedProgram, given: Inputs) -> tuple[Tensor, ...]:
     """Two samples of every input: halfway in the box (their values do not matter), zeros for integers."""
-    if not shapes:
-        if isinstance(model, ExportedProgram) and model.example_inputs is not None and not model.example_inputs[1]:
-            return tuple(model.example_inputs[0])
-        raise InputError("give the shape of an input: --example-shape 3,32,32 (without the batch axis)")
-    return tuple(_sample(text, sum(bounds) / 2) for text in shapes)
+    if given.example_shape:
+        return tuple(_sample(text, sum(given.input_bounds) / 2) for text in given.example_shape)
+    if isinstance(model, OnnxModel):
+        return model.example_inputs
+    if isinstance(model, ExportedProgram) and model.example_inputs is not None and not model.example_inputs[1]:
+        return tuple(model.example_inputs[0])
+    raise InputError("give the shape of an input: --example-shape 3,32,32 (without the batch axis)")
 
 
 def _sample(text: str, value: float) -> Tensor:
@@ -465,20 +508,15 @@ def _recipe_path(output: Path, recipe: Path | None) -> Path:
 def _check_outputs(model: str, weights: Path | None, *outputs: Path) -> None:
     """Before the work begins: what is to be written can be, and is none of the inputs."""
     given = {Path(p).resolve() for p in (model, weights) if p is not None}
-    if outputs[0].suffix not in (".pt2", ".safetensors"):
-        raise InputError(f"--output {outputs[0]}: the name must end in .pt2 or .safetensors")
+    if outputs[0].suffix not in (".pt2", ".onnx", ".safetensors"):
+        raise InputError(f"--output {outputs[0]}: the name must end in .pt2, .onnx or .safetensors")
+    if outputs[0].suffix == ".onnx":
+        require_packages("onnx", "onnxruntime", *(() if Path(model).suffix == ".onnx" else ("onnxscript",)))
     for path in outputs:
         if path.resolve() in given:
             raise InputError(f"--output {path} is the model itself, which stays as it is; write to another file")
         if not path.parent.is_dir():
             raise InputError(f"--output {path}: the folder {path.parent} does not exist; create it first")
-
-
-def _save_model(path: Path, model: nn.Module, example: tuple[Tensor, ...]) -> None:
-    if path.suffix == ".safetensors":
-        save_weights(path, model)
-    else:
-        save_program(path, model, example)
 
 
 # --- printing --------------------------------------------------------------------------------------------------------
@@ -545,7 +583,7 @@ def _report_evaluation(report: Evaluation) -> None:
     table.add_row("MACs", f"{new.macs:,}", f"{old_cost.macs:,}" if old_cost else "")
     table.add_row("bytes", f"{new.bytes:,}", f"{old_cost.bytes:,}" if old_cost else "")
     if new.latency_ms is not None:
-        label = f"latency in ms, batch of {report.latency_batch}"
+        label = f"latency in ms ({report.latency_runtime}), batch of {report.latency_batch}"
         old_latency = old_cost.latency_ms if old_cost else None
         table.add_row(label, f"{new.latency_ms:.2f}", f"{old_latency:.2f}" if old_latency is not None else "")
     Console().print(table)

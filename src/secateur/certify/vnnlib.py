@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from decimal import Decimal
@@ -15,7 +14,9 @@ from torch.export import ExportedProgram
 from secateur.certify.certificate import Certificate
 from secateur.errors import InputError
 from secateur.files import write_atomically
-from secateur.graph.capture import check_eval_mode, copied, first_line, quiet_export, unlifted
+from secateur.formats.onnx.export import exported
+from secateur.formats.onnx.read import require_packages
+from secateur.graph.capture import as_module, check_eval_mode, copied
 
 
 def write_vnnlib(
@@ -35,7 +36,7 @@ def write_vnnlib(
     output reaches or passes a bound, so a verifier's `unsat` proves the claim. Numbers are written exactly. Networks
     of one input and one output; `example` gives their shapes. Needs `onnx` and `onnxscript` (the extra `onnx`).
     """
-    _require_packages()
+    require_packages("onnx", "onnxscript")
     check_eval_mode(original)
     check_eval_mode(pruned)
     if len(example) != 1:
@@ -46,7 +47,7 @@ def write_vnnlib(
         drift = network(sample)
     box = (_flat("lower", lower, sample), _flat("upper", upper, sample))
     claim = (_flat("drift_lower", drift_lower, drift), _flat("drift_upper", drift_upper, drift))
-    model = _exported(network, sample)
+    model = exported(network, (sample,), ["x"], ["drift"]).SerializeToString()
     text = "\n".join(_lines(box, claim)) + "\n"
     _write(f"{os.fspath(path)}.onnx", model)
     _write(f"{os.fspath(path)}.vnnlib", text.encode())
@@ -75,20 +76,11 @@ def write_claim(
     eps = certificate.input_set.eps
     if eps is not None and inputs is not None:
         low, high = torch.maximum(inputs[0].double() - eps, low), torch.minimum(inputs[0].double() + eps, high)
-    first, second = map(_as_module, (original, pruned))
+    first, second = map(as_module, (original, pruned))
     with torch.no_grad():
         shape = first(example[0][:1].float()).shape
     claim = (torch.tensor(ends, dtype=torch.float64).reshape(shape) for ends in (certificate.lower, certificate.upper))
     write_vnnlib(path, first, second, example, low, high, *claim)
-
-
-def _as_module(model: nn.Module | ExportedProgram) -> nn.Module:
-    if isinstance(model, nn.Module):
-        return model
-    module = unlifted(model)
-    for part in module.modules():  # an exported graph has its mode baked in
-        part.training = False
-    return module
 
 
 class Drift(nn.Module):
@@ -111,12 +103,6 @@ def _described(value: object) -> str:
     return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
-def _require_packages() -> None:
-    missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise InputError(f"writing ONNX files needs packages that are not installed: pip install {' '.join(missing)}")
-
-
 def _flat(name: str, bound: Tensor, like: Tensor) -> Tensor:
     """A bound in float64, one number for each feature of the batch of one `like`."""
     if bound.shape not in (like.shape, like.shape[1:]):
@@ -124,16 +110,6 @@ def _flat(name: str, bound: Tensor, like: Tensor) -> Tensor:
     if not bool(torch.isfinite(bound).all()):
         raise InputError(f"{name} is not finite everywhere; VNN-LIB has no way to write that")
     return bound.detach().to("cpu", torch.float64).flatten()
-
-
-def _exported(network: Drift, sample: Tensor) -> bytes:
-    try:
-        with quiet_export():
-            program = torch.onnx.export(network, (sample,), dynamo=True, input_names=["x"], output_names=["drift"])
-    except Exception as error:
-        raise InputError(f"the networks cannot be written as ONNX: {first_line(error)}") from error
-    assert program is not None
-    return bytes(program.model_proto.SerializeToString())
 
 
 def _lines(box: tuple[Tensor, Tensor], claim: tuple[Tensor, Tensor]) -> Iterator[str]:

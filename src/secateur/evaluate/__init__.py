@@ -29,6 +29,7 @@ from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.masking import signs_of_masking
 from secateur.evaluate.report import AttackRow, ClassRow, CorruptionRow, Cost, Evaluation
+from secateur.evaluate.runtime import Runtime, fixed_batch, forward_pass, runtime_of
 from secateur.graph.capture import unlifted
 from secateur.progress import track
 
@@ -64,6 +65,7 @@ def evaluate(
     device: torch.device | str | None = None,
     head: Head = "auto",
     latency: bool = False,
+    runtime: Runtime | None = None,
     progress: bool = False,
 ) -> Evaluation:
     """Measure the classifier `model` on `images` (n, …) with class numbers `labels` (n,).
@@ -71,8 +73,9 @@ def evaluate(
     `attacks` run against `model`, inside `input_bounds` (numbers, one value per channel, or what broadcasts to one
     image); `warnings` in the report tell where their gradients look masked. `corruptions` are names, each for three
     severities, or `Corruption` objects. `original` is measured beside the model for accuracy, agreement, classes,
-    corruptions and cost. `latency` times batches of `batch_size` inputs. Neither model is changed. Raises `InputError`
-    for data or models that cannot be measured.
+    corruptions and cost. `latency` times batches of `batch_size` inputs in `runtime`, torch or onnxruntime (default:
+    onnxruntime for models that came as ONNX). Neither model is changed. Raises `InputError` for data or models that
+    cannot be measured.
     """
     _check_data(images, labels, batch_size)
     check_names(attacks)
@@ -85,7 +88,8 @@ def evaluate(
     if reference is not None and reference.classes != subject.classes:
         raise InputError(f"the model tells {subject.classes} classes apart, the original {reference.classes}")
     measured = [subject] if reference is None else [subject, reference]
-    costs, latency_batch = _costs(measured, images, streaming, latency)
+    timed_in = (runtime or runtime_of(subject.module)) if latency else None
+    costs, latency_batch = _costs(measured, images, streaming, timed_in)
     original_accuracy, agreed = None, None
     if reference is not None:
         original_accuracy = accuracies(reference.outputs, labels, top_k, reference.head)
@@ -107,6 +111,7 @@ def evaluate(
         cost=costs[0],
         cost_before=costs[1] if reference is not None else None,
         latency_batch=latency_batch,
+        latency_runtime=timed_in,
     )
 
 
@@ -236,17 +241,20 @@ def _corruption_row(
 
 
 def _costs(
-    measured: Sequence[_Answers], images: Tensor, streaming: _Streaming, latency: bool
+    measured: Sequence[_Answers], images: Tensor, streaming: _Streaming, runtime: Runtime | None
 ) -> tuple[list[Cost], int | None]:
-    """The cost of each model, timed in turns on one batch where `latency` asks for it, and that batch's size."""
+    """The cost of each model, timed in turns on one batch where a runtime is named, and that batch's size."""
     pairs = [placed(answers.module, streaming["device"]) for answers in measured]
     modules = [module for module, _ in pairs]
     milliseconds: Sequence[float | None] = [None] * len(modules)
     batch = images[: streaming["batch_size"]].to(pairs[0][1])
-    if latency:
-        milliseconds = latency_ms(modules, batch)
+    timed = batch
+    if runtime is not None:
+        if runtime == "onnxruntime":
+            timed = batch[: min(fixed_batch(m) or len(batch) for m in modules)]
+        milliseconds = latency_ms([forward_pass(m, timed, runtime) for m in modules], batch.device)
     costs = [
         Cost(parameters=parameters(m), macs=macs(m, batch[:1]), bytes=state_bytes(m), latency_ms=elapsed)
         for m, elapsed in zip(modules, milliseconds, strict=True)
     ]
-    return costs, len(batch) if latency else None
+    return costs, len(timed) if runtime is not None else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -51,26 +51,28 @@ def state_bytes(model: nn.Module) -> int:
     return sum(sizes.values())
 
 
-def latency_ms(models: Sequence[nn.Module], batch: Tensor, *, repeats: int = 30, warm_up: int = 5) -> list[float]:
-    """The median milliseconds of one forward pass of each model on `batch` (b, …), measured in turns.
+def latency_ms(
+    passes: Sequence[Callable[[], object]], device: torch.device, *, repeats: int = 30, warm_up: int = 5
+) -> list[float]:
+    """The median milliseconds of each of `passes`, measured in turns.
 
-    Turns keep a busy machine from favouring one model; batch, models and the device of both are the caller's.
+    Turns keep a busy machine from favouring one model; what a pass runs is the caller's (see `runtime`).
     """
-    times: list[list[float]] = [[] for _ in models]
+    times: list[list[float]] = [[] for _ in passes]
     with torch.no_grad():
         for turn in range(warm_up + repeats):
-            for model, seconds in zip(models, times, strict=True):
-                elapsed = _seconds(model, batch)
+            for run, seconds in zip(passes, times, strict=True):
+                elapsed = _seconds(run, device)
                 if turn >= warm_up:
                     seconds.append(elapsed)
     return [1000 * statistics.median(seconds) for seconds in times]
 
 
-def _seconds(model: nn.Module, batch: Tensor) -> float:
-    _wait_for(batch.device)
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
+    _wait_for(device)
     start = time.perf_counter()
-    outputs_of(model, batch)
-    _wait_for(batch.device)
+    run()
+    _wait_for(device)
     return time.perf_counter() - start
 
 

@@ -64,3 +64,4 @@ class Evaluation(_Record):
     cost: Cost
     cost_before: Cost | None = None
     latency_batch: int | None = None
+    latency_runtime: str | None = None  # torch or onnxruntime

@@ -30,24 +30,6 @@ PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 _SHOWN = 5  # names listed in one message
 
 
-def load_model(
-    source: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
-) -> nn.Module | ExportedProgram:
-    """The model that `source` names: the path of a `.pt2` file, or `package.module:factory` (with `weights`)."""
-    text = os.fspath(source)
-    suffix = Path(text).suffix.lower()
-    if suffix == ".pt2":
-        if weights is not None:
-            raise InputError(f"{text} holds its own weights; leave {weights} out")
-        return load_program(text)
-    _refuse_pickle(text)
-    if ":" in text and suffix != ".safetensors":
-        return load_factory(text, weights)
-    raise InputError(
-        f"{text}: give a .pt2 file, or package.module:factory together with a .safetensors file of weights"
-    )
-
-
 def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     """The program in the `.pt2` file at `path`, loaded without running anything that the file holds.
 
@@ -55,7 +37,7 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     is not such an archive, is damaged, or holds more than plain data (pickles, compiled code, code in expressions:
     see `formats/pt2.py`).
     """
-    _refuse_pickle(path)
+    refuse_pickle(path)
     with clean_copy(path) as copy, quiet_export():
         try:
             # What torch.export.load calls first; that one hides the reason of a failure behind its older layouts.
@@ -127,7 +109,7 @@ def load_factory(factory: str, weights: str | os.PathLike[str] | None = None) ->
 
 
 def _load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    _refuse_pickle(path)
+    refuse_pickle(path)
     if Path(path).suffix.lower() != ".safetensors":
         raise InputError(f"{path}: weights must be a .safetensors file")
     try:
@@ -165,7 +147,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def _refuse_pickle(path: str | os.PathLike[str]) -> None:
+def refuse_pickle(path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() in PICKLE_SUFFIXES:
         raise InputError(
             f"{path} is a pickle by its name, and unpickling can run any code; it is refused. Convert it once:\n"

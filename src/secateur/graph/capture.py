@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
@@ -34,6 +34,15 @@ _AS_RESHAPE = {  # whether a view is possible depends on memory layout, which ke
     torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
     torch.ops.aten.view_as.default: torch.ops.aten.reshape_as.default,
 }
+
+
+@runtime_checkable
+class Imported(Protocol):
+    """A module that stands for a file of another format; it may have `example_inputs`, too."""
+
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Raise where the module does not compute what the file says."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,6 +191,8 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
             raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
         check_eval_mode(model)
         args, kwargs = at_least_two(*split_inputs(example_inputs))
+        if isinstance(model, Imported):
+            model.check(args)
         program = export_program(model, args, kwargs)
 
     if program.graph_signature.buffers_to_mutate:
@@ -210,6 +221,16 @@ def unlifted(program: ExportedProgram) -> nn.Module:
     """The program as a module that holds its own tensors, without guards on its inputs."""
     unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
     return program.module(**unguarded)
+
+
+def as_module(model: nn.Module | ExportedProgram) -> nn.Module:
+    """The model as a module in eval mode."""
+    if isinstance(model, nn.Module):
+        return model
+    module = unlifted(model)
+    for part in module.modules():  # an exported graph has its mode baked in
+        part.training = False
+    return module
 
 
 def copied(value: Copied) -> Copied:

@@ -7,7 +7,7 @@ that stay; the output is checked to equal the masked original before it is hande
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
@@ -41,8 +41,9 @@ def shrink(
     small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
-    if isinstance(model, Shrinks):
-        return _checked(model.shrunk(graph, coupling, small, alive), module, graph)
+    anything: Any = model
+    if isinstance(anything, Shrinks):
+        return _checked(anything.shrunk(graph, coupling, small, alive), module, graph)
     own = same_class(model, graph, coupling, small, alive) if isinstance(model, nn.Module) else None
     return own if own is not None and _agree(own, module, graph) else module
 

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
 
-from torch import Tensor
-
-from secateur.errors import InputError
-from secateur.files import write_atomically
-from secateur.formats.onnx.check import check_import, serialized
+from secateur.formats.onnx.check import check_import
+from secateur.formats.onnx.export import export_onnx
 from secateur.formats.onnx.model import OnnxModel
 from secateur.formats.onnx.read import read_proto
+from secateur.formats.onnx.save import save_proto
 from secateur.formats.onnx.write import shrunk
 
-__all__ = ["OnnxModel", "check_import", "load_onnx", "save_onnx", "shrunk"]
+__all__ = ["OnnxModel", "check_import", "export_onnx", "load_onnx", "save_onnx", "shrunk"]
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
@@ -29,8 +25,5 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
 
 
 def save_onnx(path: str | os.PathLike[str], model: OnnxModel) -> None:
-    """Write the model; weights that came from a file beside it go to `<name>.data` beside the new one."""
-    if Path(path).suffix.lower() != ".onnx":
-        raise InputError(f"{path}: the name of an ONNX model must end in .onnx")
-    content = serialized(model.proto)
-    write_atomically(path, lambda file: file.write(content))
+    """Write the model; weights that came from a file beside it go to `<path>.data`. The files appear whole or not."""
+    save_proto(path, model.proto)

@@ -28,30 +28,29 @@ def check_import(model: OnnxModel, inputs: Sequence[Tensor]) -> None:
         found = model.values(drawn)
     outputs = [name for name in model.outputs if isinstance(found[name], Tensor)]
     expected = run_onnx(model, drawn, outputs)
-    bad = [name for name in outputs if not _close(found[name], expected[name])]
+    bad = [name for name in outputs if not close(found[name], expected[name])]
     if bad:
         raise VerificationError(_first_difference(model, drawn, bad[0]))
 
 
 def random_like(inputs: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
-    """Random numbers in [0, 1] and small ids."""
+    """Random numbers, in [0, 1] for the first sample and in [−1, 1] for the others, and small ids."""
     generator = torch.Generator().manual_seed(seed)
 
     def like(x: Tensor) -> Tensor:
         if x.is_floating_point():
-            return torch.rand(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+            drawn = torch.rand(x.shape, generator=generator, dtype=torch.float64)
+            return torch.cat([drawn[:1], 2 * drawn[1:] - 1]).to(x.dtype)
         return torch.randint(0, 2, x.shape, generator=generator).to(x.dtype)
 
     return [like(x) for x in inputs]
 
 
 def run_onnx(model: OnnxModel, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-    """Values of the named outputs, from onnxruntime, or where that lacks kernels (bfloat16) from ONNX's own reference."""
+    """Values of the named outputs, from onnxruntime, or where that lacks kernels (bfloat16) from ONNX's reference."""
     step = model.batch or len(inputs[0])
     parts = [_call(model, [x[i : i + step] for x in inputs], outputs) for i in range(0, len(inputs[0]), step)]
-    return {
-        name: torch.cat([p[name] for p in parts]) if len(parts) > 1 else parts[0][name] for name in outputs
-    }
+    return {name: torch.cat([p[name] for p in parts]) if len(parts) > 1 else parts[0][name] for name in outputs}
 
 
 def _call(model: OnnxModel, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
@@ -114,7 +113,7 @@ def _reference(proto: Proto) -> Any:
     return run
 
 
-def _close(ours: Tensor, theirs: Tensor) -> bool:
+def close(ours: Tensor, theirs: Tensor) -> bool:
     if ours.shape != theirs.shape:
         return False
     if not ours.is_floating_point():
@@ -147,7 +146,7 @@ def _first_difference(model: OnnxModel, inputs: Sequence[Tensor], output: str) -
     theirs = run_onnx(probe, inputs, wanted)
     for node in model.nodes:
         for name in node.outputs:
-            if name in theirs and not _close(ours[name], theirs[name]):
+            if name in theirs and not close(ours[name], theirs[name]):
                 return (
                     f"{node} gives another value in torch (shape {tuple(ours[name].shape)}) than in onnxruntime (shape "
                     f"{tuple(theirs[name].shape)}): {distance_told(ours[name], theirs[name])}. The model was not "

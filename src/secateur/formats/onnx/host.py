@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ def host(values: Any) -> Host:
     if isinstance(values, np.ndarray):
         return values.astype(object) if values.dtype != object else values
     if not isinstance(values, list | tuple):
-        found = np.empty((), dtype=object)
-        found[()] = values
-        return found
+        single: Host = np.empty((), dtype=object)
+        single[()] = values
+        return single
     found = np.empty(len(values), dtype=object)
     found[:] = list(values)
     return found
@@ -58,14 +58,21 @@ def _binary(f: Callable[[Any, Any], Any]) -> Callable[[Node, Host, Host], Host]:
     return rule
 
 
+def _folded(f: Callable[[Any, Any], Any]) -> Callable[..., Host]:
+    """Over any number of arrays."""
+    return lambda node, *parts: reduce(partial(_binary(f), node), parts)
+
+
 def _plain(value: Any) -> Any:
     """Without its origin, which no result has."""
     return int(value) if isinstance(value, Number) else value
 
 
 def _divided(a: Any, b: Any) -> Any:
-    """Whole numbers stay whole, as ONNX has it."""
-    return a / b if isinstance(a, float) or isinstance(b, float) else a // b
+    """Whole numbers stay whole, and are rounded towards zero."""
+    if isinstance(a, float) or isinstance(b, float):
+        return a / b
+    return a // b if (a >= 0) == (b > 0) else -(-a // b)
 
 
 def _gather(node: Node, x: Host, index: Host) -> Host:
@@ -126,8 +133,16 @@ def _filled(node: Node, shape: Host) -> Host:
     return found
 
 
-def _range(node: Node, start: Host, limit: Host, delta: Host) -> Host:
-    return host(list(range(int(start.item()), int(limit.item()), int(delta.item()))))
+def _range(node: Node, *bounds: Host) -> Host:
+    start, limit, delta = (_plain(b.item()) for b in bounds)
+    if any(isinstance(b, float) for b in (start, limit, delta)):
+        return host([start + i * delta for i in range(math.ceil((limit - start) / delta))])
+    return host(list(range(int(start), int(limit), int(delta))))
+
+
+def _mod(node: Node, a: Host, b: Host) -> Host:
+    """The sign is the divisor's, or with `fmod` the dividend's."""
+    return _binary(math.fmod if node.attribute("fmod", 0) else operator.mod)(node, a, b)
 
 
 def _where(node: Node, condition: Host, a: Host, b: Host) -> Host:
@@ -149,13 +164,14 @@ def _reduced(f: Callable[[Any, Any], Any]) -> Callable[..., Host]:
 
 
 def _reshape(node: Node, x: Host, shape: Host) -> Host:
-    return x.reshape([int(n) for n in shape.reshape(-1)])
+    zero = node.attribute("allowzero", 0)
+    return x.reshape([x.shape[i] if n == 0 and not zero else int(n) for i, n in enumerate(shape.reshape(-1))])
 
 
 def _split(node: Node, x: Host, sizes: Host | None = None) -> list[Host]:
     axis, parts = node.attribute("axis", 0), len(node.outputs)
     given = node.attribute("split", None) if sizes is None else [int(n) for n in sizes.reshape(-1)]
-    given = given or [x.shape[axis] // parts] * parts
+    given = given or [-(-x.shape[axis] // parts)] * parts
     return [host(part) for part in np.split(x, np.cumsum(given)[:-1], axis=axis)]
 
 
@@ -188,9 +204,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "Identity": _same,
     "Less": _binary(operator.lt),
     "LessOrEqual": _binary(operator.le),
-    "Max": _binary(lambda a, b: a if a >= b else b),
-    "Min": _binary(lambda a, b: a if a <= b else b),
-    "Mod": _binary(operator.mod),
+    "Max": _folded(lambda a, b: a if a >= b else b),
+    "Min": _folded(lambda a, b: a if a <= b else b),
+    "Mod": _mod,
     "Mul": _binary(operator.mul),
     "Neg": lambda node, x: _each(x, operator.neg),
     "Not": lambda node, x: _each(x, operator.not_),

@@ -8,6 +8,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from keyword import iskeyword
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -17,9 +21,8 @@ from torch import Tensor, nn
 from secateur.errors import InputError, SecateurError, UnsupportedOpError
 from secateur.formats.onnx import host
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import LINEAR, OPS, SETTINGS
-from secateur.formats.onnx.ops import tensor as as_tensor
-from secateur.formats.onnx.read import opset_of
+from secateur.formats.onnx.ops import AFTER, LINEAR, OPS, SETTINGS
+from secateur.formats.onnx.read import inputs_of, opset_of
 from secateur.formats.onnx.tensors import dtype_of, to_host, to_torch
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
@@ -27,7 +30,14 @@ from secateur.graph.coupling import Coupling
 Proto = Any
 _STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are buffers in torch
 _SMALL = 4096  # numbers in a constant that may be a setting
-_MOST = 2**29  # numbers in a constant that the model makes by ConstantOfShape
+_MOST = 2**26  # numbers that the model makes by ConstantOfShape, all together
+_DEEPEST = 32  # dots in a name that become modules
+_MOST_SIZES = 2**22  # numbers in an array that shapes are worked out from
+_MOST_VALUES = 2**31  # numbers in one value
+_FAILURES = (
+    *(RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError),
+    *(IndexError, KeyError, AttributeError, StopIteration),
+)
 
 
 class OnnxModel(nn.Module):
@@ -35,10 +45,9 @@ class OnnxModel(nn.Module):
 
     def __init__(self, proto: Proto) -> None:
         super().__init__()
-        self.proto = proto
+        self.proto, self.checked = proto, False
         self.constants = dict(_constants(proto))  # name → tensor, as it stands in the model
-        given = {t.name for t in proto.graph.initializer}
-        self.inputs = [v for v in proto.graph.input if v.name not in given]
+        self.inputs = inputs_of(proto)
         self.outputs = [v.name for v in proto.graph.output]
         opset, self.batch = opset_of(proto), _batch(self.inputs)
         self.nodes = [
@@ -46,16 +55,16 @@ class OnnxModel(nn.Module):
             for n in proto.graph.node
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
         ]
-        _check_known(self.nodes)
         self.nodes, transposed, flat = _as_torch_has_it(self.nodes, self.constants, self.outputs)
         self.transposed, self.flat = transposed, flat  # weights that are kept (outputs, inputs), slopes as a row
         self.paths = dict[str, str]()  # constant → path of the parameter or buffer
-        for name, is_parameter in _tensors_read(self.nodes, self.constants).items():
-            self._keep(name, is_parameter)
         self.hosts = {  # constants as numbers; made here, since tracing looks at no tensor's values
             name: to_host(value, name) for name, value in self.constants.items() if value.numel() <= _SMALL
         }
         self.last_use = _last_use(self.nodes, self.outputs)
+        self.read = {name for n in self.nodes for name in n.inputs} | set(self.outputs)
+        for name, is_parameter in _tensors_read(self.nodes, self.constants).items():  # last: their names must be free
+            self._keep(name, is_parameter)
         self.eval()
 
     @property
@@ -68,7 +77,17 @@ class OnnxModel(nn.Module):
         outputs = [found[name] for name in self.outputs]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
-    def shrunk(self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]) -> OnnxModel:
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Once: that torch and onnxruntime agree on the model (see `check`)."""
+        if not self.checked:
+            from secateur.formats.onnx.check import check_import
+
+            check_import(self, inputs)
+            self.checked = True
+
+    def shrunk(
+        self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]
+    ) -> OnnxModel:
         """The same file made smaller (see `write`)."""
         from secateur.formats.onnx.write import shrunk
 
@@ -85,6 +104,9 @@ class OnnxModel(nn.Module):
                 env[name] = self.constants[name]
         for index, node in enumerate(self.nodes):
             results = self.call(node, self.arguments(node, env))
+            for name in node.outputs[len(results) :]:
+                if name and name in self.read:
+                    raise UnsupportedOpError(f"{node}: its output {name!r} has no rule; export the model without it")
             env.update(zip(node.outputs, results, strict=False))
             if not everything:
                 for name in self.last_use[index]:
@@ -95,15 +117,24 @@ class OnnxModel(nn.Module):
         """The node's results on these arguments. Errors name it."""
         try:
             if node.kind in host.RULES and all(isinstance(v, np.ndarray) for v in given if v is not None):
+                if _sizes_made(node, given) > _MOST_SIZES:
+                    raise InputError(f"{node} makes more than {_MOST_SIZES:,} numbers for shapes; export it folded")
                 result = host.RULES[node.kind](node, *given)
             else:
                 result = OPS[node.kind](node, *given)
         except SecateurError:
             raise
-        except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, StopIteration) as error:
+        except _FAILURES as error:
             shapes = [tuple(v.shape) for v in given if v is not None]
-            raise InputError(f"{node} cannot be run on values of shapes {shapes}: {error}") from error
-        return list(result) if isinstance(result, list | tuple) else [result]
+            fixed = "" if node.batch is None else f"; it fixes the batch at {node.batch}: export it with a free one"
+            raise InputError(f"{node} cannot be run on values of shapes {shapes}: {error}{fixed}") from error
+        results = list(result) if isinstance(result, list | tuple) else [result]
+        for value in results:
+            if prod(n for n in value.shape if type(n) is int) > _MOST_VALUES:  # symbols say nothing
+                raise InputError(f"{node} makes a value of shape {tuple(value.shape)}, which is too large to be run")
+            if isinstance(value, np.ndarray) and any(type(n) is int and n.bit_length() > 64 for n in value.flat):
+                raise InputError(f"{node} makes a number of more than 64 bits; export the model with constants folded")
+        return results
 
     def arguments(self, node: Node, env: Mapping[str, Any]) -> list[Any]:
         """Tensors, and numbers where a setting is meant or the node's data are numbers."""
@@ -140,14 +171,16 @@ class OnnxModel(nn.Module):
         value = value.t().contiguous() if name in self.transposed else value.reshape(-1) if name in self.flat else value
         owner: nn.Module = self
         # Names become code when torch writes its graphs out, so only harmless signs pass.
-        *path, leaf = [part or "_" for part in re.sub(r"[^\w./:-]", "_", name, flags=re.ASCII).split(".")]
+        plain = re.sub(r"[^\w./:-]", "_", name, flags=re.ASCII)
+        parts = plain.split(".") if plain.count(".") < _DEEPEST else [plain.replace(".", "_")]
+        *path, leaf = [f"{part}_" if part in ("", "self") or iskeyword(part) else part for part in parts]
         for depth, part in enumerate(path):
-            while not isinstance(getattr(owner, part, None), Names) and hasattr(owner, part):
+            while _taken(owner, part) and part not in owner._modules:
                 part += "_"
-            if not hasattr(owner, part):
+            if part not in owner._modules:
                 owner.add_module(part, Names())
-            path[depth], owner = part, getattr(owner, part)
-        while hasattr(owner, leaf):
+            path[depth], owner = part, owner.get_submodule(part)
+        while _taken(owner, leaf):
             leaf += "_"
         if is_parameter and value.is_floating_point():
             owner.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
@@ -156,13 +189,17 @@ class OnnxModel(nn.Module):
         self.paths[name] = ".".join([*path, leaf])
 
 
+def _taken(owner: nn.Module, name: str) -> bool:
+    return hasattr(type(owner), name) or hasattr(owner, name)
+
+
 class Names(nn.Module):
     """A part of a name with dots."""
 
 
 def _constants(proto: Proto) -> Iterator[tuple[str, Tensor]]:
     """Initializers, Constant nodes, and what ConstantOfShape makes of constant shapes."""
-    known = {}
+    known, total = {}, 0
     for t in proto.graph.initializer:
         known[t.name] = to_torch(t)
         yield t.name, known[t.name]
@@ -172,10 +209,16 @@ def _constants(proto: Proto) -> Iterator[tuple[str, Tensor]]:
             value = _constant(n)
         elif n.op_type == "ConstantOfShape" and n.input[0] in known:
             sizes = [int(v) for v in known[n.input[0]].reshape(-1).tolist()]
-            if any(s < 0 for s in sizes) or np.prod(sizes, dtype=float) > _MOST:
-                raise InputError(f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}")
+            total += prod(sizes)
+            if any(s < 0 or s > _MOST for s in sizes) or total > _MOST:
+                raise InputError(
+                    f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}; all together they may "
+                    f"hold at most {_MOST:,} numbers. Export the model with constants folded"
+                )
             fill = to_torch(n.attribute[0].t) if n.attribute else torch.zeros(1)
-            value = torch.full(sizes, fill.reshape(-1)[0].item(), dtype=fill.dtype)
+            if fill.numel() != 1:
+                raise InputError(f"ConstantOfShape {n.name or n.output[0]!r} needs one number to fill with")
+            value = torch.full(sizes, fill.item(), dtype=fill.dtype)
         if value is not None:
             known[n.output[0]] = value
             yield n.output[0], value
@@ -190,14 +233,6 @@ def _constant(node: Proto) -> Tensor:
         if a.name in ("value_int", "value_ints"):
             return torch.tensor(a.i if a.name == "value_int" else list(a.ints), dtype=torch.int64)
     raise UnsupportedOpError(f"Constant {node.output[0]!r} holds no numbers")
-
-
-def _check_known(nodes: Sequence[Node]) -> None:
-    unknown = [n for n in nodes if n.kind not in OPS and n.kind not in host.RULES]
-    if unknown:
-        told = ", ".join(map(str, unknown[:8])) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
-        kinds = ", ".join(sorted({n.kind for n in unknown}))
-        raise UnsupportedOpError(f"no rule for the ONNX ops {kinds}: {told}")
 
 
 def shape_of(value: Proto) -> tuple[list[int], torch.dtype]:
@@ -248,15 +283,37 @@ def _as_torch_has_it(
                 gone.add(id(add))
             given = (node.inputs[0], weight, *([bias] if bias else []))
             made = add.outputs if add is not None else node.outputs
-            node = Node(LINEAR, node.name, given, made, node.opset, {}, node.batch)
+            node = replace(node, kind=LINEAR, inputs=given, outputs=made)
             transposed.add(weight)
         elif node.kind == "Gemm" and own and not node.attribute("transB", 0):
-            node = Node("Gemm", node.name, node.inputs, node.outputs, node.opset, node.attributes | {"transB": 1}, node.batch)
+            node = replace(node, attributes=node.attributes | {"transB": 1})
             transposed.add(weight)
-        elif node.kind == "PRelu" and own:
+        elif node.kind == "PRelu" and own and max(constants[weight].shape) == constants[weight].numel():
+            shape = list(constants[weight].shape)
+            after = len(shape) - 1 - shape.index(max(shape))
+            node = replace(node, attributes=node.attributes | {AFTER: after})
             flat.add(weight)
         found.append(node)
     return found, transposed, flat
+
+
+def _sizes_made(node: Node, given: Sequence[Any]) -> int:
+    """How many numbers the op handles at most, known before any is made."""
+    if node.kind == "Range":
+        start, limit, delta = (int(v.item()) for v in given)
+        return abs(limit - start) // max(1, abs(delta))
+    if node.kind == "Tile":
+        return int(given[0].size * prod(int(n) for n in given[1].reshape(-1)))
+    if node.kind == "Gather":
+        return int(given[1].size * given[0].size)
+    if node.kind == "Concat":
+        return sum(v.size for v in given)
+    if node.kind == "ReduceProd":  # digits add up
+        return int(given[0].size ** 2)
+    shapes = [v.shape for v in given if v is not None]
+    if node.kind in ("ConstantOfShape", "Expand"):
+        shapes[-1] = tuple(int(n) for n in given[-1].reshape(-1))
+    return prod(max(sizes) for sizes in zip_longest(*(s[::-1] for s in shapes), fillvalue=1))
 
 
 def _bias_after(
@@ -288,7 +345,10 @@ def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dic
     return found
 
 
-_WITH_NUMBERS = {"Add", "Sub", "Mul", "Div", "Pow", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Where"}
+_WITH_NUMBERS = {
+    *("Add", "Sub", "Mul", "Div", "Pow", "Where"),
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+}
 
 
 def _last_use(nodes: Sequence[Node], outputs: Sequence[str]) -> list[list[str]]:

@@ -6,7 +6,8 @@ is None. Versions of an op differ in where settings stand (attributes, later inp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any
 
@@ -79,12 +80,18 @@ def _conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> 
 
 def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     rank = weight.ndim - 2
-    if node.attribute("output_shape", None) is not None or node.attribute("auto_pad", "NOTSET") not in ("NOTSET", ""):
-        raise UnsupportedOpError(f"{node}: output_shape and auto_pad have no rule; export it with pads")
-    before, after = _padding(node, x.shape[2:], weight.shape[2:])
     run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     strides, dilations = node.attribute("strides", [1] * rank), node.attribute("dilations", [1] * rank)
-    extra = node.attribute("output_padding", [0] * rank)
+    extra, mode = node.attribute("output_padding", [0] * rank), node.attribute("auto_pad", "NOTSET")
+    same = [int(n) * s for n, s in zip(x.shape[2:], strides, strict=True)] if mode.startswith("SAME") else None
+    wanted = node.attribute("output_shape", None) or same
+    if wanted is None:
+        before, after = _padding(node, x.shape[2:], weight.shape[2:])
+    else:
+        sizes = zip(x.shape[2:], weight.shape[2:], strides, dilations, extra, wanted[-rank:], strict=True)
+        total = [max(0, (int(n) - 1) * s + e + (k - 1) * d + 1 - out) for n, k, s, d, e, out in sizes]
+        less, more = [t // 2 for t in total], [t - t // 2 for t in total]
+        before, after = (less, more) if mode == "SAME_UPPER" else (more, less)
     if before != after:  # more is cut off at one end: the same as less padding there, then a cut
         out = run(x, weight, bias, strides, 0, extra, node.attribute("group", 1), dilations)
         return F.pad(out, [-n for n in _around(before, after)])
@@ -129,8 +136,11 @@ def _instance_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor
 
 
 def _layer_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    axis = node.attribute("axis", -1) % x.ndim
-    return F.layer_norm(x, x.shape[axis:], scale, bias, node.attribute("epsilon", 1e-5))
+    shape, eps = x.shape[node.attribute("axis", -1) % x.ndim :], node.attribute("epsilon", 1e-5)
+    if scale.shape == shape and (bias is None or bias.shape == shape):
+        return F.layer_norm(x, shape, scale, bias, eps)
+    out = F.layer_norm(x, shape, eps=eps) * scale
+    return out if bias is None else out + bias
 
 
 def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
@@ -142,8 +152,10 @@ def _group_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
 
 
 def _rms_norm(node: Node, x: Tensor, scale: Tensor) -> Tensor:
-    axis = node.attribute("axis", -1) % x.ndim
-    return F.rms_norm(x, list(x.shape[axis:]), scale, node.attribute("epsilon", 1e-5))
+    shape, eps = x.shape[node.attribute("axis", -1) % x.ndim :], node.attribute("epsilon", 1e-5)
+    own = scale.shape == shape
+    out = F.rms_norm(x, list(shape), scale if own else None, eps)
+    return out if own else out * scale
 
 
 def _lrn(node: Node, x: Tensor) -> Tensor:
@@ -261,8 +273,20 @@ def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
     return torch.clamp(x * alpha + beta, 0.0, 1.0)
 
 
+def _selu(node: Node, x: Tensor) -> Tensor:
+    alpha, gamma = node.attribute("alpha", _SELU[0]), node.attribute("gamma", _SELU[1])
+    usual = all(abs(a - b) < 1e-6 for a, b in zip((alpha, gamma), _SELU, strict=True))
+    return F.selu(x) if usual else gamma * F.elu(x, alpha)
+
+
+_SELU = (1.6732632423543772, 1.0507009873554805)  # alpha and gamma where the node names none
+
+
 def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
-    return F.prelu(x, slope)
+    after = node.attribute(AFTER, slope.ndim - 1)  # axes after that of the slopes
+    if slope.numel() == 1 or (slope.ndim == 1 and after == x.ndim - 2):
+        return F.prelu(x, slope.reshape(-1))
+    return torch.where(x >= 0, x, x * slope.reshape([*slope.shape, *[1] * (after + 1 - slope.ndim)]))
 
 
 def _cast(node: Node, x: Tensor) -> Tensor:
@@ -347,7 +371,11 @@ def _tile(node: Node, x: Tensor, repeats: Host) -> Tensor:
 
 def _concat(node: Node, *parts: Any) -> Tensor:
     like = next(p for p in parts if isinstance(p, Tensor))
-    return torch.cat([tensor(p, like) for p in parts], node.attribute("axis", 1))
+    tensors, axis = [tensor(p, like) for p in parts], node.attribute("axis", 1) % like.ndim
+    many = next((t.shape[0] for t in tensors if not _is(t.shape[0], 1)), 1)
+    if node.batch == 1 and axis > 0 and not _is(many, 1):  # what is the same for all samples, such as a class token
+        tensors = [t.expand(many, *t.shape[1:]) if _is(t.shape[0], 1) else t for t in tensors]
+    return torch.cat(tensors, axis)
 
 
 def _split(node: Node, x: Tensor, sizes: Host | None = None) -> Sequence[Tensor]:
@@ -362,9 +390,9 @@ def _split(node: Node, x: Tensor, sizes: Host | None = None) -> Sequence[Tensor]
 def _slice(node: Node, x: Tensor, *bounds: Host | None) -> Tensor:
     for start, end, axis, step in zip(*slice_of(node, bounds, x.ndim), strict=True):
         if step < 0:
-            if step != -1 or start not in (-1,) or end > -int(x.shape[axis]):
-                raise UnsupportedOpError(f"{node}: steps of {step} have no rule, but for a whole axis reversed")
-            x = x.flip(axis)
+            places = list(range(int(x.shape[axis])))[int(start) : int(end) : step]
+            whole = step == -1 and len(places) == x.shape[axis]
+            x = x.flip(axis) if whole else x.index_select(axis, torch.tensor(places))
         else:
             x = torch.ops.aten.slice.Tensor(x, axis, start, end, step)
     return x
@@ -375,10 +403,9 @@ def _gather(node: Node, x: Tensor, index: Any) -> Tensor:
     if isinstance(index, np.ndarray):
         if index.ndim == 0:
             return x.select(axis, int(index.item()))
-        places = tensor(index, x)
-        return x.index_select(axis, places.reshape(-1)).unflatten(axis, index.shape) if index.ndim > 1 else (
-            x.index_select(axis, places)
-        )
+        places = torch.tensor([int(i) if i >= 0 else int(i) + int(x.shape[axis]) for i in index.reshape(-1)])
+        found = x.index_select(axis, places)
+        return found.unflatten(axis, index.shape) if index.ndim > 1 else found
     if axis == 0 and x.ndim == 2:
         return F.embedding(index, x)
     if index.ndim == 1:
@@ -420,31 +447,70 @@ def _resize(node: Node, x: Tensor, *settings: Host | None) -> Tensor:
     axes = [a % x.ndim for a in node.attribute("axes", list(range(x.ndim)))]
     if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch" or node.attribute("antialias", 0):
         raise UnsupportedOpError(f"{node}: aspect-ratio policies and antialiasing have no rule")
-    wanted = list(x.shape)
-    for i, axis in enumerate(axes):
-        if factors:
-            wanted[axis] = wanted[axis] if factors[i] == 1 else int(int(wanted[axis]) * float(factors[i]))
-        elif axis > 1:
-            wanted[axis] = numbers(sizes)[i]
     if any(a < 2 and factors and factors[i] != 1 for i, a in enumerate(axes)):
         raise UnsupportedOpError(f"{node} resizes the batch or the channels")
-    rank, mode = x.ndim - 2, node.attribute("mode", "nearest")
-    where = node.attribute("coordinate_transformation_mode", "half_pixel" if node.opset > 10 else "asymmetric")
-    size = [int(n) for n in wanted[2:]]
-    if mode == "nearest":
-        rounding = node.attribute("nearest_mode", "round_prefer_floor" if node.opset > 10 else "floor")
-        whole = all(n % int(m) == 0 for n, m in zip(size, x.shape[2:], strict=True))
-        if (where, rounding) == ("asymmetric", "floor") or whole:
-            return F.interpolate(x, size, mode="nearest")
-        raise UnsupportedOpError(f"{node}: nearest {where}, {rounding} by no whole factor has no rule")
-    if where not in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+    size, scale = [int(n) for n in x.shape[2:]], [1.0] * (x.ndim - 2)
+    for i, axis in enumerate(axes):
+        if axis > 1:
+            old = size[axis - 2]
+            size[axis - 2] = int(old * float(factors[i])) if factors else int(numbers(sizes)[i])
+            scale[axis - 2] = float(factors[i]) if factors else size[axis - 2] / old
+    mode, newer = node.attribute("mode", "nearest"), node.opset > 10
+    where = node.attribute("coordinate_transformation_mode", "half_pixel" if newer else "asymmetric")
+    rounding = node.attribute("nearest_mode", "round_prefer_floor" if newer else "floor")
+    if where not in _PLACES or node.attribute("exclude_outside", 0):
         raise UnsupportedOpError(f"{node}: {mode} with {where} has no rule; export it with half_pixel or align_corners")
+    return _resampled(node, x, size, scale, mode, where, rounding)
+
+
+def _resampled(
+    node: Node, x: Tensor, size: list[int], scale: list[float], mode: str, where: str, rounding: str
+) -> Tensor:
+    """By torch's own op where that does the same, else axis by axis."""
+    rank, own = x.ndim - 2, {"size": size} if where == "align_corners" else {"scale_factor": scale}
+    if mode == "nearest":
+        round_, whole = _ROUNDINGS[rounding], all(s == int(s) for s in scale)
+        if (where, rounding) == ("asymmetric", "floor") or (whole and where == "half_pixel" and "round" in rounding):
+            return F.interpolate(x, scale_factor=scale, mode="nearest")
+        for axis, places in _places(x, size, scale, where):
+            x = x.index_select(axis, torch.tensor([round_(p) for p in places]).clamp(0, x.shape[axis] - 1))
+        return x
+    if where == "asymmetric" and mode == "linear":
+        for axis, places in _places(x, size, scale, where):
+            inside = torch.tensor(places).clamp(0, x.shape[axis] - 1)
+            low = inside.floor().long()
+            share = (inside - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+            high = (low + 1).clamp(max=int(x.shape[axis]) - 1)
+            x = x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
+        return x
     corners = where == "align_corners"
     if mode == "linear":
-        return F.interpolate(x, size, mode=_INTERPOLATION[rank], align_corners=corners)
-    if node.attribute("cubic_coeff_a", -0.75) != -0.75 or rank != 2:
+        return F.interpolate(x, **own, mode=_INTERPOLATION[rank], align_corners=corners)
+    if node.attribute("cubic_coeff_a", -0.75) != -0.75 or rank != 2 or where == "asymmetric":
         raise UnsupportedOpError(f"{node}: this form of {mode} has no rule")
-    return F.interpolate(x, size, mode="bicubic", align_corners=corners)
+    return F.interpolate(x, **own, mode="bicubic", align_corners=corners)
+
+
+def _places(x: Tensor, size: list[int], scale: list[float], where: str) -> Iterator[tuple[int, list[float]]]:
+    """Each axis that changes, and where in it the new values are taken from."""
+    for axis, (new, factor) in enumerate(zip(size, scale, strict=True), start=2):
+        if factor != 1:
+            place = _PLACES[where]
+            yield axis, [place(i, factor, int(x.shape[axis]), new) for i in range(new)]
+
+
+_PLACES: dict[str, Callable[[int, float, int, int], float]] = {  # of value i by the factor, from `old` to `new` values
+    "align_corners": lambda i, factor, old, new: i * (old - 1) / (new - 1) if new > 1 else 0.0,
+    "asymmetric": lambda i, factor, old, new: i / factor,
+    "half_pixel": lambda i, factor, old, new: (i + 0.5) / factor - 0.5,
+    "pytorch_half_pixel": lambda i, factor, old, new: (i + 0.5) / factor - 0.5 if new > 1 else 0.0,
+}
+_ROUNDINGS: dict[str, Callable[[float], int]] = {
+    "ceil": math.ceil,
+    "floor": math.floor,
+    "round_prefer_ceil": lambda place: math.floor(place + 0.5),
+    "round_prefer_floor": lambda place: math.ceil(place - 0.5),
+}
 
 
 def _depth_to_space(node: Node, x: Tensor) -> Tensor:
@@ -502,6 +568,7 @@ def _same(node: Node, x: Tensor, *rest: Any) -> Tensor:
 
 
 LINEAR = "(linear)"  # a product with a weight, as `model` finds it
+AFTER = "(after)"  # an attribute of slopes that `model` has made a row of
 
 OPS: dict[str, Callable[..., Any]] = {
     LINEAR: _linear,
@@ -575,7 +642,7 @@ OPS: dict[str, Callable[..., Any]] = {
     "Reshape": _reshape,
     "Resize": _resize,
     "Round": _unary(torch.round),
-    "Selu": _unary(F.selu),
+    "Selu": _selu,
     "Shape": _shape,
     "Sigmoid": _unary(torch.sigmoid),
     "Sign": _unary(torch.sign),
@@ -605,5 +672,5 @@ SETTINGS: dict[str, set[int]] = {
     "Clip": {1, 2}, "ConstantOfShape": {0}, "Dropout": {1, 2}, "Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2},
     "Reshape": {1}, "Resize": {1, 2, 3}, "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1},
     "Trilu": {1}, "Unsqueeze": {1}, "Upsample": {1},
-    **dict.fromkeys(("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum"), {1}),
+    **{name: {1} for name in ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")},
 }  # fmt: skip

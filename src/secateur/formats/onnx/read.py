@@ -5,12 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from graphlib import CycleError, TopologicalSorter
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError, UnsupportedOpError
+from secateur.formats.onnx.host import RULES
+from secateur.formats.onnx.ops import OPS
+from secateur.formats.onnx.tensors import TYPES
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message; protobuf's own limit
 OLDEST, NEWEST = 9, 23  # opsets whose meaning the rules know
@@ -18,7 +22,10 @@ QUANTIZED = {
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"),
     *("QLinearConv", "QLinearMatMul"),
 }
-_BYTES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 13: 8, 16: 2}  # by ONNX data type
+_KNOWN = {"Constant", *OPS, *RULES}
+_BYTES = {number: dtype.itemsize for number, dtype in TYPES.items()}  # by ONNX data type
+_FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}  # where values lie that are not raw; else in int32_data
+_MOST_NODES, _DEEPEST = 200_000, 64  # ops once functions are written out, functions inside functions
 
 Proto = Any  # onnx.ModelProto and its parts, which carry no useful types
 
@@ -41,6 +48,8 @@ def read_proto(path: str | os.PathLike[str]) -> Proto:
     file = Path(path)
     try:
         size = file.stat().st_size
+        if not file.is_file():
+            raise InputError(f"{path} is no file; give the path of an .onnx file")
         if size > LIMIT:
             raise InputError(f"{path} has {size:,} bytes, and one ONNX file holds at most {LIMIT:,}")
         model = onnx.ModelProto.FromString(file.read_bytes())
@@ -48,15 +57,47 @@ def read_proto(path: str | os.PathLike[str]) -> Proto:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except DecodeError as error:
         raise InputError(f"{path} is not an ONNX model, or is cut short: {error}") from error
+    check_text(path, model)
     check_ops(path, model)
+    _check_functions(path, model)
     _load_external(path, model, file.parent)
     check_proto(path, model)
-    if model.functions:
-        from onnx.inliner import inline_local_functions
+    return _inlined(path, model) if model.functions else model
 
-        model = inline_local_functions(model)
-        check_ops(path, model)
-    return model
+
+def check_text(path: str | os.PathLike[str], model: Proto) -> None:
+    """Names are text; protobuf hands bytes on where they are not."""
+    if any(not isinstance(text, str) for text in _texts(model)) or not all(map(_decodes, _settings(model))):
+        raise InputError(f"{path} is not an ONNX model: it is damaged, names in it are not text")
+
+
+def _texts(model: Proto) -> Iterator[Any]:
+    for part in (*model.opset_import, *(o for f in model.functions for o in f.opset_import)):
+        yield part.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, function.overload)
+        yield from (*function.input, *function.output, *function.attribute)
+    for value in (*model.graph.input, *model.graph.output):
+        yield value.name
+        yield from (d.dim_param for d in value.type.tensor_type.shape.dim)
+    for node in _nodes(model):
+        yield from (node.name, node.op_type, node.domain, node.overload, *node.input, *node.output)
+        yield from (text for a in node.attribute for text in (a.name, a.ref_attr_name))
+    for tensor in tensors_of(model):
+        yield tensor.name
+        yield from (text for e in tensor.external_data for text in (e.key, e.value))
+
+
+def _settings(model: Proto) -> Iterator[bytes]:
+    return (text for n in _nodes(model) for a in n.attribute for text in (a.s, *a.strings))
+
+
+def _decodes(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
@@ -65,28 +106,114 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
         raise InputError(f"{path} is not an ONNX model: it has no graph of ops")
     opset = opset_of(model)
     if not OLDEST <= opset <= NEWEST:
-        raise InputError(f"{path} uses opset {opset}; convert it to one of {OLDEST} to {NEWEST}")
-    quantized = [n for n in model.graph.node if n.op_type in QUANTIZED]
+        said = f"opset {opset}" if opset else "no opset"
+        raise InputError(f"{path} uses {said}; convert it to one of {OLDEST} to {NEWEST}")
+    functions = {_key(f) for f in model.functions}
+    nodes = [n for n in _nodes(model) if _call(n) not in functions]
+    quantized = [n for n in nodes if n.op_type in QUANTIZED]
     if quantized:
         raise UnsupportedOpError(
             f"{path} is quantised ({_described(quantized)}): prune the floating-point model first, then quantise it"
         )
-    functions = {(f.domain, f.name) for f in model.functions}
-    foreign = [n for n in model.graph.node if n.domain not in ("", "ai.onnx") and (n.domain, n.op_type) not in functions]
+    foreign = [n for n in nodes if n.domain not in _OWN]
     if foreign:
-        raise UnsupportedOpError(f"{path} holds ops of other domains than ONNX's own: {_described(foreign)}")
-    branching = [n for n in model.graph.node if any(a.type in (5, 10) for a in n.attribute)]
+        raise UnsupportedOpError(
+            f"{path} holds ops of other domains than ONNX's own: {_described(foreign)}; export it without them"
+        )
+    branching = [n for n in nodes if any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in n.attribute)]
     if branching:
-        raise UnsupportedOpError(f"{path} holds ops with graphs inside, which depend on data: {_described(branching)}")
+        raise UnsupportedOpError(
+            f"{path} holds ops with graphs inside, which depend on data: {_described(branching)}; "
+            "export it without control flow"
+        )
+    unknown = [n for n in nodes if n.op_type not in _KNOWN]
+    if unknown:
+        kinds = ", ".join(sorted({_plain(n.op_type) for n in unknown}))
+        raise UnsupportedOpError(
+            f"{path}: no rule for the ONNX ops {kinds}: {_described(unknown)}; export the model without them"
+        )
+
+
+_OWN = ("", "ai.onnx")  # two names of one domain
 
 
 def opset_of(model: Proto) -> int:
-    return max((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), default=1)
+    return max((int(o.version) for o in model.opset_import if o.domain in _OWN), default=0)
+
+
+def _nodes(model: Proto) -> Iterator[Proto]:
+    """Of the graph and of functions."""
+    yield from model.graph.node
+    for function in model.functions:
+        yield from function.node
 
 
 def _described(nodes: list[Proto], most: int = 8) -> str:
-    told = [f"{n.op_type} {n.name or (n.output[0] if n.output else '')!r}" for n in nodes[:most]]
+    told = [f"{_plain(n.op_type)} {n.name or (n.output[0] if n.output else '')!r}" for n in nodes[:most]]
     return ", ".join(told) + (f" and {len(nodes) - most} more" if len(nodes) > most else "")
+
+
+def _plain(kind: str) -> str:
+    return kind if kind.isidentifier() else repr(kind)
+
+
+# --- functions -------------------------------------------------------------------------------------------------------
+
+
+def _key(function: Proto) -> tuple[str, str, str]:
+    return function.domain, function.name, function.overload
+
+
+def _call(node: Proto) -> tuple[str, str, str]:
+    return node.domain, node.op_type, node.overload
+
+
+def _inlined(path: str | os.PathLike[str], model: Proto) -> Proto:
+    """The model with its functions written out where they are called, and checked again."""
+    from onnx.inliner import inline_local_functions
+
+    try:
+        model = inline_local_functions(model)
+    except Exception as error:  # the inliner has several families of its own
+        raise InputError(f"{path}: its functions cannot be written out: {_one_line(error)}") from error
+    if model.functions:
+        names = ", ".join(repr(f.name) for f in model.functions)
+        raise UnsupportedOpError(f"{path}: the functions {names} cannot be written out; export it without functions")
+    check_ops(path, model)
+    check_proto(path, model)
+    return model
+
+
+def _check_functions(path: str | os.PathLike[str], model: Proto) -> None:
+    """No function calls itself, and written out they are not too much: each may call the one before it many times."""
+    functions = {_key(f): f for f in model.functions}
+    if len(functions) < len(model.functions):
+        raise InputError(f"{path}: a function is there twice")
+    calls = {key: {_call(n) for n in f.node} & functions.keys() for key, f in functions.items()}
+    try:
+        order = list(TopologicalSorter(calls).static_order())
+    except CycleError as error:
+        names = " → ".join(repr(name) for _, name, _ in reversed(error.args[1]))
+        raise InputError(f"{path}: a function calls itself: {names}; export the model without it") from error
+    sizes = dict[tuple[str, str, str], tuple[int, int, int]]()  # ops, bytes, functions inside functions
+    for key in order:
+        sizes[key] = _written_out(functions[key].node, sizes)
+    nodes, size, depth = _written_out(model.graph.node, sizes)
+    if nodes > _MOST_NODES or size > LIMIT or depth > _DEEPEST:
+        raise InputError(
+            f"{path}: its functions written out are {nodes:,} ops of {size:,} bytes, {depth} levels deep; at most "
+            f"{_MOST_NODES:,}, {LIMIT:,} and {_DEEPEST} are read. Export the model without functions"
+        )
+
+
+def _written_out(
+    nodes: Iterable[Proto], sizes: dict[tuple[str, str, str], tuple[int, int, int]]
+) -> tuple[int, int, int]:
+    found = [sizes.get(_call(n), (1, n.ByteSize(), 0)) for n in nodes]
+    return sum(n for n, _, _ in found), sum(b for _, b, _ in found), max((d for _, _, d in found), default=0) + 1
+
+
+# --- structure -------------------------------------------------------------------------------------------------------
 
 
 def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
@@ -95,14 +222,52 @@ def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
 
     for tensor in tensors_of(model):
         _check_tensor(path, tensor)
-    names = Counter(t.name for t in model.graph.initializer)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise InputError(f"{path}: the initializer {twice[0]!r} is there twice")
+    sparse = [t.values.name for t in model.graph.sparse_initializer]
+    sparse += [a.name for n in _nodes(model) for a in n.attribute if a.HasField("sparse_tensor") or a.sparse_tensors]
+    if sparse:
+        raise UnsupportedOpError(f"{path}: the sparse tensor {sparse[0]!r} has no rule; export it as a dense one")
+    graph = model.graph
+    for what, parts in (("initializer", graph.initializer), ("input", graph.input), ("output", graph.output)):
+        if twice := [name for name, count in Counter(p.name for p in parts).items() if count > 1]:
+            raise InputError(f"{path}: the {what} {twice[0]!r} is there twice; each needs a name of its own")
+    for value in inputs_of(model):
+        _check_input(path, value)
+    if not graph.output:
+        raise InputError(f"{path}: the graph has no outputs; export a model that gives something")
     _check_order(path, model)
     try:
         onnx.checker.check_model(model, full_check=False)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is not a valid ONNX model: {_one_line(error)}") from error
+        raise InputError(f"{path} is not a valid ONNX model: {_one_line(error)}; export it again") from error
+
+
+def inputs_of(model: Proto) -> list[Proto]:
+    """Inputs that have no value in the model."""
+    given = {t.name for t in model.graph.initializer}
+    return [v for v in model.graph.input if v.name not in given]
+
+
+def _check_input(path: str | os.PathLike[str], value: Proto) -> None:
+    """Tensors of numbers with a batch axis; axes may be open."""
+    kind = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or kind.elem_type not in TYPES:
+        what = _type_name(kind.elem_type) if value.type.HasField("tensor_type") else "no tensor"
+        raise UnsupportedOpError(f"{path}: the input {value.name!r} is of type {what}; only numbers have rules")
+    if not kind.shape.dim:
+        raise InputError(f"{path}: the input {value.name!r} has no batch axis; export the model with one")
+    sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
+    known = [n for n in sizes if n is not None]
+    if any(n < 0 for n in known) or 0 in sizes[1:] or prod(n for n in known if n) > LIMIT:
+        raise InputError(
+            f"{path}: the input {value.name!r} has the shape {sizes}; export it with sizes that can be run"
+        )
+
+
+def _type_name(data_type: int) -> str:
+    import onnx
+
+    names = {int(number): str(name).lower() for name, number in onnx.TensorProto.DataType.items()}
+    return names.get(data_type, str(data_type))
 
 
 def _check_order(path: str | os.PathLike[str], model: Proto) -> None:
@@ -113,91 +278,110 @@ def _check_order(path: str | os.PathLike[str], model: Proto) -> None:
     for node in graph.node:
         for name in node.input:
             if name not in known:
-                why = "made only later, or from itself" if name in made else "neither an input, an initializer nor made"
-                raise InputError(f"{path}: {_described([node])} reads {name!r}, which is {why}")
+                why = "made only later, or from itself" if name in made else "no input, no initializer and never made"
+                raise InputError(f"{path}: {_described([node])} reads {name!r}, which is {why}; export it again")
         for name in node.output:
             if name and name in known:
-                raise InputError(f"{path}: {_described([node])} makes {name!r}, which is there already")
+                raise InputError(
+                    f"{path}: {_described([node])} makes {name!r}, which is there already; export it again"
+                )
             known.add(name)
     for output in graph.output:
-        if output.name not in known:
-            raise InputError(f"{path}: nothing makes the output {output.name!r}")
+        if not output.name or output.name not in known:
+            raise InputError(f"{path}: nothing makes the output {output.name!r}; export the model again")
 
 
 def tensors_of(model: Proto) -> Iterator[Proto]:
     """Initializers and the tensors of attributes."""
     yield from model.graph.initializer
-    for node in model.graph.node:
+    for node in _nodes(model):
         for attribute in node.attribute:
-            if attribute.type == 4:
+            if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
 
 
 def _check_tensor(path: str | os.PathLike[str], tensor: Proto) -> None:
     """The size that is declared is the size of the data, before anything of that size is made."""
-    name, dims = tensor.name or "a constant", list(tensor.dims)
+    name, dims = repr(tensor.name) if tensor.name else "a constant", list(tensor.dims)
     if tensor.data_type not in _BYTES:
-        raise UnsupportedOpError(f"{path}: {name} of shape {dims} has a data type ({tensor.data_type}) that is no number")
-    if any(d < 0 for d in dims):
-        raise InputError(f"{path}: {name} declares the shape {dims}")
-    count = prod(dims)
-    given = (
-        len(tensor.raw_data) // _BYTES[tensor.data_type]
-        if tensor.HasField("raw_data")
-        else len(tensor.float_data)
-        + len(tensor.int32_data)
-        + len(tensor.int64_data)
-        + len(tensor.double_data)
-        + len(tensor.uint64_data)
-    )
-    if count != given or (tensor.HasField("raw_data") and len(tensor.raw_data) % _BYTES[tensor.data_type]):
-        raise InputError(f"{path}: {name} declares the shape {dims}, {count:,} numbers, and holds {given:,}")
+        what = _type_name(tensor.data_type)
+        raise UnsupportedOpError(f"{path}: {name} of shape {dims} is of type {what}; only common numbers have rules")
+    if any(d < 0 for d in dims) or prod(d for d in dims if d) > LIMIT:
+        raise InputError(f"{path}: {name} declares the shape {dims}, which no tensor has; export the model again")
+    item, count = _BYTES[tensor.data_type], prod(dims)
+    if tensor.HasField("raw_data"):
+        given, rest = divmod(len(tensor.raw_data), item)
+    else:
+        given, rest = len(getattr(tensor, _FIELDS.get(tensor.data_type, "int32_data"))), 0
+    if count != given or rest:
+        held = f"{len(tensor.raw_data):,} bytes" if rest else f"{given:,}"
+        raise InputError(
+            f"{path}: {name} declares the shape {dims}, {count:,} numbers, and holds {held}; the file is damaged"
+        )
+
+
+# --- weights in other files ------------------------------------------------------------------------------------------
 
 
 def _load_external(path: str | os.PathLike[str], model: Proto, folder: Path) -> None:
     """Weights in files beside the model, in place of the references to them."""
-    total = 0
-    for tensor in tensors_of(model):
-        if tensor.data_location != 1:
-            continue
+    total = model.ByteSize()
+    outside = [t for t in tensors_of(model) if t.data_location == 1]
+    for tensor in outside:
         entries = {e.key: e.value for e in tensor.external_data}
         location = entries.get("location", "")
-        target = _beside(path, location, folder, tensor.name)
-        size = target.stat().st_size
         try:
-            offset, length = int(entries.get("offset", 0)), int(entries.get("length", size - int(entries.get("offset", 0))))
-        except ValueError:
-            raise InputError(f"{path}: {tensor.name!r} has no numbers for its place in {location!r}") from None
-        declared = prod(tensor.dims) * _BYTES.get(tensor.data_type, 0)
-        if offset < 0 or length < 0 or offset + length > size or length != declared or any(d < 0 for d in tensor.dims):
-            raise InputError(
-                f"{path}: {tensor.name!r} of shape {list(tensor.dims)} needs {declared:,} bytes; the model names bytes "
-                f"{offset:,} to {offset + length:,} of {location!r}, which has {size:,}"
-            )
-        total += length
-        with open(target, "rb") as file:
-            file.seek(offset)
-            tensor.raw_data = file.read(length)
+            target = _beside(path, location, folder, tensor.name)
+            size = target.stat().st_size
+            offset, length = _place(path, tensor, entries, size)
+            total += length
+            if total > LIMIT:
+                raise InputError(f"{path} has more than {LIMIT:,} bytes with its weights, which cannot be run")
+            with open(target, "rb") as file:
+                file.seek(offset)
+                tensor.raw_data = file.read(length)
+        except OSError as error:
+            reason = error.strerror or error
+            raise InputError(f"{path}: cannot read {tensor.name!r} from {location!r}: {reason}") from error
         tensor.data_location = 0
         del tensor.external_data[:]
-    if total:
+    if outside:
         model.metadata_props.add(key=EXTERNAL, value="1")
 
 
 EXTERNAL = "secateur.external_data"  # a note to the writer, which takes it out again
 
 
+def _place(path: str | os.PathLike[str], tensor: Proto, entries: dict[str, str], size: int) -> tuple[int, int]:
+    """(first byte, number of bytes), as the model and the tensor's shape both say."""
+    location = entries["location"]
+    try:
+        offset = int(entries.get("offset", 0))
+        length = int(entries.get("length", size - offset))
+    except ValueError:
+        raise InputError(f"{path}: {tensor.name!r} has no numbers for its place in {location!r}") from None
+    declared = prod(tensor.dims) * _BYTES.get(tensor.data_type, 0)
+    if offset < 0 or length < 0 or offset + length > size or length != declared or any(d < 0 for d in tensor.dims):
+        raise InputError(
+            f"{path}: {tensor.name!r} of shape {list(tensor.dims)} needs {declared:,} bytes; the model names bytes "
+            f"{offset:,} to {offset + length:,} of {location!r}, which has {size:,}. Copy the file again"
+        )
+    return offset, length
+
+
 def _beside(path: str | os.PathLike[str], location: str, folder: Path, name: str) -> Path:
     """The file in the model's own folder; any other is refused."""
     relative = Path(location)
-    if not location or relative.is_absolute() or ".." in relative.parts or "\\" in location or ":" in location:
+    if not location or relative.is_absolute() or ".." in relative.parts or any(sign in location for sign in "\\:\0"):
         raise InputError(f"{path}: {name!r} is said to lie in {location!r}; only files in the model's folder are read")
     target = folder / relative
-    if not target.is_file():
+    if not target.exists():
         raise InputError(f"{path}: {name!r} lies in {location!r}, which is not there; put it beside the model")
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path}: {location!r} leads out of the model's folder; only files in it are read")
+        raise InputError(f"{path}: {name!r} lies in {location!r}, which leads out of the model's folder; put it there")
+    if not target.is_file():
+        raise InputError(f"{path}: {name!r} is said to lie in {location!r}, which is no file; export the model again")
     return target
 
 

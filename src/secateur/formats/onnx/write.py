@@ -7,7 +7,8 @@ after pruning is known there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,7 @@ from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 Edits = dict[str, dict[int, int]]  # constant → place in it → its new number
 
 
-def shrunk(
-    model: OnnxModel, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
-) -> OnnxModel:
+def shrunk(model: OnnxModel, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> OnnxModel:
     """A new model with the tensors of `small`, by their names in `graph`; `model` is left as it is."""
     import onnx
 
@@ -77,7 +76,7 @@ def _settle(proto: Proto, model: OnnxModel, smaller: OnnxModel, sizes: _Sizes, i
                 flat = list(given[i].reshape(-1))
                 given[i] = host([wanted.get(place, size) for place, size in enumerate(flat)])
             old = full.get(name)
-            data = i not in SETTINGS.get(node.kind, set()) and any(isinstance(full.get(o), Tensor) for o in node.outputs)
+            data = i not in SETTINGS.get(node.kind, ()) and any(isinstance(full.get(o), Tensor) for o in node.outputs)
             if data and isinstance(old, np.ndarray) and given[i].tolist() != old.tolist():
                 like = next(t for t in model.constants.values() if t.is_floating_point())
                 put(node, i, as_tensor(old, like))
@@ -172,7 +171,7 @@ class _Sizes:
             self.changes[node.outputs[0], position] = (node, dict(new))
 
     def resolve(self) -> None:
-        """From what nodes want to numbers of constants. Where two want different ones, a node gets a constant of its own."""
+        """From what nodes want to numbers of constants; where two want different ones, a node gets its own constant."""
         for node in self.model.nodes:
             moved = _carried(node) if not any(isinstance(self.env.get(o), Tensor) for o in node.outputs) else ()
             for position, name in enumerate(node.inputs):
@@ -224,18 +223,18 @@ class _Sizes:
         constants = {t.name: list(t.dims) for t in proto.graph.initializer}
         stated = []
         for info in proto.graph.value_info:
-            after = constants.get(info.name) or self.shapes(info.name)[1]
-            if after:
-                set_dims(info, after)
-            if after or not _is_floating(info):
+            before, after = self.shapes(info.name)
+            changed = [None if a == b else a for a, b in zip(after, before, strict=True)]  # a batch stays as it is
+            set_dims(info, constants.get(info.name, changed))
+            if changed or info.name in constants or not _is_floating(info):
                 stated.append(info)
         del proto.graph.value_info[:]
         proto.graph.value_info.extend(stated)
 
 
-def set_dims(info: Proto, shape: Sequence[int]) -> None:
+def set_dims(info: Proto, shape: Sequence[int | None]) -> None:
     for dim, size in zip(info.type.tensor_type.shape.dim, shape, strict=False):
-        if dim.HasField("dim_value"):
+        if size is not None and dim.HasField("dim_value"):
             dim.dim_value = size
 
 
@@ -265,12 +264,12 @@ def _set_attribute(node: Proto, name: str, value: Any) -> None:
 # --- one rule for each op that is told sizes -------------------------------------------------------------------------
 
 
-def _resized(sizes: _Sizes, node: Node) -> None:
-    """Reshape, Expand: sizes of axes that shrink."""
+def _resized(sizes: _Sizes, node: Node, position: int = 1) -> None:
+    """Reshape, Expand, Resize: sizes of axes that shrink."""
     before, after = sizes.shapes(node.outputs[0])
-    if before == after:
+    if before == after or "axes" in node.attributes:
         return
-    given = sizes.numbers(node, 1)
+    given = sizes.numbers(node, position) if len(node.inputs) > position else []
     lead = len(before) - len(given)
     new = dict[int, int]()
     for i, size in enumerate(given):
@@ -280,7 +279,7 @@ def _resized(sizes: _Sizes, node: Node) -> None:
             new[i] = -1
         elif size == before[i + lead]:
             new[i] = after[i + lead]
-    sizes.set_numbers(node, 1, new)
+    sizes.set_numbers(node, position, new)
 
 
 def _split(sizes: _Sizes, node: Node) -> None:
@@ -292,9 +291,7 @@ def _split(sizes: _Sizes, node: Node) -> None:
     new = [int(part.sum()) for part in keep.split(parts)]
     if len(node.inputs) > 1:
         sizes.set_numbers(node, 1, dict(enumerate(new)))
-    elif "split" in node.attributes:
-        sizes.attributes.append((node, "split", new))
-    elif len(set(new)) > 1 and node.opset < 13:
+    elif "split" in node.attributes or (len(set(new)) > 1 and node.opset < 13):
         sizes.attributes.append((node, "split", new))
     elif len(set(new)) > 1:
         sizes.own.append((node, 1, torch.tensor(new)))
@@ -307,13 +304,13 @@ def _slice(sizes: _Sizes, node: Node) -> None:
     if labels is None:
         return
     bounds = tuple(
-        None if not name else np.array(sizes.numbers(node, i + 1), dtype=object) for i, name in enumerate(node.inputs[1:])
+        np.array(sizes.numbers(node, i), dtype=object) if name else None for i, name in enumerate(node.inputs) if i > 0
     )
-    starts, ends, axes, _ = slice_of(node, bounds, labels.ndim)
+    starts, ends, axes, steps = slice_of(node, bounds, labels.ndim)
     new_starts, new_ends = dict[int, int](), dict[int, int]()
     for i, axis in enumerate(axes):
         keep = sizes.kept(node.inputs[0], axis)
-        if keep is not None:
+        if keep is not None and steps[i] > 0:  # an axis that is reversed is so as a whole
             start, end, _ = slice(int(starts[i]), int(ends[i])).indices(len(keep))
             new_starts[i] = int(keep[:start].sum())
             if int(ends[i]) < len(keep):
@@ -340,12 +337,13 @@ def _norm_groups(sizes: _Sizes, node: Node) -> None:
         sizes.attributes.append((node, "num_groups", node.attribute("num_groups") * after[1] // before[1]))
 
 
-RULES = {
+RULES: dict[str, Callable[[_Sizes, Node], None]] = {
     "Conv": _groups,
     "ConvTranspose": _groups,
     "Expand": _resized,
     "GroupNormalization": _norm_groups,
     "Reshape": _resized,
+    "Resize": partial(_resized, position=3),
     "Slice": _slice,
     "Split": _split,
 }

@@ -1,0 +1,144 @@
+"""What a model's inputs are: their legal range, how they are normalised, their shape.
+
+Said on the command line, or in a small YAML file beside the model (`net.onnx` → `net.yaml`):
+
+    input_bounds: [0, 1]          # of the images, before they are normalised
+    mean: [0.485, 0.456, 0.406]   # one number, or one for each channel
+    std: [0.229, 0.224, 0.225]
+    example_shape: 3,224,224      # of one sample; a list of such lines for several inputs
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from secateur.errors import InputError
+from secateur.graph.capture import as_module
+
+_LARGEST = 2**16  # bytes of a settings file
+
+
+class Inputs(BaseModel):
+    """`input_bounds` are those of the images; a model that takes normalised ones has `mean` and `std`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_bounds: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    example_shape: tuple[str, ...] = ()
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("example_shape", mode="before")
+    @classmethod
+    def _lines(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return (value,)
+        if isinstance(value, list) and value and all(isinstance(n, int) for n in value):
+            return (",".join(map(str, value)),)
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not s > 0 for s in value):
+            raise ValueError("standard deviations must be above 0")
+        return value
+
+    @property
+    def normalised(self) -> bool:
+        return bool(self.mean or self.std)
+
+    def box(self) -> Any:
+        """The legal range of what the model itself takes: numbers, or tensors (channels, 1, 1) of them."""
+        if not self.normalised:
+            return self.input_bounds
+        mean, std = self._of_channels()
+        low, high = ((torch.tensor(end, dtype=torch.float64) - mean) / std for end in self.input_bounds)
+        return low, high
+
+    def around(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
+        """The model as a function of images, which it normalises first where it needs that."""
+        return Normalised(as_module(model), *self._of_channels()) if self.normalised else model
+
+    def _of_channels(self) -> tuple[Tensor, Tensor]:
+        count = max(len(self.mean), len(self.std))
+        if len({len(self.mean), len(self.std)} - {0, 1}) > 1:
+            raise InputError(f"mean has {len(self.mean)} values and std {len(self.std)}; give one for each channel")
+        mean, std = self.mean or (0.0,), self.std or (1.0,)
+        numbers = (torch.tensor(v, dtype=torch.float64).expand(count) for v in (mean, std))
+        first, second = (v.reshape(-1, 1, 1) if count > 1 else v[0] for v in numbers)
+        return first, second
+
+
+class Normalised(nn.Module):
+    """`model` on (x − mean) / std."""
+
+    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+        self.register_buffer("mean", mean.to(dtype))
+        self.register_buffer("std", std.to(dtype))
+        self.training = False
+
+    def normalise(self, x: Tensor) -> Tensor:
+        return (x - self.mean) / self.std  # type: ignore[operator]
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(self.normalise(x))
+
+
+def beside(model: str | os.PathLike[str]) -> Path:
+    """Where the settings of the model in a file stand."""
+    return Path(model).with_suffix(".yaml")
+
+
+def read_inputs(model: str | os.PathLike[str], **given: Any) -> Inputs:
+    """Settings from the file beside the model, where there is one; those in `given` that are not None go before."""
+    path = beside(model)
+    found: Any = {}
+    if ":" not in path.name and path.is_file():
+        found = _parsed(path)
+    said = {name: value for name, value in given.items() if value is not None}
+    where = f"{path}: " if found else ""
+    try:
+        return Inputs.model_validate({**found, **said})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{where}{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    if path.stat().st_size > _LARGEST:
+        raise InputError(f"{path} has more than {_LARGEST:,} bytes; settings of a model's inputs are a few lines")
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is no YAML file: {error}") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} must hold settings, such as  input_bounds: [0, 1]")
+    return found
+
+
+def numbers(text: str | None, option: str) -> Sequence[float] | None:
+    """`0.5` or `0.485,0.456,0.406` from the command line."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{option} {text}: give numbers with commas between them, e.g. 0.485,0.456,0.406") from None
