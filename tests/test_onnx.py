@@ -812,35 +812,24 @@ _GRAPHS: dict[str, tuple[int, str, dict[str, Any]]] = {
 # Architecture, exporter ("dynamo" or "script"), opset, whether the batch is free.
 _EXPORTS: list[tuple[str, str, int, bool]] = [
     ("mlp_relu", "script", 11, True),
-    ("mlp_residual", "script", 13, False),
     ("bare_parameters", "script", 17, True),
-    ("einsum_linear", "script", 13, True),
-    ("cnn", "script", 11, False),
-    ("cnn_view", "script", 13, True),
     ("cnn_baked_sizes", "script", 17, False),
     ("cnn_batch_norm", "script", 9, True),
     ("cnn_group_norm", "script", 13, True),
     ("cnn_prelu", "script", 17, True),
     ("cnn_float16", "script", 17, True),
     ("vgg_batch_norm", "script", 12, False),
-    ("resnet_basic", "script", 13, True),
     ("resnext", "script", 17, False),
     ("mobilenet", "script", 11, True),
     ("densenet", "script", 17, True),
     ("shufflenet", "script", 13, False),
-    ("squeeze_excite_linear", "script", 17, False),
-    ("unet_transposed", "script", 17, True),
     ("unet_nearest", "script", 11, True),
     ("super_resolution", "script", 13, False),
     ("channel_slice", "script", 17, True),
-    ("explicit_padding", "script", 17, True),
     ("attention_fused", "script", 17, True),
-    ("attention_separate", "script", 14, False),
     ("encoder_layer_post_norm", "script", 17, True),
     ("vision_transformer", "script", 17, False),
     ("two_inputs", "script", 17, True),
-    ("two_outputs", "script", 13, True),
-    ("mlp_gelu", "dynamo", 18, True),
     ("resnet_inplace", "dynamo", 18, False),
     ("squeeze_excite_conv", "dynamo", 20, True),
     ("attention_attributes", "dynamo", 18, True),
@@ -899,13 +888,12 @@ def assert_same_but_smaller(old: Proto, new: Proto) -> None:
 
 
 def assert_prunes(path: Path, remove: float, method: str = "scale") -> None:
-    """A model in a file is read, checked, inspected, pruned and written; the file itself stays as it was."""
+    """A model in a file is read, checked, pruned and written; the file itself stays as it was."""
     content = path.read_bytes()
     model = load_onnx(path)
     before = model.proto.SerializeToString(deterministic=True)
     example = inputs_for(model.proto)
-    check_import(model, example)
-    assert secateur.inspect(model, example).prunable
+    model.check(example)
     result = secateur.prune(model, example, remove=remove, method=method, input_bounds=(-1, 1))
     assert path.read_bytes() == content
     assert model.proto.SerializeToString(deterministic=True) == before
@@ -946,11 +934,13 @@ def test_export_is_pruned(name: str, exporter: str, opset: int, free: bool, tmp_
     assert_prunes(path, 0.5, "saliency")
 
 
-@pytest.mark.parametrize("name", ["squeezenet", "resnet50"])
-def test_light_model_is_pruned(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "groups"), [("squeezenet", 25), ("resnet50", 37)])
+def test_light_model_is_pruned(name: str, groups: int, tmp_path: Path) -> None:
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     path = tmp_path / "model.onnx"
     path.write_bytes((folder / f"light_{name}.onnx").read_bytes())
+    model = load_onnx(path)
+    assert len(secateur.inspect(model, model.example_inputs).prunable) == groups
     assert_prunes(path, 0.3)
 
 
@@ -1033,11 +1023,11 @@ def _coupled(name: str) -> tuple[OnnxModel, Any, Any]:
     return model, graph, couple(graph)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("name", _ANY)
 def test_file_without_units_is_the_masked_original(name: str, seed: int) -> None:
     model, graph, coupling = _coupled(name)
-    pruned = cut(graph, coupling, share=(0.2, 0.5, 0.8)[seed], seed=seed)
+    pruned = cut(graph, coupling, share=(0.3, 0.7)[seed], seed=seed)
     smaller = shrink(model, graph, coupling, pruned.weights, pruned.alive)
     assert isinstance(smaller, OnnxModel)
     inputs = inputs_for(smaller.proto, batch=3, seed=seed)

@@ -18,7 +18,9 @@ pytest.importorskip("onnxscript")
 
 def net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 12), nn.ReLU(), nn.Linear(12, 3))
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 12), nn.ReLU(), nn.Linear(12, 3)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +36,7 @@ def answers(path: Path, x: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_model_of_torch_is_written_with_an_open_batch(file: Path, batch: int) -> None:
+def test_torch_models_are_written_with_an_open_batch(file: Path, batch: int) -> None:
     x = torch.rand(batch, 1, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(answers(file, x), net().eval()(x), rtol=1e-4, atol=1e-5)
@@ -83,7 +85,7 @@ def test_what_cannot_be_written_leaves_nothing(file: Path, tmp_path: Path, monke
 
     with pytest.raises(InputError, match="torch cannot write the model as ONNX"):
         secateur.save_model(tmp_path / "x.onnx", Sorted().eval(), torch.rand(2, 3, 3))
-    with pytest.raises(InputError, match="must end in .onnx"):
+    with pytest.raises(InputError, match=r"must end in \.onnx"):
         from secateur.formats import load_onnx, save_onnx
 
         save_onnx(tmp_path / "x.txt", load_onnx(file))

@@ -362,7 +362,7 @@ def test_large_constant_is_refused_before_it_is_made(
 
 
 def test_constants_have_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur.formats.onnx.model._MOST", 1000)
+    monkeypatch.setattr("secateur.formats.onnx.constants._MOST", 1000)
     refused(saved(tmp_path, filled(*[300] * 4)), InputError, "ConstantOfShape 'c3'", "[300]", "at most 1,000")
     agrees(saved(tmp_path, filled(4, 4, 1)))
 
@@ -443,7 +443,7 @@ OPS: dict[str, Case] = {
         UnsupportedOpError,
         ("Det 'n7' and 12 more",),
     ),
-    "an inner name of ours": (with_nodes(("(linear)", ["x", "x"], ["y"])), InputError, ("(linear)",)),
+    "an inner name of ours": (with_nodes(("MatMul (+ Add)", ["x", "x"], ["y"])), InputError, ("MatMul (+ Add)",)),
     "an unknown op in a function": (
         lambda: text("g (float[N,2] x) => (float[N,2] y) { y = own.f(x) }", function("y = Det(x)")),
         UnsupportedOpError,

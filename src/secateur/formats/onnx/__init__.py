@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
+from secateur.errors import SecateurError
 from secateur.formats.onnx.check import check_import
 from secateur.formats.onnx.export import export_onnx
-from secateur.formats.onnx.model import OnnxModel
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import read_proto
 from secateur.formats.onnx.save import save_proto
-from secateur.formats.onnx.write import shrunk
 
-__all__ = ["OnnxModel", "check_import", "export_onnx", "load_onnx", "save_onnx", "shrunk"]
+__all__ = ["OnnxModel", "check_import", "export_onnx", "load_onnx", "save_onnx"]
 
 
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
@@ -21,7 +21,11 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     writes. Raises `InputError` for a file that is no sound model, `UnsupportedOpError` naming all nodes that have no
     rule. Whether it computes what onnxruntime does is for `check_import` to say.
     """
-    return OnnxModel(read_proto(path))
+    proto = read_proto(path)
+    try:
+        return OnnxModel(proto)
+    except SecateurError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def save_onnx(path: str | os.PathLike[str], model: OnnxModel) -> None:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError, VerificationError
-from secateur.formats.onnx.model import OnnxModel, Proto
+from secateur.formats.onnx.model import OnnxGraph, Proto
 from secateur.formats.onnx.read import LIMIT, require_packages
 from secateur.formats.onnx.tensors import to_proto, to_torch
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}  # of a value's range
 
 
-def check_import(model: OnnxModel, inputs: Sequence[Tensor]) -> None:
+def check_import(model: OnnxGraph, inputs: Sequence[Tensor]) -> None:
     """`VerificationError` naming the first node whose value in torch is not that in onnxruntime, on random inputs.
 
     `inputs` say the shapes; a batch that the model fixes is run a piece at a time. Cost: two runs of the model.
@@ -33,6 +33,22 @@ def check_import(model: OnnxModel, inputs: Sequence[Tensor]) -> None:
         raise VerificationError(_first_difference(model, drawn, bad[0]))
 
 
+def check_written(before: Proto, after: Proto) -> None:
+    """By ONNX's own full check, where the model that was read passes it, too."""
+    import onnx
+
+    try:
+        onnx.checker.check_model(serialized(before), full_check=True)
+    except Exception:
+        return  # there is nothing to hold it against: shapes of some types (bfloat16) are not inferred, for one
+    try:
+        onnx.checker.check_model(serialized(after), full_check=True)
+    except Exception as error:
+        raise VerificationError(
+            f"the smaller ONNX model is not valid: {_short(error)}. This is a fault in secateur; please report it"
+        ) from error
+
+
 def random_like(inputs: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
     """Random numbers, in [0, 1] for the first sample and in [−1, 1] for the others, and small ids."""
     generator = torch.Generator().manual_seed(seed)
@@ -46,18 +62,17 @@ def random_like(inputs: Sequence[Tensor], seed: int = 0) -> list[Tensor]:
     return [like(x) for x in inputs]
 
 
-def run_onnx(model: OnnxModel, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
+def run_onnx(model: OnnxGraph, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
     """Values of the named outputs, from onnxruntime, or where that lacks kernels (bfloat16) from ONNX's reference."""
     step = model.batch or len(inputs[0])
-    parts = [_call(model, [x[i : i + step] for x in inputs], outputs) for i in range(0, len(inputs[0]), step)]
-    return {name: torch.cat([p[name] for p in parts]) if len(parts) > 1 else parts[0][name] for name in outputs}
-
-
-def _call(model: OnnxModel, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-    fed = {v.name: to_proto(x, v.name) for v, x in zip(model.inputs, inputs, strict=True)}
     run = session(model.proto)
-    values = run(list(outputs), fed)
-    return {name: value for name, value in zip(outputs, values, strict=True)}
+    parts = []
+    for start in range(0, len(inputs[0]), step):
+        pieces = zip(model.inputs, inputs, strict=True)
+        parts.append(run(list(outputs), {v.name: to_proto(x[start : start + step], v.name) for v, x in pieces}))
+    return {
+        name: torch.cat(values) if len(parts) > 1 else values[0] for name, *values in zip(outputs, *parts, strict=True)
+    }
 
 
 def session(proto: Proto) -> Any:
@@ -131,7 +146,7 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max().clamp(min=1e-3)) if a.numel() else 0.0
 
 
-def _first_difference(model: OnnxModel, inputs: Sequence[Tensor], output: str) -> str:
+def _first_difference(model: OnnxGraph, inputs: Sequence[Tensor], output: str) -> str:
     """In words: the first node in the order of the graph whose value differs."""
     import onnx
 
@@ -142,7 +157,7 @@ def _first_difference(model: OnnxModel, inputs: Sequence[Tensor], output: str) -
     proto.CopyFrom(model.proto)
     there = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in there)
-    probe = OnnxModel(proto)
+    probe = OnnxGraph(proto)
     theirs = run_onnx(probe, inputs, wanted)
     for node in model.nodes:
         for name in node.outputs:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from itertools import zip_longest
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,8 @@ import numpy as np
 from secateur.errors import UnsupportedOpError
 from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.tensors import Number, dtype_of
+
+MOST_SIZES = 2**22  # numbers in an array that shapes are worked out from
 
 Host = np.ndarray[Any, Any]
 
@@ -184,6 +188,25 @@ def _triangle(node: Node, x: Host, k: Host | None = None) -> Host:
 
 def _same(node: Node, x: Host, *rest: Any) -> Host:
     return x
+
+
+def sizes_made(node: Node, given: Sequence[Any]) -> int:
+    """How many numbers the op handles at most, known before any is made."""
+    if node.kind == "Range":
+        start, limit, delta = (int(v.item()) for v in given)
+        return abs(limit - start) // max(1, abs(delta))
+    if node.kind == "Tile":
+        return int(given[0].size * prod(int(n) for n in given[1].reshape(-1)))
+    if node.kind == "Gather":
+        return int(given[1].size * given[0].size)
+    if node.kind == "Concat":
+        return sum(v.size for v in given)
+    if node.kind == "ReduceProd":  # digits add up
+        return int(given[0].size ** 2)
+    shapes = [v.shape for v in given if v is not None]
+    if node.kind in ("ConstantOfShape", "Expand"):
+        shapes[-1] = tuple(int(n) for n in given[-1].reshape(-1))
+    return prod(max(sizes) for sizes in zip_longest(*(s[::-1] for s in shapes), fillvalue=1))
 
 
 RULES: dict[str, Callable[..., Any]] = {

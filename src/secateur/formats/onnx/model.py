@@ -6,10 +6,7 @@ Values that shapes are worked out from stay numbers (see `host`), so that torch.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from itertools import zip_longest
+from collections.abc import Mapping, Sequence
 from keyword import iskeyword
 from math import prod
 from typing import Any
@@ -19,20 +16,19 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError, SecateurError, UnsupportedOpError
-from secateur.formats.onnx import host
+from secateur.formats.onnx.constants import constants_of
+from secateur.formats.onnx.host import MOST_SIZES, sizes_made
+from secateur.formats.onnx.host import RULES as ON_SIZES
+from secateur.formats.onnx.linear import as_torch_has_it
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import AFTER, LINEAR, OPS, SETTINGS
+from secateur.formats.onnx.ops import OPS, SETTINGS
 from secateur.formats.onnx.read import inputs_of, opset_of
-from secateur.formats.onnx.tensors import dtype_of, to_host, to_torch
-from secateur.graph.capture import Graph
-from secateur.graph.coupling import Coupling
+from secateur.formats.onnx.tensors import dtype_of, to_host
 
 Proto = Any
 _STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are buffers in torch
 _SMALL = 4096  # numbers in a constant that may be a setting
-_MOST = 2**26  # numbers that the model makes by ConstantOfShape, all together
 _DEEPEST = 32  # dots in a name that become modules
-_MOST_SIZES = 2**22  # numbers in an array that shapes are worked out from
 _MOST_VALUES = 2**31  # numbers in one value
 _FAILURES = (
     *(RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError),
@@ -40,13 +36,13 @@ _FAILURES = (
 )
 
 
-class OnnxModel(nn.Module):
+class OnnxGraph(nn.Module):
     """Runs `proto` on torch tensors. `forward` takes the model's inputs in order, with any batch size."""
 
     def __init__(self, proto: Proto) -> None:
         super().__init__()
-        self.proto, self.checked = proto, False
-        self.constants = dict(_constants(proto))  # name → tensor, as it stands in the model
+        self.proto = proto
+        self.constants = dict(constants_of(proto))  # name → tensor, as it stands in the model
         self.inputs = inputs_of(proto)
         self.outputs = [v.name for v in proto.graph.output]
         opset, self.batch = opset_of(proto), _batch(self.inputs)
@@ -55,7 +51,7 @@ class OnnxModel(nn.Module):
             for n in proto.graph.node
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
         ]
-        self.nodes, transposed, flat = _as_torch_has_it(self.nodes, self.constants, self.outputs)
+        self.nodes, transposed, flat = as_torch_has_it(self.nodes, self.constants, self.outputs)
         self.transposed, self.flat = transposed, flat  # weights that are kept (outputs, inputs), slopes as a row
         self.paths = dict[str, str]()  # constant → path of the parameter or buffer
         self.hosts = {  # constants as numbers; made here, since tracing looks at no tensor's values
@@ -76,22 +72,6 @@ class OnnxModel(nn.Module):
         found = self.values(inputs)
         outputs = [found[name] for name in self.outputs]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-    def check(self, inputs: Sequence[Tensor]) -> None:
-        """Once: that torch and onnxruntime agree on the model (see `check`)."""
-        if not self.checked:
-            from secateur.formats.onnx.check import check_import
-
-            check_import(self, inputs)
-            self.checked = True
-
-    def shrunk(
-        self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]
-    ) -> OnnxModel:
-        """The same file made smaller (see `write`)."""
-        from secateur.formats.onnx.write import shrunk
-
-        return shrunk(self, graph, coupling, small, alive)
 
     def values(self, inputs: Sequence[Tensor], everything: bool = False) -> dict[str, Any]:
         """Values of the outputs, or of everything, by their names in the model."""
@@ -116,10 +96,10 @@ class OnnxModel(nn.Module):
     def call(self, node: Node, given: Sequence[Any]) -> Sequence[Any]:
         """The node's results on these arguments. Errors name it."""
         try:
-            if node.kind in host.RULES and all(isinstance(v, np.ndarray) for v in given if v is not None):
-                if _sizes_made(node, given) > _MOST_SIZES:
-                    raise InputError(f"{node} makes more than {_MOST_SIZES:,} numbers for shapes; export it folded")
-                result = host.RULES[node.kind](node, *given)
+            if node.kind in ON_SIZES and all(isinstance(v, np.ndarray) for v in given if v is not None):
+                if sizes_made(node, given) > MOST_SIZES:
+                    raise InputError(f"{node} makes more than {MOST_SIZES:,} numbers for shapes; export it folded")
+                result = ON_SIZES[node.kind](node, *given)
             else:
                 result = OPS[node.kind](node, *given)
         except SecateurError:
@@ -197,44 +177,6 @@ class Names(nn.Module):
     """A part of a name with dots."""
 
 
-def _constants(proto: Proto) -> Iterator[tuple[str, Tensor]]:
-    """Initializers, Constant nodes, and what ConstantOfShape makes of constant shapes."""
-    known, total = {}, 0
-    for t in proto.graph.initializer:
-        known[t.name] = to_torch(t)
-        yield t.name, known[t.name]
-    for n in proto.graph.node:
-        value: Tensor | None = None
-        if n.op_type == "Constant":
-            value = _constant(n)
-        elif n.op_type == "ConstantOfShape" and n.input[0] in known:
-            sizes = [int(v) for v in known[n.input[0]].reshape(-1).tolist()]
-            total += prod(sizes)
-            if any(s < 0 or s > _MOST for s in sizes) or total > _MOST:
-                raise InputError(
-                    f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}; all together they may "
-                    f"hold at most {_MOST:,} numbers. Export the model with constants folded"
-                )
-            fill = to_torch(n.attribute[0].t) if n.attribute else torch.zeros(1)
-            if fill.numel() != 1:
-                raise InputError(f"ConstantOfShape {n.name or n.output[0]!r} needs one number to fill with")
-            value = torch.full(sizes, fill.item(), dtype=fill.dtype)
-        if value is not None:
-            known[n.output[0]] = value
-            yield n.output[0], value
-
-
-def _constant(node: Proto) -> Tensor:
-    for a in node.attribute:
-        if a.name == "value":
-            return to_torch(a.t)
-        if a.name in ("value_float", "value_floats"):
-            return torch.tensor(a.f if a.name == "value_float" else list(a.floats), dtype=torch.float32)
-        if a.name in ("value_int", "value_ints"):
-            return torch.tensor(a.i if a.name == "value_int" else list(a.ints), dtype=torch.int64)
-    raise UnsupportedOpError(f"Constant {node.output[0]!r} holds no numbers")
-
-
 def shape_of(value: Proto) -> tuple[list[int], torch.dtype]:
     """The shape of one sample of an input, and its type."""
     kind = value.type.tensor_type
@@ -259,74 +201,6 @@ def _batch(inputs: Sequence[Proto]) -> int | None:
         if len(v.type.tensor_type.shape.dim) and v.type.tensor_type.shape.dim[0].HasField("dim_value")
     }
     return sizes.pop() or None if len(sizes) == 1 else None
-
-
-def _as_torch_has_it(
-    nodes: Sequence[Node], constants: Mapping[str, Tensor], outputs: Sequence[str]
-) -> tuple[list[Node], set[str], set[str]]:
-    """Products with a weight, and the sum with a bias that follows, as torch's linear layers; slopes as rows.
-
-    Their graphs are then those of the same network from torch, and so are the choices that are made on them.
-    """
-    uses = Counter(name for n in nodes for name in n.inputs) + Counter(outputs)
-    readers = {name: n for n in nodes for name in n.inputs}
-    transposed, flat, gone = set[str](), set[str](), set[int]()
-    found = list[Node]()
-    for node in nodes:
-        if id(node) in gone:
-            continue
-        weight = node.inputs[1] if len(node.inputs) > 1 else ""
-        own = weight in constants and uses[weight] == 1
-        if node.kind == "MatMul" and own and constants[weight].ndim == 2:
-            bias, add = _bias_after(node, readers, uses, constants, constants[weight].shape[1])
-            if add is not None:
-                gone.add(id(add))
-            given = (node.inputs[0], weight, *([bias] if bias else []))
-            made = add.outputs if add is not None else node.outputs
-            node = replace(node, kind=LINEAR, inputs=given, outputs=made)
-            transposed.add(weight)
-        elif node.kind == "Gemm" and own and not node.attribute("transB", 0):
-            node = replace(node, attributes=node.attributes | {"transB": 1})
-            transposed.add(weight)
-        elif node.kind == "PRelu" and own and max(constants[weight].shape) == constants[weight].numel():
-            shape = list(constants[weight].shape)
-            after = len(shape) - 1 - shape.index(max(shape))
-            node = replace(node, attributes=node.attributes | {AFTER: after})
-            flat.add(weight)
-        found.append(node)
-    return found, transposed, flat
-
-
-def _sizes_made(node: Node, given: Sequence[Any]) -> int:
-    """How many numbers the op handles at most, known before any is made."""
-    if node.kind == "Range":
-        start, limit, delta = (int(v.item()) for v in given)
-        return abs(limit - start) // max(1, abs(delta))
-    if node.kind == "Tile":
-        return int(given[0].size * prod(int(n) for n in given[1].reshape(-1)))
-    if node.kind == "Gather":
-        return int(given[1].size * given[0].size)
-    if node.kind == "Concat":
-        return sum(v.size for v in given)
-    if node.kind == "ReduceProd":  # digits add up
-        return int(given[0].size ** 2)
-    shapes = [v.shape for v in given if v is not None]
-    if node.kind in ("ConstantOfShape", "Expand"):
-        shapes[-1] = tuple(int(n) for n in given[-1].reshape(-1))
-    return prod(max(sizes) for sizes in zip_longest(*(s[::-1] for s in shapes), fillvalue=1))
-
-
-def _bias_after(
-    node: Node, readers: Mapping[str, Node], uses: Mapping[str, int], constants: Mapping[str, Tensor], width: int
-) -> tuple[str, Node | None]:
-    """The bias that alone is added to the node's result, and the sum."""
-    add = readers.get(node.outputs[0])
-    if add is None or add.kind != "Add" or uses[node.outputs[0]] != 1:
-        return "", None
-    other = next((name for name in add.inputs if name != node.outputs[0]), "")
-    if other not in constants or tuple(constants[other].shape) != (width,):
-        return "", None
-    return other, add
 
 
 def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dict[str, bool]:

@@ -567,7 +567,7 @@ def _same(node: Node, x: Tensor, *rest: Any) -> Tensor:
     return x
 
 
-LINEAR = "(linear)"  # a product with a weight, as `model` finds it
+LINEAR = "MatMul (+ Add)"  # a product with a weight, as `model` finds it
 AFTER = "(after)"  # an attribute of slopes that `model` has made a row of
 
 OPS: dict[str, Callable[..., Any]] = {

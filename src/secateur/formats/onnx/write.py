@@ -1,35 +1,34 @@
 """A pruned ONNX model: the user's own file with smaller initializers, and the constants that follow from their sizes.
 
 Names, order of nodes, opset, metadata and free axes stay as they are. Which number of which constant follows from units
-is read off the captured graph: a value of the model is found in it by name (see `_where_values_are`), and its shape
+is read off the captured graph: a value of the model is found in it by name (see `places`), and its shape
 after pruning is known there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from secateur.errors import UnsupportedOpError, VerificationError
-from secateur.formats.onnx.host import host, slice_of
-from secateur.formats.onnx.model import OnnxModel, Proto
+from secateur.errors import UnsupportedOpError
+from secateur.formats.onnx.edit import put_constant
+from secateur.formats.onnx.host import host
+from secateur.formats.onnx.model import OnnxGraph, Proto
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import SETTINGS
 from secateur.formats.onnx.ops import tensor as as_tensor
-from secateur.formats.onnx.tensors import Number, to_proto
-from secateur.graph.capture import Graph, capture, kind
+from secateur.formats.onnx.sizes import RULES, Sizes, fixed
+from secateur.formats.onnx.tensors import to_proto
+from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
-
-Edits = dict[str, dict[int, int]]  # constant → place in it → its new number
+from secateur.surgery.sizes import Alive
 
 
-def shrunk(model: OnnxModel, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> OnnxModel:
+def shrunk(model: OnnxGraph, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> OnnxGraph:
     """A new model with the tensors of `small`, by their names in `graph`; `model` is left as it is."""
     import onnx
 
@@ -37,19 +36,19 @@ def shrunk(model: OnnxModel, graph: Graph, coupling: Coupling, small: Mapping[st
     proto.CopyFrom(model.proto)
     _set_tensors(proto, model, graph, small)
     if all(tensor.shape == graph.tensors[name].shape for name, tensor in small.items()):
-        return OnnxModel(proto)
-    sizes = _Sizes(model, graph, coupling, alive)
+        return type(model)(proto)
+    sizes = Sizes(model, graph, coupling, alive)
     for node in model.nodes:
         if node.kind in RULES:
             RULES[node.kind](sizes, node)
     sizes.resolve()
     sizes.apply(proto)
-    smaller = OnnxModel(proto)
+    smaller = type(model)(proto)
     settled = _settle(proto, model, smaller, sizes, [x[:2] for x in graph.example])
-    return OnnxModel(proto) if settled else smaller
+    return type(model)(proto) if settled else smaller
 
 
-def _settle(proto: Proto, model: OnnxModel, smaller: OnnxModel, sizes: _Sizes, inputs: Sequence[Tensor]) -> bool:
+def _settle(proto: Proto, model: OnnxGraph, smaller: OnnxGraph, sizes: Sizes, inputs: Sequence[Tensor]) -> bool:
     """Constants in place of numbers that the model works out from shapes and that come out wrong now.
 
     Sizes that follow from a value which did not shrink; and data: the scale of attention, 1/√width, is still that of
@@ -72,7 +71,7 @@ def _settle(proto: Proto, model: OnnxModel, smaller: OnnxModel, sizes: _Sizes, i
             wanted = sizes.wanted.get((node.outputs[0], i), {})
             if any(int(given[i].reshape(-1)[place]) != size for place, size in wanted.items()):
                 told = [wanted.get(place, size) for place, size in enumerate(sizes.numbers(node, i))]
-                put(node, i, _fixed(node, told))
+                put(node, i, fixed(node, told))
                 flat = list(given[i].reshape(-1))
                 given[i] = host([wanted.get(place, size) for place, size in enumerate(flat)])
             old = full.get(name)
@@ -87,15 +86,7 @@ def _settle(proto: Proto, model: OnnxModel, smaller: OnnxModel, sizes: _Sizes, i
     return bool(new)
 
 
-def _fixed(node: Node, told: Sequence[Any]) -> Tensor:
-    """Sizes as a constant, the one that is free as −1."""
-    free = [i for i, size in enumerate(told) if not isinstance(size, int)]
-    if len(free) > 1:
-        raise UnsupportedOpError(f"{node} has {len(free)} free sizes, and others that change with the units")
-    return torch.tensor([-1 if i in free else int(size) for i, size in enumerate(told)], dtype=torch.int64)
-
-
-def _set_tensors(proto: Proto, model: OnnxModel, graph: Graph, small: Mapping[str, Tensor]) -> None:
+def _set_tensors(proto: Proto, model: OnnxGraph, graph: Graph, small: Mapping[str, Tensor]) -> None:
     names = {path: name for name, path in model.paths.items()}
     for path, tensor in small.items():
         if path not in names:
@@ -111,284 +102,3 @@ def _set_tensors(proto: Proto, model: OnnxModel, graph: Graph, small: Mapping[st
         elif name in model.flat:
             tensor = tensor.reshape([n if n == 1 else -1 for n in old.shape])
         put_constant(proto, name, tensor.to(old.dtype))
-
-
-def put_constant(proto: Proto, name: str, tensor: Tensor) -> None:
-    """In place of an initializer, or of the node that makes the constant."""
-    new = to_proto(tensor, name)
-    for t in proto.graph.initializer:
-        if t.name == name:
-            t.CopyFrom(new)
-            for value in proto.graph.input:  # older models list their initializers there, too
-                if value.name == name:
-                    set_dims(value, tensor.shape)
-            return
-    for node in proto.graph.node:
-        if name in node.output:
-            new.name = ""
-            node.op_type = "Constant"
-            del node.input[:]
-            del node.attribute[:]
-            node.attribute.add(name="value", type=4).t.CopyFrom(new)
-            return
-    raise VerificationError(f"{name} is no constant of the model. This is a fault in secateur; please report it")
-
-
-class _Sizes:
-    """What follows from the units that stay, gathered over the nodes, then put into the model at once."""
-
-    def __init__(self, model: OnnxModel, graph: Graph, coupling: Coupling, alive: Alive) -> None:
-        self.model, self.units = model, coupling.units
-        self.table = alive_units(coupling, alive)
-        self.places, self.env = _where_values_are(model, graph)
-        self.edits: Edits = {}
-        self.changes: dict[tuple[str, int], tuple[Node, dict[int, int]]] = {}  # by first output and input of a node
-        self.own: list[tuple[Node, int, Tensor]] = []  # nodes that need a constant of their own: which input, what
-        self.attributes: list[tuple[Node, str, Any]] = []
-        self.wanted: dict[tuple[str, int], dict[int, int]] = {}  # (first output, input of a node) → numbers there
-
-    def unit_labels(self, name: str) -> Tensor | None:
-        node = self.places.get(name)
-        return None if node is None else self.units.get(node)
-
-    def shapes(self, name: str) -> tuple[list[int], list[int]]:
-        """Of a value, before and after; the same where nothing is known of it."""
-        labels = self.unit_labels(name)
-        if labels is None:
-            return [], []
-        return list(labels.shape), kept_shape(labels, self.table)
-
-    def kept(self, name: str, axis: int) -> Tensor | None:
-        labels = self.unit_labels(name)
-        if labels is None:
-            return None
-        keep = kept_along(labels, axis, self.table)
-        return None if bool(keep.all()) else keep
-
-    def set_numbers(self, node: Node, position: int, new: Mapping[int, int]) -> None:
-        """The numbers that an input of the node is to have at these places."""
-        if new:
-            self.changes[node.outputs[0], position] = (node, dict(new))
-
-    def resolve(self) -> None:
-        """From what nodes want to numbers of constants; where two want different ones, a node gets its own constant."""
-        for node in self.model.nodes:
-            moved = _carried(node) if not any(isinstance(self.env.get(o), Tensor) for o in node.outputs) else ()
-            for position, name in enumerate(node.inputs):
-                is_number = name in self.env or name in self.model.hosts
-                if name and is_number and position not in moved and (node.outputs[0], position) not in self.changes:
-                    for number in self.numbers(node, position):
-                        if isinstance(number, Number):
-                            self.edits.setdefault(number.origin[0], {})[number.origin[1]] = int(number)
-        for node, position, new in [(n, p, new) for (_, p), (n, new) in self.changes.items()]:
-            given = self.numbers(node, position)
-            wanted = {i: new.get(i, int(v)) for i, v in enumerate(given) if isinstance(v, Number)}
-            known = [self.edits.get(v.origin[0], {}).get(v.origin[1]) for v in given if isinstance(v, Number)]
-            if any(k not in (None, w) for k, w in zip(known, wanted.values(), strict=True)):
-                self.own.append((node, position, _fixed(node, [new.get(i, v) for i, v in enumerate(given)])))
-                continue
-            for i, value in wanted.items():
-                constant, index = given[i].origin
-                self.edits.setdefault(constant, {})[index] = value
-            # sizes that are worked out from others are to be seen when all else is in place
-            self.wanted[node.outputs[0], position] = {i: n for i, n in new.items() if i not in wanted}
-
-    def numbers(self, node: Node, position: int) -> list[Any]:
-        name = node.inputs[position]
-        value = self.env[name] if name in self.env else self.model.hosts[name]
-        return list(value.reshape(-1)) if isinstance(value, np.ndarray) else []
-
-    def apply(self, proto: Proto) -> None:
-        by_output = {n.output[0]: n for n in proto.graph.node}
-        for name, places in self.edits.items():
-            constant = self.model.constants[name].clone()
-            flat = constant.reshape(-1)
-            for place, value in places.items():
-                flat[place] = value
-            if not torch.equal(constant, self.model.constants[name]):
-                put_constant(proto, name, constant)
-        for number, (node, position, constant) in enumerate(self.own):
-            name = f"{node.outputs[0]}_sizes_{number}"
-            proto.graph.initializer.append(to_proto(constant, name))
-            target = by_output[node.outputs[0]]
-            while len(target.input) <= position:
-                target.input.append("")
-            target.input[position] = name
-        for node, attribute, value in self.attributes:
-            _set_attribute(by_output[node.outputs[0]], attribute, value)
-        self._declare_shapes(proto)
-
-    def _declare_shapes(self, proto: Proto) -> None:
-        """Shapes that the file states; those of values inside of what is one op here are left out."""
-        constants = {t.name: list(t.dims) for t in proto.graph.initializer}
-        stated = []
-        for info in proto.graph.value_info:
-            before, after = self.shapes(info.name)
-            changed = [None if a == b else a for a, b in zip(after, before, strict=True)]  # a batch stays as it is
-            set_dims(info, constants.get(info.name, changed))
-            if changed or info.name in constants or not _is_floating(info):
-                stated.append(info)
-        del proto.graph.value_info[:]
-        proto.graph.value_info.extend(stated)
-
-
-def set_dims(info: Proto, shape: Sequence[int | None]) -> None:
-    for dim, size in zip(info.type.tensor_type.shape.dim, shape, strict=False):
-        if size is not None and dim.HasField("dim_value"):
-            dim.dim_value = size
-
-
-def _is_floating(info: Proto) -> bool:
-    return info.type.tensor_type.elem_type in (1, 10, 11, 16)
-
-
-def _carried(node: Node) -> range:
-    """The inputs whose numbers an op on numbers only moves about."""
-    if node.kind == "Concat":
-        return range(len(node.inputs))
-    return range(1 if node.kind in _MOVES else 0)
-
-
-_MOVES = {"Cast", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"}
-
-
-def _set_attribute(node: Proto, name: str, value: Any) -> None:
-    """Set it, or with None take it away."""
-    import onnx
-
-    kept = [a for a in node.attribute if a.name != name]
-    del node.attribute[:]
-    node.attribute.extend(kept if value is None else [*kept, onnx.helper.make_attribute(name, value)])
-
-
-# --- one rule for each op that is told sizes -------------------------------------------------------------------------
-
-
-def _resized(sizes: _Sizes, node: Node, position: int = 1) -> None:
-    """Reshape, Expand, Resize: sizes of axes that shrink."""
-    before, after = sizes.shapes(node.outputs[0])
-    if before == after or "axes" in node.attributes:
-        return
-    given = sizes.numbers(node, position) if len(node.inputs) > position else []
-    lead = len(before) - len(given)
-    new = dict[int, int]()
-    for i, size in enumerate(given):
-        if before[i + lead] == after[i + lead]:
-            continue
-        if not isinstance(size, int):  # a multiple of the batch: left to follow from the others
-            new[i] = -1
-        elif size == before[i + lead]:
-            new[i] = after[i + lead]
-    sizes.set_numbers(node, position, new)
-
-
-def _split(sizes: _Sizes, node: Node) -> None:
-    axis = node.attribute("axis", 0)
-    keep = sizes.kept(node.inputs[0], axis)
-    if keep is None:
-        return
-    parts = [int(sizes.env[name].shape[axis]) for name in node.outputs]
-    new = [int(part.sum()) for part in keep.split(parts)]
-    if len(node.inputs) > 1:
-        sizes.set_numbers(node, 1, dict(enumerate(new)))
-    elif "split" in node.attributes or (len(set(new)) > 1 and node.opset < 13):
-        sizes.attributes.append((node, "split", new))
-    elif len(set(new)) > 1:
-        sizes.own.append((node, 1, torch.tensor(new)))
-        sizes.attributes.append((node, "num_outputs", None))
-
-
-def _slice(sizes: _Sizes, node: Node) -> None:
-    """Starts and ends, counted in what stays."""
-    labels = sizes.unit_labels(node.inputs[0])
-    if labels is None:
-        return
-    bounds = tuple(
-        np.array(sizes.numbers(node, i), dtype=object) if name else None for i, name in enumerate(node.inputs) if i > 0
-    )
-    starts, ends, axes, steps = slice_of(node, bounds, labels.ndim)
-    new_starts, new_ends = dict[int, int](), dict[int, int]()
-    for i, axis in enumerate(axes):
-        keep = sizes.kept(node.inputs[0], axis)
-        if keep is not None and steps[i] > 0:  # an axis that is reversed is so as a whole
-            start, end, _ = slice(int(starts[i]), int(ends[i])).indices(len(keep))
-            new_starts[i] = int(keep[:start].sum())
-            if int(ends[i]) < len(keep):
-                new_ends[i] = int(keep[:end].sum())
-    if len(node.inputs) > 1:
-        sizes.set_numbers(node, 1, new_starts)
-        sizes.set_numbers(node, 2, new_ends)
-    else:
-        for name, old, new in (("starts", starts, new_starts), ("ends", ends, new_ends)):
-            sizes.attributes.append((node, name, [new.get(i, int(v)) for i, v in enumerate(old)]))
-
-
-def _groups(sizes: _Sizes, node: Node) -> None:
-    """Depthwise convolutions have as many groups as channels."""
-    groups = node.attribute("group", 1)
-    before, after = sizes.shapes(node.inputs[0])
-    if groups > 1 and before != after and before[1] == groups:
-        sizes.attributes.append((node, "group", after[1]))
-
-
-def _norm_groups(sizes: _Sizes, node: Node) -> None:
-    before, after = sizes.shapes(node.inputs[0])
-    if before != after:
-        sizes.attributes.append((node, "num_groups", node.attribute("num_groups") * after[1] // before[1]))
-
-
-RULES: dict[str, Callable[[_Sizes, Node], None]] = {
-    "Conv": _groups,
-    "ConvTranspose": _groups,
-    "Expand": _resized,
-    "GroupNormalization": _norm_groups,
-    "Reshape": _resized,
-    "Resize": partial(_resized, position=3),
-    "Slice": _slice,
-    "Split": _split,
-}
-
-
-# --- where the model's values are in the captured graph --------------------------------------------------------------
-
-
-class _Seen:
-    """What the last run saw; export puts back attributes that a module sets, but not what is in them."""
-
-    def __init__(self) -> None:
-        self.env: dict[str, Any] = {}
-        self.names: list[str] = []
-
-
-class _Everything(nn.Module):
-    """The same model, with every value as an output."""
-
-    def __init__(self, model: OnnxModel) -> None:
-        super().__init__()
-        self.model, self.seen = model, _Seen()
-
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
-        env = self.seen.env = self.model.values(inputs, everything=True)
-        self.seen.names = [name for name, value in env.items() if isinstance(value, Tensor)]
-        return [env[name] for name in (*self.model.outputs, *self.seen.names)]
-
-
-def _where_values_are(model: OnnxModel, graph: Graph) -> tuple[dict[str, fx.Node], dict[str, Any]]:
-    """Value → its node in `graph`, and the values that tracing saw (with the numbers among them)."""
-    watched = _Everything(model).eval()
-    other = capture(watched, graph.example)
-    own = len(model.outputs)
-    outputs = list(other.outputs)
-    found = dict(zip(watched.seen.names, outputs[own:], strict=True))
-    (result,) = (n for n in other.module.graph.nodes if n.op == "output")
-    result.args = (outputs[:own],)
-    other.module.graph.eliminate_dead_code()
-    ours, theirs = _ops(graph.module.graph), _ops(other.module.graph)
-    if [kind(n) for n in ours] != [kind(n) for n in theirs]:
-        raise VerificationError("two captures of the ONNX model differ. This is a fault in secateur; please report it")
-    twin = dict(zip(theirs, ours, strict=True))
-    return {name: twin[node] for name, node in found.items() if node in twin}, watched.seen.env
-
-
-def _ops(graph: fx.Graph) -> list[fx.Node]:
-    return [n for n in graph.nodes if n.op in ("placeholder", "call_function")]
