@@ -23,6 +23,7 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/fidelity.py
 	@$(BIN)/python benchmarks/certify.py
 	@$(BIN)/python benchmarks/exact.py
+	@$(BIN)/python benchmarks/onnx_files.py
 
 # What runs have left behind; .venv stays, since it takes minutes to make.
 clean:

@@ -95,10 +95,9 @@ def _set_tensors(proto: Proto, model: OnnxGraph, graph: Graph, small: Mapping[st
             continue
         name = names[path]
         old = model.constants[name]
-        if tensor.shape == graph.tensors[path].shape and torch.equal(tensor, graph.tensors[path]):
-            continue
         if name in model.transposed:
             tensor = tensor.t()
         elif name in model.flat:
             tensor = tensor.reshape([n if n == 1 else -1 for n in old.shape])
-        put_constant(proto, name, tensor.to(old.dtype))
+        if not torch.equal(tensor, old):
+            put_constant(proto, name, tensor.to(old.dtype))
