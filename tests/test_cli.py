@@ -266,6 +266,12 @@ def test_settings_beside_a_model(exported: Path) -> None:
     assert done.returncode == 0, done.stderr
     request = json.loads((exported / "normal_small.recipe.json").read_text())["request"]
     assert request["input_bounds"] == [-2.0, 2.0]
+    digests = []
+    for name in ("net", "normal"):  # own inputs are images, too
+        done = run(exported, "prune", f"{name}.onnx", "-o", f"{name}_own.onnx", "--calibration", "data.npz")
+        assert done.returncode == 0, done.stderr
+        digests.append(json.loads((exported / f"{name}_own.recipe.json").read_text())["request"]["calibration"])
+    assert len(digests[0]) == 64 and digests[0] != digests[1]
 
 
 FAILURES = {

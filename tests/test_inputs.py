@@ -46,6 +46,7 @@ def test_images_are_normalised_first(exported: bool) -> None:
     assert isinstance(seen, nn.Module) and not any(part.training for part in seen.modules())
     expected = model((x - mean[:, None, None]) / std[:, None, None])
     torch.testing.assert_close(seen(x), expected)
+    torch.testing.assert_close(model(given.taken(x)), expected)
     if not exported:
         assert len(capture(seen, x).inputs) == 1
         assert Inputs().around(model) is model

@@ -212,7 +212,7 @@ def prune_command(
         options=_options(method.value, option or []),
         input_bounds=given.box(),
         surrogate=surrogate.value,
-        calibration=calibration,
+        calibration=None if calibration is None else given.taken(load_arrays(calibration)["images"]),
         samples=samples,
         allocation=allocation.value,
         guard={name: value for name, value in budgets.items() if value is not None},

@@ -70,6 +70,13 @@ class Inputs(BaseModel):
         low, high = ((torch.tensor(end, dtype=torch.float64) - mean) / std for end in self.input_bounds)
         return low, high
 
+    def taken(self, images: Tensor) -> Tensor:
+        """Images as the model itself takes them."""
+        if not self.normalised:
+            return images
+        mean, std = self._of_channels()
+        return ((images - mean) / std).to(images.dtype)
+
     def around(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
         return Normalised(as_module(model), *self._of_channels()) if self.normalised else model

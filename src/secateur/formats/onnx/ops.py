@@ -21,8 +21,6 @@ from secateur.formats.onnx.host import Host, host, slice_of
 from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.tensors import dtype_of
 
-Value = Tensor | Host | None
-
 
 def tensor(value: Any, like: Tensor) -> Tensor:
     """A tensor as it is, numbers as a tensor of the type that they have in the model."""
