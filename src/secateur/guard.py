@@ -9,7 +9,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from secateur.bounds.certified import Certified, blocks, decisions
+from secateur.bounds.certified import Certified, ball, blocks, decisions
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.errors import InputError
@@ -88,16 +88,10 @@ class Guard:
 
 
 def _ball(centre: Tensor, whole: Interval, eps: float | None) -> Interval:
-    """The L∞ ball round each sample, cut with the box; the box itself where there is no radius."""
-    whole = Interval(whole.lower.cpu(), whole.upper.cpu())
-    if not centre.is_floating_point():
-        return Interval(centre, centre) if eps is not None else whole
-    low, high = whole.lower.double(), whole.upper.double()
-    if eps is None:
-        return Interval(low, high)
-    x = centre.double()
-    slack = 4 * torch.finfo(torch.float64).eps * (x.abs() + eps)
-    return Interval(torch.maximum(x - eps - slack, low), torch.minimum(x + eps + slack, high))
+    """The ball round each sample; the box itself where there is no radius."""
+    low, high = whole.lower.cpu(), whole.upper.cpu()
+    whole = Interval(low.double(), high.double()) if centre.is_floating_point() else Interval(low, high)
+    return whole if eps is None else ball(centre, eps, whole)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,15 @@ def blocks(networks: Networks, boxes: Sequence[Interval]) -> Iterator[tuple[int,
         yield start, [Interval(low.contiguous(), high.contiguous()) for low, high in ends]
 
 
+def ball(centre: Tensor, eps: float, whole: Interval) -> Interval:
+    """The L∞ ball round each centre (N, …), cut with the box, in float64; whole numbers stay as they are."""
+    if not centre.is_floating_point():
+        return Interval(centre, centre)
+    x = centre.double()
+    slack = 4 * torch.finfo(torch.float64).eps * (x.abs() + eps)  # the ball's own rounding
+    return Interval(torch.maximum(x - eps - slack, whole.lower), torch.minimum(x + eps + slack, whole.upper))
+
+
 @dataclass(frozen=True, eq=False)
 class Certified:
     """Bounds for one block of N boxes."""

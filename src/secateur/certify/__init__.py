@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from secateur.bounds.certified import Certified, blocks, decisions
+from secateur.bounds.certified import Certified, ball, blocks, decisions
 from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
@@ -142,19 +142,14 @@ def _input_set(
             raise InputError(
                 f"inputs of shape {tuple(point.shape)}: {node.name} takes {tuple(box.lower.shape[1:])} each"
             )
-        if not point.is_floating_point():
-            boxes.append(Interval(point, point))
-            centres.append(point)
-            continue
-        centre = point.double()
-        outside = (centre < box.lower) | (centre > box.upper)
-        if not bool(torch.isfinite(centre).all()) or bool(outside.any()):
-            raise InputError(
-                f"inputs: {int(outside.sum())} values for {node.name} are outside of input_bounds, or none"
-            )
-        slack = 4 * torch.finfo(torch.float64).eps * (centre.abs() + eps)  # the ball's own rounding
-        low, high = torch.maximum(centre - eps - slack, box.lower), torch.minimum(centre + eps + slack, box.upper)
-        boxes.append(Interval(low, high))
+        centre = point.double() if point.is_floating_point() else point
+        if point.is_floating_point():
+            outside = (centre < box.lower) | (centre > box.upper)
+            if not bool(torch.isfinite(centre).all()) or bool(outside.any()):
+                raise InputError(
+                    f"inputs: {int(outside.sum())} values for {node.name} are outside of input_bounds, or none"
+                )
+        boxes.append(ball(centre, eps, box))
         centres.append(centre)
     return boxes, centres
 

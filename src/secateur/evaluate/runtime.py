@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import outputs_of
 from secateur.formats.onnx import OnnxModel
-from secateur.formats.onnx.check import serialized
+from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
-from secateur.formats.onnx.read import require_packages
-from secateur.graph.capture import first_line
 from secateur.inputs import Normalised
 
 Runtime = Literal["torch", "onnxruntime"]
@@ -47,16 +45,7 @@ def forward_pass(module: nn.Module, batch: Tensor, runtime: Runtime) -> Callable
 
 
 def _in_onnxruntime(proto: Any, name: str, batch: Tensor) -> Callable[[], object]:
-    require_packages("onnxruntime")
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(serialized(proto), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise InputError(f"onnxruntime refuses the model: {first_line(error)}") from error
-    fed = {name: batch.numpy()}
+    session, fed = inference_session(proto), {name: batch.numpy()}
     return lambda: session.run(None, fed)
 
 

@@ -75,18 +75,29 @@ def run_onnx(model: OnnxGraph, inputs: Sequence[Tensor], outputs: Sequence[str])
     }
 
 
-def session(proto: Proto) -> Any:
-    """A function (names of outputs, inputs as ONNX tensors) → tensors."""
+def inference_session(proto: Proto, optimised: bool = True) -> Any:
+    """The model in onnxruntime; `InputError` where that refuses it."""
+    require_packages("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    content = serialized(proto)
     try:
-        made = onnxruntime.InferenceSession(serialized(proto), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:
+        raise InputError(f"onnxruntime refuses the model: {_short(error)}") from error
+
+
+def session(proto: Proto) -> Any:
+    """A function (names of outputs, inputs as ONNX tensors) → tensors."""
+    try:
+        made = inference_session(proto, optimised=False)
+    except InputError:
         if not _lacks_kernels(proto):
-            raise InputError(f"onnxruntime refuses the model: {_short(error)}") from error
+            raise
         return _reference(proto)
 
     def run(outputs: list[str], inputs: dict[str, Proto]) -> list[Tensor]:
