@@ -17,7 +17,7 @@ from secateur.compensate import combined, merged
 from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.capture import run as forward
-from secateur.methods import METHODS
+from secateur.methods import METHODS, checked_options
 from secateur.methods.context import Context, Norm, following_norms
 from secateur.methods.folding import gain, k_means
 from secateur.run import Run
@@ -387,18 +387,18 @@ def test_the_smallest_leave_first(method: str, norm: int, first: int) -> None:
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
-        ("scaled_merging", {"norm": 3}, "norm=3; use 1 or 2"),
-        ("ridge", {"norm": 0}, "norm=0; use 1 or 2"),
+        ("scaled_merging", {"norm": 3}, "scaled_merging: norm=3: give 1 or 2"),
+        ("ridge", {"norm": 0}, "ridge: norm=0: give 1 or 2"),
         ("scaled_merging", {"lam": 1.5}, "lam=1.5: give the share of the cosine in the score, from 0 to 1"),
-        ("ridge", {"lambda1": -1}, "lambda1=-1, lambda2=0.1: both must be ≥ 0"),
-        ("ridge", {"lambda2": -0.1}, "lambda1=0.01, lambda2=-0.1: both must be ≥ 0"),
-        ("folding", {"repair": -1}, "repair=-1, restarts=8: repair must be ≥ 0 and restarts at least 1"),
-        ("folding", {"restarts": 0}, "repair=1.0, restarts=0: repair must be ≥ 0 and restarts at least 1"),
+        ("ridge", {"lambda1": -1}, "ridge: lambda1=-1: give a number of at least 0"),
+        ("ridge", {"lambda2": -0.1}, "ridge: lambda2=-0.1: give a number of at least 0"),
+        ("folding", {"repair": -1}, "folding: repair=-1: give a number of at least 0"),
+        ("folding", {"restarts": 0}, "folding: restarts=0: give a whole number of clusterings, at least 1"),
     ],
 )
 def test_wrong_options_are_named(method: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        METHODS[method](*layer([[1, 2], [3, 4]], [0, 0]), 1, **options)
+        checked_options(method, options)
 
 
 def test_same_seed_same_bits() -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args
@@ -37,6 +38,7 @@ from secateur.methods import NAMES, options_of
 from secateur.prune import inspect, prune
 from secateur.replay import replay
 from secateur.report.recipe import Recipe, beside
+from secateur.request import Request
 from secateur.result import Result
 from secateur.surrogates import SURROGATES
 
@@ -195,8 +197,6 @@ def prune_command(
     recipe = _recipe_path(output, recipe)
     _check_outputs(model, weights, output, recipe, beside(recipe))
     given = _inputs(model, input_bounds, mean, std, example_shape)
-    loaded = load_model(model, weights)
-    example = _example(loaded, given)
     budgets = {
         "agreement": min_agreement,
         "drift": max_drift,
@@ -204,27 +204,32 @@ def prune_command(
         "certified_drift": max_certified_drift,
         "eps": eps,
     }
-    result = prune(
-        loaded,
-        example,
-        remove=remove,
-        method=method.value,
-        options=_options(method.value, option or []),
-        input_bounds=given.box(),
-        surrogate=surrogate.value,
-        calibration=None if calibration is None else given.taken(load_arrays(calibration)["images"]),
-        samples=samples,
-        allocation=allocation.value,
-        guard={name: value for name, value in budgets.items() if value is not None},
-        step=step,
-        recursive=recursive,
-        exact_first=exact_first,
-        ignore=ignore or (),
-        round_to=round_to,
-        seed=seed,
-        device=device,
-        progress=True,
-    )
+    settings: dict[str, Any] = {
+        "remove": remove,
+        "method": method.value,
+        "options": _options(method.value, option or []),
+        "input_bounds": given.input_bounds,
+        "mean": given.mean or None,
+        "std": given.std or None,
+        "surrogate": surrogate.value,
+        "calibration": calibration,
+        "samples": samples,
+        "allocation": allocation.value,
+        "guard": {name: value for name, value in budgets.items() if value is not None},
+        "step": step,
+        "recursive": recursive,
+        "exact_first": exact_first,
+        "ignore": ignore or (),
+        "round_to": round_to,
+        "seed": seed,
+        "device": device,
+        "callbacks": (),
+        "progress": True,
+    }
+    Request.parse(**settings)  # before a large file is read
+    loaded = load_model(model, weights)
+    example = _example(loaded, given)
+    result = prune(loaded, example, **settings)
     save_model(output, result.model, example)
     result.recipe.save(recipe)
     _report_pruning(result, output, recipe, as_json)
@@ -403,6 +408,7 @@ def main() -> None:
     """Entry point. Expected failures are one message on stderr and an exit code; a traceback only with --debug."""
     sys.path.insert(0, os.getcwd())  # so that a factory in the current folder can be named
     signal.signal(signal.SIGINT, _interrupt)
+    warnings.showwarning = _warn
     try:
         app()
     except TargetMissedError as error:
@@ -411,6 +417,11 @@ def main() -> None:
         _fail(error, FAILED)
     except _Interrupted as error:
         _fail(error, INTERRUPTED, "interrupted; no file was left half-written")
+
+
+def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+    """Warnings as our other messages on stderr."""
+    print(f"secateur: warning: {message}", file=sys.stderr)
 
 
 class _Interrupted(BaseException):

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from secateur.bounds.interval import input_box
+from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.capture import run as forward
+from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.methods.exact import FINDERS, Finding, Scene, bounded, make_scene, removal_of, unread
 from secateur.report.recipe import Edit
 from secateur.run import Run
@@ -104,6 +106,13 @@ class _Check:
 
         pairs = zip(noise(source, count), from_units(source, count, corners), strict=True)
         inputs = tuple(torch.cat(pair) for pair in pairs)
+        good = finite_samples(graph, inputs)
+        if not bool(good.any()):
+            raise InputError(
+                "exact: the model's outputs are not finite anywhere in the input box; it begins at "
+                f"{first_not_finite(graph, inputs)}. Give narrower input_bounds"
+            )
+        inputs = tuple(x[good] for x in inputs)
         return _Check(graph, inputs, forward(graph, inputs, dtype=torch.float64), tolerance)
 
     def holds(self, weights: Mapping[str, Tensor]) -> bool:

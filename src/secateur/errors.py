@@ -31,3 +31,7 @@ class VerificationError(SecateurError):
 
 class RecipeError(SecateurError):
     """A recipe cannot be read, or does not belong to the model it is replayed on."""
+
+
+class SecateurWarning(UserWarning):
+    """The result is usable, but not all that was asked for; the message says what is missing and what to do."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,35 +60,67 @@ class Inputs(BaseModel):
         return value
 
     @property
-    def normalised(self) -> bool:
-        return bool(self.mean or self.std)
+    def normalisation(self) -> Normalisation:
+        return Normalisation(self.mean, self.std)
 
     def box(self) -> Any:
         """The legal range of what the model itself takes: numbers, or tensors (channels, 1, 1) of them."""
-        if not self.normalised:
-            return self.input_bounds
-        mean, std = self._of_channels()
-        low, high = ((torch.tensor(end, dtype=torch.float64) - mean) / std for end in self.input_bounds)
-        return low, high
+        return self.normalisation.box(self.input_bounds)
 
     def taken(self, images: Tensor) -> Tensor:
         """Images as the model itself takes them."""
-        if not self.normalised:
-            return images
-        mean, std = self._of_channels()
-        return ((images - mean) / std).to(images.dtype)
+        return self.normalisation.taken(images)
 
     def around(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
-        return Normalised(as_module(model), *self._of_channels()) if self.normalised else model
+        return self.normalisation.around(model)
 
-    def _of_channels(self) -> tuple[Tensor, Tensor]:
-        count = max(len(self.mean), len(self.std))
+
+@dataclass(frozen=True)
+class Normalisation:
+    """(x − mean) / std, one number or one for each channel (axis 1); empty where a model takes images as they are."""
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
         if len({len(self.mean), len(self.std)} - {0, 1}) > 1:
             raise InputError(f"mean has {len(self.mean)} values and std {len(self.std)}; give one for each channel")
+
+    def __bool__(self) -> bool:
+        return bool(self.mean or self.std)
+
+    def box(self, bounds: Any, spatial: int = 2) -> Any:
+        """`bounds`, a pair of ends (numbers, or tensors that broadcast to one input), as the model itself takes them.
+
+        `spatial`: axes of an input after that of its channels. Raises `InputError` for bounds of several inputs.
+        """
+        if not self:
+            return bounds
+        if len(bounds) != 2 or any(isinstance(end, list | tuple) for end in bounds):
+            raise InputError(
+                "mean and std go with one pair of input_bounds; give bounds of what the model itself takes"
+            )
+        mean, std = self._of_channels(spatial)
+        low, high = ((torch.as_tensor(end, dtype=torch.float64) - mean) / std for end in bounds)
+        return low, high
+
+    def taken(self, images: Tensor) -> Tensor:
+        """Images (n, channels, …) as the model itself takes them."""
+        if not self:
+            return images
+        mean, std = self._of_channels(images.ndim - 2)
+        return ((images - mean) / std).to(images.dtype)
+
+    def around(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
+        """The model as a function of images, which it normalises first where it needs that."""
+        return Normalised(as_module(model), *self._of_channels(spatial)) if self else model
+
+    def _of_channels(self, spatial: int) -> tuple[Tensor, Tensor]:
+        count = max(len(self.mean), len(self.std))
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         numbers = (torch.tensor(v, dtype=torch.float64).expand(count) for v in (mean, std))
-        first, second = (v.reshape(-1, 1, 1) if count > 1 else v[0] for v in numbers)
+        first, second = (v.reshape(-1, *[1] * spatial) if count > 1 else v[0] for v in numbers)
         return first, second
 
 

@@ -125,10 +125,8 @@ def make_plan(
     return Plan(removed, target, achieved, shortfall)
 
 
-def check_request(coupling: Coupling, groups: Sequence[Group], round_to: int) -> None:
-    """Raise what no method can do anything about: `InputError`, `NothingToPruneError`."""
-    if round_to < 1:
-        raise InputError(f"round_to={round_to}: give a whole number of units, at least 1")
+def require_groups(coupling: Coupling, groups: Sequence[Group]) -> None:
+    """`NothingToPruneError` where no group is left that can lose a unit, with the reasons."""
     if not groups:
         raise NothingToPruneError(f"no group can lose a unit: {_why_not(coupling)}")
 
@@ -172,8 +170,6 @@ def schedule(groups: Sequence[Group], removed: dict[str, int], step: float) -> l
 
     At most `step` of a group goes at a time.
     """
-    if not 0 < step <= 1:
-        raise InputError(f"step={step}: give the share of a group's units to remove at a time, above 0 and up to 1")
     steps = max(math.ceil(removed[g.name] / g.units / step - _EPSILON) for g in groups)
     rows = []
     for number in range(1, steps + 1):

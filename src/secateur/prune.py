@@ -14,33 +14,34 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from secateur.arguments import plain_bounds
 from secateur.bounds.interval import input_box
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
-from secateur.errors import InputError, NothingToPruneError, TargetMissedError
+from secateur.errors import NothingToPruneError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple
-from secateur.guard import Guard
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
-from secateur.plan import Plan, Target, as_done, capped, check_request, make_plan, schedule, selected
+from secateur.plan import Plan, as_done, capped, make_plan, require_groups, schedule, selected
 from secateur.progress import track
 from secateur.reconstruct import make_study, marginal_costs
 from secateur.report.recipe import (
     Edit,
     KeptUnits,
     Recipe,
-    Request,
+    RecordedRequest,
     Step,
     fingerprint,
     input_specs,
     versions,
 )
+from secateur.request import Request
 from secateur.result import HistoryRow, Result, Size
 from secateur.run import Run, advance, rebuild
 from secateur.samples import Surrogate, digest, look_at, name_of
 from secateur.surgery import shrink
-from secateur.types import Group, Interval, Removal
+from secateur.types import Group, Interval, Removal, Samples
 
 _NOTHING_EXACT = (
     "exact: no unit can go without changing the function over the input box (within remove and round_to): none is "
@@ -62,6 +63,8 @@ def prune(
     method: str = "reconstruct",
     options: Mapping[str, float | int] | None = None,
     input_bounds: Any = (0.0, 1.0),
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
     surrogate: Surrogate = "auto",
     calibration: Any = None,
     samples: int = 2048,
@@ -70,7 +73,7 @@ def prune(
     step: float | None = None,
     recursive: bool = True,
     exact_first: bool = False,
-    ignore: Sequence[str] = (),
+    ignore: str | nn.Module | Sequence[str | nn.Module] = (),
     round_to: int = 1,
     seed: int = 0,
     device: torch.device | str | None = None,
@@ -90,6 +93,8 @@ def prune(
             surrogates, and there is nothing for a guard to stop.
         input_bounds: the input box, (low, high), numbers or tensors that broadcast to one input; a list of such
             pairs for several inputs.
+        mean, std: for a model that takes (x − mean) / std of images x: numbers, or one value for each channel.
+            `input_bounds` and `calibration` are then those of the images.
         surrogate: of what inputs made from the model are; a name in `secateur.surrogates.SURROGATES`, or a function
             (source, count) → tensor. For `reconstruct`, `allocation="global"` and the guard.
         calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz` path.
@@ -103,7 +108,7 @@ def prune(
         recursive: whether a unit that stood in for another may do so again or leave. Without, at most half goes.
         exact_first: remove what `exact` would before the method begins, as a step of its own that counts towards
             `remove`; it takes all that is free, even where less was asked.
-        ignore: globs over layer names whose outputs stay whole.
+        ignore: layers whose outputs stay whole: a glob over layer names, a list of them, or modules of `model`.
         round_to: keep a multiple of this number of units in every group that shrinks.
         seed: of all random numbers.
         device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64 on the
@@ -112,59 +117,83 @@ def prune(
         progress: show a progress bar on stderr, where that is a terminal.
 
     Raises:
-        InputError, CaptureError, UnsupportedOpError: what was given cannot be used, with what to do about it.
+        InputError: an argument cannot be used; it is named before any work is done.
+        CaptureError, UnsupportedOpError: the model cannot be used, with what to do about it.
         NothingToPruneError, TargetMissedError: the request cannot be met, with what can.
     """
-    remove = 0.5 if remove is None and method != EXACT else remove
-    target = None if remove is None else Target.parse(remove)
-    choose, budgets = resolve(method, options or {}), Guard.parse(guard, calibration is not None)
-    if allocation not in ("uniform", "global"):
-        raise InputError(f"allocation={allocation!r}; there are uniform and global")
-    graph = capture(model, example_inputs)
-    coupling = couple(graph)
-    groups = selected(coupling, ignore)
-    check_request(coupling, groups, round_to)
-    run, box, norms = Run(graph, coupling), _box(graph, input_bounds, device), following_norms(graph)
-    plain, generator, log = dict(run.weights), torch.Generator().manual_seed(seed), _Log(callbacks)
+    asked = Request.parse(
+        remove=remove,
+        method=method,
+        options=options,
+        input_bounds=input_bounds,
+        mean=mean,
+        std=std,
+        surrogate=surrogate,
+        calibration=calibration,
+        samples=samples,
+        allocation=allocation,
+        guard=guard,
+        step=step,
+        recursive=recursive,
+        exact_first=exact_first,
+        ignore=ignore,
+        round_to=round_to,
+        seed=seed,
+        device=device,
+        callbacks=callbacks,
+        progress=progress,
+    )
+    return _pruned(model, example_inputs, asked)
 
-    if method == EXACT or exact_first:
-        most = partial(capped, graph, coupling, groups, target if method == EXACT else None, round_to)
-        free = debloat(run, groups, input_bounds, seed, most)
+
+def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, asked: Request) -> Result:
+    method, target, budgets = asked.method, asked.target, asked.guard
+    choose, ignored = resolve(method, asked.options), asked.ignored(model)
+    graph = capture(model, example_inputs)
+    bounds = asked.normalisation.box(asked.input_bounds, graph.example[0].ndim - 2)
+    coupling = couple(graph)
+    groups = selected(coupling, ignored)
+    require_groups(coupling, groups)
+    run, box, norms = Run(graph, coupling), _box(graph, bounds, asked.device), following_norms(graph)
+    plain, generator, log = dict(run.weights), torch.Generator().manual_seed(asked.seed), _Log(asked.callbacks)
+
+    if method == EXACT or asked.exact_first:
+        most = partial(capped, graph, coupling, groups, target if method == EXACT else None, asked.round_to)
+        free = debloat(run, groups, bounds, asked.seed, most)
         if method == EXACT and not free:
             raise NothingToPruneError(_NOTHING_EXACT)
         if free:
             log.note(run, free)
     gone = {group.name: run.gone(group) for group in groups}
 
-    look = partial(look_at, graph, input_bounds, surrogate, calibration, samples, device)
-    seen = look(seed) if method == RECONSTRUCT or (allocation == "global" and method != EXACT) else None
-    study = (
-        None if seen is None else make_study(graph, coupling, plain, seen, box, seed=seed, **_of_study(method, options))
-    )
-    costs = marginal_costs(study, run.alive) if study is not None and allocation == "global" else None
+    look = partial(_look, graph, bounds, asked)
+    by_cost = asked.allocation == "global" and method != EXACT
+    seen = look(asked.seed) if method == RECONSTRUCT or by_cost else None
+    study = None if seen is None else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **_of_study(asked))
+    costs = marginal_costs(study, run.alive) if study is not None and by_cost else None
     if method == EXACT or target is None:
         plan = as_done(graph, coupling, groups, target, gone)
     else:
-        plan = make_plan(graph, coupling, groups, target, round_to, costs, gone)
+        plan = make_plan(graph, coupling, groups, target, asked.round_to, costs, gone)
     rest = [g for g in groups if study is None or method != RECONSTRUCT or g.name not in study.names]
-    _check_reach(rest, plan, recursive or method not in PAIRING)
-    watched = look(seed + 1) if budgets is not None and method != EXACT else None
+    _check_reach(rest, plan, asked.recursive or method not in PAIRING)
+    watched = look(asked.seed + 1) if budgets is not None and method != EXACT else None
 
     def decide(group: Group, need: int, progress: float) -> Removal:
-        context = Context(graph, run.weights, box, generator, run.alive, run.used, recursive, progress, norms)
+        context = Context(graph, run.weights, box, generator, run.alive, run.used, asked.recursive, progress, norms)
         return choose(context, group, need)
 
     stopped = ""
     at_once = method == EXACT or (method == RECONSTRUCT and budgets is None)
-    size = step if step is not None else 1.0 if at_once else 0.0625
+    size = asked.step if asked.step is not None else 1.0 if at_once else 0.0625
     goals = [goal for goal in schedule(groups, plan.removed, size) if any(goal[name] > n for name, n in gone.items())]
-    for goal in track(goals, "pruning", progress):
+    for goal in track(goals, "pruning", asked.progress):
         before_step = run.saved()
         edits = advance(run, rest, goal, plan.removed, decide)
         if method == RECONSTRUCT and study is not None:
             edits += rebuild(run, study, goal)
         if budgets is not None and watched is not None:
-            stopped = budgets.breach(graph, run.weights, watched, input_box(graph, input_bounds))
+            stopped = budgets.breach(graph, run.weights, watched, input_box(graph, bounds))
         if stopped:
             run.go_back(before_step)
             break
@@ -175,29 +204,12 @@ def prune(
         plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(log.steps)}: {stopped}")
 
     small = shrink(model, graph, coupling, run.weights, run.alive)
-    request = Request(
-        remove="all" if remove is None else str(remove),
-        method=method,
-        options=dict(options or {}),
-        step=size,
-        recursive=recursive,
-        ignore=tuple(ignore),
-        round_to=round_to,
-        input_bounds=_plain(input_bounds),
-        seed=seed,
-        surrogate="" if seen is None or calibration is not None else name_of(surrogate),
-        calibration="" if calibration is None or seen is None else digest(seen),
-        samples=0 if seen is None else len(seen.inputs[0]),
-        allocation=allocation,
-        guard=dict(guard or {}),
-        exact_first=exact_first,
-    )
     tensors = _solved_tensors(graph, run)
     recipe = Recipe(
         versions=versions(),
         model=fingerprint(graph),
         inputs=input_specs(graph.example),
-        request=request,
+        request=_recorded(asked, ignored, bounds, size, seen),
         achieved=plan.achieved,
         shortfall=plan.shortfall,
         steps=tuple(log.steps),
@@ -207,6 +219,35 @@ def prune(
     )
     before = Size(sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {}))
     return Result(small, recipe, tuple(log.history), before, coupling.groups, coupling, plan.shortfall, stopped)
+
+
+def _recorded(
+    asked: Request, ignored: Sequence[str], bounds: Any, step: float, seen: Samples | None
+) -> RecordedRequest:
+    own = asked.calibration is not None
+    return RecordedRequest(
+        remove="all" if asked.remove is None else str(asked.remove),
+        method=asked.method,
+        options=asked.options,
+        step=step,
+        recursive=asked.recursive,
+        ignore=tuple(ignored),
+        round_to=asked.round_to,
+        input_bounds=plain_bounds(bounds),
+        seed=asked.seed,
+        surrogate="" if seen is None or own else name_of(asked.surrogate),
+        calibration=digest(seen) if seen is not None and own else "",
+        samples=0 if seen is None else len(seen.inputs[0]),
+        allocation=asked.allocation,
+        guard=dict(asked.budgets),
+        exact_first=asked.exact_first,
+    )
+
+
+def _look(graph: Graph, bounds: Any, asked: Request, seed: int) -> Samples:
+    """Samples of another seed; a user's own are images where a mean or deviation was given."""
+    normalise = asked.normalisation.taken
+    return look_at(graph, bounds, asked.surrogate, asked.calibration, asked.samples, asked.device, seed, normalise)
 
 
 class _Log:
@@ -230,8 +271,8 @@ def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> 
     return tuple(replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box)
 
 
-def _of_study(method: str, options: Mapping[str, float | int] | None) -> dict[str, Any]:
-    return options_of(RECONSTRUCT) | (dict(options or {}) if method == RECONSTRUCT else {})
+def _of_study(asked: Request) -> dict[str, Any]:
+    return options_of(RECONSTRUCT) | (asked.options if asked.method == RECONSTRUCT else {})
 
 
 def _check_reach(groups: Sequence[Group], plan: Plan, free: bool) -> None:
@@ -260,14 +301,3 @@ def _kept(groups: Sequence[Group], alive: Mapping[str, Tensor]) -> tuple[KeptUni
         )
         for group in groups
     )
-
-
-def _plain(bounds: Any) -> Any:
-    """Input bounds as numbers and lists, for the recipe."""
-    if isinstance(bounds, Tensor):
-        return bounds.tolist()
-    if isinstance(bounds, list | tuple):
-        return [_plain(b) for b in bounds]
-    if isinstance(bounds, int | float) or bounds is None:
-        return bounds
-    raise InputError(f"input_bounds holds a {type(bounds).__name__}; give numbers or tensors")

@@ -36,15 +36,26 @@ class Run:
         """Remove and compensate. Raises `SecateurError` for a removal that contradicts itself or what was done."""
         check_removal(removal, self.alive[group.name])
         self.solve(removal.weights)
-        self.weights |= merged(self.weights, group, removal)
+        self._take(merged(self.weights, group, removal))
         self.alive[group.name][removal.units] = False
         self.used[group.name][removal.into[removal.into >= 0]] = True
         return Edit(group=group.name, units=tuple(removal.units.tolist()), into=tuple(removal.into.tolist()))
 
     def solve(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over new values of tensors."""
-        self.weights |= weights
+        """Take over new values of tensors. Raises `SecateurError` for one that is not finite."""
+        self._take(weights)
         self.solved |= weights.keys()
+
+    def _take(self, weights: Mapping[str, Tensor]) -> None:
+        for name, value in weights.items():
+            stored = value.to(self.graph.tensors[name].dtype)
+            bad = int((~torch.isfinite(stored)).sum())
+            if bad:
+                raise SecateurError(
+                    f"{name} of shape {tuple(value.shape)}: {bad} of its new values are NaN or too large for "
+                    f"{stored.dtype}; remove less, give a larger ridge, or leave the layer whole (ignore=)"
+                )
+        self.weights |= weights
 
     def saved(self) -> State:
         """The state as it is, to go back to once."""

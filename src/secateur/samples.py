@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from secateur.bounds.interval import input_box
-from secateur.errors import InputError
+from secateur.errors import InputError, SecateurWarning
 from secateur.formats.arrays import load_arrays
 from secateur.graph.capture import Graph, run
+from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.surrogates import SURROGATES, Source
 from secateur.types import Samples
 
@@ -23,6 +25,7 @@ Surrogate = str | Callable[[Source, int], Any]
 _LIVE_VALUES = 6  # of the largest size, in the two networks of a sweep
 _BYTES = 2**30  # that these may take
 _ROUNDING = 1e-6
+_DRAWS = 3  # of samples, where the model is not finite on some
 
 
 def look_at(
@@ -33,17 +36,53 @@ def look_at(
     count: int,
     device: torch.device | str | None,
     seed: int,
+    normalise: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Samples:
-    """Surrogates or the user's own inputs, at most `count`, on the device."""
-    if count < 1:
-        raise InputError(f"samples={count}: give at least 1")
+    """Surrogates or the user's own inputs, at most `count`, on the device; `normalise` is for the latter."""
     count = affordable(graph, count)
     if calibration is not None:
-        found = own(graph, calibration, count)
+        found = own(graph, calibration, count, normalise)
+        _refuse_bad(graph, found)
     else:
         box = input_box(graph, input_bounds, dtype=torch.float32)
-        found = draw(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
+        found = _drawn(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
     return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
+
+
+def _refuse_bad(graph: Graph, samples: Samples) -> None:
+    bad = (~finite_samples(graph, samples.inputs)).nonzero().flatten().tolist()
+    if bad:
+        culprit = first_not_finite(graph, [x[bad[:1]] for x in samples.inputs])
+        named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
+        raise InputError(
+            f"calibration: the model's outputs are not finite for {len(bad)} of {len(samples.inputs[0])} inputs "
+            f"(number {named}); it begins at {culprit}. Leave these inputs out"
+        )
+
+
+def _drawn(source: Source, surrogate: Surrogate, count: int) -> Samples:
+    """Samples on which the model itself is finite. Others are drawn again, a few times; `InputError` where none is
+    left, a warning where fewer are left than were asked."""
+    graph, best, bad = source.graph, None, None
+    for _ in range(_DRAWS):
+        found = draw(source, surrogate, count)
+        good = finite_samples(graph, found.inputs, found.tensors)
+        if bool(good.all()):
+            return found
+        bad = replace(found, inputs=tuple(x[~good][:1] for x in found.inputs))
+        kept = replace(found, inputs=tuple(x[good] for x in found.inputs))
+        if best is None or len(kept.inputs[0]) > len(best.inputs[0]):
+            best = kept
+    assert best is not None and bad is not None
+    left = len(best.inputs[0])
+    said = (
+        f"{name_of(surrogate)}: the model's outputs are finite on {left} of {count} samples; on the others it begins "
+        f"at {first_not_finite(graph, bad.inputs, bad.tensors)}"
+    )
+    if not left:
+        raise InputError(f"{said}. Give narrower input_bounds, another surrogate, or inputs of your own (calibration=)")
+    warnings.warn(f"{said}. These {left} are used", SecateurWarning, stacklevel=2)
+    return best
 
 
 def name_of(surrogate: Surrogate) -> str:
@@ -85,7 +124,9 @@ def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
     return samples
 
 
-def own(graph: Graph, calibration: Any, count: int) -> Samples:
+def own(
+    graph: Graph, calibration: Any, count: int, normalise: Callable[[Tensor], Tensor] = lambda images: images
+) -> Samples:
     """The first `count` of a user's unlabelled inputs: a tensor (or a tuple, one for each input of the model), an
     iterable of such batches, or the path of a `.npz` file. Raises `InputError` for other shapes, types and values."""
     if isinstance(calibration, str | os.PathLike):
@@ -105,6 +146,7 @@ def own(graph: Graph, calibration: Any, count: int) -> Samples:
     else:
         raise InputError(f"calibration is a {type(calibration).__name__}; give a tensor, batches, or a .npz path")
     found = tuple(x.detach().cpu()[:count] for x in found)
+    found = tuple(normalise(x) if x.is_floating_point() else x for x in found)
     _check(graph, found, "calibration")
     return Samples(found)
 

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from secateur import arguments as may
+from secateur.arguments import checked
 from secateur.bounds.certified import Certified, ball, blocks, decisions
 from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
@@ -21,6 +23,7 @@ from secateur.certify.search import Found, outputs, search
 from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import couple
+from secateur.inputs import Normalisation
 from secateur.progress import track
 from secateur.report.recipe import fingerprint, versions
 from secateur.types import Interval
@@ -37,6 +40,8 @@ def certify(
     example_inputs: ExampleInputs | None = None,
     *,
     input_bounds: Any = (0.0, 1.0),
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
     inputs: Tensor | Sequence[Tensor] | None = None,
     eps: float | None = None,
     labels: Tensor | None = None,
@@ -51,6 +56,7 @@ def certify(
         original, pruned: an `nn.Module` in eval mode or an exported program; the pruned form of the original.
         example_inputs: as for `prune`; default: `inputs`.
         input_bounds: the input box, as for `prune`.
+        mean, std: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units of the images.
         inputs, eps: inputs, batch first (a tensor, or one for each input of the model), and the radius of the L∞ balls
             round them, in input units. The balls are cut with the box. Whole-number inputs stay as they are.
         labels: classes of the inputs; then only inputs that are rightly classified count as stable.
@@ -62,7 +68,27 @@ def certify(
     `InputError` for models or inputs that do not fit, `UnsupportedOpError` naming all ops that cannot be bounded.
     """
     begin = time.perf_counter()
-    _check(inputs, eps, labels, method)
+    given = checked(
+        _RULES,
+        {
+            "original": original,
+            "pruned": pruned,
+            "input_bounds": input_bounds,
+            "mean": mean,
+            "std": std,
+            "inputs": inputs,
+            "eps": eps,
+            "labels": labels,
+            "method": method,
+            "attack_steps": attack_steps,
+            "seed": seed,
+            "progress": progress,
+        },
+    )
+    _check(inputs, eps, labels)
+    input_bounds = given["input_bounds"]
+    normalisation = Normalisation(given["mean"] or (), given["std"] or ())
+    original, pruned = (normalisation.around(model) for model in (original, pruned))
     points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
     example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
     graph, other = capture(original, example), capture(pruned, example)
@@ -83,7 +109,9 @@ def certify(
             found.append(search(networks, flat, middle, steps=attack_steps, generator=generator))
     agreement, stable_original, stable_pruned = _shares(decided, found, labels) if centres else (None, None, None)
     return Certificate(
-        input_set=InputSet(input_bounds=_plain(input_bounds), eps=eps, inputs=len(points[0]) if points else None),
+        input_set=InputSet(
+            input_bounds=may.plain_bounds(input_bounds), eps=eps, inputs=len(points[0]) if points else None
+        ),
         method=method,
         lower=tuple(tuple(row) for row in torch.cat([d.lower for d in drift]).tolist()),
         upper=tuple(tuple(row) for row in torch.cat([d.upper for d in drift]).tolist()),
@@ -98,13 +126,25 @@ def certify(
     )
 
 
-def _check(inputs: Any, eps: float | None, labels: Tensor | None, method: str) -> None:
-    if method not in ("linear", "interval"):
-        raise InputError(f"method={method!r}; there are linear and interval")
+_RULES = {
+    "original": may.MODEL,
+    "pruned": may.MODEL,
+    "input_bounds": may.BOUNDS,
+    "mean": may.MEAN,
+    "std": may.STD,
+    "inputs": may.optional(may.instance((Tensor, list, tuple), "a tensor, or a list with one for each input")),
+    "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
+    "labels": may.optional(may.TENSOR),
+    "method": may.one_of("linear", "interval"),
+    "attack_steps": may.whole(0, "a whole number of steps, at least 0"),
+    "seed": may.SEED,
+    "progress": may.flag(),
+}
+
+
+def _check(inputs: Any, eps: float | None, labels: Tensor | None) -> None:
     if (inputs is None) != (eps is None):
         raise InputError("inputs and eps belong together: the balls' centres and their radius")
-    if eps is not None and not 0 <= eps < float("inf"):
-        raise InputError(f"eps={eps}: give a radius of at least 0, in input units")
     if labels is None:
         return
     count = 0 if inputs is None else len(inputs if isinstance(inputs, Tensor) else inputs[0])
@@ -196,9 +236,3 @@ def _middle(x: Interval) -> Tensor:
 
 def _share(mask: Tensor) -> float:
     return float(mask.double().mean())
-
-
-def _plain(bounds: Any) -> Any:
-    if isinstance(bounds, Tensor):
-        return bounds.tolist()
-    return [_plain(b) for b in bounds] if isinstance(bounds, (list, tuple)) else bounds

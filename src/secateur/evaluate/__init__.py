@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from secateur import arguments as may
+from secateur.arguments import checked
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import Head, accuracies, agreement, classes_of, decide, placed, predict, resolve_head
 from secateur.evaluate.attacks import (
@@ -29,8 +31,9 @@ from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.masking import signs_of_masking
 from secateur.evaluate.report import AttackRow, ClassRow, CorruptionRow, Cost, Evaluation
-from secateur.evaluate.runtime import Runtime, fixed_batch, forward_pass, runtime_of
+from secateur.evaluate.runtime import RUNTIMES, Runtime, fixed_batch, forward_pass, runtime_of
 from secateur.graph.capture import unlifted
+from secateur.inputs import Normalisation
 from secateur.progress import track
 
 __all__ = [
@@ -61,6 +64,8 @@ def evaluate(
     corruptions: Sequence[str | Corruption] = (),
     top_k: Sequence[int] = (1,),
     input_bounds: Bounds = (0.0, 1.0),
+    mean: float | Sequence[float] | Tensor | None = None,
+    std: float | Sequence[float] | Tensor | None = None,
     batch_size: int = 256,
     device: torch.device | str | None = None,
     head: Head = "auto",
@@ -71,13 +76,37 @@ def evaluate(
     """Measure the classifier `model` on `images` (n, …) with class numbers `labels` (n,).
 
     `attacks` run against `model`, inside `input_bounds` (numbers, one value per channel, or what broadcasts to one
-    image); `warnings` in the report tell where their gradients look masked. `corruptions` are names, each for three
-    severities, or `Corruption` objects. `original` is measured beside the model for accuracy, agreement, classes,
-    corruptions and cost. `latency` times batches of `batch_size` inputs in `runtime`, torch or onnxruntime (default:
-    onnxruntime for models that came as ONNX). Neither model is changed. Raises `InputError` for data or models that
-    cannot be measured.
+    image); `mean` and `std` are as for `prune`, all else then in units of the images. `warnings` in the report tell
+    where the attacks' gradients look masked. `corruptions` are names, each for three severities, or `Corruption`
+    objects. `original` is measured beside the model for accuracy, agreement, classes, corruptions and cost. `latency`
+    times batches of `batch_size` inputs in `runtime`, torch or onnxruntime (default: onnxruntime for models that came
+    as ONNX). Neither model is changed. Raises `InputError` for arguments, data or models that cannot be measured.
     """
-    _check_data(images, labels, batch_size)
+    given = checked(
+        _RULES,
+        {
+            "model": model,
+            "images": images,
+            "labels": labels,
+            "original": original,
+            "attacks": attacks,
+            "corruptions": corruptions,
+            "top_k": top_k,
+            "input_bounds": input_bounds,
+            "mean": mean,
+            "std": std,
+            "batch_size": batch_size,
+            "device": device,
+            "latency": latency,
+            "runtime": runtime,
+            "progress": progress,
+        },
+    )
+    labels, input_bounds, device = given["labels"], given["input_bounds"], given["device"]
+    _check_data(images, labels)
+    normalisation = Normalisation(given["mean"] or (), given["std"] or ())
+    model = normalisation.around(model, images.ndim - 2)
+    original = None if original is None else normalisation.around(original, images.ndim - 2)
     check_names(attacks)
     worse = resolve(corruptions)
     box = input_box(images, input_bounds) if attacks or worse else None
@@ -113,6 +142,33 @@ def evaluate(
         latency_batch=latency_batch,
         latency_runtime=timed_in,
     )
+
+
+def _as_labels(value: Any) -> Tensor:
+    """Class numbers; truth values are those of two classes."""
+    found: Tensor = may.TENSOR.parse(value)
+    return found.long() if found.dtype == torch.bool else found
+
+
+_RULES = {
+    "model": may.MODEL,
+    "images": may.TENSOR,
+    "labels": may.Rule(may.TENSOR.may_be, _as_labels),
+    "original": may.optional(may.MODEL),
+    "attacks": may.list_of(may.instance(Attack, ""), "a list of attacks, such as [secateur.PGD(0.01)]"),
+    "corruptions": may.list_of(
+        may.instance((str, Corruption), ""), "a list of corruptions, such as ['gaussian_noise'] or [Corruption(…)]"
+    ),
+    "top_k": may.list_of(may.whole(1, ""), "a list of whole numbers from 1, such as (1, 5)"),
+    "input_bounds": may.ONE_PAIR,
+    "mean": may.MEAN,
+    "std": may.STD,
+    "batch_size": may.whole(1, "a whole number of inputs, at least 1"),
+    "device": may.DEVICE,
+    "latency": may.flag(),
+    "runtime": may.optional(may.one_of(*RUNTIMES)),
+    "progress": may.flag(),
+}
 
 
 class _Streaming(TypedDict):
@@ -157,9 +213,7 @@ def _module(model: Model, role: str) -> nn.Module:
     return model
 
 
-def _check_data(images: Tensor, labels: Tensor, batch_size: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size={batch_size}: give at least 1")
+def _check_data(images: Tensor, labels: Tensor) -> None:
     if images.ndim < 2 or not len(images):
         raise InputError(f"images of shape {tuple(images.shape)}: axis 0 must be the samples, at least one of them")
     if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():

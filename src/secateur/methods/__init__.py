@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from secateur.arguments import checked
 from secateur.errors import InputError
 from secateur.methods.context import Context
 from secateur.methods.folding import folding
 from secateur.methods.impact import impact
+from secateur.methods.options import RULES, weights_add_up
 from secateur.methods.ridge import ridge
 from secateur.methods.saliency import saliency
 from secateur.methods.scale import scale
@@ -50,15 +52,18 @@ def options_of(name: str) -> dict[str, Any]:
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
 
 
-def resolve(name: str, options: Mapping[str, Any]) -> Method:
-    """What decides about one group under the method called `name` with `options`; `InputError` names what
-    there is instead."""
-    if name not in NAMES:
-        raise InputError(f"no method {name!r}; there are {', '.join(NAMES)}")
+def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options given to a method, each within its range; `InputError` for the first that is not."""
     known = options_of(name)
-    for option, value in options.items():
+    for option in options:
         if option not in known:
-            raise InputError(f"{name} has no option {option!r}; it has {', '.join(known) or 'none'}")
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{name}: {option}={value!r} is not a number")
+            raise InputError(f"options: {name} has no {option!r}; it has {', '.join(known) or 'none'}")
+    found = checked(RULES[name], options, where=f"options: {name}: ")
+    if wrong := weights_add_up(known | found):
+        raise InputError(f"options: {name}: {wrong}")
+    return found
+
+
+def resolve(name: str, options: Mapping[str, Any]) -> Method:
+    """What decides about one group under the method called `name`; groups that others leave go by saliency."""
     return partial(METHODS[name], **options) if name in METHODS else saliency

@@ -11,7 +11,6 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from secateur.errors import InputError
 from secateur.methods.context import Context, fold
 from secateur.methods.parts import makers, own_norms, rows
 from secateur.types import Group, Removal
@@ -28,13 +27,11 @@ def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, 
     stand in for several, whatever `recursive` says. Cost: n²·d for n units of d weights, and n²·k for k clusters in
     each iteration of each clustering.
     """
-    if repair < 0 or restarts < 1:
-        raise InputError(f"folding: repair={repair}, restarts={restarts}: repair must be ≥ 0 and restarts at least 1")
     norms = own_norms(context, group)
     scaled = fold(context.weights, {w: replace(norm, scale=None, shift=None) for w, norm in norms.items()})
     left = context.alive[group.name].nonzero().flatten()
     points, k = rows(scaled, makers(group), group.units)[left], len(left) - count
-    labels = k_means(points, k, context.generator, int(restarts))
+    labels = k_means(points, k, context.generator, restarts)
     head = first_members(labels, k)[labels]
     leaves = head != torch.arange(len(left))
     weights = means(context, scaled, group, left, head, repair)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from secateur.bounds.difference import merge_difference
-from secateur.errors import InputError
 from secateur.methods.context import Context
 from secateur.methods.pairs import least_pairs
 from secateur.types import Group, Interval, Removal
@@ -30,8 +29,6 @@ def impact(
 
 
 def pool_size(count: int, pool: float) -> int:
-    if pool < 1:
-        raise InputError(f"pool={pool}: the pool must be at least as large as what is removed (≥ 1)")
     return max(count, round(count * pool))
 
 
@@ -49,8 +46,6 @@ def impact_scores(
     L = Σ_c (hi_c − lo_c) of the output drift, L₀ the same of the output itself, E the interval entropy of the drift.
     squash(z) = z/(1+z) does not saturate where the logistic function does.
     """
-    if not (alpha >= 0 and beta >= 0 and abs(alpha + beta - 1.0) < 1e-9):
-        raise InputError(f"alpha={alpha}, beta={beta}: both must be ≥ 0 and add up to 1")
     if not len(a):
         return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
     drift = merge_difference(context.graph, context.values, group, a, b)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.errors import InputError
 from secateur.methods.context import Context, Norm, fold
 from secateur.types import Group, Slot
 
@@ -55,8 +54,6 @@ def smallest(context: Context, group: Group, count: int, norm: float) -> tuple[T
 
     Cost: n·d for n units of d weights.
     """
-    if norm not in (1, 2):
-        raise InputError(f"norm={norm!r}; use 1 or 2")
     producers = [slot for slot in group.having("producer") if context.weights[slot.tensor].ndim > 1]
     size = torch.linalg.vector_norm(rows(context.weights, producers, group.units), ord=norm, dim=1)
     size[~context.alive[group.name]] = float("inf")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from secateur.compensate import combined
-from secateur.errors import InputError
 from secateur.methods.context import Context
 from secateur.methods.parts import parts, smallest
 from secateur.types import Group, Removal
@@ -27,8 +26,6 @@ def ridge(
     batch norm folded in. λ₂ counts in mean ‖w_k‖². Cost: that of a singular value decomposition, m²·d for m kept units
     of d weights (d²·m where d < m).
     """
-    if lambda1 < 0 or lambda2 < 0:
-        raise InputError(f"ridge: lambda1={lambda1}, lambda2={lambda2}: both must be ≥ 0")
     units, kept = smallest(context, group, count, norm)
     made = parts(context, group)
     features = torch.cat([made.linear, math.sqrt(lambda1) * made.constant], dim=1)

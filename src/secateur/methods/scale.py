@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from secateur.errors import InputError
 from secateur.methods.context import Context, filters
 from secateur.types import Group, Removal
 
 
 def scale(context: Context, group: Group, count: int, *, norm: int = 2) -> Removal:
     """Remove the `count` units whose filters have the least L1 or L2 norm. Cost: n·d for n units of d weights."""
-    if norm not in (1, 2):
-        raise InputError(f"scale: norm={norm!r}; use 1 or 2")
     size = torch.linalg.vector_norm(filters(context, group), ord=norm, dim=1)
     size[~context.alive[group.name]] = float("inf")
     units = torch.sort(size, stable=True).indices[:count]

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from secateur.compensate import combined
-from secateur.errors import InputError
 from secateur.methods.context import Context
 from secateur.methods.parts import Parts, parts, smallest
 from secateur.types import Group, Removal
@@ -32,8 +31,6 @@ def scaled_merging(
     the paper's, which has no residual streams: a unit of several layers needs the larger cosine. A unit may stand in
     for several, whatever `recursive` says. Cost: n·d for the norms, k·m·d for k removed and m kept units of d weights.
     """
-    if not 0 <= lam <= 1:
-        raise InputError(f"scaled_merging: lam={lam}: give the share of the cosine in the score, from 0 to 1")
     units, kept = smallest(context, group, count, norm)
     score, cosine, scale = likeness(parts(context, group), units, kept, lam)
     best = score.argmax(dim=1, keepdim=True)

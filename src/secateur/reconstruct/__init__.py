@@ -18,7 +18,7 @@ from secateur.reconstruct.layers import Arguments, Consumer
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.robust import perturbed
 from secateur.reconstruct.solve import best_weights, mean_error, repaired
-from secateur.reconstruct.study import Study, features_left, make_study, moments_at, problem_of, sum_of
+from secateur.reconstruct.study import Study, features_left, make_study, moments_at, naming, problem_of, sum_of
 from secateur.reconstruct.sweep import sweep
 from secateur.types import Group, Removal
 
@@ -94,7 +94,8 @@ def marginal_costs(study: Study, alive: Mapping[str, Tensor]) -> dict[str, Tenso
                 problems = [problem_of(study, c, seen[c.node], group, study.original, alive)
                             for c in study.consumers_of(group)]  # fmt: skip
                 gone = int((~alive[group.name]).sum())
-                rest = eliminate(problems, alive[group.name], group.units - 1 - gone)[1]
+                with naming(consumer):
+                    rest = eliminate(problems, alive[group.name], group.units - 1 - gone)[1]
                 costs[group.name] = torch.cat([torch.zeros(gone, dtype=rest.dtype), rest])
         wanted = set[fx.Node]().union(*(nodes for name, nodes in read.items() if name not in costs))
         for node in seen.keys() - wanted:
@@ -146,7 +147,8 @@ def _chosen(
     alive: Mapping[str, Tensor],
 ) -> Removal:
     problems = [problem_of(study, c, moments[c.node], group, weights, alive) for c in study.consumers_of(group)]
-    units, _ = eliminate(problems, alive[group.name], count)
+    with naming(study.consumers_of(group)[0]):
+        units, _ = eliminate(problems, alive[group.name], count)
     return Removal(group.name, units, torch.full_like(units, -1))
 
 
@@ -157,7 +159,8 @@ def _solve(
     present = consumer.view.matrix(weights[consumer.weight], consumer.blocks)
     intercept = study.intercept(consumer)
     left = features_left(study, consumer.weight, alive)
-    new = best_weights(moments, present, left, study.ridge, intercept)
+    with naming(consumer):
+        new = best_weights(moments, present, left, study.ridge, intercept)
     if consumer.normed and intercept:
         new = repaired(moments, new, study.repair)
     weights[consumer.weight] = consumer.view.tensor(new, weights[consumer.weight])

@@ -13,7 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_ROUNDING = 1e-12
+_JITTERS = [10.0**power for power in range(-12, 3)]  # shares of the mean of the diagonal
+
+
+class SolveError(ArithmeticError):
+    """A system of equations cannot be solved; the layer at fault is named by the caller."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,14 +77,18 @@ def _leave_out(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
 
 
 def factor(matrix: Tensor) -> Tensor:
-    """Cholesky factor of a matrix that is positive definite but for rounding: its diagonal grows until it is."""
+    """Cholesky factor of a finite matrix that is positive definite but for rounding: its diagonal grows until it is.
+
+    Raises `SolveError` where even a diagonal as large as the matrix does not help.
+    """
     found: Tensor
     found, failed = torch.linalg.cholesky_ex(matrix)
-    jitter = _ROUNDING
-    while bool(failed.any()):
-        size = matrix.diagonal(dim1=-2, dim2=-1).abs().mean(-1)[..., None, None].clamp_min(1e-300)
-        found, failed = torch.linalg.cholesky_ex(
-            matrix + jitter * size * torch.eye(matrix.shape[-1], dtype=matrix.dtype)
-        )
-        jitter *= 10
-    return found
+    if not bool(failed.any()):
+        return found
+    size = matrix.diagonal(dim1=-2, dim2=-1).abs().mean(-1)[..., None, None].clamp_min(1e-300)
+    identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype)
+    for jitter in _JITTERS:
+        found, failed = torch.linalg.cholesky_ex(matrix + jitter * size * identity)
+        if not bool(failed.any()):
+            return found
+    raise SolveError(f"a matrix of shape {tuple(matrix.shape)} has no Cholesky factor, or holds NaN")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
 
+from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.reconstruct.elimination import Problem, factor
+from secateur.reconstruct.elimination import Problem, SolveError, factor
 from secateur.reconstruct.layers import Arguments, Consumer, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.sensitivity import sensitivities
@@ -85,7 +87,10 @@ def make_study(
     few = [x[:_SENSED] for x in samples.inputs]
     read = [consumer for weight in readers for consumer in consumers[weight]]
     moved = sensitivities(graph, read, original, few, torch.Generator().manual_seed(seed))
-    roots = {node: _root(s) for node, s in moved.items()}
+    roots = {}
+    for consumer in read:
+        with naming(consumer):
+            roots[consumer.node] = _root(moved[consumer.node])
     return Study(
         graph,
         groups,
@@ -123,10 +128,32 @@ def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor
     limit = max(study.rows, _ROWS_PER_FEATURE * features)
     blocks = blocks_of_rows(consumer, arguments, [x], target, limit, generator)
     total = sum_of(Moments.of(rows, outputs) for (rows,), outputs in blocks)
+    if not all(bool(torch.isfinite(part).all()) for part in total.parts):
+        raise InputError(
+            f"{told(consumer)}: the second moments of its inputs and outputs are not finite; values overflow or are "
+            "NaN there. Give narrower input_bounds, another surrogate, or leave the layer whole (ignore=)"
+        )
     if consumer.bias is None or study.intercept(consumer):
         return total
     bias = study.original[consumer.bias].reshape(consumer.blocks, -1)
     return replace(total, y=total.y - total.count * bias, yx=total.yx - bias[:, :, None] * total.x[:, None])
+
+
+def told(consumer: Consumer) -> str:
+    """A layer that reads units, for a message."""
+    return f"{consumer.weight} ({consumer.node.target}, {consumer.node.name})"
+
+
+@contextmanager
+def naming(consumer: Consumer) -> Iterator[None]:
+    """A system that cannot be solved is named by the layer it belongs to."""
+    try:
+        yield
+    except SolveError as error:
+        raise InputError(
+            f"{told(consumer)}: it cannot be refitted, {error}. Give a larger ridge (options={{'ridge': 0.1}}), or "
+            "leave the layer whole (ignore=)"
+        ) from error
 
 
 def sum_of(moments: Iterable[Moments]) -> Moments:
@@ -162,5 +189,6 @@ def problem_of(
     for tensor in (curvature, curvature.mT, goal):
         tensor[:, :, gone] = 0.0
     curvature[:, gone, gone] = 1.0
-    optimum = torch.cholesky_solve(goal.mT, factor(curvature)).mT
+    with naming(consumer):
+        optimum = torch.cholesky_solve(goal.mT, factor(curvature)).mT
     return Problem(curvature, study.roots[consumer.node] @ optimum, consumer.features(group))

@@ -66,7 +66,7 @@ class KeptUnits(Record):
     slots: tuple[str, ...]  # "tensor:axis"
 
 
-class Request(Record):
+class RecordedRequest(Record):
     """What the caller asked for."""
 
     remove: str
@@ -93,7 +93,7 @@ class Recipe(Record):
     versions: dict[str, str]
     model: Fingerprint
     inputs: tuple[InputSpec, ...]
-    request: Request
+    request: RecordedRequest
     achieved: float
     shortfall: str
     steps: tuple[Step, ...]

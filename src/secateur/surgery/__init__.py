@@ -6,6 +6,7 @@ that stay; the output is checked to equal the masked original before it is hande
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -14,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from secateur.errors import VerificationError
+from secateur.errors import SecateurWarning, VerificationError
 from secateur.graph.capture import Graph, resized, run
 from secateur.graph.coupling import Coupling
 from secateur.surgery.rewrite import rewritten
@@ -85,6 +86,13 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
     """In float64, the shrunk graph must equal the masked original to rounding."""
     inputs = _random_inputs(graph, torch.float64)
     expected = run(graph, inputs, masked, dtype=torch.float64)
+    if not any(bool(torch.isfinite(out).any()) for out in expected):
+        warnings.warn(
+            "the smaller model could not be compared with the original: the model's outputs are not finite on random "
+            "numbers from the range of the example inputs; give example_inputs of the legal range",
+            SecateurWarning,
+            stacklevel=2,
+        )
     shrunk_graph = Graph(module, dict(small), {}, graph.example)
     try:
         found = run(shrunk_graph, inputs, small, dtype=torch.float64)
@@ -93,12 +101,23 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
             f"the shrunk graph does not run: {error}. This is a fault in secateur; please report it"
         ) from error
     for index, (a, b) in enumerate(zip(expected, found, strict=True)):
-        distance = float((a - b).abs().max()) if a.shape == b.shape and a.numel() else float(a.shape != b.shape)
-        if not distance <= 1e-8 * max(1.0, float(a.abs().max()) if a.numel() else 1.0):
+        distance, largest = _distance(a, b)
+        if not distance <= 1e-8 * max(1.0, largest):
             raise VerificationError(
                 f"output {index} of the shrunk model, shape {tuple(b.shape)}, differs by {distance:.3g} from the "
                 f"masked original, shape {tuple(a.shape)}. This is a fault in secateur; please report it"
             )
+
+
+def _distance(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """The largest difference and the largest value of `a`; NaN and infinity are equal to their like alone."""
+    if a.shape != b.shape or not a.numel():
+        return float(a.shape != b.shape), 0.0
+    finite = torch.isfinite(a)
+    if not torch.equal(finite, torch.isfinite(b)):
+        return float("inf"), 0.0
+    a, b = (torch.where(finite, x.double(), 0.0) for x in (a, b))
+    return float((a - b).abs().max()), float(a.abs().max())
 
 
 def _agree(model: nn.Module, module: fx.GraphModule, graph: Graph) -> bool:
@@ -113,7 +132,7 @@ def _agree(model: nn.Module, module: fx.GraphModule, graph: Graph) -> bool:
         1e-4 if all(x.dtype in (torch.float32, torch.float64) for x in reference if x.is_floating_point()) else 3e-2
     )
     return len(mine) == len(reference) and all(
-        a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance)
+        a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance, equal_nan=True)
         for a, b in zip(mine, reference, strict=True)
     )
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 
+from secateur.errors import InputError
+from secateur.graph.finite import first_not_finite
 from secateur.surrogates.batch_norm import STEPS, has_batch_norm, match_batch_norm, mismatch, require_batch_norm
 from secateur.surrogates.bn_moments import standardised
 from secateur.surrogates.confidence import surest, toward_classes
@@ -89,7 +92,7 @@ def chosen(source: Source, family: Family, count: int) -> Inputs:
 
 
 def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family]]:
-    """Families with their scores, the best first."""
+    """Families with their scores, the best first; those on which the model is not finite are left out."""
     draws = [chosen(source, family, _PROBES) for family in found]
     if has_batch_norm(source):
         with torch.no_grad():
@@ -97,7 +100,14 @@ def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family
     else:
         probes = draw_probes(source, draws[0])
         scores = [agreement(source, x, probes) for x in draws]
-    return sorted(zip(scores, found, strict=True), key=lambda pair: -pair[0])
+    finite = [(score, family) for score, family in zip(scores, found, strict=True) if math.isfinite(score)]
+    if not finite:
+        raise InputError(
+            "the model gives NaN or infinite values on every kind of drawing; it begins at "
+            f"{first_not_finite(source.graph, draws[0])}. Give narrower input_bounds, another surrogate (uniform), or "
+            "inputs of your own (calibration=)"
+        )
+    return sorted(finite, key=lambda pair: -pair[0])
 
 
 def _kept(source: Source, ranked: Sequence[tuple[float, Family]], count: int, *, steps: int) -> Inputs:

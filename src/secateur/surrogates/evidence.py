@@ -7,6 +7,7 @@ respect to its inputs, over the training data (the neural feature ansatz; Radhak
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,7 +80,12 @@ def _weight(source: Source, node: fx.Node) -> Tensor:
 
 
 def _correlation(w: Tensor, q: Tensor) -> float:
-    """⟨WᵀW, √(WᵀQW)⟩ / (‖WᵀW‖ ‖√(WᵀQW)‖) by matrices as small as the output: Q = L Lᵀ, K = W Wᵀ, M = Lᵀ K L."""
+    """⟨WᵀW, √(WᵀQW)⟩ / (‖WᵀW‖ ‖√(WᵀQW)‖) by matrices as small as the output: Q = L Lᵀ, K = W Wᵀ, M = Lᵀ K L.
+
+    NaN where the gradients overflow.
+    """
+    if not bool(torch.isfinite(q).all() and torch.isfinite(w).all()):
+        return math.nan
     value, vector = torch.linalg.eigh(q)
     root = vector * value.clamp(min=0).sqrt()
     k = w @ w.T

@@ -1,0 +1,154 @@
+"""What `prune` was asked for: every argument checked and parsed once, before any work."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from secateur import arguments as may
+from secateur.arguments import Rule
+from secateur.errors import InputError
+from secateur.guard import Guard
+from secateur.inputs import Normalisation
+from secateur.methods import EXACT, NAMES, checked_options
+from secateur.plan import Target
+from secateur.samples import Surrogate
+from secateur.surrogates import SURROGATES
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `prune` as the run uses them; see there for what each means."""
+
+    remove: float | str | None
+    target: Target | None  # `remove`, parsed; None where all goes that can
+    method: str
+    options: dict[str, float | int]
+    input_bounds: Any  # of what the model itself takes
+    normalisation: Normalisation
+    surrogate: Surrogate
+    calibration: Any
+    samples: int
+    allocation: str
+    budgets: Mapping[str, float]
+    guard: Guard | None
+    step: float | None
+    recursive: bool
+    exact_first: bool
+    ignore: tuple[str | nn.Module, ...]
+    round_to: int
+    seed: int
+    device: torch.device | None
+    callbacks: tuple[Callable[..., None], ...]
+    progress: bool
+
+    @staticmethod
+    def parse(**given: Any) -> Request:
+        """Raises `InputError` naming the first argument that cannot be used, what it was and what it may be."""
+        values = may.checked(RULES, given)
+        method, remove = values["method"], values["remove"]
+        values["remove"] = 0.5 if remove is None and method != EXACT else remove
+        target = None if values["remove"] is None else Target.parse(values["remove"])
+        normalisation = Normalisation(values.pop("mean") or (), values.pop("std") or ())
+        budgets = values.pop("guard") or {}
+        values |= {
+            "target": target,
+            "options": checked_options(method, values["options"] or {}),
+            "normalisation": normalisation,
+            "budgets": budgets,
+            "guard": Guard.parse(budgets, values["calibration"] is not None),
+        }
+        return Request(**values)
+
+    def ignored(self, model: nn.Module | ExportedProgram) -> tuple[str, ...]:
+        """The globs of `ignore`, modules replaced by one that matches their tensors."""
+        return tuple(
+            part if isinstance(part, str) else pattern
+            for part in self.ignore
+            for pattern in ([part] if isinstance(part, str) else _patterns(model, part))
+        )
+
+
+def _patterns(model: nn.Module | ExportedProgram, module: nn.Module) -> list[str]:
+    named = model.named_modules(remove_duplicate=False) if isinstance(model, nn.Module) else ()
+    names = [name for name, part in named if part is module]
+    if not names:
+        raise InputError(
+            f"ignore: a {type(module).__name__} that is no part of the model; give modules of the model itself, or "
+            "globs over layer names (`secateur inspect` lists them)"
+        )
+    return [f"{glob.escape(name)}.*" if name else "*" for name in names]
+
+
+def _as_surrogate(value: Any) -> Surrogate:
+    if isinstance(value, str) and value not in SURROGATES:
+        raise InputError(f"surrogate={value!r}: there are {', '.join(SURROGATES)}; or give a function")
+    if not isinstance(value, str) and not callable(value):
+        raise ValueError
+    surrogate: Surrogate = value
+    return surrogate
+
+
+def _as_method(value: Any) -> str:
+    if isinstance(value, str) and value not in NAMES:
+        raise InputError(f"method={value!r}: there are {', '.join(NAMES)}")
+    if not isinstance(value, str):
+        raise ValueError
+    return value
+
+
+def _as_ignored(value: Any) -> tuple[str | nn.Module, ...]:
+    parts = (value,) if isinstance(value, str | nn.Module) else tuple(value)
+    if not all(isinstance(part, str | nn.Module) for part in parts):
+        raise ValueError
+    return parts
+
+
+def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
+    found = (value,) if callable(value) else tuple(value)
+    if not all(map(callable, found)):
+        raise ValueError
+    return found
+
+
+def _as_calibration(value: Any) -> Any:
+    if isinstance(value, Tensor | str) or hasattr(value, "__fspath__") or isinstance(value, Iterable):
+        return value
+    raise ValueError
+
+
+_PAIRS = "a dict of names and numbers"
+RULES: dict[str, Rule] = {
+    "remove": may.optional(
+        Rule("the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'", lambda value: value)
+    ),
+    "method": Rule(f"one of {', '.join(NAMES)}", _as_method),
+    "options": may.optional(may.instance(Mapping, _PAIRS)),
+    "input_bounds": may.BOUNDS,
+    "mean": may.MEAN,
+    "std": may.STD,
+    "surrogate": Rule(f"one of {', '.join(SURROGATES)}, or a function (source, count) → inputs", _as_surrogate),
+    "calibration": may.optional(
+        Rule("a tensor of inputs, batches of them, or the path of a .npz file", _as_calibration)
+    ),
+    "samples": may.whole(1, "a whole number of inputs, at least 1"),
+    "allocation": may.one_of("uniform", "global"),
+    "guard": may.optional(may.instance(Mapping, _PAIRS)),
+    "step": may.optional(
+        may.number("the share of a group's units to remove at a time, above 0 and up to 1", above=0, high=1)
+    ),
+    "recursive": may.flag(),
+    "exact_first": may.flag(),
+    "ignore": Rule("a glob over layer names, a list of globs, or modules of the model", _as_ignored),
+    "round_to": may.whole(1, "a whole number of units, at least 1"),
+    "seed": may.SEED,
+    "device": may.DEVICE,
+    "callbacks": Rule("a list of functions of a HistoryRow", _as_callbacks),
+    "progress": may.flag(),
+}
