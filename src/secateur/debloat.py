@@ -109,7 +109,7 @@ class _Check:
         good = finite_samples(graph, inputs)
         if not bool(good.any()):
             raise InputError(
-                "exact: the model's outputs are not finite anywhere in the input box; it begins at "
+                "exact: the model's outputs are not finite anywhere in the input box; it goes wrong at "
                 f"{first_not_finite(graph, inputs)}. Give narrower input_bounds"
             )
         inputs = tuple(x[good] for x in inputs)

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from secateur.compensate import merged
 from secateur.cost import full, macs_after, parameters_after
-from secateur.errors import SecateurError, TargetMissedError
+from secateur.errors import InputError, SecateurError, TargetMissedError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
 from secateur.reconstruct import Study, reconstruct
 from secateur.report.recipe import Edit, Step
 from secateur.types import Group, Removal
 
+_LARGEST = 1e75  # of a weight
 State = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], set[str]]
 Decide = Callable[[Group, int, float], Removal]  # (group, units to remove, share of its plan that is done)
 
@@ -28,6 +29,7 @@ class Run:
         self.weights = {
             name: w.cpu().double() if w.is_floating_point() else w.cpu() for name, w in graph.tensors.items()
         }
+        _check_sizes(self.weights)
         self.alive = full(coupling)
         self.used = {name: torch.zeros_like(mask) for name, mask in self.alive.items()}
         self.solved = set[str]()  # names of tensors whose values do not follow from the edits alone
@@ -76,6 +78,15 @@ class Run:
             parameters=parameters_after(self.graph, self.coupling, self.alive),
             macs=macs_after(self.graph, self.coupling, self.alive),
         )
+
+
+def _check_sizes(weights: Mapping[str, Tensor]) -> None:
+    """`InputError` for a weight whose fourth power overflows; methods compare squares of products."""
+    for name, value in weights.items():
+        if value.is_floating_point() and value.numel() and float(value.nan_to_num(0, 0, 0).abs().amax()) > _LARGEST:
+            raise InputError(
+                f"{name} of shape {tuple(value.shape)} holds values above {_LARGEST:g}; scale the model down"
+            )
 
 
 def advance(

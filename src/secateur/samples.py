@@ -56,32 +56,36 @@ def _refuse_bad(graph: Graph, samples: Samples) -> None:
         named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise InputError(
             f"calibration: the model's outputs are not finite for {len(bad)} of {len(samples.inputs[0])} inputs "
-            f"(number {named}); it begins at {culprit}. Leave these inputs out"
+            f"(number {named}); it goes wrong at {culprit}. Leave these inputs out"
         )
 
 
 def _drawn(source: Source, surrogate: Surrogate, count: int) -> Samples:
     """Samples on which the model itself is finite. Others are drawn again, a few times; `InputError` where none is
     left, a warning where fewer are left than were asked."""
-    graph, best, bad = source.graph, None, None
+    graph, kept = source.graph, list[Samples]()
     for _ in range(_DRAWS):
         found = draw(source, surrogate, count)
         good = finite_samples(graph, found.inputs, found.tensors)
         if bool(good.all()):
             return found
         bad = replace(found, inputs=tuple(x[~good][:1] for x in found.inputs))
-        kept = replace(found, inputs=tuple(x[good] for x in found.inputs))
-        if best is None or len(kept.inputs[0]) > len(best.inputs[0]):
-            best = kept
-    assert best is not None and bad is not None
+        kept.append(replace(found, inputs=tuple(x[good] for x in found.inputs)))
+    best = max(kept, key=lambda samples: len(samples.inputs[0]))
+    if not best.tensors:  # else each draw has statistics of its own
+        parts = zip(*(samples.inputs for samples in kept), strict=True)
+        best = Samples(tuple(torch.cat(part)[:count] for part in parts))
     left = len(best.inputs[0])
-    said = (
-        f"{name_of(surrogate)}: the model's outputs are finite on {left} of {count} samples; on the others it begins "
-        f"at {first_not_finite(graph, bad.inputs, bad.tensors)}"
-    )
-    if not left:
-        raise InputError(f"{said}. Give narrower input_bounds, another surrogate, or inputs of your own (calibration=)")
-    warnings.warn(f"{said}. These {left} are used", SecateurWarning, stacklevel=2)
+    if left < count:
+        said = (
+            f"{name_of(surrogate)}: the model's outputs are finite on {left} of {count} samples; on the others it goes "
+            f"wrong at {first_not_finite(graph, bad.inputs, bad.tensors)}"
+        )
+        if not left:
+            raise InputError(
+                f"{said}. Give narrower input_bounds, another surrogate, or inputs of your own (calibration=)"
+            )
+        warnings.warn(f"{said}. These {left} are used", SecateurWarning, stacklevel=2)
     return best
 
 

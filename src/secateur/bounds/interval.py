@@ -143,7 +143,10 @@ def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor, rounding: Roun
     op = Op(node, bound_arguments(node, args, kwargs), like)
     if kind(node) not in ON_WHOLE_NUMBERS and _holds_whole_numbers(op):
         raise op.unsupported("it computes with whole numbers or truth values that depend on the input")
-    result = RULES[kind(node)](op)
+    try:
+        result = RULES[kind(node)](op)
+    except ZeroDivisionError:
+        raise op.unsupported("it divides by the number 0") from None
     return result if rounding is None else rounding.value(op, result)
 
 

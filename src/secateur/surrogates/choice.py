@@ -103,7 +103,7 @@ def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family
     finite = [(score, family) for score, family in zip(scores, found, strict=True) if math.isfinite(score)]
     if not finite:
         raise InputError(
-            "the model gives NaN or infinite values on every kind of drawing; it begins at "
+            "the model gives NaN or infinite values on every kind of drawing; it goes wrong at "
             f"{first_not_finite(source.graph, draws[0])}. Give narrower input_bounds, another surrogate (uniform), or "
             "inputs of your own (calibration=)"
         )
