@@ -1,8 +1,8 @@
 """What a model decides: one class of several, yes or no, a set of labels, or nothing.
 
-`decision_of` finds the head of a captured graph, `resolve_head` that of outputs alone. A decision is read from one value
-of the graph: a class by the greatest of its scores, yes or no by a cut. `before_head` moves the reading to the value
-before monotone ops (softmax, sigmoid), where the same decision is taken without their rounding.
+`decision_of` finds the head of a captured graph; `fitting_head` and `decide` work on outputs alone. A decision is read
+from one value of the graph: a class by the greatest of its scores, yes or no by a cut. `before_head` moves the reading
+to the value before monotone ops (softmax, sigmoid), where the same decision is taken without their rounding.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def check_head(head: str) -> None:
         raise InputError(f"head={head!r}: choose one of {', '.join(HEADS)}")
 
 
-def resolve_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) -> Head:
+def fitting_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) -> Head:
     """The head of a model that gives `columns` numbers for a sample; `none` where `auto` cannot tell.
 
     `one_of_k`: whether each sample is known to have one class. Raises `InputError` for a head that does not fit.
@@ -106,6 +106,8 @@ class Decision:
     output: int  # number of the output that decides
     node: fx.Node
     index: Tensor  # (positions, k), the elements of one sample's value
+    places: Tensor  # the same in the output, whose order labels have
+    sample_shape: tuple[int, ...]  # of one sample's output
     label_shape: tuple[int, ...]  # of one sample's labels
     cut: float | None = None
     rising: bool = True
@@ -150,7 +152,7 @@ class Decision:
                 f"shape {what}"
             )
         flat = labels.reshape(len(labels), -1)
-        return flat[..., None] if self.cut is None else flat[:, self.index]
+        return flat[..., None] if self.cut is None else flat[:, self.places]
 
     def distinct(self, low: Tensor, high: Tensor, margins: Tensor) -> Tensor:
         """Whether scores between `low` and `high` (n, positions, k) that are apart by `margins` (n, positions) stay
@@ -209,10 +211,12 @@ def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) ->
     if not look.is_batched(node):
         return NoDecision(f"axis 0 of the output {node.name} is not the batch")
     sample = tuple(look.values[node].shape[1:])
-    axis, columns = _class_axis(look, node, sample)
-    if columns is None:
-        return _dense(look, head, output, sample, axis)
-    name = resolve_head(head, look.meaning[node], columns, one_of_k=one_of_k)
+    wide = [axis for axis, size in enumerate(sample) if size != 1]
+    if len(wide) > 1:
+        return _dense(look, head, output, sample)
+    axis = wide[0] if wide else None
+    columns = 1 if axis is None else sample[axis]
+    name = fitting_head(head, look.meaning[node], columns, one_of_k=one_of_k)
     if name == "none":
         return NoDecision(_unknown(node))
     return _reading(name, output, node, sample, axis)
@@ -229,20 +233,24 @@ def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], ax
     cut = _CUTS.get(head)
     by_class = cut is None and axis is not None
     labels = tuple(s for i, s in enumerate(sample) if not by_class or i != axis)
-    return Decision(head, output, node, index, labels, cut)
+    return Decision(head, output, node, index, index, sample, labels, cut)
 
 
-def _dense(look: _Look, head: Head, output: int, sample: tuple[int, ...], axis: int | None) -> Decision | NoDecision:
-    """Of an output with a decision at each of many positions; `axis`: that of the classes, where the graph tells."""
+def _dense(look: _Look, head: Head, output: int, sample: tuple[int, ...]) -> Decision | NoDecision:
+    """Of an output with a decision at each of many positions.
+
+    Under a head that was given, axis 1 holds the classes where the graph does not tell, as for PyTorch's losses.
+    """
     node = look.graph.outputs[output]
-    meaning = look.meaning[node]
-    if head == "auto" and meaning != "probability" and axis is None:
-        return NoDecision(f"which axis of the output {node.name} of shape (batch, {_sizes(sample)}) is that of classes")
-    if head == "auto":
-        name: Head = "multi_label" if meaning == "probability" else "logits"
-        name = "probabilities" if meaning == "distribution" else name
+    meaning, (maker, axis) = look.meaning[node], _maker(look, node, sample)
+    if head != "auto":
+        name = fitting_head(head, meaning, 1 if head in BINARY else 2, one_of_k=False)
+    elif meaning == "probability":
+        name = "multi_label"
+    elif axis is not None and maker in (*SOFTMAXES, "linear"):
+        name = "probabilities" if meaning == "distribution" else "logits"
     else:
-        name = resolve_head(head, meaning, 1 if head in BINARY else 2, one_of_k=False)
+        return NoDecision(f"no axis of the output {node.name}, (batch, {_sizes(sample)}), is known to hold classes")
     axis = 0 if axis is None or name in MULTI_LABEL else axis
     if name not in _CUTS and sample[axis] < 2:
         raise InputError(f"head={head!r} does not fit an output of shape (batch, {_sizes(sample)})")
@@ -303,37 +311,31 @@ def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
     return found
 
 
-def _class_axis(look: _Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[int | None, int | None]:
-    """The axis of one sample's output that holds the classes (None: not known), and their number.
-
-    The number is None where the output has more than one axis, and so a decision at many positions.
-    """
-    wide = [axis for axis, size in enumerate(sample) if size != 1]
-    if len(wide) < 2:
-        return (wide[0], sample[wide[0]]) if wide else (None, 1)
-    return _axis_of_maker(look, node, sample), None
-
-
-def _axis_of_maker(look: _Look, node: fx.Node, sample: tuple[int, ...]) -> int | None:
-    """The axis along which a softmax or a linear layer made the classes, after moves of data."""
+def _maker(look: _Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int | None]:
+    """The op that made the classes, before moves of data, and the axis of one sample's output that holds them."""
     index = torch.arange(math.prod(sample))
-    while op_name(node) not in (*SOFTMAXES, "linear"):
+    while op_name(node) not in (*SOFTMAXES, *_CLASS_AXIS):
         if op_name(node) == "log" and isinstance(node.args[0], fx.Node):
             node = node.args[0]
             continue
         moved = _moved_back(look, node, index)
         if moved is None:
-            return None
+            return op_name(node), None
         node, index = moved
     shape = look.values[node].shape
-    made = int(_arguments(node)["dim"]) % len(shape) if op_name(node) in SOFTMAXES else len(shape) - 1
+    made = (_arguments(node)["dim"] if op_name(node) in SOFTMAXES else _CLASS_AXIS[op_name(node)]) % len(shape)
     if not made or not look.is_batched(node):
-        return None
-    places = torch.stack(torch.unravel_index(index, tuple(shape[1:]))).reshape(-1, *sample)
-    own, others = places[made - 1], torch.cat([places[: made - 1], places[made:]])
-    for axis, size in enumerate(sample):
-        along = torch.arange(size).reshape(-1, *[1] * (len(sample) - 1 - axis))
-        still = bool((others == others.narrow(axis + 1, 0, 1)).all())
+        return op_name(node), None
+    return op_name(node), _axis_along(index.reshape(sample), tuple(shape[1:]), made - 1)
+
+
+def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
+    """The axis of `index`, element numbers in a tensor of `shape`, along which only the axis `made` of that varies."""
+    places = list(torch.unravel_index(index, shape))
+    own = places.pop(made)
+    for axis, size in enumerate(index.shape):
+        along = torch.arange(size).reshape(-1, *[1] * (index.ndim - 1 - axis))
+        still = all(bool((place == place.narrow(axis, 0, 1)).all()) for place in places)
         if size == shape[made] and still and bool((own == along).all()):
             return axis
     return None
@@ -351,14 +353,14 @@ def _moved_back(look: _Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Ten
     before = look.values[source]
     if not before.is_floating_point():
         return None
+    if any(not isinstance(look.values.get(n), int) for n in made.all_input_nodes if n is not source):
+        return None
     size = math.prod(before.shape[1:])
     numbers = torch.arange(2 * size).reshape(before.shape)
     if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
         after = None if _arguments(made).get("train") else numbers
     else:
-        args, kwargs = fx.map_arg(
-            (made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values.get(n)
-        )
+        args, kwargs = fx.map_arg((made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values[n])
         after = call_op(made, args, kwargs, like=numbers)
         after = after if item is None else operator.getitem(after, item.args[1])
     if after is None or after.shape != look.values[node].shape:
@@ -402,7 +404,7 @@ def _step_back(look: _Look, decision: Decision) -> Decision | None:
     moved = _moved_back(look, node, decision.index)
     if moved is not None:
         return replace(decision, node=moved[0], index=moved[1])
-    if not look.is_batched(source) or not isinstance(look.values.get(source), Tensor):
+    if not isinstance(look.values.get(source), Tensor) or not look.is_batched(source):
         return None
     name = op_name(node)
     if name in SOFTMAXES:
@@ -446,7 +448,8 @@ def _through(ops: Sequence[fx.Node], x: Tensor) -> Tensor:
     return x
 
 
-_INCREASING = {"celu", "elu", "erf", "exp", "log_sigmoid", "selu", "sigmoid", "tanh"}  # strictly, whatever their options
+_CLASS_AXIS = {"conv1d": 1, "conv2d": 1, "conv3d": 1, "linear": -1}  # of the op's value
+_INCREASING = {"erf", "exp", "log_sigmoid", "selu", "sigmoid", "tanh"}  # strictly
 
 Back = Callable[[fx.Node, float], tuple[float, bool] | None]  # (op, cut) → the cut before it, whether the op falls
 
@@ -457,7 +460,7 @@ def _at(cut: float, before: float) -> Back:
 
 
 def _leaky_relu(node: fx.Node, cut: float) -> tuple[float, bool] | None:
-    return (0.0, False) if cut == 0 and _arguments(node)["negative_slope"] >= 0 else None
+    return (0.0, False) if cut == 0 and _arguments(node)["negative_slope"] > 0 else None
 
 
 def _clamp(node: fx.Node, cut: float) -> tuple[float, bool] | None:
@@ -492,7 +495,6 @@ _CUT_BACK: dict[str, Back] = {
     "leaky_relu": _leaky_relu,
     "mul": _scaled,
     "neg": _neg,
-    "relu": _at(0.0, 0.0),
     "rsub": _rsub,
     "sigmoid": _at(0.5, 0.0),
     "tanh": _at(0.0, 0.0),
