@@ -145,7 +145,7 @@ def fidelity(
     floating = [(f, g) for f, g in pairs if f.is_floating_point()]
     if not floating:
         raise InputError(
-            "guard: the model gives no floating-point output, so neither agreement nor drift has a meaning"
+            "guard: the model gives no floating-point output, so that nothing can be measured"
         )
     drift = max(float((f - g).abs().max()) for f, g in floating)
     if not all(bool(torch.isfinite(x).all()) for pair in floating for x in pair):

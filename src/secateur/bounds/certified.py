@@ -78,7 +78,8 @@ class Certified:
         """Where f (g) certainly decides for `classes` all over a box, (N, positions)."""
         x = self._compared(decision, second)
         least = self.margins(decision, classes, second)
-        return (least > 0) & decision.distinct(x.lower, x.upper, least) & (classes >= 0).all(-1)
+        certain: Tensor = (least > 0) & decision.distinct(x.lower, x.upper, least) & (classes >= 0).all(-1)
+        return certain
 
     def margins(self, decision: Decision, classes: Tensor, second: bool) -> Tensor:
         """Lower bounds, (N, positions), of how far f (g) is from another decision than `classes`.

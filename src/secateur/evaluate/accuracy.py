@@ -81,7 +81,9 @@ def resolve_head(model: nn.Module, head: Head, outputs: Tensor, example: Tensor,
     `auto` cannot tell, and for models that decide nothing.
     """
     check_head(head)
-    meaning = _meaning(model, outputs, example, one_of_k)
+    meaning = _meaning(model, example)
+    if meaning is None:
+        meaning = _by_values(outputs, head, one_of_k)
     found = fitting_head(head, meaning, outputs.shape[1], one_of_k=one_of_k)
     if found == "none":
         said = "the head was given as none" if head == "none" else "the last ops do not tell the threshold"
@@ -92,8 +94,8 @@ def resolve_head(model: nn.Module, head: Head, outputs: Tensor, example: Tensor,
     return found
 
 
-def _meaning(model: nn.Module, outputs: Tensor, example: Tensor, one_of_k: bool) -> Meaning:
-    """What the model's output is, by its ops; by its values where there is no graph of these."""
+def _meaning(model: nn.Module, example: Tensor) -> Meaning | None:
+    """What the model's output is, by its ops; None where there is no graph of these."""
     try:
         if isinstance(model, fx.GraphModule) and not any(n.op == "call_module" for n in model.graph.nodes):
             nodes = tuple(model.graph.nodes)
@@ -101,13 +103,19 @@ def _meaning(model: nn.Module, outputs: Tensor, example: Tensor, one_of_k: bool)
         else:
             graph = capture(model, example)
             nodes, made = graph.nodes, list(graph.outputs)
-        return meanings(nodes)[made[0]]
     except SecateurError:
-        if not bool(((outputs >= 0) & (outputs <= 1)).all()):
-            return "scores"
-        if outputs.shape[1] == 1 or not one_of_k:
-            return "probability"
-        return "distribution" if bool(((outputs.sum(dim=1) - 1).abs() < 1e-3).all()) else "scores"
+        return None
+    return meanings(nodes)[made[0]] if made else "constant"
+
+
+def _by_values(outputs: Tensor, head: Head, one_of_k: bool) -> Meaning:
+    if head not in ("auto", "multi_label"):
+        return "other"
+    if not bool(((outputs >= 0) & (outputs <= 1)).all()):
+        return "scores"
+    if outputs.shape[1] == 1 or not one_of_k:
+        return "probability"
+    return "distribution" if bool(((outputs.sum(dim=1) - 1).abs() < 1e-3).all()) else "scores"
 
 
 def right(outputs: Tensor, labels: Tensor, head: Head) -> Tensor:
@@ -123,7 +131,7 @@ def top_k_correct(outputs: Tensor, labels: Tensor, k: int, head: Head) -> Tensor
     """Whether each label is among the k first classes, shape (n,); of equal outputs the lower class comes first."""
     classes = 1 if head in MULTI_LABEL else classes_of(head, outputs.shape[1])
     if not 1 <= k <= classes:
-        raise InputError(f"top_k={k} does not fit a model with the head {head} and {classes} classes to choose from")
+        raise InputError(f"top_k={k} does not fit a model with {classes} classes and the head {head}")
     if head in MULTI_LABEL:
         return right(outputs, labels, head)
     if head in BINARY:

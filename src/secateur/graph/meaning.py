@@ -118,8 +118,9 @@ def _clamped(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
 
 def limits(node: fx.Node) -> tuple[float | None, float | None]:
     """Between which numbers the op clamps; None for none. Limits that are tensors become infinite: nothing is known."""
-    arguments = _arguments(node)
-    ends = []
+    arguments, ends = _arguments(node), []
+    if "self" not in arguments:
+        return float("inf"), float("-inf")
     for names, unknown in ((("min", "min_val"), float("inf")), (("max", "max_val"), float("-inf"))):
         value = next((arguments[name] for name in names if name in arguments), None)
         ends.append(value if value is None or isinstance(value, int | float) else unknown)
