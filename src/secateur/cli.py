@@ -23,6 +23,7 @@ from torch.export import ExportedProgram
 from secateur import __version__, explain
 from secateur.certify import Certificate, certify
 from secateur.certify.vnnlib import write_claim
+from secateur.decisions import HEADS, Head
 from secateur.errors import InputError, SecateurError, TargetMissedError
 from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, Corruption, Evaluation, evaluate
 from secateur.evaluate.attacks.losses import Loss as LossName
@@ -48,6 +49,7 @@ Method = StrEnum("Method", list(NAMES))  # type: ignore[misc]  # its members are
 Surrogate = StrEnum("Surrogate", list(SURROGATES))  # type: ignore[misc]
 
 RuntimeName = StrEnum("RuntimeName", list(RUNTIMES))  # type: ignore[misc]
+HeadName = StrEnum("HeadName", list(HEADS))  # type: ignore[misc]
 Norm = StrEnum("Norm", list(get_args(NormName)))  # type: ignore[misc]
 Loss = StrEnum("Loss", list(get_args(LossName)))  # type: ignore[misc]
 
@@ -93,6 +95,13 @@ BoundsOption = Annotated[
         "--input-bounds",
         help="Legal range of every input feature, before it is normalised: low,high (default 0,1). "
         "This, --mean, --std and --example-shape may stand in a .yaml file of the model's name beside it.",
+    ),
+]
+HeadOption = Annotated[
+    HeadName,
+    typer.Option(
+        "--head",
+        help="What the outputs are: how they decide, or none (a regression). Default: told by the model's last ops.",
     ),
 ]
 Mean = Annotated[str | None, typer.Option(help="What the model's inputs are less of: a number, or one per channel.")]
@@ -174,6 +183,7 @@ def prune_command(
         typer.Option(help="The same for the drift, proved within --eps of samples, or without --eps on the whole box."),
     ] = None,
     eps: Annotated[float | None, typer.Option(help="Radius of the certified budgets (L∞, in input units).")] = None,
+    head: HeadOption = HeadName["auto"],
     step: Annotated[
         float | None,
         typer.Option(
@@ -203,6 +213,7 @@ def prune_command(
         "certified_agreement": min_certified_agreement,
         "certified_drift": max_certified_drift,
         "eps": eps,
+        "head": None if head.value == "auto" else head.value,
     }
     settings: dict[str, Any] = {
         "remove": remove,
@@ -281,6 +292,7 @@ def evaluate_command(
     top_k: Annotated[list[int] | None, typer.Option(help="k of a top-k accuracy; may be repeated.")] = None,
     samples: Annotated[int | None, typer.Option(help="Use the first so many images.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images at a time.")] = 256,
+    head: HeadOption = HeadName["auto"],
     input_bounds: BoundsOption = None,
     mean: Mean = None,
     std: Std = None,
@@ -318,6 +330,7 @@ def evaluate_command(
         input_bounds=given.input_bounds,
         batch_size=batch_size,
         device=device,
+        head=cast(Head, head.value),
         latency=latency,
         runtime=cast(Runtime, runtime.value) if runtime else None,
         progress=True,
@@ -347,6 +360,7 @@ def certify_command(
     ] = None,
     eps: Annotated[float | None, typer.Option(help="Radius of the L∞ balls round the images of --data.")] = None,
     samples: Annotated[int, typer.Option(help="Use the first so many images.")] = 100,
+    head: HeadOption = HeadName["auto"],
     method: Annotated[
         CertifyMethod, typer.Option(help="Linear bounds on both models together, or intervals alone: fast and wide.")
     ] = CertifyMethod.linear,
@@ -382,6 +396,7 @@ def certify_command(
         inputs=images,
         eps=eps,
         labels=arrays["labels"][:samples] if "labels" in arrays else None,
+        head=cast(Head, head.value),
         method=method.value,
         attack_steps=attack_steps,
         seed=seed,
@@ -571,7 +586,7 @@ def _report_pruning(result: Result, output: Path, recipe: Path, as_json: bool) -
 
 
 def _report_evaluation(report: Evaluation) -> None:
-    table = Table(f"{report.samples:,} samples", "value", "original")
+    table = Table(f"{report.samples:,} samples, {report.head}", "value", "original")
     for k, share in report.accuracy.items():
         old = report.original_accuracy
         table.add_row(f"top-{k} accuracy", f"{share:.2%}", f"{old[k]:.2%}" if old else "")
@@ -632,6 +647,10 @@ def _report_certificate(certificate: Certificate) -> None:
     console.print(
         f"{certificate.method} bounds, {certificate.dtype}, rounded {certificate.rounding}; {certificate.seconds:.1f} s"
     )
+    if certificate.undecided:
+        console.print(escape(f"no decision: {certificate.undecided}; the claim is about drift alone"))
+    elif certificate.agreement is not None:
+        console.print(f"decisions: the outputs were taken for {certificate.head} (--head)")
 
 
 if __name__ == "__main__":

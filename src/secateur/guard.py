@@ -9,9 +9,10 @@ from math import inf
 import torch
 from torch import Tensor
 
-from secateur.bounds.certified import Certified, ball, blocks, decisions
+from secateur.bounds.certified import Certified, ball, blocks
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
+from secateur.decisions import Decision, Head, NoDecision, before_head, check_head, decide_on, decision_of, same
 from secateur.errors import InputError
 from secateur.graph.capture import Graph, run
 from secateur.types import Interval, Samples
@@ -22,10 +23,10 @@ _BALLS = 128  # that are certified after every step
 
 @dataclass(frozen=True)
 class Guard:
-    """Budgets on samples: the least share of equal top classes, and the largest move of any output.
+    """Budgets on samples: the least share of equal decisions, and the largest move of any output.
 
     `certified_…` are the same for every input within `eps` of a sample (L∞), proved and not only seen; without `eps`,
-    the certified drift is that over the whole input box.
+    the certified drift is that over the whole input box. `head` says what the outputs are, see `secateur.decisions`.
     """
 
     agreement: float | None = None
@@ -33,28 +34,38 @@ class Guard:
     certified_agreement: float | None = None
     certified_drift: float | None = None
     eps: float | None = None
+    head: Head = "auto"
 
     @staticmethod
-    def parse(budgets: Mapping[str, float] | None, calibrated: bool = False) -> Guard | None:
+    def parse(budgets: Mapping[str, float | str] | None, calibrated: bool = False) -> Guard | None:
         """{"agreement": 0.98, "drift": 2.0}, any of the budgets; `InputError` for others, and for what is missing."""
         if not budgets:
             return None
         for name, value in budgets.items():
+            if name == "head":
+                check_head(str(value))
+                continue
             if name not in _BUDGETS:
                 raise InputError(f"guard: no budget {name!r}; there are {', '.join(_BUDGETS)}")
             most = _BUDGETS[name]
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
                 raise InputError(f"guard: {name}={value!r}; give a number from 0" + (" to 1" if most == 1.0 else ""))
-        guard = Guard(**budgets)
+        guard = Guard(**budgets)  # type: ignore[arg-type]  # just checked
+        if all(getattr(guard, name) is None for name in _BUDGETS):
+            raise InputError(f"guard: head says what the outputs are; give a budget, too: {', '.join(_BUDGETS)}")
         if guard.certified_agreement is not None and (guard.eps is None or not calibrated):
             raise InputError("guard: certified_agreement needs eps, and inputs of your own (calibration=)")
         if guard.eps is not None and guard.certified_agreement is None and guard.certified_drift is None:
             raise InputError("guard: eps is the radius of certified_agreement and certified_drift; give one of them")
         return guard
 
+    def check(self, graph: Graph) -> None:
+        """Raise `InputError` where a budget does not fit what the model gives."""
+        self._decision(graph)
+
     def breach(self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]) -> str:
         """Which budget the network with `weights` exceeds and by what, or empty."""
-        found = fidelity(graph, weights, samples).breach(self) if self.looks else ""
+        found = fidelity(graph, weights, samples, self._decision(graph)).breach(self) if self.looks else ""
         certain = self.certified_agreement is not None or self.certified_drift is not None
         return found or (self._breach_certain(graph, weights, samples, box) if certain else "")
 
@@ -62,11 +73,25 @@ class Guard:
     def looks(self) -> bool:
         return self.agreement is not None or self.drift is not None
 
+    def _decision(self, graph: Graph) -> Decision | None:
+        """What the graph decides, where a budget asks for it."""
+        if self.agreement is None and self.certified_agreement is None:
+            return None
+        found = decision_of(graph, self.head)
+        if isinstance(found, NoDecision):
+            raise InputError(
+                f"guard: no agreement can be measured, since the model decides nothing ({found.why}); give a budget on "
+                'the drift instead, or say what the outputs are: guard={…, "head": "binary_logit"} (--head)'
+            )
+        return found
+
     def _breach_certain(
         self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
     ) -> str:
         stored = {name: w.to(graph.tensors[name].dtype) for name, w in weights.items()}
         networks = Networks.of(without_max_pools(graph), graph.tensors, stored, torch.empty(0, dtype=torch.float64))
+        read = self._decision(networks.graph) if self.certified_agreement is not None else None
+        decision = None if read is None else before_head(networks.graph, read)
         centres = [x[:_BALLS].cpu() for x in samples.inputs]
         balls = [_ball(x, whole, self.eps) for x, whole in zip(centres, box, strict=True)]
         moved, agreed = list[Tensor](), list[Tensor]()
@@ -74,10 +99,10 @@ class Guard:
             here = Certified.of(networks, block)
             found = here.drift()
             moved.append(torch.maximum(-found.lower, found.upper).max())
-            if self.certified_agreement is not None:
+            if decision is not None:
                 middle = [c[start : start + here.boxes].to(x.lower.dtype) for c, x in zip(centres, balls, strict=True)]
-                classes = decisions(run(graph, middle, dtype=torch.float64)[0])
-                agreed.append((here.margins(classes, False) > 0) & (here.margins(classes, True) > 0))
+                classes = decide_on(networks.graph, decision, middle, dtype=torch.float64)
+                agreed.append(here.stands(decision, classes, False) & here.stands(decision, classes, True))
         drift = float(torch.stack(moved).max())  # NaN where one is, and no budget holds that
         if self.certified_drift is not None and not drift <= self.certified_drift:
             return f"certified drift rose to {drift:.4g}, above {self.certified_drift:.4g}"
@@ -98,31 +123,32 @@ def _ball(centre: Tensor, whole: Interval, eps: float | None) -> Interval:
 class Fidelity:
     """How close a network is to the original on samples."""
 
-    agreement: float  # share of samples with the same greatest output
+    agreement: float | None  # share of equal decisions; None where these were not asked for
     drift: float  # largest difference of any output
 
     def breach(self, guard: Guard) -> str:
         """Which budget is exceeded and by what, or empty."""
         if not self.drift < float("inf"):
             return "the outputs are not finite"
-        if guard.agreement is not None and self.agreement < guard.agreement:
+        if guard.agreement is not None and self.agreement is not None and self.agreement < guard.agreement:
             return f"agreement on samples fell to {self.agreement:.2%}, below {guard.agreement:.2%}"
         if guard.drift is not None and self.drift > guard.drift:
             return f"drift on samples rose to {self.drift:.4g}, above {guard.drift:.4g}"
         return ""
 
 
-def fidelity(graph: Graph, weights: Mapping[str, Tensor], samples: Samples) -> Fidelity:
-    """Compare the outputs under `weights` with the original's; the top class is that of the first output."""
+def fidelity(
+    graph: Graph, weights: Mapping[str, Tensor], samples: Samples, decision: Decision | None = None
+) -> Fidelity:
+    """Compare the outputs under `weights` with the original's, and the decisions read from them."""
     pairs = list(zip(run(graph, samples.inputs), run(graph, samples.inputs, weights), strict=True))
     floating = [(f, g) for f, g in pairs if f.is_floating_point()]
-    drift = max((float((f - g).abs().max()) for f, g in floating), default=0.0)
-    if not all(bool(torch.isfinite(g).all()) for _, g in floating):
+    if not floating:
+        raise InputError("guard: the model gives no floating-point output, so that nothing can be measured")
+    drift = max(float((f - g).abs().max()) for f, g in floating)
+    if not all(bool(torch.isfinite(x).all()) for pair in floating for x in pair):
         drift = float("inf")
-    first, second = map(top, floating[0])
-    return Fidelity(float((first == second).double().mean()), drift)
-
-
-def top(output: Tensor) -> Tensor:
-    """The class of each row: the largest of several outputs, the side of 0 of a single one."""
-    return output.argmax(-1) if output.ndim > 1 and output.shape[-1] > 1 else (output > 0).long().flatten()
+    if decision is None:
+        return Fidelity(None, drift)
+    first, second = map(decision.classes, pairs[decision.output])
+    return Fidelity(float(same(first, second).double().mean()), drift)

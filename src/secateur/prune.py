@@ -69,7 +69,7 @@ def prune(
     calibration: Any = None,
     samples: int = 2048,
     allocation: str = "uniform",
-    guard: Mapping[str, float] | None = None,
+    guard: Mapping[str, float | str] | None = None,
     step: float | None = None,
     recursive: bool = True,
     exact_first: bool = False,
@@ -102,7 +102,8 @@ def prune(
         allocation: `uniform` takes the same share of every group, `global` where it costs the outputs least.
         guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an output},
             or "certified_agreement", "certified_drift" and "eps": the same for all inputs within eps of a sample, by
-            proof. A step that exceeds one is taken back, and the run ends there (`Result.stopped`).
+            proof. "head" says what the outputs are where `auto` cannot tell, as for `certify`. A step that exceeds a
+            budget is taken back, and the run ends there (`Result.stopped`).
         step: the largest share of a group's units that leaves at a time; 1 prunes in one shot. Default: 1 for
             `reconstruct` without a guard, else 0.0625.
         recursive: whether a unit that stood in for another may do so again or leave. Without, at most half goes.
@@ -150,6 +151,8 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     method, target, budgets = asked.method, asked.target, asked.guard
     choose, ignored = resolve(method, asked.options), asked.ignored(model)
     graph = capture(model, example_inputs)
+    if budgets is not None and method != EXACT:
+        budgets.check(graph)
     bounds = asked.normalisation.box(asked.input_bounds, graph.example[0].ndim - 2)
     coupling = couple(graph)
     groups = selected(coupling, ignored)

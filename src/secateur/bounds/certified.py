@@ -15,6 +15,7 @@ from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS
 from secateur.bounds.tighten import bounded, rows_at_a_time, values_per_sample
 from secateur.bounds.windows import Everywhere
+from secateur.decisions import Decision
 from secateur.types import Interval
 
 _BYTES = 2**30  # that the bounds of a block of boxes may take
@@ -73,56 +74,78 @@ class Certified:
             high = torch.minimum(high, -self._least(node, unit, -unit))
         return Interval(low, high)
 
-    def margins(self, classes: Tensor, second: bool) -> Tensor:
-        """Lower bounds, (N,), of how far f's (g's) output for `classes` (N,) stays above every other output.
+    def stands(self, decision: Decision, classes: Tensor, second: bool) -> Tensor:
+        """Where f (g) certainly decides for `classes` all over a box, (N, positions)."""
+        x = self._compared(decision, second)
+        least = self.margins(decision, classes, second)
+        certain: Tensor = (least > 0) & decision.distinct(x.lower, x.upper, least) & (classes >= 0).all(-1)
+        return certain
 
-        Of one output alone (two classes): how far it stays on its side of 0.
+    def margins(self, decision: Decision, classes: Tensor, second: bool) -> Tensor:
+        """Lower bounds, (N, positions), of how far f (g) is from another decision than `classes`.
+
+        Of a class: of how far its score stays above every other. Of yes or no: of how far each number stays on its side
+        of the cut.
         """
-        node = self.engine.networks.graph.outputs[0]
-        value = self.engine.bounds[node]
-        x = as_interval((value.after if second else value.before) if isinstance(value, Pair) else value)
-        low, high = (end.flatten(1).expand(self.boxes, -1) for end in (x.lower, x.upper))
-        k = low.shape[1]
-        if k == 1:
-            side = torch.where(classes == 1, 1.0, -1.0).to(low.dtype)
-            least = torch.where(classes == 1, low[:, 0], -high[:, 0])
-            return torch.maximum(least, self._rows(node, side[:, None, None], second)[:, 0]) if self.linear else least
-        own = torch.nn.functional.one_hot(classes, k).to(low.dtype)
+        x = self._compared(decision, second)
+        if decision.cut is None:
+            return self._of_greatest(decision, x, classes, second)
+        side = decision.sides(classes).to(x.lower.dtype)
+        least = torch.where(side > 0, x.lower - decision.cut, decision.cut - x.upper)
+        if self.linear:
+            found = self._rows(decision, side, decision.index, None, second) - side * decision.cut
+            least = torch.maximum(least, found)
+        if decision.cut != 0:  # x − 0 is exact
+            least = least - FUNCTIONS * (least.abs() + 2 * abs(decision.cut))
+        return least.amin(-1)
+
+    def _of_greatest(self, decision: Decision, x: Interval, classes: Tensor, second: bool) -> Tensor:
+        low, high = x.lower, x.upper
+        own = torch.nn.functional.one_hot(classes[..., 0].clamp(min=0), decision.columns).to(low.dtype)
         apart = subtract(
-            Interval((own * low).sum(1, keepdim=True), (own * high).sum(1, keepdim=True)), Interval(low, high)
+            Interval((own * low).sum(-1, keepdim=True), (own * high).sum(-1, keepdim=True)), Interval(low, high)
         )
         least = apart.lower - FUNCTIONS * (low.abs() + high.abs() + apart.lower.abs())
         if self.linear:
-            rows = own[:, None, :] - torch.eye(k, dtype=low.dtype, device=low.device)
-            least = torch.maximum(least, self._rows(node, rows, second))
-        return least.masked_fill(own.bool(), torch.inf).amin(1)
+            first = decision.index.gather(1, classes[..., 0].clamp(min=0).T).T[..., None].expand_as(low)
+            ones = torch.ones_like(low)
+            least = torch.maximum(least, self._rows(decision, ones, first, decision.index.expand_as(first), second))
+        return least.masked_fill(own.bool(), torch.inf).amin(-1)
+
+    def _compared(self, decision: Decision, second: bool) -> Interval:
+        """Bounds, (N, positions, k), on what f (g) compares."""
+        value = self.engine.bounds[decision.node]
+        x = as_interval((value.after if second else value.before) if isinstance(value, Pair) else value)
+        low, high = (end.flatten(1).expand(self.boxes, -1)[:, decision.index] for end in (x.lower, x.upper))
+        return Interval(low, high)
 
     def _least(self, node: fx.Node, f: Tensor, g: Tensor) -> Tensor:
         """Lower bounds, (N, rows), of f·x + g·x′ for rows of coefficients (rows, outputs), the same in every box."""
         box = torch.arange(self.boxes).repeat_interleave(len(f))
         return self._lower(node, f.repeat(self.boxes, 1), g.repeat(self.boxes, 1), box).reshape(self.boxes, -1)
 
-    def _rows(self, node: fx.Node, rows: Tensor, second: bool) -> Tensor:
-        """Lower bounds, (N, rows), of rows · x (or x′) for coefficients (N, rows, outputs)."""
-        box = torch.arange(self.boxes).repeat_interleave(rows.shape[1])
-        flat = rows.flatten(0, 1)
-        found = self._lower(node, None, flat, box) if second else self._lower(node, flat, None, box)
-        return found.reshape(self.boxes, -1)
-
-    def _lower(self, node: fx.Node, f: Tensor | None, g: Tensor | None, box: Tensor) -> Tensor:
+    def _rows(self, decision: Decision, factor: Tensor, plus: Tensor, minus: Tensor | None, second: bool) -> Tensor:
+        """Lower bounds, shape of `factor` (N, positions, k), of factor · x[plus] − x[minus], x of f (of g)."""
+        shape, node = factor.shape, decision.node
+        box = torch.arange(self.boxes).repeat_interleave(shape[1:].numel())
+        flat = [t.expand(shape).flatten() for t in (factor, plus, *(() if minus is None else (minus,)))]
         sample = self.engine.samples[0][node]
         found = []
         for part in torch.arange(len(box)).split(rows_at_a_time(self.engine)):
-            seed: Coefficients = (_of_shape(f, part, sample), _of_shape(g, part, sample))
-            found.append(lower(self.engine, {node: seed}, Everywhere(box[part])))
-        return torch.cat(found)
+            rows = flat[0].new_zeros((len(part), sample.numel()))
+            rows.scatter_add_(1, flat[1][part, None], flat[0][part, None])
+            if minus is not None:
+                rows.scatter_add_(1, flat[2][part, None], -torch.ones_like(rows[:, :1]))
+            seed: Coefficients = (None, rows) if second else (rows, None)
+            found.append(self._lower_part(node, seed, box[part]))
+        return torch.cat(found).reshape(shape)
 
+    def _lower(self, node: fx.Node, f: Tensor, g: Tensor, box: Tensor) -> Tensor:
+        parts = torch.arange(len(box)).split(rows_at_a_time(self.engine))
+        return torch.cat([self._lower_part(node, (f[part], g[part]), box[part]) for part in parts])
 
-def decisions(output: Tensor) -> Tensor:
-    """Classes, (batch,): the largest of several outputs, the side of 0 of a single one."""
-    flat = output.flatten(1)
-    return flat.argmax(1) if flat.shape[1] > 1 else (flat[:, 0] > 0).long()
-
-
-def _of_shape(rows: Tensor | None, part: Tensor, sample: Tensor) -> Tensor | None:
-    return None if rows is None else rows[part].reshape(-1, *sample.shape)
+    def _lower_part(self, node: fx.Node, rows: Coefficients, box: Tensor) -> Tensor:
+        """Of rows over all elements of the node's value, in the box of each."""
+        shape = self.engine.samples[0][node].shape
+        f, g = (None if c is None else c.reshape(-1, *shape) for c in rows)
+        return lower(self.engine, {node: (f, g)}, Everywhere(box))

@@ -13,13 +13,14 @@ from torch.export import ExportedProgram
 
 from secateur import arguments as may
 from secateur.arguments import checked
-from secateur.bounds.certified import Certified, ball, blocks, decisions
+from secateur.bounds.certified import Certified, ball, blocks
 from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.certify.certificate import Certificate, InputSet, Share
 from secateur.certify.embed import embedded
-from secateur.certify.search import Found, outputs, search
+from secateur.certify.search import Found, Passed, search
+from secateur.decisions import HEADS, Decision, Head, NoDecision, before_head, decision_of, same
 from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import couple
@@ -45,6 +46,7 @@ def certify(
     inputs: Tensor | Sequence[Tensor] | None = None,
     eps: float | None = None,
     labels: Tensor | None = None,
+    head: Head = "auto",
     method: str = "linear",
     attack_steps: int = 40,
     seed: int = 0,
@@ -59,7 +61,11 @@ def certify(
         mean, std: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units of the images.
         inputs, eps: inputs, batch first (a tensor, or one for each input of the model), and the radius of the L∞ balls
             round them, in input units. The balls are cut with the box. Whole-number inputs stay as they are.
-        labels: classes of the inputs; then only inputs that are rightly classified count as stable.
+        labels: classes of the inputs; then only inputs that are rightly classified count as stable. For several labels
+            of each input (and for dense outputs), in the shape of the decisions.
+        head: what the outputs are, see `secateur.decisions`; `none` for a regression, whose outputs decide nothing.
+            `auto` goes by the last ops; what it found is `Certificate.head`. Without decisions, the certificate is
+            about the drift alone, and `Certificate.undecided` says why.
         method: `linear` (backward linear bounds on both networks together, and intervals; the tighter counts) or
             `interval` (fast and wide).
         attack_steps: of the search for the empirical partner; 0: none.
@@ -79,6 +85,7 @@ def certify(
             "inputs": inputs,
             "eps": eps,
             "labels": labels,
+            "head": head,
             "method": method,
             "attack_steps": attack_steps,
             "seed": seed,
@@ -94,6 +101,8 @@ def certify(
     graph, other = capture(original, example), capture(pruned, example)
     like = torch.empty(0, dtype=torch.float64)
     networks = _networks(graph, other, input_bounds, like, seed)
+    found_head = _decision(networks.graph, head, labels)
+    decision = before_head(networks.graph, found_head) if isinstance(found_head, Decision) else None
     boxes, centres = _input_set(graph, input_bounds, points, eps)
     generator = torch.Generator().manual_seed(seed)
 
@@ -103,16 +112,19 @@ def certify(
         drift.append(here.drift())
         flat = [Interval(x.lower[:, 0], x.upper[:, 0]) for x in block]
         middle = [c[start : start + here.boxes] for c in centres] or [_middle(x) for x in flat]
-        if centres:
-            decided.append(_decided(networks, here, middle))
+        if centres and decision is not None:
+            decided.append(_decided(networks, here, middle, decision))
         if attack_steps:
-            found.append(search(networks, flat, middle, steps=attack_steps, generator=generator))
-    agreement, stable_original, stable_pruned = _shares(decided, found, labels) if centres else (None, None, None)
+            found.append(search(networks, flat, middle, decision, steps=attack_steps, generator=generator))
+    right = decision.labelled(labels) if decision is not None and labels is not None else None
+    agreement, stable_original, stable_pruned = _shares(decided, found, right) if decided else (None, None, None)
     return Certificate(
         input_set=InputSet(
             input_bounds=may.plain_bounds(input_bounds), eps=eps, inputs=len(points[0]) if points else None
         ),
         method=method,
+        head=found_head.head,
+        undecided=found_head.why if isinstance(found_head, NoDecision) else "",
         lower=tuple(tuple(row) for row in torch.cat([d.lower for d in drift]).tolist()),
         upper=tuple(tuple(row) for row in torch.cat([d.upper for d in drift]).tolist()),
         found=tuple(torch.cat([f.drift for f in found]).tolist()) if found else None,
@@ -135,6 +147,7 @@ _RULES = {
     "inputs": may.optional(may.instance((Tensor, list, tuple), "a tensor, or a list with one for each input")),
     "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
     "labels": may.optional(may.TENSOR),
+    "head": may.one_of(*HEADS),
     "method": may.one_of("linear", "interval"),
     "attack_steps": may.whole(0, "a whole number of steps, at least 0"),
     "seed": may.SEED,
@@ -148,8 +161,18 @@ def _check(inputs: Any, eps: float | None, labels: Tensor | None) -> None:
     if labels is None:
         return
     count = 0 if inputs is None else len(inputs if isinstance(inputs, Tensor) else inputs[0])
-    if labels.shape != (count,) or labels.is_floating_point():
+    if labels.ndim < 1 or len(labels) != count or labels.is_floating_point():
         raise InputError(f"labels of shape {tuple(labels.shape)}: give one class number for each of {count} inputs")
+
+
+def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoDecision:
+    """Labels of one class number each tell that each input has one class."""
+    found = decision_of(graph, head, one_of_k=labels is not None and labels.ndim == 1)
+    if labels is not None and isinstance(found, NoDecision):
+        raise InputError(
+            f"labels: the model decides nothing that they could be compared with ({found.why}); give head, or none of them"
+        )
+    return found
 
 
 def _networks(graph: Graph, other: Graph, input_bounds: Any, like: Tensor, seed: int) -> Networks:
@@ -196,7 +219,7 @@ def _input_set(
 
 @dataclass(frozen=True, eq=False)
 class _Decided:
-    """For each of N balls: the classes of its centre, and whether f, and g, certainly keep theirs."""
+    """For each of N balls: the decisions at its centre, and whether f, and g, certainly keep theirs (N, positions)."""
 
     first: Tensor
     second: Tensor
@@ -204,22 +227,24 @@ class _Decided:
     second_stays: Tensor
 
 
-def _decided(networks: Networks, here: Certified, centres: Sequence[Tensor]) -> _Decided:
+def _decided(networks: Networks, here: Certified, centres: Sequence[Tensor], decision: Decision) -> _Decided:
     with torch.no_grad():
-        f, g = (decisions(outputs(networks, t, centres)[0]) for t in (networks.first, networks.second))
-    return _Decided(f, g, here.margins(f, False) > 0, here.margins(g, True) > 0)
+        f, g = (
+            decision.classes(Passed.of(networks, t, centres, decision).value) for t in (networks.first, networks.second)
+        )
+    return _Decided(f, g, here.stands(decision, f, False), here.stands(decision, g, True))
 
 
 def _shares(decided: Sequence[_Decided], found: Sequence[Found], labels: Tensor | None) -> tuple[Share, Share, Share]:
-    """Agreement, and the stable shares of f and of g."""
+    """Agreement, and the stable shares of f and of g, of all decisions; `labels` in the shape of these."""
 
     def all_of(parts: Sequence[Any], name: str) -> Tensor:
         return torch.cat([getattr(part, name) for part in parts])
 
     f, g = all_of(decided, "first"), all_of(decided, "second")
     kept, kept_too = all_of(decided, "first_stays"), all_of(decided, "second_stays")
-    right, right_too = (torch.ones_like(kept) if labels is None else x == labels.to(x.device) for x in (f, g))
-    certain = (kept & kept_too & (f == g), kept & right, kept_too & right_too)
+    right, right_too = (torch.ones_like(kept) if labels is None else (x == labels.to(x.device)).all(-1) for x in (f, g))
+    certain = (kept & kept_too & same(f, g), kept & right, kept_too & right_too)
     if not found:
         return tuple(Share(certified=_share(c)) for c in certain)  # type: ignore[return-value]
     standing = (

@@ -33,7 +33,8 @@ class InputSet(Record):
 
 
 class Share(Record):
-    """A share of the inputs: what is certain, and what an attack left standing, which can only be more."""
+    """A share of the decisions, one for each input (of dense outputs: at each position of each input): what is certain,
+    and what an attack left standing, which can only be more."""
 
     certified: float
     empirical: float | None = None
@@ -48,11 +49,13 @@ class Certificate(Record):
     schema_version: Literal[1] = 1
     input_set: InputSet
     method: str  # linear (and intervals), or interval
+    head: str | None = None  # what the outputs were taken for: a name in secateur.decisions; not in older files
+    undecided: str = ""  # why nothing is claimed about decisions, where the head is none
     lower: tuple[tuple[float, ...], ...]
     upper: tuple[tuple[float, ...], ...]
     found: tuple[float, ...] | None = None  # largest |g(x) − f(x)| that an attack found, for each row
-    agreement: Share | None = None  # inputs whose whole ball both models give the class that f gives the input
-    stable_original: Share | None = None  # inputs (rightly classified, where labels are given) of one class on the ball
+    agreement: Share | None = None  # both models decide, all over an input's ball, as f decides at the input
+    stable_original: Share | None = None  # one decision (a right one, where labels are given) all over the ball
     stable_pruned: Share | None = None
     original: Fingerprint
     pruned: Fingerprint

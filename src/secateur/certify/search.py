@@ -12,57 +12,70 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from secateur.bounds.certified import decisions
 from secateur.bounds.joint import Networks
+from secateur.decisions import Decision, same
 from secateur.graph.capture import call_op, walk
 from secateur.types import Interval
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """For each of N boxes, what some point of it shows."""
+    """For each of N boxes, what some point of it shows; of models without decisions, the drift alone."""
 
     drift: Tensor  # (N,), the largest |g − f| of an output
-    disagree: Tensor  # (N,), bool: somewhere the two decide differently
-    flips_first: Tensor  # (N,), bool: somewhere f decides otherwise than at the centre
-    flips_second: Tensor
+    disagree: Tensor | None = None  # (N, positions), bool: somewhere the two decide differently
+    flips_first: Tensor | None = None  # (N, positions), bool: somewhere f decides otherwise than at the centre
+    flips_second: Tensor | None = None
 
 
-def outputs(networks: Networks, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Outputs on a batch, (batch, …), with gradients."""
-    graph = networks.graph
-    given = dict(zip(graph.inputs, inputs, strict=True))
-    env = walk(
-        graph,
-        lambda node: given[node] if node.op == "placeholder" else tensors[str(node.target)],
-        partial(call_op, like=networks.like),
-    )
-    return [env[node] for node in graph.outputs]
+@dataclass(frozen=True, eq=False)
+class Passed:
+    """A batch that went through a network, with gradients: its outputs, and the value from which decisions are read."""
+
+    outputs: list[Tensor]
+    value: Tensor
+
+    @staticmethod
+    def of(
+        networks: Networks, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], decision: Decision | None
+    ) -> Passed:
+        graph = networks.graph
+        read = graph.outputs[0] if decision is None else decision.node
+        given = dict(zip(graph.inputs, inputs, strict=True))
+        env = walk(
+            graph,
+            lambda node: given[node] if node.op == "placeholder" else tensors[str(node.target)],
+            partial(call_op, like=networks.like),
+            keep=lambda node: node is read,
+        )
+        return Passed([env[node] for node in graph.outputs], env[read])
 
 
 def search(
     networks: Networks,
     boxes: Sequence[Interval],
     centres: Sequence[Tensor],
+    decision: Decision | None,
     *,
     steps: int,
     generator: torch.Generator,
 ) -> Found:
     """Ascend the drift and descend the margins of f and of g, from random points of each box, (N, …) per input."""
+
+    def both(points: Sequence[Tensor]) -> tuple[Passed, Passed]:
+        first, second = (Passed.of(networks, t, points, decision) for t in (networks.first, networks.second))
+        return first, second
+
     with torch.no_grad():
-        first, second = (outputs(networks, t, centres) for t in (networks.first, networks.second))
-    f0, g0 = decisions(first[0]), decisions(second[0])
-    drift = _distance(first, second)
-    disagree, flips_first, flips_second = f0 != g0, torch.zeros_like(f0, dtype=torch.bool), torch.zeros_like(f0 != g0)
-    for goal in ("rise", "fall", "first", "second"):
+        f, g = both(centres)
+    shown = _Shown(decision, f, g)
+    for goal in ("rise", "fall", "first", "second") if decision is not None else ("rise", "fall"):
         points = [_random_point(box, generator) for box in boxes]
         for step in range(steps):
             points = [p.detach().requires_grad_(p.is_floating_point()) for p in points]
-            f, g = (outputs(networks, t, points) for t in (networks.first, networks.second))
-            a, b = decisions(f[0]), decisions(g[0])
-            drift = torch.maximum(drift, _distance(f, g).detach())
-            disagree, flips_first, flips_second = disagree | (a != b), flips_first | (a != f0), flips_second | (b != g0)
-            value = _objective(goal, f, g, f0, g0)
+            f, g = both(points)
+            shown.note(f, g)
+            value = shown.margin(goal, f, g) if goal in ("first", "second") else _objective(goal, f.outputs, g.outputs)
             moving = [p for p in points if p.requires_grad]
             if not moving:
                 break
@@ -72,29 +85,54 @@ def search(
                 _moved(p, next(gradients), box, share) if p.requires_grad else p
                 for p, box in zip(points, boxes, strict=True)
             ]
-    return Found(drift, disagree, flips_first, flips_second)
+    return shown.found
+
+
+class _Shown:
+    """What the points so far have shown, beside the decisions at the centres."""
+
+    def __init__(self, decision: Decision | None, f: Passed, g: Passed) -> None:
+        self.decision, self.found = decision, Found(_distance(f.outputs, g.outputs))
+        if decision is not None:
+            self.centres = decision.classes(f.value), decision.classes(g.value)
+            apart = ~same(*self.centres)
+            self.found = Found(self.found.drift, apart, torch.zeros_like(apart), torch.zeros_like(apart))
+
+    def note(self, f: Passed, g: Passed) -> None:
+        old, drift = self.found, torch.maximum(self.found.drift, _distance(f.outputs, g.outputs).detach())
+        if self.decision is None or old.disagree is None or old.flips_first is None or old.flips_second is None:
+            self.found = Found(drift)
+            return
+        a, b = self.decision.classes(f.value), self.decision.classes(g.value)
+        first, second = self.centres
+        self.found = Found(
+            drift,
+            old.disagree | ~same(a, b),
+            old.flips_first | ~same(a, first),
+            old.flips_second | ~same(b, second),
+        )
+
+    def margin(self, goal: str, f: Passed, g: Passed) -> Tensor:
+        """What falls as f (g) comes nearer to another decision than at the centre, negated; of many, the nearest."""
+        assert self.decision is not None
+        value, classes = (f.value, self.centres[0]) if goal == "first" else (g.value, self.centres[1])
+        return -self.decision.margins(value, classes).amin(1)
 
 
 def _distance(f: Sequence[Tensor], g: Sequence[Tensor]) -> Tensor:
-    parts = [(b - a).abs().flatten(1).amax(1) for a, b in zip(f, g, strict=True) if a.is_floating_point()]
-    return torch.stack(parts).amax(0)
+    return _change(f, g).abs().amax(1)
 
 
-def _objective(goal: str, f: Sequence[Tensor], g: Sequence[Tensor], f0: Tensor, g0: Tensor) -> Tensor:
-    if goal in ("first", "second"):
-        return -_margin(f[0], f0) if goal == "first" else -_margin(g[0], g0)
-    delta = torch.cat([(b - a).flatten(1) for a, b in zip(f, g, strict=True) if a.is_floating_point()], 1)
+def _objective(goal: str, f: Sequence[Tensor], g: Sequence[Tensor]) -> Tensor:
+    delta = _change(f, g)
     largest = delta.detach().abs().argmax(1, keepdim=True)
     way = delta.gather(1, largest)[:, 0]
     return way.abs() if goal == "rise" else delta.abs().sum(1)
 
 
-def _margin(output: Tensor, classes: Tensor) -> Tensor:
-    flat = output.flatten(1)
-    if flat.shape[1] == 1:
-        return torch.where(classes == 1, flat[:, 0], -flat[:, 0])
-    own = torch.nn.functional.one_hot(classes, flat.shape[1]).bool()
-    return flat[own] - flat.masked_fill(own, -torch.inf).amax(1)
+def _change(f: Sequence[Tensor], g: Sequence[Tensor]) -> Tensor:
+    """g − f of all floating outputs, (N, values)."""
+    return torch.cat([(b - a).reshape(len(a), -1) for a, b in zip(f, g, strict=True) if a.is_floating_point()], 1)
 
 
 def _random_point(box: Interval, generator: torch.Generator) -> Tensor:

@@ -12,8 +12,9 @@ from torch.export import ExportedProgram
 
 from secateur import arguments as may
 from secateur.arguments import checked
+from secateur.decisions import HEADS, MULTI_LABEL, Head, classes_of
 from secateur.errors import InputError
-from secateur.evaluate.accuracy import Head, accuracies, agreement, classes_of, decide, placed, predict, resolve_head
+from secateur.evaluate.accuracy import accuracies, agreement, placed, predict, resolve_head, right
 from secateur.evaluate.attacks import (
     APGD,
     FGSM,
@@ -78,9 +79,11 @@ def evaluate(
     `attacks` run against `model`, inside `input_bounds` (numbers, one value per channel, or what broadcasts to one
     image); `mean` and `std` are as for `prune`, all else then in units of the images. `warnings` in the report tell
     where the attacks' gradients look masked. `corruptions` are names, each for three severities, or `Corruption`
-    objects. `original` is measured beside the model for accuracy, agreement, classes, corruptions and cost. `latency`
-    times batches of `batch_size` inputs in `runtime`, torch or onnxruntime (default: onnxruntime for models that came
-    as ONNX). Neither model is changed. Raises `InputError` for arguments, data or models that cannot be measured.
+    objects. `original` is measured beside the model for accuracy, agreement, classes, corruptions and cost. `head` says
+    what the outputs are, see `secateur.decisions`; the report names it. Of several labels for each input, `labels` are
+    0 or 1 (n, outputs), and a decision is right where all of them are. `latency` times batches of `batch_size` inputs
+    in `runtime`, torch or onnxruntime (default: onnxruntime for models that came as ONNX). Neither model is changed.
+    Raises `InputError` for arguments, data or models that cannot be measured.
     """
     given = checked(
         _RULES,
@@ -97,6 +100,7 @@ def evaluate(
             "std": std,
             "batch_size": batch_size,
             "device": device,
+            "head": head,
             "latency": latency,
             "runtime": runtime,
             "progress": progress,
@@ -111,9 +115,10 @@ def evaluate(
     worse = resolve(corruptions)
     box = input_box(images, input_bounds) if attacks or worse else None
     streaming: _Streaming = {"batch_size": batch_size, "device": device, "progress": progress}
-    subject = _answers(model, "model", images, head, streaming)
-    _check_labels(labels, classes_of(subject.head, subject.outputs))
-    reference = None if original is None else _answers(original, "original", images, head, streaming)
+    one_of_k = labels.ndim == 1
+    subject = _answers(model, "model", images, head, one_of_k, streaming)
+    _check_labels(labels, subject, attacks)
+    reference = None if original is None else _answers(original, "original", images, head, one_of_k, streaming)
     if reference is not None and reference.classes != subject.classes:
         raise InputError(f"the model tells {subject.classes} classes apart, the original {reference.classes}")
     measured = [subject] if reference is None else [subject, reference]
@@ -123,7 +128,11 @@ def evaluate(
     if reference is not None:
         original_accuracy = accuracies(reference.outputs, labels, top_k, reference.head)
         agreed = agreement(subject.outputs, subject.head, reference.outputs, reference.head)
-    classes = per_class(subject.right(labels), None if reference is None else reference.right(labels), labels)
+    classes = (
+        per_class(subject.right(labels), None if reference is None else reference.right(labels), labels)
+        if one_of_k
+        else ()
+    )
     outcomes = [(a, _attacked(subject, images, labels, a, input_bounds, streaming)) for a in attacks]
     return Evaluation(
         samples=len(images),
@@ -165,6 +174,7 @@ _RULES = {
     "std": may.STD,
     "batch_size": may.whole(1, "a whole number of inputs, at least 1"),
     "device": may.DEVICE,
+    "head": may.one_of(*HEADS),
     "latency": may.flag(),
     "runtime": may.optional(may.one_of(*RUNTIMES)),
     "progress": may.flag(),
@@ -189,16 +199,16 @@ class _Answers:
 
     @property
     def classes(self) -> int:
-        return classes_of(self.head, self.outputs)
+        return classes_of(self.head, self.outputs.shape[1])
 
     def right(self, labels: Tensor) -> Tensor:
-        return decide(self.outputs, self.head) == labels
+        return right(self.outputs, labels, self.head)
 
 
-def _answers(model: Model, role: str, images: Tensor, head: Head, streaming: _Streaming) -> _Answers:
+def _answers(model: Model, role: str, images: Tensor, head: Head, one_of_k: bool, streaming: _Streaming) -> _Answers:
     module = _module(model, role)
     outputs = predict(module, images, **streaming)
-    return _Answers(module, outputs, resolve_head(module, head, outputs, images[:2]))
+    return _Answers(module, outputs, resolve_head(module, head, outputs, images[:2], one_of_k=one_of_k))
 
 
 def _module(model: Model, role: str) -> nn.Module:
@@ -216,7 +226,7 @@ def _module(model: Model, role: str) -> nn.Module:
 def _check_data(images: Tensor, labels: Tensor) -> None:
     if images.ndim < 2 or not len(images):
         raise InputError(f"images of shape {tuple(images.shape)}: axis 0 must be the samples, at least one of them")
-    if labels.ndim != 1 or labels.is_floating_point() or labels.is_complex():
+    if labels.ndim not in (1, 2) or labels.is_floating_point() or labels.is_complex():
         raise InputError(f"labels of shape {tuple(labels.shape)} and type {labels.dtype}: give one class number each")
     if len(labels) != len(images):
         raise InputError(f"{len(images)} images but {len(labels)} labels")
@@ -225,8 +235,19 @@ def _check_data(images: Tensor, labels: Tensor) -> None:
         raise InputError(f"{bad} of {len(images)} images hold NaN or infinite values")
 
 
-def _check_labels(labels: Tensor, classes: int) -> None:
-    low, high = int(labels.min()), int(labels.max())
+def _check_labels(labels: Tensor, subject: _Answers, attacks: Sequence[Attack]) -> None:
+    low, high, classes = int(labels.min()), int(labels.max()), subject.classes
+    if (labels.ndim == 2) != (subject.head in MULTI_LABEL):
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)} do not fit the head {subject.head}: give one class number each, or "
+            "for multi_label a 0 or 1 for each output"
+        )
+    if labels.ndim == 2:
+        if labels.shape != subject.outputs.shape or low < 0 or high > 1:
+            raise InputError(f"labels of shape {tuple(labels.shape)}: give a 0 or 1 for each of {classes} outputs")
+        if attacks:
+            raise InputError("attacks: they need one class number for each input, the model gives several labels")
+        return
     if low < 0 or high >= classes:
         raise InputError(
             f"labels range from {low} to {high}, but the model tells {classes} classes apart (0 to {classes - 1})"
@@ -284,7 +305,7 @@ def _corruption_row(
         worse = corruption.apply(images[rows], box, rows)
         for place, (answers, module) in enumerate(zip(measured, placements, strict=True)):
             outputs = predict(module, worse, batch_size=len(rows))
-            hits[place] += int((decide(outputs, answers.head) == labels[rows]).sum())
+            hits[place] += int(right(outputs, labels[rows], answers.head).sum())
     shares = [hit / len(images) for hit in hits]
     return CorruptionRow(
         kind=corruption.kind,

@@ -1,23 +1,18 @@
-"""What a classifier answers, and how often it is right: streamed, for every kind of head."""
+"""What a classifier answers, and how often it is right: streamed, for every head of `secateur.decisions`."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
 
+from secateur.decisions import BINARY, MULTI_LABEL, Head, check_head, classes_of, decide, fitting_head
 from secateur.errors import InputError, SecateurError
-from secateur.graph.capture import capture, first_line, kind
+from secateur.graph.capture import capture, first_line
+from secateur.graph.meaning import Meaning, meanings
 from secateur.progress import track
-
-Head = Literal["auto", "logits", "probabilities", "binary_logit", "binary_probability"]
-
-_BINARY_THRESHOLD = {"binary_logit": 0.0, "binary_probability": 0.5}
-_SQUASHING = {"sigmoid", "softmax", "_softmax"}
-_RESHAPING = {"view", "reshape", "squeeze", "unsqueeze", "flatten", "contiguous", "clone", "alias", "dropout", "to"}
 
 
 def predict(
@@ -78,61 +73,68 @@ def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
     return rows
 
 
-def resolve_head(model: nn.Module, head: Head, outputs: Tensor, example: Tensor) -> Head:
-    """What the columns of `outputs` (n, outputs) are; `auto` is decided by their number and the model's last op.
+def resolve_head(model: nn.Module, head: Head, outputs: Tensor, example: Tensor, *, one_of_k: bool = True) -> Head:
+    """What the columns of `outputs` (n, outputs) are; `auto` is decided by their number and the model's last ops.
 
-    Values outside [0, 1] are logits. Otherwise the graph tells whether the last op is a sigmoid or softmax; where the
-    model cannot be captured on `example` (batch, …), rows that sum to one are probabilities, and so is a single column.
+    `one_of_k`: whether the labels are class numbers. Where the model cannot be captured on `example` (batch, …), the
+    values tell: a column between 0 and 1 holds probabilities, and so do rows that sum to one. Raises `InputError` where
+    `auto` cannot tell, and for models that decide nothing.
     """
-    if head not in get_args(Head):
-        raise InputError(f"head={head!r}: choose one of {', '.join(get_args(Head))}")
-    columns = outputs.shape[1]
-    if head != "auto":
-        if (columns == 1) != (head in _BINARY_THRESHOLD):
-            raise InputError(f"head={head!r} does not fit a model with {columns} outputs")
-        return head
-    squashed = bool(((outputs >= 0) & (outputs <= 1)).all()) and _ends_squashed(model, outputs, example)
-    if columns == 1:
-        return "binary_probability" if squashed else "binary_logit"
-    return "probabilities" if squashed else "logits"
+    check_head(head)
+    meaning = _meaning(model, example)
+    if meaning is None:
+        meaning = _by_values(outputs, head, one_of_k)
+    found = fitting_head(head, meaning, outputs.shape[1], one_of_k=one_of_k)
+    if found == "none":
+        said = "the head was given as none" if head == "none" else "the last ops do not tell the threshold"
+        raise InputError(
+            f"the model decides nothing that could be measured ({said}); give the head (--head), such as "
+            "binary_probability. Of a regression, certify bounds how far its outputs move"
+        )
+    return found
 
 
-def _ends_squashed(model: nn.Module, outputs: Tensor, example: Tensor) -> bool:
+def _meaning(model: nn.Module, example: Tensor) -> Meaning | None:
+    """What the model's output is, by its ops; None where there is no graph of these."""
     try:
-        return _last_op(model, example) in _SQUASHING
+        if isinstance(model, fx.GraphModule) and not any(n.op == "call_module" for n in model.graph.nodes):
+            nodes = tuple(model.graph.nodes)
+            made = list(nodes[-1].all_input_nodes)
+        else:
+            graph = capture(model, example)
+            nodes, made = graph.nodes, list(graph.outputs)
     except SecateurError:
-        return outputs.shape[1] == 1 or bool(((outputs.sum(dim=1) - 1).abs() < 1e-3).all())
+        return None
+    return meanings(nodes)[made[0]] if made else "constant"
 
 
-def _last_op(model: nn.Module, example: Tensor) -> str:
-    """The kind of the op that makes the values of the output, past those that only reshape them."""
-    if isinstance(model, fx.GraphModule) and not any(n.op == "call_module" for n in model.graph.nodes):
-        nodes = next(iter(reversed(model.graph.nodes))).all_input_nodes
-    else:
-        nodes = list(capture(model, example).outputs)
-    node = nodes[0] if nodes else None
-    while node is not None and kind(node) in _RESHAPING and node.all_input_nodes:
-        node = node.all_input_nodes[0]
-    return "" if node is None else kind(node)
+def _by_values(outputs: Tensor, head: Head, one_of_k: bool) -> Meaning:
+    if head not in ("auto", "multi_label"):
+        return "other"
+    if not bool(((outputs >= 0) & (outputs <= 1)).all()):
+        return "scores"
+    if outputs.shape[1] == 1 or not one_of_k:
+        return "probability"
+    return "distribution" if bool(((outputs.sum(dim=1) - 1).abs() < 1e-3).all()) else "scores"
 
 
-def classes_of(head: Head, outputs: Tensor) -> int:
-    """How many classes the model tells apart."""
-    return 2 if head in _BINARY_THRESHOLD else outputs.shape[1]
+def right(outputs: Tensor, labels: Tensor, head: Head) -> Tensor:
+    """Whether each decision is that of `labels`, shape (n,); of many labels, whether all of them are."""
+    return _equal(decide(outputs, head), labels)
 
 
-def decide(outputs: Tensor, head: Head) -> Tensor:
-    """The predicted class of each row, shape (n,): the first largest, or whether the threshold is passed."""
-    if head in _BINARY_THRESHOLD:
-        return (outputs[:, 0] > _BINARY_THRESHOLD[head]).long()
-    return outputs.argmax(dim=1)
+def _equal(first: Tensor, second: Tensor) -> Tensor:
+    return (first == second).reshape(len(first), -1).all(dim=1)
 
 
 def top_k_correct(outputs: Tensor, labels: Tensor, k: int, head: Head) -> Tensor:
     """Whether each label is among the k first classes, shape (n,); of equal outputs the lower class comes first."""
-    if not 1 <= k <= classes_of(head, outputs):
-        raise InputError(f"top_k={k} does not fit a model with {classes_of(head, outputs)} classes")
-    if head in _BINARY_THRESHOLD:
+    classes = 1 if head in MULTI_LABEL else classes_of(head, outputs.shape[1])
+    if not 1 <= k <= classes:
+        raise InputError(f"top_k={k} does not fit a model with {classes} classes and the head {head}")
+    if head in MULTI_LABEL:
+        return right(outputs, labels, head)
+    if head in BINARY:
         return (decide(outputs, head) == labels) | (k == 2)
     own = outputs.gather(1, labels[:, None])
     earlier = torch.arange(outputs.shape[1]) < labels[:, None]
@@ -146,5 +148,5 @@ def accuracies(outputs: Tensor, labels: Tensor, top_k: Sequence[int], head: Head
 
 
 def agreement(outputs: Tensor, head: Head, original: Tensor, original_head: Head) -> float:
-    """The share of inputs on which two models decide for the same class."""
-    return float((decide(outputs, head) == decide(original, original_head)).double().mean())
+    """The share of inputs on which two models decide the same."""
+    return float(_equal(decide(outputs, head), decide(original, original_head)).double().mean())

@@ -51,10 +51,10 @@ class Evaluation(_Record):
     """Shares lie in [0, 1]. `original_…`, `agreement`, `change` and `cost_before` need the original model."""
 
     samples: int
-    head: str
-    accuracy: dict[int, float]  # k → top-k accuracy
+    head: str  # what the outputs were taken for, a name in secateur.decisions
+    accuracy: dict[int, float]  # k → top-k accuracy; of many labels, the share of inputs with all of them right
     original_accuracy: dict[int, float] | None = None
-    agreement: float | None = None  # share of inputs on which the original decides for the same class
+    agreement: float | None = None  # share of inputs on which the original decides the same
     classes: tuple[ClassRow, ...] = ()  # of those among the labels
     worst_class_accuracy: float | None = None
     original_worst_class_accuracy: float | None = None  # not always of the same class

@@ -82,7 +82,7 @@ class RecordedRequest(Record):
     calibration: str = ""  # SHA-256 of the user's own samples
     samples: int = 0
     allocation: str = "uniform"
-    guard: dict[str, float] = {}
+    guard: dict[str, float | str] = {}
     exact_first: bool = False
 
 

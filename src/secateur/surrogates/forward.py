@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
-from secateur.graph.capture import as_work, call_op, kind, walk
+from secateur.graph.capture import as_work, call_op, walk
 from secateur.surrogates.source import Inputs, Source
 
 CHUNK = 128  # samples that a pass with gradients holds at once
-_MOVES = {"view", "reshape", "flatten", "squeeze", "_to_copy", "to", "clone", "contiguous", "dropout"}
 
 
 def forward(
@@ -54,14 +53,10 @@ def take(inputs: Inputs, index: Tensor) -> Inputs:
 
 
 def classes(source: Source) -> int:
-    """How many classes the model tells apart: the width of its only output (batch, k), k ≥ 2; else 0."""
-    graph = source.graph
-    if len(graph.outputs) != 1:
-        return 0
-    with torch.no_grad():
-        (out,) = forward(source, tuple(x.cpu() for x in graph.example))
-    is_row = out.ndim == 2 and len(out) == len(graph.example[0]) and out.is_floating_point()
-    return out.shape[1] if is_row and out.shape[1] > 1 else 0
+    """How many classes (or labels) the model tells apart: the width of its only output (batch, k), k ≥ 2; else 0."""
+    found = source.decision
+    rows = found is not None and len(source.graph.outputs) == 1 and len(found.sample_shape) == 1
+    return found.columns if rows and found is not None and found.columns > 1 else 0
 
 
 def require_classes(source: Source, name: str) -> int:
@@ -81,11 +76,8 @@ def log_probabilities(source: Source, inputs: Inputs) -> Tensor:
 
 
 def as_log_probabilities(source: Source, out: Tensor) -> Tensor:
-    """log p(class) from the output, whether the model ends in logits or in a softmax."""
-    node = source.graph.outputs[0]
-    while kind(node) in _MOVES and isinstance(node.args[0], fx.Node):
-        node = node.args[0]
-    if kind(node) in ("softmax", "_softmax"):
+    """log p(class) from the output, whether the model ends in logits or in probabilities."""
+    if source.meaning in ("distribution", "probability"):
         return out.clamp(min=torch.finfo(out.dtype).tiny).log()
     return out.log_softmax(1)
 

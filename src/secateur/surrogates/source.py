@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from secateur.decisions import Decision, decision_of
 from secateur.graph.capture import Graph
+from secateur.graph.meaning import Meaning, meanings
 from secateur.types import Interval
 
 Inputs = tuple[Tensor, ...]  # one for each input of the graph, axis 0 = samples
@@ -20,3 +23,14 @@ class Source:
     graph: Graph
     box: tuple[Interval, ...]  # float32, batch 1, one for each input
     generator: torch.Generator
+
+    @cached_property
+    def decision(self) -> Decision | None:
+        """What the model decides, as far as its graph tells."""
+        found = decision_of(self.graph)
+        return found if isinstance(found, Decision) else None
+
+    @cached_property
+    def meaning(self) -> Meaning:
+        """What the first output is."""
+        return meanings(self.graph.nodes)[self.graph.outputs[0]]

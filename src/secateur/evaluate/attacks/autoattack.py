@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate.accuracy import Head, outputs_of
+from secateur.evaluate.accuracy import outputs_of
 from secateur.evaluate.attacks.base import Attack, Target
 from secateur.evaluate.attacks.losses import logits_of
 from secateur.evaluate.attacks.norms import Norm, ball_round

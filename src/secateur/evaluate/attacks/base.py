@@ -9,8 +9,9 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
+from secateur.decisions import Head, decide
 from secateur.errors import InputError
-from secateur.evaluate.accuracy import Head, decide, outputs_of, placed
+from secateur.evaluate.accuracy import outputs_of, placed
 from secateur.evaluate.attacks.losses import Climbed, Loss, loss_of
 from secateur.evaluate.attacks.norms import Norm
 from secateur.evaluate.box import Box

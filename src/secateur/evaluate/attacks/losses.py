@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate.accuracy import Head
 
 Loss = Literal["ce", "margin", "dlr"]
 Climbed = Literal[Loss, "log_odds"]

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate.accuracy import Head
 from secateur.evaluate.attacks.base import Attack, Target, target_of
 from secateur.evaluate.box import Bounds, Box, input_box
 from secateur.progress import track

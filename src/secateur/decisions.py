@@ -1,0 +1,501 @@
+"""What a model decides: one class of several, yes or no, a set of labels, or nothing.
+
+`decision_of` finds the head of a captured graph; `fitting_head` and `decide` work on outputs alone. A decision is read
+from one value of the graph: a class by the greatest of its scores, yes or no by a cut. `before_head` moves the reading
+to the value before monotone ops (softmax, sigmoid), where the same decision is taken without their rounding.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from secateur.errors import InputError
+from secateur.graph.capture import Graph, bound_arguments, call_op, resized, run
+from secateur.graph.meaning import MOVES, SOFTMAXES, Meaning, limits, meanings, op_name
+
+Head = Literal[
+    "auto",
+    "logits",
+    "probabilities",
+    "binary_logit",
+    "binary_probability",
+    "multi_label",
+    "multi_label_logits",
+    "none",
+]
+HEADS: tuple[Head, ...] = get_args(Head)
+BINARY = ("binary_logit", "binary_probability")
+MULTI_LABEL = ("multi_label", "multi_label_logits")
+_CUTS = {"binary_logit": 0.0, "binary_probability": 0.5, "multi_label": 0.5, "multi_label_logits": 0.0}
+_TO_LOGITS = ("binary_logit", "multi_label_logits")
+
+# --- heads, and decisions from outputs -------------------------------------------------------------------------------
+
+
+def check_head(head: str) -> None:
+    if head not in HEADS:
+        raise InputError(f"head={head!r}: choose one of {', '.join(HEADS)}")
+
+
+def fitting_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) -> Head:
+    """The head of a model that gives `columns` numbers for a sample; `none` where `auto` cannot tell.
+
+    `one_of_k`: whether each sample is known to have one class. Raises `InputError` for a head that does not fit.
+    """
+    probable = meaning in ("probability", "distribution")
+    if head == "auto":
+        if columns == 1:
+            return "binary_probability" if probable else "binary_logit" if meaning in ("scores", "signed") else "none"
+        if one_of_k:
+            return "probabilities" if probable else "logits"
+        if meaning in ("scaled", "constant"):
+            return "none"
+        return "multi_label" if meaning == "probability" else "probabilities" if probable else "logits"
+    if head != "none" and head not in MULTI_LABEL and (columns == 1) != (head in BINARY):
+        raise InputError(f"head={head!r} does not fit a model with {columns} outputs")
+    if probable and head in _TO_LOGITS:
+        raise InputError(f"head={head!r} does not fit a model that ends in probabilities, which are never below 0")
+    return "multi_label_logits" if head == "multi_label" and meaning in ("scores", "signed") else head
+
+
+def classes_of(head: Head, columns: int) -> int:
+    """How many classes the model tells apart; of many labels, how many labels."""
+    return 2 if head in BINARY else columns
+
+
+def decide(outputs: Tensor, head: Head) -> Tensor:
+    """The class of each row of `outputs` (n, columns), shape (n,): the first greatest, or whether the cut is passed.
+
+    Of many labels: which of them are given, shape (n, columns).
+    """
+    if head not in _CUTS:
+        return outputs.argmax(dim=1)
+    passed = (outputs > _CUTS[head]).long()
+    return passed if head in MULTI_LABEL else passed[:, 0]
+
+
+# --- decisions of a graph --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NoDecision:
+    """A model whose outputs decide nothing, or nothing that is known."""
+
+    why: str
+    head: Head = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """How decisions are read from the value of one node.
+
+    A sample has one decision at each position: one in all for a classifier, one for each pixel or token of a dense
+    output. It is the greatest of k scores, or (with `cut`) which of k numbers are above the cut; where the head falls
+    (`rising` is False), which are below.
+    """
+
+    head: Head
+    output: int  # number of the output that decides
+    node: fx.Node
+    index: Tensor  # (positions, k), the elements of one sample's value
+    places: Tensor  # the same in the output, whose order labels have
+    sample_shape: tuple[int, ...]  # of one sample's output
+    label_shape: tuple[int, ...]  # of one sample's labels
+    cut: float | None = None
+    rising: bool = True
+    passed: tuple[fx.Node, ...] = ()  # element-wise ops between `node` and the output; compared values may saturate
+
+    @property
+    def columns(self) -> int:
+        return self.index.shape[1]
+
+    def scores(self, value: Tensor) -> Tensor:
+        """What is compared, (n, positions, k), from the value of the node."""
+        return value.reshape(len(value), -1)[:, self.index.to(value.device)]
+
+    def classes(self, value: Tensor) -> Tensor:
+        """Decisions, (n, positions, 1) for a class number, (n, positions, k) for yes or no; −1 where there is a NaN."""
+        x = self.scores(value)
+        if self.cut is None:
+            found = x.argmax(-1, keepdim=True)
+            return found.masked_fill(x.isnan().any(-1, keepdim=True), -1)
+        above = x > self.cut if self.rising else x < self.cut
+        return above.long().masked_fill(x.isnan(), -1)
+
+    def margins(self, value: Tensor, classes: Tensor) -> Tensor:
+        """How far each position is from another decision than `classes`, (n, positions); below 0 beyond."""
+        x = self.scores(value)
+        if self.cut is not None:
+            return (self.sides(classes).to(x.dtype) * (x - self.cut)).amin(-1)
+        own = torch.nn.functional.one_hot(classes[..., 0].clamp(min=0), self.columns).bool()
+        return x.masked_fill(~own, 0.0).sum(-1) - x.masked_fill(own, -torch.inf).amax(-1)
+
+    def sides(self, classes: Tensor) -> Tensor:
+        """Of yes or no: 1 where the value is to be above the cut, −1 where below."""
+        return torch.where((classes == 1) == self.rising, 1.0, -1.0)
+
+    def labelled(self, labels: Tensor) -> Tensor:
+        """Labels (n, …) in the shape of `classes`. Raises `InputError` for another shape."""
+        wanted = [size for size in self.label_shape if size != 1]
+        if labels.is_floating_point() or [size for size in labels.shape[1:] if size != 1] != wanted:
+            what = f"(inputs, {', '.join(map(str, wanted))})" if wanted else "(inputs,)"
+            raise InputError(
+                f"labels of shape {tuple(labels.shape)}: a model with the head {self.head} takes whole numbers of "
+                f"shape {what}"
+            )
+        flat = labels.reshape(len(labels), -1)
+        return flat[..., None] if self.cut is None else flat[:, self.places]
+
+    def distinct(self, low: Tensor, high: Tensor, margins: Tensor) -> Tensor:
+        """Whether scores between `low` and `high` (n, positions, k) that are apart by `margins` (n, positions) stay
+        apart after the ops in `passed` in float32, where sigmoid and tanh saturate.
+
+        The least difference of a function that is convex, concave or one of the two on either side is at the ends.
+        """
+        if not self.passed:
+            return torch.ones_like(margins, dtype=torch.bool)
+        found = torch.ones_like(margins, dtype=torch.bool)
+        for end in (low.amin(-1), high.amax(-1)):
+            below, above = (_through(self.passed, x.float()) for x in (end, end + margins))
+            found &= above - below > 4 * torch.finfo(torch.float32).eps * torch.maximum(above.abs(), below.abs())
+        return found
+
+
+def same(first: Tensor, second: Tensor) -> Tensor:
+    """Where two decisions are the same, (n, positions); one with a NaN never is."""
+    return ((first == second) & (first >= 0)).all(-1)
+
+
+def decide_on(
+    graph: Graph,
+    decision: Decision,
+    inputs: Sequence[Tensor],
+    tensors: Mapping[str, Tensor] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """The graph's decisions for `inputs`, as `Decision.classes`."""
+    kept: list[Tensor] = []
+
+    def observe(node: fx.Node, value: Any) -> None:
+        if node is decision.node:
+            kept.append(value)
+
+    found = run(graph, inputs, tensors, observe, dtype)
+    return decision.classes(kept[0] if kept else found[decision.output])
+
+
+def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) -> Decision | NoDecision:
+    """What the graph decides, read from its output. Raises `InputError` for a head that does not fit.
+
+    `auto` takes the last ops at their word: softmax and sigmoid give probabilities (several sigmoids: many labels,
+    unless each sample is known to have `one_of_k` classes), a linear layer logits. A regression cannot be told from
+    logits; heads of which no threshold is known decide nothing. With several outputs, the only one with a softmax or
+    sigmoid decides under `auto`, the first one under any other head. Cost: two forward passes of a few samples.
+    """
+    check_head(head)
+    if head == "none":
+        return NoDecision("the head was given as none")
+    look = _Look.at(graph)
+    output = _deciding(look, head)
+    if isinstance(output, NoDecision):
+        return output
+    node = graph.outputs[output]
+    if not look.is_batched(node):
+        return NoDecision(f"axis 0 of the output {node.name} is not the batch")
+    sample = tuple(look.values[node].shape[1:])
+    wide = [axis for axis, size in enumerate(sample) if size != 1]
+    if len(wide) > 1:
+        return _dense(look, head, output, sample)
+    axis = wide[0] if wide else None
+    columns = 1 if axis is None else sample[axis]
+    name = fitting_head(head, look.meaning[node], columns, one_of_k=one_of_k)
+    if name == "none":
+        return NoDecision(_unknown(node))
+    return _reading(name, output, node, sample, axis)
+
+
+def _unknown(node: fx.Node) -> str:
+    return f"no threshold is known for outputs that end in {op_name(node)} ({node.name})"
+
+
+def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], axis: int | None) -> Decision:
+    """A decision on the output itself; `axis` of one sample is that of the classes or labels."""
+    elements = torch.arange(math.prod(sample)).reshape(sample)
+    index = elements.reshape(-1, 1) if axis is None else elements.movedim(axis, -1).reshape(-1, sample[axis])
+    cut = _CUTS.get(head)
+    by_class = cut is None and axis is not None
+    labels = tuple(s for i, s in enumerate(sample) if not by_class or i != axis)
+    return Decision(head, output, node, index, index, sample, labels, cut)
+
+
+def _dense(look: _Look, head: Head, output: int, sample: tuple[int, ...]) -> Decision | NoDecision:
+    """Of an output with a decision at each of many positions.
+
+    Under a head that was given, axis 1 holds the classes where the graph does not tell, as for PyTorch's losses.
+    """
+    node = look.graph.outputs[output]
+    meaning, (maker, axis) = look.meaning[node], _maker(look, node, sample)
+    if head != "auto":
+        name = fitting_head(head, meaning, 1 if head in BINARY else 2, one_of_k=False)
+    elif meaning == "probability":
+        name = "multi_label"
+    elif axis is not None and maker in (*SOFTMAXES, "linear"):
+        name = "probabilities" if meaning == "distribution" else "logits"
+    else:
+        return NoDecision(f"no axis of the output {node.name}, (batch, {_sizes(sample)}), is known to hold classes")
+    axis = 0 if axis is None or name in MULTI_LABEL else axis
+    if name not in _CUTS and sample[axis] < 2:
+        raise InputError(f"head={head!r} does not fit an output of shape (batch, {_sizes(sample)})")
+    return _reading(name, output, node, sample, None if name in BINARY else axis)
+
+
+def _sizes(sample: Sequence[int]) -> str:
+    return ", ".join(map(str, sample))
+
+
+def _deciding(look: _Look, head: Head) -> int | NoDecision:
+    """The number of the output that decides."""
+    nodes = look.graph.outputs
+    floating = [i for i, node in enumerate(nodes) if look.values[node].is_floating_point()]
+    if not floating:
+        return NoDecision("the model gives no floating-point output")
+    if head != "auto" or len({nodes[i] for i in floating}) == 1:
+        return floating[0]
+    plain = [i for i in floating if look.meaning[nodes[i]] in ("probability", "distribution")]
+    if len(plain) == 1:
+        return plain[0]
+    return NoDecision(f"the model has {len(floating)} outputs, and which of them decides is not known")
+
+
+# --- what the graph tells --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """Shapes and sizes of all values for a batch of two, and what the values mean."""
+
+    graph: Graph
+    values: Mapping[fx.Node, Any]  # tensors without storage, sizes
+    more: Mapping[fx.Node, Any]  # the same for a batch of three
+    meaning: Mapping[fx.Node, Meaning]
+
+    @staticmethod
+    def at(graph: Graph) -> _Look:
+        return _Look(graph, _shapes(graph, 2), _shapes(graph, 3), meanings(graph.nodes))
+
+    def is_batched(self, node: fx.Node) -> bool:
+        two, three = (values[node].shape for values in (self.values, self.more))
+        return len(two) > 0 and (two[0], three[0]) == (2, 3) and two[1:] == three[1:]
+
+
+def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
+    found: dict[fx.Node, Any] = {}
+
+    def bare(value: Any) -> Any:
+        return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+    def observe(node: fx.Node, value: Any) -> None:
+        found[node] = pytree.tree_map(bare, value)
+
+    outputs = run(graph, resized(graph, batch), observe=observe)
+    for node, value in zip(graph.outputs, outputs, strict=True):
+        found.setdefault(node, bare(value))
+    return found
+
+
+def _maker(look: _Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int | None]:
+    """The op that made the classes, before moves of data, and the axis of one sample's output that holds them."""
+    index = torch.arange(math.prod(sample))
+    while op_name(node) not in (*SOFTMAXES, *_CLASS_AXIS):
+        if op_name(node) == "log" and isinstance(node.args[0], fx.Node):
+            node = node.args[0]
+            continue
+        moved = _moved_back(look, node, index)
+        if moved is None:
+            return op_name(node), None
+        node, index = moved
+    shape = look.values[node].shape
+    made = (_arguments(node)["dim"] if op_name(node) in SOFTMAXES else _CLASS_AXIS[op_name(node)]) % len(shape)
+    if not made or not look.is_batched(node):
+        return op_name(node), None
+    return op_name(node), _axis_along(index.reshape(sample), tuple(shape[1:]), made - 1)
+
+
+def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
+    """The axis of `index`, element numbers in a tensor of `shape`, along which only the axis `made` of that varies."""
+    places = list(torch.unravel_index(index, shape))
+    own = places.pop(made)
+    for axis, size in enumerate(index.shape):
+        along = torch.arange(size).reshape(-1, *[1] * (index.ndim - 1 - axis))
+        still = all(bool((place == place.narrow(axis, 0, 1)).all()) for place in places)
+        if size == shape[made] and still and bool((own == along).all()):
+            return axis
+    return None
+
+
+def _moved_back(look: _Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Tensor] | None:
+    """The op's only tensor, and where in it the elements `index` of the op's value stand; None for no move of data."""
+    source = _only_source(look, node)
+    if source is None or op_name(node) not in MOVES:
+        return None
+    item = node if op_name(node) == "getitem" else None
+    made, source = (source, _only_source(look, source)) if item is not None else (node, source)
+    if source is None or op_name(made) not in MOVES or not (look.is_batched(source) and look.is_batched(node)):
+        return None
+    before = look.values[source]
+    if not before.is_floating_point():
+        return None
+    if any(not isinstance(look.values.get(n), int) for n in made.all_input_nodes if n is not source):
+        return None
+    size = math.prod(before.shape[1:])
+    numbers = torch.arange(2 * size).reshape(before.shape)
+    if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
+        after = None if _arguments(made).get("train") else numbers
+    else:
+        args, kwargs = fx.map_arg((made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values[n])
+        after = call_op(made, args, kwargs, like=numbers)
+        after = after if item is None else operator.getitem(after, item.args[1])
+    if after is None or after.shape != look.values[node].shape:
+        return None
+    rows = after.reshape(2, -1)
+    own = rows[0]
+    if not torch.equal(rows[1], own + size) or not bool((own < size).all()):
+        return None
+    return source, own[index]
+
+
+def _only_source(look: _Look, node: fx.Node) -> fx.Node | None:
+    """The op's first argument, where no other one depends on the inputs but for sizes."""
+    source = node.args[0] if node.args else None
+    if node.op != "call_function" or not isinstance(source, fx.Node) or source.op != "call_function":
+        return None
+    varying = [n for n in node.all_input_nodes if look.meaning[n] != "constant"]
+    return source if varying == [source] else None
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    return bound_arguments(node, node.args, node.kwargs)
+
+
+# --- before the head -------------------------------------------------------------------------------------------------
+
+
+def before_head(graph: Graph, decision: Decision) -> Decision:
+    """The same decision, read as far before the output as monotone ops and moves of data let it be."""
+    look = _Look.at(graph)
+    while (earlier := _step_back(look, decision)) is not None:
+        decision = earlier
+    return decision
+
+
+def _step_back(look: _Look, decision: Decision) -> Decision | None:
+    node = decision.node
+    source = _only_source(look, node)
+    if source is None:
+        return None
+    moved = _moved_back(look, node, decision.index)
+    if moved is not None:
+        return replace(decision, node=moved[0], index=moved[1])
+    if not isinstance(look.values.get(source), Tensor) or not look.is_batched(source):
+        return None
+    name = op_name(node)
+    if name in SOFTMAXES:
+        return _before_softmax(look, node, source, decision)
+    if look.values[source].shape != look.values[node].shape or len(node.all_input_nodes) != 1:
+        return None
+    if decision.cut is None:
+        grows = name in _INCREASING or (name == "log" and look.meaning[source] in ("probability", "distribution"))
+        return replace(decision, node=source, passed=(node, *decision.passed)) if grows else None
+    earlier = _CUT_BACK[name](node, decision.cut) if name in _CUT_BACK else None
+    if earlier is None:
+        return None
+    cut, falls = earlier
+    return replace(decision, node=source, cut=cut, rising=decision.rising != falls)
+
+
+def _before_softmax(look: _Look, node: fx.Node, source: fx.Node, decision: Decision) -> Decision | None:
+    """The greatest of a softmax's values is that of its inputs; of two, one is above ½ where its input is greater."""
+    shape = look.values[node].shape
+    dim = int(_arguments(node)["dim"]) % len(shape)
+    if not dim or decision.passed:
+        return None
+    if decision.cut is not None:
+        if op_name(node).startswith("log") or op_name(node) == "_log_softmax" or decision.cut != 0.5:
+            return None
+        if shape[dim] != 2 or decision.columns != 1:
+            return None
+        step = math.prod(shape[dim + 1 :])
+        second = decision.index // step % 2 == 1
+        other = torch.where(second, decision.index - step, decision.index + step)
+        pair = [other, decision.index] if decision.rising else [decision.index, other]
+        return replace(decision, node=source, index=torch.cat(pair, 1), cut=None, rising=True)
+    places = list(torch.unravel_index(decision.index, tuple(shape[1:])))
+    together = all(bool((p == p[:, :1]).all()) for axis, p in enumerate(places, 1) if axis != dim)
+    return replace(decision, node=source) if together else None
+
+
+def _through(ops: Sequence[fx.Node], x: Tensor) -> Tensor:
+    for node in ops:
+        x = call_op(node, (x, *node.args[1:]), node.kwargs, like=x)
+    return x
+
+
+_CLASS_AXIS = {"conv1d": 1, "conv2d": 1, "conv3d": 1, "linear": -1}  # of the op's value
+_INCREASING = {"erf", "exp", "log_sigmoid", "selu", "sigmoid", "tanh"}  # strictly
+
+Back = Callable[[fx.Node, float], tuple[float, bool] | None]  # (op, cut) → the cut before it, whether the op falls
+
+
+def _at(cut: float, before: float) -> Back:
+    """An increasing function that takes `before` to `cut`, and nothing else."""
+    return lambda node, now: (before, False) if now == cut else None
+
+
+def _leaky_relu(node: fx.Node, cut: float) -> tuple[float, bool] | None:
+    return (0.0, False) if cut == 0 and _arguments(node)["negative_slope"] > 0 else None
+
+
+def _clamp(node: fx.Node, cut: float) -> tuple[float, bool] | None:
+    low, high = limits(node)
+    return (cut, False) if (low is None or low < cut) and (high is None or high > cut) else None
+
+
+def _neg(node: fx.Node, cut: float) -> tuple[float, bool] | None:
+    return (-cut, True)
+
+
+def _rsub(node: fx.Node, cut: float) -> tuple[float, bool] | None:
+    """1 − x > ½ where x < ½; other numbers may round."""
+    arguments = _arguments(node)
+    return (0.5, True) if (arguments["other"], arguments["alpha"], cut) == (1, 1, 0.5) else None
+
+
+def _scaled(node: fx.Node, cut: float) -> tuple[float, bool] | None:
+    arguments = _arguments(node)
+    factor = arguments["other"]
+    plain = isinstance(factor, int | float) and factor != 0 and arguments.get("rounding_mode") is None
+    return (0.0, factor < 0) if plain and cut == 0 else None
+
+
+# What element-wise ops do to a cut. All of them reach the cut at one point only.
+_CUT_BACK: dict[str, Back] = {
+    "clamp": _clamp,
+    "div": _scaled,
+    "erf": _at(0.0, 0.0),
+    "hardsigmoid": _at(0.5, 0.0),
+    "hardtanh": _clamp,
+    "leaky_relu": _leaky_relu,
+    "mul": _scaled,
+    "neg": _neg,
+    "rsub": _rsub,
+    "sigmoid": _at(0.5, 0.0),
+    "tanh": _at(0.0, 0.0),
+}

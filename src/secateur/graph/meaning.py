@@ -1,0 +1,166 @@
+"""What the values of a graph are, as far as the ops that make them tell: scores, probabilities, or neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from torch import fx
+
+from secateur.graph.capture import bound_arguments, kind
+
+Meaning = Literal["scores", "signed", "probability", "distribution", "scaled", "other", "constant"]
+"""
+scores: numbers of any size and sign (logits). signed: scores through an activation that keeps the sign (tanh).
+probability: each value by itself (sigmoid). distribution: values that sum to one (softmax). scaled: bounded values that
+were shifted, scaled or added, of which no threshold is known. other: all else. constant: does not depend on the inputs.
+"""
+
+SOFTMAXES = {"softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax"}
+# Ops that only move, copy, select or cast the values of one tensor.
+MOVES = {
+    "_to_copy", "_unsafe_view", "alias", "chunk", "clone", "contiguous", "detach", "dropout", "expand",
+    "feature_dropout", "flatten", "flip", "getitem", "index_select", "movedim", "narrow", "permute", "pixel_shuffle",
+    "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to", "transpose", "type_as", "unbind",
+    "unflatten", "unsqueeze", "view",
+}  # fmt: skip
+
+Rule = Callable[[fx.Node, Sequence[Meaning]], Meaning]  # (op, meanings of what varies among its inputs)
+
+
+def op_name(node: fx.Node) -> str:
+    """`kind`, the same for an op and its in-place form."""
+    return kind(node).removesuffix("_")
+
+
+def meanings(nodes: Iterable[fx.Node]) -> dict[fx.Node, Meaning]:
+    """The meaning of every node's value; `nodes` in topological order. Cost: linear in their number."""
+    found: dict[fx.Node, Meaning] = {}
+    for node in nodes:
+        found[node] = _meaning(node, found)
+    return found
+
+
+def _meaning(node: fx.Node, found: dict[fx.Node, Meaning]) -> Meaning:
+    name = op_name(node)
+    if node.op == "get_attr" or name == "sym_size":
+        return "constant"
+    if node.op not in ("call_function", "call_method"):
+        return "other"
+    varying = [found[n] for n in node.all_input_nodes if found[n] != "constant"]
+    if not varying:
+        return "constant"
+    return _RULES[name](node, varying) if name in _RULES else "other"
+
+
+def _same(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    return varying[0] if len(set(varying)) == 1 else "other"
+
+
+def _joined(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    """Of several tensors; several softmaxes side by side are no distribution."""
+    found = _same(node, varying)
+    return "scaled" if found == "distribution" and len(varying) > 1 else found
+
+
+def _affine(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    """A weighted sum; the mean of constants under a softmax is bounded by these."""
+    return "scaled" if list(varying) == ["distribution"] else "scores"
+
+
+def _sum(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    if "scores" in varying:
+        return "scores"
+    if _is_complement(node) and varying[0] in ("probability", "distribution"):
+        return "probability"
+    if set(varying) == {"signed"} and len(varying) > 1:
+        return "signed"
+    return "other" if "other" in varying else "scaled"
+
+
+def _is_complement(node: fx.Node) -> bool:
+    """1 − x."""
+    if op_name(node) != "rsub" or len(node.all_input_nodes) != 1:
+        return False
+    arguments = _arguments(node)
+    return bool(arguments.get("other") == 1 and arguments.get("alpha", 1) == 1)
+
+
+def _product(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    if len(node.args) > 1 and node.args[0] is node.args[1]:  # a square
+        return "other"
+    if "scores" in varying:
+        return "scores"
+    return _kept_sign(node, varying)
+
+
+def _kept_sign(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    """Of a sum over an axis, of −x and of products."""
+    found = _same(node, varying)
+    if found in ("scores", "signed", "other"):
+        return found
+    return "other" if "other" in varying else "scaled"
+
+
+def _odd(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    return "signed" if _same(node, varying) in ("scores", "signed") else "other"
+
+
+def _clamped(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    found = _same(node, varying)
+    low, high = limits(node)
+    if found in ("scores", "signed") and (low is None or low < 0) and (high is None or high > 0):
+        return "signed"
+    if found == "probability" and (low is None or low < 0.5) and (high is None or high > 0.5):
+        return "probability"
+    return "other" if found == "other" or low is None or high is None else "scaled"
+
+
+def limits(node: fx.Node) -> tuple[float | None, float | None]:
+    """Between which numbers the op clamps; None for none. Limits that are tensors become infinite: nothing is known."""
+    arguments, ends = _arguments(node), []
+    if "self" not in arguments:
+        return float("inf"), float("-inf")
+    for names, unknown in ((("min", "min_val"), float("inf")), (("max", "max_val"), float("-inf"))):
+        value = next((arguments[name] for name in names if name in arguments), None)
+        ends.append(value if value is None or isinstance(value, int | float) else unknown)
+    low, high = ends
+    return low, high
+
+
+def _arguments(node: fx.Node) -> dict[str, Any]:
+    return bound_arguments(node, node.args, node.kwargs)
+
+
+def _always(meaning: Meaning) -> Rule:
+    return lambda node, varying: meaning
+
+
+_RULES: dict[str, Rule] = {
+    **dict.fromkeys(MOVES, _same),
+    **dict.fromkeys(
+        (
+            *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d"),
+            *("avg_pool3d", "amax", "amin", "max", "maximum", "mean", "min", "minimum"),
+            *("upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d"),
+        ),
+        _same,
+    ),
+    **dict.fromkeys(("cat", "stack"), _joined),
+    **dict.fromkeys(
+        (
+            *("addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"),
+            *("conv_transpose3d", "einsum", "linear", "matmul", "mm"),
+            *("batch_norm", "embedding", "group_norm", "instance_norm", "layer_norm", "rms_norm"),
+        ),
+        _affine,
+    ),
+    **dict.fromkeys(("add", "rsub", "sub"), _sum),
+    **dict.fromkeys(("div", "mul"), _product),
+    **dict.fromkeys(("neg", "sum"), _kept_sign),
+    **dict.fromkeys(("asinh", "atan", "celu", "elu", "erf", "leaky_relu", "prelu", "selu", "tanh"), _odd),
+    **dict.fromkeys(("clamp", "hardtanh"), _clamped),
+    **dict.fromkeys(("sigmoid", "hardsigmoid", "eq", "ge", "gt", "le", "lt", "ne"), _always("probability")),
+    **dict.fromkeys(("softmax", "_softmax", "_safe_softmax"), _always("distribution")),
+    "relu6": _always("scaled"),
+}
