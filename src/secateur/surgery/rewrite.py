@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec
 
 from secateur.graph.capture import Graph, bound_arguments, copied, kind
 from secateur.graph.coupling import Coupling
@@ -17,8 +18,7 @@ from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     """The graph for the units that stay, in eval mode; its tensors are still the full-size ones."""
-    new_graph = copied(graph.module.graph)
-    module = fx.GraphModule(_skeleton(graph), new_graph, class_name="PrunedGraph")
+    module = fx.GraphModule(_skeleton(graph), _plain_copy(graph.module.graph), class_name="PrunedGraph")
     table = alive_units(coupling, alive)
     for old, new in zip(graph.nodes, list(module.graph.nodes), strict=True):
         rewrite = _REWRITES.get(kind(old)) if old.op == "call_function" else None
@@ -27,6 +27,24 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     module.graph.lint()
     module.recompile()
     return module.eval()
+
+
+def _plain_copy(graph: fx.Graph) -> fx.Graph:
+    """The graph without what tracing left in it: that can be neither pickled nor copied, and keeps the model alive."""
+    plain = copied(graph)
+    plain._tracer_cls = None
+    for node in plain.nodes:
+        node.meta.clear()
+    if isinstance(plain._codegen, fx.graph._PyTreeCodeGen):
+        info = plain._codegen.pytree_info
+        specs = {name: _plain_spec(getattr(info, name)) for name in ("in_spec", "out_spec")}
+        plain._codegen.pytree_info = info._replace(**specs)
+    return plain
+
+
+def _plain_spec(spec: Any) -> TreeSpec:
+    """The same structure without torch's deprecated class of leaves, which warns when it is copied or unpickled."""
+    return TreeSpec(spec.type, spec.context, [_plain_spec(child) for child in spec.children()])
 
 
 def _skeleton(graph: Graph) -> nn.Module:
