@@ -20,7 +20,7 @@ from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
 from secateur.errors import NothingToPruneError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
-from secateur.graph.coupling import Coupling, couple
+from secateur.graph.coupling import couple
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
 from secateur.plan import Plan, as_done, capped, make_plan, require_groups, schedule, selected
@@ -41,7 +41,7 @@ from secateur.result import HistoryRow, Result, Size
 from secateur.run import Run, advance, rebuild
 from secateur.samples import Surrogate, digest, look_at, name_of
 from secateur.surgery import shrink
-from secateur.types import Group, Interval, Removal, Samples
+from secateur.types import Group, Groups, Interval, Removal, Samples
 
 _NOTHING_EXACT = (
     "exact: no unit can go without changing the function over the input box (within remove and round_to): none is "
@@ -50,9 +50,10 @@ _NOTHING_EXACT = (
 )
 
 
-def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Coupling:
+def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
     """The groups of a model: their units and slots, and what is pinned and why. Nothing is changed."""
-    return couple(capture(model, example_inputs))
+    coupling = couple(capture(model, example_inputs))
+    return Groups(coupling.groups, coupling.blocked)
 
 
 def prune(
@@ -221,7 +222,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         tensors=tensors,
     )
     before = Size(sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {}))
-    return Result(small, recipe, tuple(log.history), before, coupling.groups, coupling, plan.shortfall, stopped)
+    return Result(small, recipe, tuple(log.history), before, coupling.groups, coupling.blocked, plan.shortfall, stopped)
 
 
 def _recorded(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 
 from torch import nn
 
 from secateur.explain import table
-from secateur.graph.coupling import Coupling
 from secateur.report.recipe import Recipe
-from secateur.types import Group
+from secateur.types import Group, Groups
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,38 @@ class Size:
     macs: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What `prune` gives: the smaller model, how it came about, and what stayed and why."""
+    """What `prune` gives: the smaller model, how it came about, and what stayed and why.
+
+    It holds nothing of the original model and can be pickled and copied as far as the model's class can.
+    """
 
     model: nn.Module
     recipe: Recipe
     history: tuple[HistoryRow, ...]
     before: Size
     groups: tuple[Group, ...]
-    coupling: Coupling
+    blocked: Mapping[str, str]  # tensor → why it could not be looked at
     shortfall: str  # why less was removed than asked, or empty
     stopped: str = ""  # which budget of the guard the next step would have exceeded, or empty
 
+    @property
+    def after(self) -> Size:
+        """The size of the smaller model."""
+        last = self.history[-1]
+        return Size(self.before.units - last.units_removed, last.parameters, last.macs)
+
     def explain(self) -> str:
         """A table of all groups: units before and after, where they stand, and why a group is pinned."""
-        return table(self.coupling, {g.group: len(g.kept) for g in self.recipe.groups})
+        return table(Groups(self.groups, self.blocked), {g.group: len(g.kept) for g in self.recipe.groups})
+
+    def __repr__(self) -> str:
+        """The sizes before and after, in a few lines."""
+        sizes = [
+            f"  {f.name}: {getattr(self.before, f.name):,} → {getattr(self.after, f.name):,}" for f in fields(Size)
+        ]
+        notes = [f"  {name}: {text}" for name in ("shortfall", "stopped") if (text := getattr(self, name))]
+        method, steps = self.recipe.request.method, len(self.history)
+        head = f"Result: {type(self.model).__name__} by {method}, {steps} step{'s' if steps > 1 else ''}"
+        return "\n".join([head, *sizes, *notes])

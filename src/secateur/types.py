@@ -36,6 +36,18 @@ class Group:
 
 
 @dataclass(frozen=True, eq=False)
+class Groups:
+    """All groups of a model, and the tensors that no rule could label."""
+
+    groups: tuple[Group, ...]  # prunable and pinned; the prunable ones in the order in which the graph makes them
+    blocked: Mapping[str, str]  # tensor → why no rule could label it
+
+    @property
+    def prunable(self) -> tuple[Group, ...]:
+        return tuple(group for group in self.groups if not group.pinned)
+
+
+@dataclass(frozen=True, eq=False)
 class Removal:
     """A decision about one group: these units go; each is stood in for by `into` (−1: by nothing).
 

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.utils import _pytree as pytree
 
 from secateur.errors import CaptureError, InputError
+from secateur.graph.imported import Imported
 
 Copied = TypeVar("Copied")
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -34,15 +35,6 @@ _AS_RESHAPE = {  # whether a view is possible depends on memory layout, which ke
     torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
     torch.ops.aten.view_as.default: torch.ops.aten.reshape_as.default,
 }
-
-
-@runtime_checkable
-class Imported(Protocol):
-    """A module that stands for a file of another format; it may have `example_inputs`, too."""
-
-    def check(self, inputs: Sequence[Tensor]) -> None:
-        """Raise where the module does not compute what the file says."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,7 +178,8 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         args, kwargs = model.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
         program = model
     else:
-        example_inputs = getattr(model, "example_inputs", None) if example_inputs is None else example_inputs
+        if example_inputs is None and isinstance(model, Imported):
+            example_inputs = model.example_inputs
         if example_inputs is None:
             raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
         check_eval_mode(model)

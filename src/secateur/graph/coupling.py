@@ -18,23 +18,17 @@ from torch.utils import _pytree as pytree
 from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
 from secateur.graph.labels import FIXED, Labels, compressed, fixed, varying_axes, without_repetition
 from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
-from secateur.types import Group, Slot
+from secateur.types import Group, Groups, Slot
 
 _TRANSPOSES = {"t", "transpose", "permute", "numpy_T", "mT", "detach", "alias", "contiguous", "clone", "to", "_to_copy"}
 
 
 @dataclass(frozen=True, eq=False)
-class Coupling:
+class Coupling(Groups):
     """The groups of a graph, and for each node the unit of each element of its value."""
 
-    groups: tuple[Group, ...]  # prunable and pinned; the prunable ones in the order in which the graph makes them
     units: Mapping[fx.Node, Tensor]  # node → unit id of each element (−1: none), stride 0 where it does not change
     ids: Mapping[str, Tensor]  # group name → unit id of each of its units, shape: (units,)
-    blocked: Mapping[str, str]  # tensors that no rule could label → why
-
-    @property
-    def prunable(self) -> tuple[Group, ...]:
-        return tuple(group for group in self.groups if not group.pinned)
 
 
 def couple(graph: Graph) -> Coupling:
@@ -50,7 +44,7 @@ def couple(graph: Graph) -> Coupling:
             break
         pinned += known  # units that pass other layers by, but cannot leave: without them, those layers have units
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
-    return Coupling((*pinned, *groups), units, ids, labels.blocked | labels.crossed)
+    return Coupling((*pinned, *groups), labels.blocked | labels.crossed, units, ids)
 
 
 def _label(graph: Graph, settled: frozenset[tuple[str, int]]) -> tuple[Labels, dict[fx.Node, Tensor]]:

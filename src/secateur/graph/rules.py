@@ -262,7 +262,7 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
     has_units = bool((channels != FIXED).any())
     in_axis, out_axis = (0, 1) if transposed else (1, 0)
 
-    depthwise = groups == n_in and has_units
+    depthwise = 1 < groups == n_in and has_units
     if depthwise:
         per_input = n_out // n_in
         made = labels.index(

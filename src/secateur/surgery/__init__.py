@@ -7,8 +7,8 @@ that stay; the output is checked to equal the masked original before it is hande
 from __future__ import annotations
 
 import warnings
+from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from secateur.errors import SecateurWarning, VerificationError
 from secateur.graph.capture import Graph, resized, run
 from secateur.graph.coupling import Coupling
+from secateur.graph.imported import Imported
 from secateur.surgery.rewrite import rewritten
 from secateur.surgery.same_class import same_class, set_tensor
 from secateur.surgery.sizes import Alive, shrunk_tensors
@@ -42,20 +43,18 @@ def shrink(
     small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
-    anything: Any = model
-    if isinstance(anything, Shrinks):
-        return _checked(anything.shrunk(graph, coupling, small, alive), module, graph)
+    if isinstance(model, Shrinks):
+        return _checked(model.shrunk(graph, coupling, small, alive), module, graph)
     own = same_class(model, graph, coupling, small, alive) if isinstance(model, nn.Module) else None
     return own if own is not None and _agree(own, module, graph) else module
 
 
-@runtime_checkable
-class Shrinks(Protocol):
-    """A model that knows its own smaller form, as those do that stand for a file of another format."""
+class Shrinks(Imported):
+    """An imported model that knows its own smaller form."""
 
+    @abstractmethod
     def shrunk(self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> nn.Module:
         """With the tensors of `small`, by their names in `graph`."""
-        ...
 
 
 def _checked(own: nn.Module, module: fx.GraphModule, graph: Graph) -> nn.Module:

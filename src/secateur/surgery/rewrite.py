@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import TreeSpec
 
 from secateur.graph.capture import Graph, bound_arguments, copied, kind
 from secateur.graph.coupling import Coupling
@@ -17,8 +18,7 @@ from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     """The graph for the units that stay, in eval mode; its tensors are still the full-size ones."""
-    new_graph = copied(graph.module.graph)
-    module = fx.GraphModule(_skeleton(graph), new_graph, class_name="PrunedGraph")
+    module = fx.GraphModule(_skeleton(graph), _plain_copy(graph.module.graph), class_name="PrunedGraph")
     table = alive_units(coupling, alive)
     for old, new in zip(graph.nodes, list(module.graph.nodes), strict=True):
         rewrite = _REWRITES.get(kind(old)) if old.op == "call_function" else None
@@ -27,6 +27,24 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     module.graph.lint()
     module.recompile()
     return module.eval()
+
+
+def _plain_copy(graph: fx.Graph) -> fx.Graph:
+    """The graph without what tracing left in it: that can be neither pickled nor copied, and keeps the model alive."""
+    plain = copied(graph)
+    plain._tracer_cls = None
+    for node in plain.nodes:
+        node.meta.clear()
+    if isinstance(plain._codegen, fx.graph._PyTreeCodeGen):
+        info = plain._codegen.pytree_info
+        specs = {name: _plain_spec(getattr(info, name)) for name in ("in_spec", "out_spec")}
+        plain._codegen.pytree_info = info._replace(**specs)
+    return plain
+
+
+def _plain_spec(spec: Any) -> TreeSpec:
+    """The same structure without torch's deprecated class of leaves, which warns when it is copied or unpickled."""
+    return TreeSpec(spec.type, spec.context, [_plain_spec(child) for child in spec.children()])
 
 
 def _skeleton(graph: Graph) -> nn.Module:
@@ -43,7 +61,7 @@ def _skeleton(graph: Graph) -> nn.Module:
         if isinstance(original, nn.Parameter):
             owner.register_parameter(leaf, nn.Parameter(tensor, requires_grad=original.requires_grad))
         else:
-            owner.register_buffer(leaf, tensor)
+            owner.register_buffer(leaf, tensor.detach())
     return root
 
 
@@ -81,11 +99,15 @@ def _resize(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
 
 
 def _unflatten(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    a = bound_arguments(old, old.args, old.kwargs)
-    kept = kept_shape(units[old], table)
+    _set_argument(old, new, "sizes", unflattened_sizes(old, units, table))
+
+
+def unflattened_sizes(node: fx.Node, units: Units, table: Tensor) -> list[Any]:
+    """The argument `sizes` of an `unflatten` for the units that stay."""
+    a = bound_arguments(node, node.args, node.kwargs)
+    kept = kept_shape(units[node], table)
     first = a["dim"] % (len(kept) - len(a["sizes"]) + 1)
-    sizes = [s if s == -1 or isinstance(s, fx.Node) else kept[first + i] for i, s in enumerate(a["sizes"])]
-    _set_argument(old, new, "sizes", sizes)
+    return [s if s == -1 or isinstance(s, fx.Node) else kept[first + i] for i, s in enumerate(a["sizes"])]
 
 
 def _kept_of_input(old: fx.Node, units: Units, table: Tensor) -> tuple[dict[str, Any], Tensor]:
@@ -119,24 +141,34 @@ def _slice(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     _set_argument(old, new, "end", int(keep[:end].sum()))
 
 
-def _groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    """Depthwise convolutions have as many groups as channels."""
-    a = bound_arguments(old, old.args, old.kwargs)
-    if a["groups"] > 1 and a["groups"] == units[a["input"]].shape[1] and 1 in varying_axes(units[a["input"]]):
-        _set_argument(old, new, "groups", kept_shape(units[a["input"]], table)[1])
+def _conv_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    _set_argument(old, new, "groups", conv_groups(old, units, table))
+
+
+def conv_groups(node: fx.Node, units: Units, table: Tensor) -> int:
+    """The number of groups of a convolution for the units that stay: that of the channels where each has its own."""
+    a = bound_arguments(node, node.args, node.kwargs)
+    channels = units[a["input"]]
+    depthwise = 1 < a["groups"] == channels.shape[1] and 1 in varying_axes(channels)
+    return kept_shape(channels, table)[1] if depthwise else a["groups"]
 
 
 def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    """Whole norm groups leave: the others keep their number of channels."""
-    a = bound_arguments(old, old.args, old.kwargs)
-    channels, kept = units[a["input"]].shape[1], kept_shape(units[a["input"]], table)[1]
-    _set_argument(old, new, "num_groups", a["num_groups"] * kept // channels)
+    _set_argument(old, new, "num_groups", norm_groups(old, units, table))
 
+
+def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
+    """Whole norm groups leave: the others keep their number of channels."""
+    groups = int(bound_arguments(node, node.args, node.kwargs)["num_groups"])
+    return groups * kept_shape(units[node], table)[1] // units[node].shape[1]
+
+
+CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 
 _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     **dict.fromkeys("reshape expand".split(), _resize),
     **dict.fromkeys("split split_with_sizes chunk".split(), _split),
-    **dict.fromkeys("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _groups),
+    **dict.fromkeys(CONVOLUTIONS, _conv_groups),
     "unflatten": _unflatten,
     "slice": _slice,
     "group_norm": _norm_groups,

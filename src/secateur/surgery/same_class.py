@@ -6,10 +6,12 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 
 from secateur.graph.capture import Graph, kind
 from secateur.graph.coupling import Coupling
+from secateur.surgery.rewrite import CONVOLUTIONS, Units, conv_groups, norm_groups, unflattened_sizes
 from secateur.surgery.sizes import Alive, alive_units, kept_shape
 from secateur.types import Group
 
@@ -22,32 +24,47 @@ def same_class(
         smaller = copy.deepcopy(model)
     except Exception:  # a class may refuse to be copied, for whatever reason of its own
         return None
-    changed = [name for name, tensor in small.items() if tensor.shape != graph.tensors[name].shape]
     for name, tensor in small.items():
         set_tensor(smaller, graph.aliases[name], tensor)
+    _correct_by_nodes(smaller, graph, coupling, alive)
+    changed = [name for name, tensor in small.items() if tensor.shape != graph.tensors[name].shape]
     for path in {alias.rpartition(".")[0] for name in changed for alias in graph.aliases[name]}:
         module = smaller.get_submodule(path)
-        for layer, correct in _ATTRIBUTES.items():
+        for layer, correct in _BY_WEIGHT.items():
             if isinstance(module, layer):
                 correct(module)
     for group in coupling.groups:
         if group.name in alive:
             _correct_heads(smaller, group, int(alive[group.name].sum()))
-    _correct_bare_norms(smaller, graph, coupling, alive)
     return smaller
 
 
 def set_tensor(root: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
-    """Put one copy of `tensor` in place of the parameter or buffer that has these names."""
-    new: Tensor | None = None
+    """Give the parameter or buffer that has these names the values of `tensor`, in memory of its own.
+
+    The object stays, with its class, attributes, hooks and memory format; a gradient of the former values does not.
+    """
+    first: Tensor | None = None
     for name in names:
         path, _, leaf = name.rpartition(".")
         owner = root.get_submodule(path)
-        old = getattr(owner, leaf)
-        if new is None:
-            copied = tensor.to(old.device, copy=True)
-            new = nn.Parameter(copied, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else copied
-        setattr(owner, leaf, new)
+        if first is None:
+            first = getattr(owner, leaf)
+            first.data, first.grad = _in_memory_like(first, tensor), None
+        elif getattr(owner, leaf) is not first:  # tied in the model, but not in its copy
+            setattr(owner, leaf, first)
+
+
+def _in_memory_like(old: Tensor, new: Tensor) -> Tensor:
+    """A copy of `new` on the device of `old`, its axes in the order in which they lie in the memory of `old`."""
+    if old.ndim != new.ndim:
+        return new.to(old.device, copy=True)
+    order = sorted(range(old.ndim), key=lambda axis: -old.stride(axis))
+    laid_out = new.to(old.device).permute(order).clone(memory_format=torch.contiguous_format)
+    return laid_out.permute([order.index(axis) for axis in range(old.ndim)])
+
+
+# --- sizes that a layer's own tensors tell ---------------------------------------------------------------------------
 
 
 def _correct_linear(module: Any) -> None:
@@ -56,24 +73,9 @@ def _correct_linear(module: Any) -> None:
 
 def _correct_conv(module: Any) -> None:
     out_axis = 1 if module.transposed else 0
-    depthwise = module.groups > 1 and module.groups == module.in_channels
-    if depthwise:
-        multiplier = module.out_channels // module.in_channels
-        module.groups = module.weight.shape[0] // (1 if module.transposed else multiplier)
     factor_in, factor_out = (1, module.groups) if module.transposed else (module.groups, 1)
     module.in_channels = module.weight.shape[1 - out_axis] * factor_in
     module.out_channels = module.weight.shape[out_axis] * factor_out
-
-
-def _correct_norm(module: Any) -> None:
-    tensor = module.weight if module.weight is not None else module.running_mean
-    module.num_features = tensor.shape[0]
-
-
-def _correct_group_norm(module: Any) -> None:
-    kept = module.weight.shape[0]
-    module.num_groups = module.num_groups * kept // module.num_channels
-    module.num_channels = kept
 
 
 def _correct_embedding(module: Any) -> None:
@@ -84,25 +86,51 @@ def _correct_prelu(module: Any) -> None:
     module.num_parameters = module.weight.shape[0]
 
 
-_ATTRIBUTES: dict[type[nn.Module], Callable[[Any], None]] = {
+_BY_WEIGHT: dict[type[nn.Module], Callable[[Any], None]] = {
     nn.Linear: _correct_linear,
     nn.modules.conv._ConvNd: _correct_conv,
-    nn.modules.batchnorm._NormBase: _correct_norm,
-    nn.GroupNorm: _correct_group_norm,
     nn.Embedding: _correct_embedding,
     nn.PReLU: _correct_prelu,
 }
 
 
-def _correct_bare_norms(model: nn.Module, graph: Graph, coupling: Coupling, alive: Alive) -> None:
-    """Instance norms without parameters own no tensor to tell their width by; their node does."""
+# --- sizes that the layer's node tells (norms without parameters, groups of channels) ----------------------------------
+
+
+def _correct_by_nodes(model: nn.Module, graph: Graph, coupling: Coupling, alive: Alive) -> None:
     table = alive_units(coupling, alive)
     for node in graph.nodes:
-        if kind(node) == "instance_norm":
-            path, _ = list(node.meta["nn_module_stack"].values())[-1]
-            module = model.get_submodule(path)
-            if isinstance(module, nn.modules.batchnorm._NormBase):
-                module.num_features = kept_shape(coupling.units[node], table)[1]
+        stack = node.meta.get("nn_module_stack")
+        if node.op != "call_function" or not stack or kind(node) not in _BY_NODE:
+            continue
+        layer, correct = _BY_NODE[kind(node)]
+        module = model.get_submodule(list(stack.values())[-1][0])
+        if isinstance(module, layer):
+            correct(module, node, coupling.units, table)
+
+
+def _follow_conv(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
+    module.groups = conv_groups(node, units, table)
+
+
+def _follow_norm(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
+    module.num_features = kept_shape(units[node], table)[1]
+
+
+def _follow_group_norm(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
+    module.num_groups, module.num_channels = norm_groups(node, units, table), kept_shape(units[node], table)[1]
+
+
+def _follow_unflatten(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
+    module.unflattened_size = tuple(unflattened_sizes(node, units, table))
+
+
+_BY_NODE: dict[str, tuple[type[nn.Module], Callable[[Any, fx.Node, Units, Tensor], None]]] = {
+    **dict.fromkeys(CONVOLUTIONS, (nn.modules.conv._ConvNd, _follow_conv)),
+    **dict.fromkeys(("batch_norm", "instance_norm"), (nn.modules.batchnorm._NormBase, _follow_norm)),
+    "group_norm": (nn.GroupNorm, _follow_group_norm),
+    "unflatten": (nn.Unflatten, _follow_unflatten),
+}
 
 
 # Names under which attention classes keep sizes that shrink with their heads.

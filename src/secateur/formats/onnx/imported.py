@@ -12,9 +12,10 @@ from secateur.formats.onnx.model import OnnxGraph
 from secateur.formats.onnx.write import shrunk
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.surgery import Shrinks
 
 
-class OnnxModel(OnnxGraph):
+class OnnxModel(OnnxGraph, Shrinks):
     """What `load_onnx` gives and `save_onnx` writes. `proto` is the file."""
 
     def __init__(self, proto: Any) -> None:

@@ -1,0 +1,22 @@
+"""The base class of models that stand for a file of another format."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class Imported(nn.Module, ABC):
+    """A module that an importer made. A module of any other class is used through its `forward` alone, whatever its
+    own methods are called."""
+
+    @property
+    @abstractmethod
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """Inputs on which the model can be captured."""
+
+    @abstractmethod
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """Raise where the module does not compute what the file says."""
