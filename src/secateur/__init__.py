@@ -14,6 +14,7 @@ from secateur.errors import (
     VerificationError,
 )
 from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
+from secateur.evaluate.latency import Latency, latency
 from secateur.formats import load_model, save_model
 from secateur.prune import inspect, prune
 from secateur.replay import replay
@@ -33,6 +34,7 @@ __all__ = [
     "Evaluation",
     "HistoryRow",
     "InputError",
+    "Latency",
     "NothingToPruneError",
     "Recipe",
     "RecipeError",
@@ -45,6 +47,7 @@ __all__ = [
     "certify",
     "evaluate",
     "inspect",
+    "latency",
     "load_model",
     "prune",
     "replay",

@@ -29,6 +29,7 @@ from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, Corruption, E
 from secateur.evaluate.attacks.losses import Loss as LossName
 from secateur.evaluate.attacks.norms import Norm as NormName
 from secateur.evaluate.corruptions import CORRUPTIONS, severities
+from secateur.evaluate.latency import Latency, latency
 from secateur.evaluate.runtime import RUNTIMES, Runtime
 from secateur.formats.arrays import load_arrays
 from secateur.formats.models import load_model, save_model
@@ -36,6 +37,7 @@ from secateur.formats.onnx import OnnxModel
 from secateur.formats.onnx.read import require_packages
 from secateur.inputs import Inputs, numbers, read_inputs
 from secateur.methods import NAMES, options_of
+from secateur.plan import AUTO, Rounding
 from secateur.prune import inspect, prune
 from secateur.replay import replay
 from secateur.report.recipe import Recipe, beside
@@ -196,7 +198,15 @@ def prune_command(
         bool, typer.Option("--exact-first", help="Begin with all units that the function does not need.")
     ] = False,
     ignore: Annotated[list[str] | None, typer.Option(help="Glob over layers that stay whole; may be repeated.")] = None,
-    round_to: Annotated[int, typer.Option(help="Keep a multiple of this number of units.")] = 1,
+    round_to: Annotated[
+        str,
+        typer.Option(
+            help="Keep a multiple of this number of units; 1: any number; auto: channels as runtimes compute fast."
+        ),
+    ] = AUTO,
+    time_it: Annotated[
+        bool, typer.Option("--latency/--no-latency", help="Time one sample at the end, before and after in turns.")
+    ] = True,
     recipe: RecipeOption = None,
     seed: Seed = 0,
     device: Device = None,
@@ -231,7 +241,7 @@ def prune_command(
         "recursive": recursive,
         "exact_first": exact_first,
         "ignore": ignore or (),
-        "round_to": round_to,
+        "round_to": _rounding(round_to),
         "seed": seed,
         "device": device,
         "callbacks": (),
@@ -243,7 +253,8 @@ def prune_command(
     result = prune(loaded, example, **settings)
     save_model(output, result.model, example)
     result.recipe.save(recipe)
-    _report_pruning(result, output, recipe, as_json)
+    timed = _timed(loaded, result, output, example) if time_it else None
+    _report_pruning(result, output, recipe, timed, as_json)
     if result.stopped:
         raise typer.Exit(TARGET_MISSED)
 
@@ -489,6 +500,11 @@ def _options(method: str, pairs: list[str]) -> dict[str, float | int]:
     return options
 
 
+def _rounding(text: str) -> Rounding:
+    """As given where it is no number: `prune` says what it may be."""
+    return int(text) if text.lstrip("+-").isdigit() else cast(Rounding, text)
+
+
 def _corruptions(text: str, seed: int) -> tuple[Corruption, ...]:
     """KIND for its three severities, or KIND:STRENGTH."""
     kind, colon, strength = text.partition(":")
@@ -545,6 +561,26 @@ def _check_outputs(model: str, weights: Path | None, *outputs: Path) -> None:
             raise InputError(f"--output {path}: the folder {path.parent} does not exist; create it first")
 
 
+def _timed(
+    original: nn.Module | ExportedProgram, result: Result, output: Path, example: tuple[Tensor, ...]
+) -> Latency | None:
+    """One sample before and after, where the result will run; on stderr, why not, or that it takes no less time."""
+    after = output if output.suffix.lower() == ".onnx" else result.model
+    try:
+        timed = latency(original, after, example)
+    except SecateurError as error:
+        print(f"secateur: the latency was not measured: {error}", file=sys.stderr)
+        return None
+    if not timed.fell:
+        rounding = "" if str(result.recipe.request.round_to) == "16" else "--round-to 16, or "
+        print(
+            f"secateur: one sample takes no less time in {timed.runtime} than before, {timed.before:.3g} → "
+            f"{timed.after:.3g} ms; try {rounding}to remove more (--remove macs=…)",
+            file=sys.stderr,
+        )
+    return timed
+
+
 # --- printing --------------------------------------------------------------------------------------------------------
 
 
@@ -552,7 +588,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1))
 
 
-def _report_pruning(result: Result, output: Path, recipe: Path, as_json: bool) -> None:
+def _report_pruning(result: Result, output: Path, recipe: Path, timed: Latency | None, as_json: bool) -> None:
     before, after = result.before, result.history[-1]
     if result.shortfall:
         print(f"secateur: {result.shortfall}", file=sys.stderr)
@@ -568,6 +604,8 @@ def _report_pruning(result: Result, output: Path, recipe: Path, as_json: bool) -
                 "units": [before.units, before.units - after.units_removed],
                 "parameters": [before.parameters, after.parameters],
                 "macs": [before.macs, after.macs],
+                "latency_ms": None if timed is None else [timed.before, timed.after],
+                "latency_runtime": None if timed is None else timed.runtime,
                 "seconds": after.seconds,
                 "class": type(result.model).__name__,
             }
@@ -580,6 +618,9 @@ def _report_pruning(result: Result, output: Path, recipe: Path, as_json: bool) -
         ("MACs", before.macs, after.macs),
     ):
         table.add_row(name, f"{old:,}", f"{new:,}", f"{1 - new / old:.1%}")
+    if timed is not None:
+        label, less = f"ms for one sample ({timed.runtime})", f"{1 - timed.after / timed.before:.1%}"
+        table.add_row(label, f"{timed.before:.3g}", f"{timed.after:.3g}", less)
     console = Console()
     console.print(table)
     console.print(escape(f"wrote {output} and {recipe} ({result.recipe.request.method}, {after.seconds:.1f} s)"))

@@ -5,18 +5,24 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+from functools import partial
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
+from secateur.channels import block_units, multiple_of
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, NothingToPruneError, TargetMissedError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
 
+Rounding = int | Literal["auto"]
+AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
 
 
@@ -52,6 +58,7 @@ class Plan:
     requested: Target
     achieved: float  # the share of the requested quantity that goes
     shortfall: str  # why it is less than asked, or empty
+    multiples: Mapping[str, int] = field(default_factory=dict)  # of which each group keeps one; others: of 1
 
     def cut_short(
         self, graph: Graph, coupling: Coupling, groups: Sequence[Group], alive: Mapping[str, Tensor], why: str
@@ -90,26 +97,39 @@ def make_plan(
     coupling: Coupling,
     groups: Sequence[Group],
     target: Target,
-    round_to: int,
+    round_to: Rounding,
     costs: Mapping[str, Tensor] | None = None,
     gone: Mapping[str, int] | None = None,
+    most: Mapping[str, int] | None = None,
 ) -> Plan:
     """The least uniform ratio that meets `target`; with `costs`, the least price that each group pays alike.
 
     `costs[group]` is what each next unit costs, shape: (units − 1,); the price is this per parameter, MAC or unit that
-    goes with it. Groups without costs stay whole. Numbers are rounded so that units never go beyond the request and
-    kept units are multiples of `round_to`; every group keeps at least one. Units that are `gone` already count. Raises
-    `NothingToPruneError` and `TargetMissedError`.
+    goes with it. Groups without costs stay whole. With a number as `round_to`, kept units are rounded up to a multiple
+    of it, so that no group loses more than its share. With `AUTO`, they are rounded to whole blocks of channels in such
+    a way that the whole reaches the request (see `rounded_removal`); networks without blocks are not rounded. Every
+    group keeps at least one unit and, with `AUTO`, loses no more than `most` where the request can be met so. Units
+    that are `gone` already count. Raises `NothingToPruneError` and `TargetMissedError`.
     """
     gone = gone or {}
+    blocks = block_units(graph, coupling) if round_to == AUTO else {}
+    whole = 1 if round_to == AUTO else int(round_to)
+    multiples = {g.name: multiple_of(g.units, blocks[g.name]) if blocks else whole for g in groups}
     if costs is not None:
         ladder = _prices(graph, coupling, groups, target, costs)
-        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder, gone)
-    elif target.quantity == "units":
-        removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, round_to, gone)
     else:
         ladder = {g.name: torch.arange(1, g.units, dtype=torch.float64) / g.units for g in groups}
-        removed = _least_that_reaches(graph, coupling, groups, target, round_to, ladder, gone)
+    if whole == 1 and max(multiples.values()) > 1:
+        share = partial(_achieved, graph, coupling, groups, target)
+        removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, most or {})
+        if most and share(removed) < target.share - _EPSILON:
+            removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, {})
+        if share(removed) < target.share - _EPSILON and (costs is not None or target.quantity != "units"):
+            raise _missed(coupling, target, 1, share(removed))
+    elif costs is None and target.quantity == "units":
+        removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, multiples, gone)
+    else:
+        removed = _least_that_reaches(graph, coupling, groups, target, multiples, ladder, gone)
     if not any(removed.values()):
         raise NothingToPruneError(
             f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit to remove "
@@ -120,9 +140,9 @@ def make_plan(
     if achieved < target.share - _EPSILON:
         shortfall = (
             f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: each group keeps whole "
-            f"units{f', a multiple of {round_to}' if round_to > 1 else ''}, at least one"
+            f"units{f', a multiple of {whole}' if whole > 1 else ''}, at least one"
         )
-    return Plan(removed, target, achieved, shortfall)
+    return Plan(removed, target, achieved, shortfall, multiples)
 
 
 def require_groups(coupling: Coupling, groups: Sequence[Group]) -> None:
@@ -136,20 +156,21 @@ def capped(
     coupling: Coupling,
     groups: Sequence[Group],
     target: Target | None,
-    round_to: int,
+    round_to: Rounding,
     found: Mapping[str, int],
 ) -> dict[str, int]:
     """Of the units `found` to be free of each group, no more than `target` asks, so that multiples of `round_to` stay.
 
-    What comes out is not cut again. A target in parameters or MACs takes the least uniform ratio that meets it.
+    What comes out is not cut again. A target in parameters or MACs takes the least uniform ratio that meets it. `AUTO`
+    does not round: no other units could go in place of the free ones that would stay.
     """
     wanted = dict(found)
     if target is not None and target.quantity == "units":
         wanted = {g.name: min(found[g.name], _share_of(g, target.share)) for g in groups}
     elif target is not None and _achieved(graph, coupling, groups, target, found) > target.share:
         ladder = {g.name: torch.arange(1, found[g.name] + 1, dtype=torch.float64) / g.units for g in groups}
-        wanted = _least_that_reaches(graph, coupling, groups, target, 1, ladder, {})
-    return _rounded(groups, wanted, round_to, {})
+        wanted = _least_that_reaches(graph, coupling, groups, target, {}, ladder, {})
+    return _rounded(groups, wanted, {} if round_to == AUTO else {g.name: int(round_to) for g in groups}, {})
 
 
 def as_done(
@@ -165,16 +186,19 @@ def as_done(
     return Plan(dict(removed), requested, achieved, shortfall)
 
 
-def schedule(groups: Sequence[Group], removed: dict[str, int], step: float) -> list[dict[str, int]]:
+def schedule(
+    groups: Sequence[Group], removed: dict[str, int], step: float, multiples: Mapping[str, int] | None = None
+) -> list[dict[str, int]]:
     """For each step in which some unit goes, the number of units of each group that are gone after it.
 
-    At most `step` of a group goes at a time.
+    At most `step` of a group goes at a time, or where that is less, the one of `multiples` that it keeps.
     """
     steps = max(math.ceil(removed[g.name] / g.units / step - _EPSILON) for g in groups)
     rows = []
     for number in range(1, steps + 1):
         part = number * step
-        rows.append({g.name: min(removed[g.name], math.floor(part * g.units + _EPSILON)) for g in groups})
+        row = {g.name: min(removed[g.name], math.floor(part * g.units + _EPSILON)) for g in groups}
+        rows.append(_rounded(groups, row, multiples or {}, {}))
     rows[-1] = dict(removed)
     return [row for row, before in zip(rows, [{}, *rows], strict=False) if any(row.values()) and row != before]
 
@@ -184,10 +208,13 @@ def _share_of(group: Group, ratio: float) -> int:
 
 
 def _rounded(
-    groups: Sequence[Group], removed: Mapping[str, int], round_to: int, gone: Mapping[str, int]
+    groups: Sequence[Group], removed: Mapping[str, int], multiples: Mapping[str, int], gone: Mapping[str, int]
 ) -> dict[str, int]:
-    """No more than `removed`, so that every group keeps a multiple of `round_to`; never less than is `gone`."""
-    kept = {g.name: -(-(g.units - removed[g.name]) // round_to) * round_to for g in groups}
+    """No more than `removed`, so that every group keeps one of its `multiples`; never less than is `gone`."""
+    kept = {}
+    for g in groups:
+        multiple = multiples.get(g.name, 1)
+        kept[g.name] = -(-(g.units - removed[g.name]) // multiple) * multiple
     return {g.name: max(gone.get(g.name, 0), g.units - kept[g.name]) for g in groups}
 
 
@@ -211,7 +238,7 @@ def _least_that_reaches(
     coupling: Coupling,
     groups: Sequence[Group],
     target: Target,
-    round_to: int,
+    multiples: Mapping[str, int],
     ladder: Mapping[str, Tensor],
     gone: Mapping[str, int],
 ) -> dict[str, int]:
@@ -221,18 +248,22 @@ def _least_that_reaches(
 
     def counts(index: int) -> dict[str, int]:
         reached = {g.name: int(torch.searchsorted(ladder[g.name], rungs[index], right=True)) for g in groups}
-        return _rounded(groups, reached, round_to, gone)
+        return _rounded(groups, reached, multiples, gone)
 
     def share(index: int) -> float:
         return _achieved(graph, coupling, groups, target, counts(index))
 
     index = bisect_left(range(len(rungs)), target.share - _EPSILON, key=share)
     if index == len(rungs):
-        raise TargetMissedError(
-            f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {round_to}) left in every group, "
-            f"{share(len(rungs) - 1):.2%} is gone. Pinned: {_why_not(coupling)}"
-        )
+        raise _missed(coupling, target, max(multiples.values(), default=1), share(len(rungs) - 1))
     return counts(index)
+
+
+def _missed(coupling: Coupling, target: Target, multiple: int, most: float) -> TargetMissedError:
+    return TargetMissedError(
+        f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {multiple}) left in every group, "
+        f"{most:.2%} is gone. Pinned: {_why_not(coupling)}"
+    )
 
 
 def _achieved(

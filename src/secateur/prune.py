@@ -23,7 +23,7 @@ from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import couple
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
-from secateur.plan import Plan, as_done, capped, make_plan, require_groups, schedule, selected
+from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
 from secateur.progress import track
 from secateur.reconstruct import make_study, marginal_costs
 from secateur.report.recipe import (
@@ -75,7 +75,7 @@ def prune(
     recursive: bool = True,
     exact_first: bool = False,
     ignore: str | nn.Module | Sequence[str | nn.Module] = (),
-    round_to: int = 1,
+    round_to: Rounding = AUTO,
     seed: int = 0,
     device: torch.device | str | None = None,
     callbacks: Sequence[Callable[[HistoryRow], None]] = (),
@@ -111,7 +111,9 @@ def prune(
         exact_first: remove what `exact` would before the method begins, as a step of its own that counts towards
             `remove`; it takes all that is free, even where less was asked.
         ignore: layers whose outputs stay whole: a glob over layer names, a list of them, or modules of `model`.
-        round_to: keep a multiple of this number of units in every group that shrinks.
+        round_to: keep a multiple of this number of units in every group that shrinks. `auto` rounds the channels of
+            2-D convolutions to what runtimes compute fast (see `secateur.rounded`), so that the whole still reaches
+            `remove`; 1 rounds nothing. How long the models take: `secateur.latency`.
         seed: of all random numbers.
         device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64 on the
             CPU.
@@ -178,7 +180,8 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     if method == EXACT or target is None:
         plan = as_done(graph, coupling, groups, target, gone)
     else:
-        plan = make_plan(graph, coupling, groups, target, asked.round_to, costs, gone)
+        reach = None if asked.recursive or method not in PAIRING else {g.name: g.units // 2 for g in groups}
+        plan = make_plan(graph, coupling, groups, target, asked.round_to, costs, gone, reach)
     rest = [g for g in groups if study is None or method != RECONSTRUCT or g.name not in study.names]
     _check_reach(rest, plan, asked.recursive or method not in PAIRING)
     watched = look(asked.seed + 1) if budgets is not None and method != EXACT else None
@@ -190,7 +193,8 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     stopped = ""
     at_once = method == EXACT or (method == RECONSTRUCT and budgets is None)
     size = asked.step if asked.step is not None else 1.0 if at_once else 0.0625
-    goals = [goal for goal in schedule(groups, plan.removed, size) if any(goal[name] > n for name, n in gone.items())]
+    rows = schedule(groups, plan.removed, size, plan.multiples if budgets is not None else None)
+    goals = [goal for goal in rows if any(goal[name] > n for name, n in gone.items())]
     for goal in track(goals, "pruning", asked.progress):
         before_step = run.saved()
         edits = advance(run, rest, goal, plan.removed, decide)

@@ -17,7 +17,7 @@ from secateur.errors import InputError
 from secateur.guard import Guard
 from secateur.inputs import Normalisation
 from secateur.methods import EXACT, NAMES, checked_options
-from secateur.plan import Target
+from secateur.plan import AUTO, Rounding, Target
 from secateur.samples import Surrogate
 from secateur.surrogates import SURROGATES
 
@@ -42,7 +42,7 @@ class Request:
     recursive: bool
     exact_first: bool
     ignore: tuple[str | nn.Module, ...]
-    round_to: int
+    round_to: Rounding
     seed: int
     device: torch.device | None
     callbacks: tuple[Callable[..., None], ...]
@@ -110,6 +110,10 @@ def _as_ignored(value: Any) -> tuple[str | nn.Module, ...]:
     return parts
 
 
+def _as_rounding(value: Any) -> Rounding:
+    return AUTO if isinstance(value, str) and value == AUTO else may.whole(1, "").parse(value)  # type: ignore[no-any-return]
+
+
 def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
     found = (value,) if callable(value) else tuple(value)
     if not all(map(callable, found)):
@@ -146,7 +150,7 @@ RULES: dict[str, Rule] = {
     "recursive": may.flag(),
     "exact_first": may.flag(),
     "ignore": Rule("a glob over layer names, a list of globs, or modules of the model", _as_ignored),
-    "round_to": may.whole(1, "a whole number of units, at least 1"),
+    "round_to": Rule("a whole number of units, at least 1, or 'auto'", _as_rounding),
     "seed": may.SEED,
     "device": may.DEVICE,
     "callbacks": Rule("a list of functions of a HistoryRow", _as_callbacks),

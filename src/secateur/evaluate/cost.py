@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 import warnings
@@ -14,6 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.evaluate.accuracy import outputs_of
+
+_FEWEST_TURNS = 3  # that are timed, however long they take
 
 
 def parameters(model: nn.Module) -> int:
@@ -52,15 +55,23 @@ def state_bytes(model: nn.Module) -> int:
 
 
 def latency_ms(
-    passes: Sequence[Callable[[], object]], device: torch.device, *, repeats: int = 30, warm_up: int = 5
+    passes: Sequence[Callable[[], object]],
+    device: torch.device,
+    *,
+    repeats: int = 30,
+    warm_up: int = 5,
+    limit_s: float = math.inf,
 ) -> list[float]:
-    """The median milliseconds of each of `passes`, measured in turns.
+    """The median milliseconds of each of `passes`, measured in turns: `repeats` of them, fewer after `limit_s`.
 
     Turns keep a busy machine from favouring one model; what a pass runs is the caller's (see `runtime`).
     """
     times: list[list[float]] = [[] for _ in passes]
+    begin = time.perf_counter()
     with torch.no_grad():
         for turn in range(warm_up + repeats):
+            if turn >= warm_up + _FEWEST_TURNS and time.perf_counter() - begin > limit_s:
+                break
             for run, seconds in zip(passes, times, strict=True):
                 elapsed = _seconds(run, device)
                 if turn >= warm_up:

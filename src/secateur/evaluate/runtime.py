@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -38,14 +38,22 @@ def forward_pass(module: nn.Module, batch: Tensor, runtime: Runtime) -> Callable
     with torch.no_grad():
         batch = (module.normalise(batch) if isinstance(module, Normalised) else batch).cpu()
     if isinstance(inner, OnnxModel):
-        return _in_onnxruntime(inner.proto, inner.inputs[0].name, batch)
+        return session_pass(inference_session(inner.proto), [batch])
     assert isinstance(inner, nn.Module)
-    proto = exported(inner.cpu(), (batch,))
-    return _in_onnxruntime(proto, proto.graph.input[0].name, batch)
+    return session_pass(inference_session(exported(inner.cpu(), (batch,))), [batch])
 
 
-def _in_onnxruntime(proto: Any, name: str, batch: Tensor) -> Callable[[], object]:
-    session, fed = inference_session(proto), {name: batch.numpy()}
+def session_pass(session: Any, inputs: Sequence[Tensor]) -> Callable[[], object]:
+    """The pass on `inputs`, in the session's order; one sample is repeated where the model fixes a larger batch."""
+    wanted = session.get_inputs()
+    if len(wanted) != len(inputs):
+        names = ", ".join(value.name for value in wanted)
+        raise InputError(f"the ONNX model takes {len(wanted)} inputs ({names}), and {len(inputs)} are given")
+    fed = {}
+    for value, x in zip(wanted, inputs, strict=True):
+        batch = value.shape[0] if value.shape else None
+        copies = batch if isinstance(batch, int) and x.ndim and len(x) == 1 else 1
+        fed[value.name] = torch.cat([x] * copies).numpy() if copies > 1 else x.numpy()
     return lambda: session.run(None, fed)
 
 

@@ -75,7 +75,7 @@ class RecordedRequest(Record):
     step: float
     recursive: bool
     ignore: tuple[str, ...]
-    round_to: int
+    round_to: int | Literal["auto"]
     input_bounds: Any
     seed: int
     surrogate: str = ""  # where samples were looked at

@@ -94,7 +94,7 @@ _BY_WEIGHT: dict[type[nn.Module], Callable[[Any], None]] = {
 }
 
 
-# --- sizes that the layer's node tells (norms without parameters, groups of channels) ----------------------------------
+# --- sizes that the layer's node tells (norms without parameters, groups of channels) --------------------------------
 
 
 def _correct_by_nodes(model: nn.Module, graph: Graph, coupling: Coupling, alive: Alive) -> None:

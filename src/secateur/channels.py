@@ -1,0 +1,70 @@
+"""Which numbers of channels runtimes compute fast (measured by `benchmarks/channels.py`; see decision 0010)."""
+
+from __future__ import annotations
+
+from math import gcd
+
+import torch
+from torch import Tensor
+
+from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.coupling import Coupling
+from secateur.graph.labels import FIXED
+
+BLOCK = 16  # channels that a 2-D convolution computes together: its time grows in steps of this many
+_ALIGNED = (
+    4  # off multiples of it, onnxruntime leaves its blocked layout, and a convolution takes up to four times as long
+)
+
+
+def block_units(graph: Graph, coupling: Coupling) -> dict[str, int]:
+    """For each group the least number of units that fills whole blocks in every 2-D convolution that it takes part in.
+
+    1 for groups that are not rounded: no such convolution has as many channels as a block, or each unit fills blocks.
+    """
+    names = list(coupling.ids)
+    largest = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1)
+    owner = torch.full((largest + 1,), len(names))
+    for number, name in enumerate(names):
+        owner[coupling.ids[name]] = number
+    found = dict.fromkeys(names, 1)
+    for node in graph.nodes:
+        if node.op != "call_function" or kind(node) != "conv2d":
+            continue
+        a = bound_arguments(node, node.args, node.kwargs)
+        for value in (a["input"], node):
+            channels = _units_of_channels(coupling.units[value])
+            # Depthwise convolutions run as one; other grouped ones fill blocks group by group.
+            parts = 1 if a["groups"] == coupling.units[a["input"]].shape[1] else a["groups"]
+            if len(channels) // parts < BLOCK:
+                continue
+            counts = torch.bincount(owner[channels[channels != FIXED]], minlength=len(names) + 1)
+            for name, count in zip(names, counts.tolist(), strict=False):
+                width = count // len(coupling.ids[name]) // parts  # channels of one unit
+                if width:
+                    found[name] = max(found[name], BLOCK // gcd(BLOCK, width))
+    return found
+
+
+def _units_of_channels(units: Tensor) -> Tensor:
+    """Shape: (channels,) of a value (batch, channels, height, width)."""
+    return units[0, :, 0, 0]
+
+
+def multiple_of(units: int, block: int) -> int:
+    """Of what number a group of `units` keeps a multiple: `block`, or half or a quarter of it in small groups.
+
+    A group of one block can then lose half of it; a depthwise group of 24 can keep 16.
+    """
+    multiple, least = block, max(1, block * _ALIGNED // BLOCK)
+    while multiple > max(least, units // 2):
+        multiple //= 2
+    return multiple
+
+
+def kept_counts(units: int, block: int) -> list[int]:
+    """The numbers of units that the group may keep, descending: all, multiples, and what halving the least gives."""
+    multiple = multiple_of(units, block)
+    multiples = range(units // multiple * multiple, 0, -multiple)
+    halves = [multiple >> n for n in range(1, multiple.bit_length())]
+    return [units, *(count for count in (*multiples, *halves) if count < units)]
