@@ -111,7 +111,7 @@ def _as_ignored(value: Any) -> tuple[str | nn.Module, ...]:
 
 
 def _as_rounding(value: Any) -> Rounding:
-    return AUTO if isinstance(value, str) and value == AUTO else may.whole(1, "").parse(value)  # type: ignore[no-any-return]
+    return AUTO if isinstance(value, str) and value == AUTO else may.whole(1, "").parse(value)
 
 
 def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
