@@ -144,9 +144,7 @@ def fidelity(
     pairs = list(zip(run(graph, samples.inputs), run(graph, samples.inputs, weights), strict=True))
     floating = [(f, g) for f, g in pairs if f.is_floating_point()]
     if not floating:
-        raise InputError(
-            "guard: the model gives no floating-point output, so that nothing can be measured"
-        )
+        raise InputError("guard: the model gives no floating-point output, so that nothing can be measured")
     drift = max(float((f - g).abs().max()) for f, g in floating)
     if not all(bool(torch.isfinite(x).all()) for pair in floating for x in pair):
         drift = float("inf")
