@@ -56,9 +56,9 @@ def fitting_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) 
             return "binary_probability" if probable else "binary_logit" if meaning in ("scores", "signed") else "none"
         if one_of_k:
             return "probabilities" if probable else "logits"
-        if meaning in ("scaled", "constant"):
-            return "none"
-        return "multi_label" if meaning == "probability" else "probabilities" if probable else "logits"
+        if probable:
+            return "multi_label" if meaning == "probability" else "probabilities"
+        return "logits" if meaning in ("scores", "signed", "compared") else "none"
     if head != "none" and head not in MULTI_LABEL and (columns == 1) != (head in BINARY):
         raise InputError(f"head={head!r} does not fit a model with {columns} outputs")
     if probable and head in _TO_LOGITS:
@@ -218,12 +218,8 @@ def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) ->
     columns = 1 if axis is None else sample[axis]
     name = fitting_head(head, look.meaning[node], columns, one_of_k=one_of_k)
     if name == "none":
-        return NoDecision(_unknown(node))
+        return NoDecision(f"it is not known how outputs that end in {op_name(node)} ({node.name}) decide")
     return _reading(name, output, node, sample, axis)
-
-
-def _unknown(node: fx.Node) -> str:
-    return f"no threshold is known for outputs that end in {op_name(node)} ({node.name})"
 
 
 def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], axis: int | None) -> Decision:
