@@ -56,9 +56,9 @@ def fitting_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) 
             return "binary_probability" if probable else "binary_logit" if meaning in ("scores", "signed") else "none"
         if one_of_k:
             return "probabilities" if probable else "logits"
-        if meaning in ("scaled", "constant"):
-            return "none"
-        return "multi_label" if meaning == "probability" else "probabilities" if probable else "logits"
+        if probable:
+            return "multi_label" if meaning == "probability" else "probabilities"
+        return "logits" if meaning in ("scores", "signed", "compared") else "none"
     if head != "none" and head not in MULTI_LABEL and (columns == 1) != (head in BINARY):
         raise InputError(f"head={head!r} does not fit a model with {columns} outputs")
     if probable and head in _TO_LOGITS:
@@ -198,7 +198,7 @@ def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) ->
     `auto` takes the last ops at their word: softmax and sigmoid give probabilities (several sigmoids: many labels,
     unless each sample is known to have `one_of_k` classes), a linear layer logits. A regression cannot be told from
     logits; heads of which no threshold is known decide nothing. With several outputs, the only one with a softmax or
-    sigmoid decides under `auto`, the first one under any other head. Cost: two forward passes of a few samples.
+    sigmoid decides under `auto`, the first one under any other head. Cost: two forward passes of the example.
     """
     check_head(head)
     if head == "none":
@@ -218,12 +218,8 @@ def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) ->
     columns = 1 if axis is None else sample[axis]
     name = fitting_head(head, look.meaning[node], columns, one_of_k=one_of_k)
     if name == "none":
-        return NoDecision(_unknown(node))
+        return NoDecision(f"it is not known how outputs that end in {op_name(node)} ({node.name}) decide")
     return _reading(name, output, node, sample, axis)
-
-
-def _unknown(node: fx.Node) -> str:
-    return f"no threshold is known for outputs that end in {op_name(node)} ({node.name})"
 
 
 def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], axis: int | None) -> Decision:
@@ -237,7 +233,7 @@ def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], ax
 
 
 def _dense(look: _Look, head: Head, output: int, sample: tuple[int, ...]) -> Decision | NoDecision:
-    """Of an output with a decision at each of many positions.
+    """Of an output with a decision at each of many positions; yes or no is one for each number.
 
     Under a head that was given, axis 1 holds the classes where the graph does not tell, as for PyTorch's losses.
     """
@@ -251,10 +247,10 @@ def _dense(look: _Look, head: Head, output: int, sample: tuple[int, ...]) -> Dec
         name = "probabilities" if meaning == "distribution" else "logits"
     else:
         return NoDecision(f"no axis of the output {node.name}, (batch, {_sizes(sample)}), is known to hold classes")
-    axis = 0 if axis is None or name in MULTI_LABEL else axis
-    if name not in _CUTS and sample[axis] < 2:
+    axis = None if name in _CUTS else axis or 0
+    if axis is not None and sample[axis] < 2:
         raise InputError(f"head={head!r} does not fit an output of shape (batch, {_sizes(sample)})")
-    return _reading(name, output, node, sample, None if name in BINARY else axis)
+    return _reading(name, output, node, sample, axis)
 
 
 def _sizes(sample: Sequence[int]) -> str:
@@ -280,20 +276,22 @@ def _deciding(look: _Look, head: Head) -> int | NoDecision:
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """Shapes and sizes of all values for a batch of two, and what the values mean."""
+    """Shapes and sizes of all values, and what the values mean."""
 
     graph: Graph
-    values: Mapping[fx.Node, Any]  # tensors without storage, sizes
-    more: Mapping[fx.Node, Any]  # the same for a batch of three
+    batch: int  # at least 2
+    values: Mapping[fx.Node, Any]  # for so many samples: tensors without storage, sizes
+    fewer: Mapping[fx.Node, Any]  # the same for one sample less
     meaning: Mapping[fx.Node, Meaning]
 
     @staticmethod
     def at(graph: Graph) -> _Look:
-        return _Look(graph, _shapes(graph, 2), _shapes(graph, 3), meanings(graph.nodes))
+        batch = len(graph.example[0]) + 1  # capture has run both
+        return _Look(graph, batch, _shapes(graph, batch), _shapes(graph, batch - 1), meanings(graph.nodes))
 
     def is_batched(self, node: fx.Node) -> bool:
-        two, three = (values[node].shape for values in (self.values, self.more))
-        return len(two) > 0 and (two[0], three[0]) == (2, 3) and two[1:] == three[1:]
+        shape, fewer = (values[node].shape for values in (self.values, self.fewer))
+        return len(shape) > 0 and (shape[0], fewer[0]) == (self.batch, self.batch - 1) and shape[1:] == fewer[1:]
 
 
 def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
@@ -356,7 +354,7 @@ def _moved_back(look: _Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Ten
     if any(not isinstance(look.values.get(n), int) for n in made.all_input_nodes if n is not source):
         return None
     size = math.prod(before.shape[1:])
-    numbers = torch.arange(2 * size).reshape(before.shape)
+    numbers = torch.arange(look.batch * size).reshape(before.shape)
     if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
         after = None if _arguments(made).get("train") else numbers
     else:
@@ -365,11 +363,10 @@ def _moved_back(look: _Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Ten
         after = after if item is None else operator.getitem(after, item.args[1])
     if after is None or after.shape != look.values[node].shape:
         return None
-    rows = after.reshape(2, -1)
-    own = rows[0]
-    if not torch.equal(rows[1], own + size) or not bool((own < size).all()):
+    own = after.reshape(look.batch, -1) - size * torch.arange(look.batch)[:, None]  # each sample's own elements
+    if not bool(((own == own[:1]) & (own >= 0) & (own < size)).all()):
         return None
-    return source, own[index]
+    return source, own[0][index]
 
 
 def _only_source(look: _Look, node: fx.Node) -> fx.Node | None:
@@ -411,9 +408,10 @@ def _step_back(look: _Look, decision: Decision) -> Decision | None:
         return _before_softmax(look, node, source, decision)
     if look.values[source].shape != look.values[node].shape or len(node.all_input_nodes) != 1:
         return None
+    if decision.cut is None and name == "log" and look.meaning[source] == "distribution":
+        return replace(decision, node=source)
     if decision.cut is None:
-        grows = name in _INCREASING or (name == "log" and look.meaning[source] in ("probability", "distribution"))
-        return replace(decision, node=source, passed=(node, *decision.passed)) if grows else None
+        return replace(decision, node=source, passed=(node, *decision.passed)) if name in _INCREASING else None
     earlier = _CUT_BACK[name](node, decision.cut) if name in _CUT_BACK else None
     if earlier is None:
         return None
@@ -481,7 +479,7 @@ def _rsub(node: fx.Node, cut: float) -> tuple[float, bool] | None:
 def _scaled(node: fx.Node, cut: float) -> tuple[float, bool] | None:
     arguments = _arguments(node)
     factor = arguments["other"]
-    plain = isinstance(factor, int | float) and factor != 0 and arguments.get("rounding_mode") is None
+    plain = isinstance(factor, int | float) and 0 < abs(factor) < math.inf and arguments.get("rounding_mode") is None
     return (0.0, factor < 0) if plain and cut == 0 else None
 
 

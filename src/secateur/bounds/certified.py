@@ -110,7 +110,8 @@ class Certified:
             first = decision.index.gather(1, classes[..., 0].clamp(min=0).T).T[..., None].expand_as(low)
             ones = torch.ones_like(low)
             least = torch.maximum(least, self._rows(decision, ones, first, decision.index.expand_as(first), second))
-        return least.masked_fill(own.bool(), torch.inf).amin(-1)
+        others: Tensor = least.masked_fill(own.bool(), torch.inf)
+        return others.amin(-1)
 
     def _compared(self, decision: Decision, second: bool) -> Interval:
         """Bounds, (N, positions, k), on what f (g) compares."""

@@ -170,7 +170,7 @@ def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoD
     found = decision_of(graph, head, one_of_k=labels is not None and labels.ndim == 1)
     if labels is not None and isinstance(found, NoDecision):
         raise InputError(
-            f"labels: the model decides nothing that they could be compared with ({found.why}); give head, or no labels"
+            f"labels: the model decides nothing to compare them with ({found.why}); give head, or no labels"
         )
     return found
 

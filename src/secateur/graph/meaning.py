@@ -9,19 +9,18 @@ from torch import fx
 
 from secateur.graph.capture import bound_arguments, kind
 
-Meaning = Literal["scores", "signed", "probability", "distribution", "scaled", "other", "constant"]
-"""
-scores: numbers of any size and sign (logits). signed: scores through an activation that keeps the sign (tanh).
-probability: each value by itself (sigmoid). distribution: values that sum to one (softmax). scaled: bounded values that
-were shifted, scaled or added, of which no threshold is known. other: all else. constant: does not depend on the inputs.
-"""
+# scores: numbers of any size and sign (logits); signed: scores through an activation that keeps the sign (tanh);
+# probability: each value by itself (sigmoid); distribution: values that sum to one (softmax); compared: values of which
+# the greatest is known to count, but no threshold (log-softmax); scaled: bounded values, shifted, scaled or added;
+# other: all else; constant: what does not depend on the inputs.
+Meaning = Literal["scores", "signed", "probability", "distribution", "compared", "scaled", "other", "constant"]
 
 SOFTMAXES = {"softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax"}
 # Ops that only move, copy, select or cast the values of one tensor.
 MOVES = {
     "_to_copy", "_unsafe_view", "alias", "chunk", "clone", "contiguous", "detach", "dropout", "expand",
-    "feature_dropout", "flatten", "flip", "getitem", "index_select", "movedim", "narrow", "permute", "pixel_shuffle",
-    "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to", "transpose", "type_as", "unbind",
+    "feature_dropout", "flatten", "flip", "getitem", "index", "index_select", "movedim", "narrow", "permute",
+    "pixel_shuffle", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to", "transpose", "type_as", "unbind",
     "unflatten", "unsqueeze", "view",
 }  # fmt: skip
 
@@ -73,8 +72,8 @@ def _sum(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
         return "scores"
     if _is_complement(node) and varying[0] in ("probability", "distribution"):
         return "probability"
-    if set(varying) == {"signed"} and len(varying) > 1:
-        return "signed"
+    if set(varying) in ({"signed"}, {"distribution"}) and len(varying) > 1:
+        return "signed" if varying[0] == "signed" else "compared"
     return "other" if "other" in varying else "scaled"
 
 
@@ -91,6 +90,8 @@ def _product(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
         return "other"
     if "scores" in varying:
         return "scores"
+    if set(varying) <= {"distribution", "compared"} and any(isinstance(a, int | float) for a in node.args):
+        return "compared"
     return _kept_sign(node, varying)
 
 
@@ -100,6 +101,14 @@ def _kept_sign(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
     if found in ("scores", "signed", "other"):
         return found
     return "other" if "other" in varying else "scaled"
+
+
+def _log(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    return "compared" if _same(node, varying) in ("distribution", "compared") else "other"
+
+
+def _rounded(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
+    return "probability" if _same(node, varying) == "probability" else "other"
 
 
 def _odd(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
@@ -160,7 +169,12 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("neg", "sum"), _kept_sign),
     **dict.fromkeys(("asinh", "atan", "celu", "elu", "erf", "leaky_relu", "prelu", "selu", "tanh"), _odd),
     **dict.fromkeys(("clamp", "hardtanh"), _clamped),
-    **dict.fromkeys(("sigmoid", "hardsigmoid", "eq", "ge", "gt", "le", "lt", "ne"), _always("probability")),
+    **dict.fromkeys(("_log_softmax", "log_softmax"), _always("compared")),
+    **dict.fromkeys(
+        ("special_expit", "sigmoid", "hardsigmoid", "eq", "ge", "gt", "le", "lt", "ne"), _always("probability")
+    ),
     **dict.fromkeys(("softmax", "_softmax", "_safe_softmax"), _always("distribution")),
+    "log": _log,
     "relu6": _always("scaled"),
+    "round": _rounded,
 }

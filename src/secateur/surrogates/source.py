@@ -26,8 +26,8 @@ class Source:
 
     @cached_property
     def decision(self) -> Decision | None:
-        """What the model decides, as far as its graph tells."""
-        found = decision_of(self.graph)
+        """What the model decides; several outputs are taken for classes, whatever makes them."""
+        found = decision_of(self.graph, one_of_k=True)
         return found if isinstance(found, Decision) else None
 
     @cached_property
