@@ -78,6 +78,9 @@ def _label(graph: Graph, settled: frozenset[tuple[str, int]]) -> tuple[Labels, d
     for node in graph.outputs:
         if isinstance(env[node], Value):
             labels.pin(env[node].labels, "an output of the model")
+            labels.read.clear()
+            _fix_unread(labels, [env[node]])
+    labels.join_uses()
     return labels, node_labels
 
 
@@ -91,13 +94,23 @@ def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any
         return Value(out, fixed(out.shape), first.tensor, tuple(first.axes[s - 2] for s in moved.shape))
     if not any(v.tensor or bool((compressed(v.labels) != FIXED).any()) for v in values):
         return pytree.tree_map(lambda t: Value(t, fixed(t.shape)) if isinstance(t, Tensor) else t, out)
+    labels.read.clear()
     if kind(node) == "getitem":
         made = element_labels(labels, a["0"])[a["1"]]
     else:
         made = RULES.get(kind(node), unknown)(labels, node, a, out)
+    _fix_unread(labels, values)
     if isinstance(out, Tensor):
         return Value(out, made)
     return [Value(t, m) if isinstance(t, Tensor) else t for t, m in zip(out, made, strict=True)]
+
+
+def _fix_unread(labels: Labels, values: list[Value]) -> None:
+    """Parameters, along the axes that the rule has not labelled, stay as the op reads them."""
+    for value in values:
+        for axis, size in zip(value.axes, value.data.shape, strict=True) if value.tensor else ():
+            if size > 1 and (value.tensor, axis) not in labels.read:
+                labels.fix(value.tensor, axis, size)
 
 
 def _classes_of(labels: Tensor, classes: Tensor) -> Tensor:
@@ -200,11 +213,8 @@ def _group(
 def _axis_classes(labels: Labels, classes: Tensor) -> dict[tuple[str, int], np.ndarray]:
     """(tensor, axis) → class of each index, for axes used as such and for parameters used element by element."""
     slots = {key: _classes_of(vector, classes).numpy() for key, vector in labels.axes.items()}
-    used_by_axis = {tensor for tensor, _ in slots}
     for tensor, elements in labels.elements.items():
         units = _classes_of(elements, classes)
-        if tensor in used_by_axis:
-            labels.pin(elements, f"{tensor} is used both as a weight and element by element")
         varying = varying_axes(units)
         for axis in varying or {0}:  # after _rectangular there is at most one
             flat = units

@@ -32,6 +32,7 @@ class Labels:
     whole: list[tuple[Tensor, int, str]] = field(default_factory=list)  # labels, an axis that no unit may leave, why
     blocked: dict[str, str] = field(default_factory=dict)  # tensor that no rule could label → why
     crossed: dict[str, str] = field(default_factory=dict)  # weight left out since other units pass by it → why
+    read: set[tuple[str, int]] = field(default_factory=set)  # (tensor, axis) that the rule at work has labelled
 
     def fresh(self, n: int) -> Tensor:
         """`n` labels never given out before."""
@@ -78,9 +79,10 @@ class Labels:
 
     def index(self, tensor: str, axis: int, labels: Tensor, role: str) -> Tensor:
         """Say that `labels` stand along `axis` of the named tensor; uses of one tensor twice are made equal."""
+        self.read.add((tensor, axis))
         known = self.axes.get((tensor, axis))
         if (tensor, axis) in self.settled:
-            self.pin(labels if role == "consumer" else None, f"read beside units that are pinned in {tensor}")
+            self.pin(labels if role != "producer" else None, f"read beside units that are pinned in {tensor}")
             return fixed(labels.shape)
         if known is None:
             self.axes[tensor, axis], self.roles[tensor, axis] = labels, role
@@ -93,11 +95,29 @@ class Labels:
 
     def element(self, tensor: str, value: Tensor) -> Tensor:
         """Labels of a parameter that takes part element by element: one for each element, the same at every use."""
+        self.read.update((tensor, axis) for axis in range(value.ndim))
         if any(name == tensor for name, _ in self.settled):
             return fixed(value.shape)
         if tensor not in self.elements:
             self.elements[tensor] = self.fresh(value.numel()).reshape(value.shape)
         return self.elements[tensor]
+
+    def fix(self, tensor: str, axis: int, size: int) -> None:
+        """Say that all indices of `axis` of the named tensor have to stay."""
+        self.index(tensor, axis, fixed([size]), "consumer")
+
+    def join_uses(self) -> None:
+        """Join the labels of tensors that are used both along their axes and element by element."""
+        for tensor, elements in self.elements.items():
+            along = {axis: vector for (name, axis), vector in self.axes.items() if name == tensor}
+            moving = {axis: vector for axis, vector in along.items() if bool((vector != FIXED).any())}
+            if len(moving) == 1:
+                ((axis, vector),) = moving.items()
+                shape = [-1 if i == axis else 1 for i in range(elements.ndim)]
+                self.equate(elements, vector.reshape(shape), f"{tensor} is shared with a layer that cannot shrink")
+            elif along:
+                for labels in (elements, *moving.values()):
+                    self.pin(labels, f"{tensor} is used both as a weight and element by element")
 
     def classes(self) -> Tensor:
         """The class of each label (the smallest label equal to it); shape: (count,)."""
