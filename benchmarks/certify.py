@@ -65,7 +65,7 @@ def row(job: tuple[str, float, float, int, str], shared: Path, output: Path) -> 
     if recipe.is_file():
         small = secateur.replay(model, secateur.Recipe.load(recipe), images[:2])
     else:
-        result = secateur.prune(model, images[:2], remove=removed)
+        result = secateur.prune(model, images[:2], remove=removed, round_to=1)
         small = result.model
         output.mkdir(parents=True, exist_ok=True)
         result.recipe.save(recipe)

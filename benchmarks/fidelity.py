@@ -102,7 +102,7 @@ def row(job: tuple[str, str, str, int], shared: Path, samples: int, attacked: in
         settings = dict(METHODS[method])
         if settings.get("calibration") == "oracle":
             settings["calibration"] = oracle_inputs(zoo, name, shared)
-        small = secateur.prune(model, images[:2], remove=removed, seed=seed, **settings).model
+        small = secateur.prune(model, images[:2], remove=removed, seed=seed, round_to=1, **settings).model
     seconds, memory = time.perf_counter() - begin, _peak() - floor
     whole = secateur.evaluate(small, images, labels, original=zoo.load(name))
     few = attacked // 5 if cifar else attacked

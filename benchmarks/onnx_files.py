@@ -56,7 +56,7 @@ def row(zoo: Any, name: str, shared: Path, remove: float) -> dict[str, Any]:
 
 def pruned(model: Any, example: torch.Tensor, remove: float) -> tuple[secateur.Result, float]:
     begin = time.perf_counter()
-    result = secateur.prune(model, example, remove=remove)
+    result = secateur.prune(model, example, remove=remove, round_to=1)
     return result, time.perf_counter() - begin
 
 

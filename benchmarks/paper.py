@@ -73,6 +73,7 @@ def pruned(
         method=method,
         options=options,
         recursive=share.endswith("r"),
+        round_to=1,
         seed=seed,
     )
     seconds = time.perf_counter() - begin

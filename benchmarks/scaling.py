@@ -48,13 +48,13 @@ def rank(width: int) -> dict[str, float]:
 
 
 def prune_mlp(width: int, depth: int, method: str) -> dict[str, float]:
-    return timed(lambda: secateur.prune(mlp(width, depth), torch.rand(2, width), remove=0.5, method=method))
+    return timed(lambda: secateur.prune(mlp(width, depth), torch.rand(2, width), remove=0.5, method=method, round_to=1))
 
 
 def prune_zoo(name: str, method: str, shared: str) -> dict[str, float]:
     zoo = load_zoo(Path(shared))
     shape = {"mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[zoo.DATA[name]]
-    return timed(lambda: secateur.prune(zoo.load(name), torch.rand(2, *shape), remove=0.5, method=method))
+    return timed(lambda: secateur.prune(zoo.load(name), torch.rand(2, *shape), remove=0.5, method=method, round_to=1))
 
 
 def timed(job: Callable[[], secateur.Result]) -> dict[str, float]:

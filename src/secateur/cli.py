@@ -200,9 +200,7 @@ def prune_command(
     ignore: Annotated[list[str] | None, typer.Option(help="Glob over layers that stay whole; may be repeated.")] = None,
     round_to: Annotated[
         str,
-        typer.Option(
-            help="Keep a multiple of this number of units; 1: any number; auto: channels as runtimes compute fast."
-        ),
+        typer.Option(help="Keep a multiple of this number of units; 1: any number; auto: what runtimes compute fast."),
     ] = AUTO,
     time_it: Annotated[
         bool, typer.Option("--latency/--no-latency", help="Time one sample at the end, before and after in turns.")
