@@ -8,29 +8,27 @@ from dataclasses import replace
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE
 
-_PASSES = {"Cast", "Identity"}
+_MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 
 
 def as_large_as(nodes: Sequence[Node], constants: Iterable[str], numbers: Container[str]) -> list[Node]:
-    """ConstantOfShape and Expand told the whole shape of a value that depends on the inputs: they read the value.
+    """ConstantOfShape and Expand told sizes of one value that depends on the inputs read that value, too.
 
-    Values in `numbers` are worked out as numbers; what makes them is left as it is.
+    Whether the sizes are all of its sizes is seen when the model is run. Values in `numbers` are left as they are.
     """
-    shape_of, free, found = dict[str, str](), {"", *constants}, list[Node]()
+    source, free, found = dict[str, str](), {"", *constants}, list[Node]()
     for node in nodes:
-        if node.kind == "Shape" and node.attribute("start", 0) == 0 and "end" not in node.attributes:
-            if node.inputs[0] not in free:
-                shape_of[node.outputs[0]] = node.inputs[0]
-            free.update(node.outputs)
-        elif node.kind in _PASSES and node.inputs[0] in shape_of:
-            shape_of[node.outputs[0]] = shape_of[node.inputs[0]]
-        elif node.outputs[0] in numbers:
-            pass
-        elif node.kind == "ConstantOfShape" and node.inputs[0] in shape_of:
-            node = replace(node, kind=FILLED_LIKE, inputs=(shape_of[node.inputs[0]],))
-        elif node.kind == "Expand" and node.inputs[1] in shape_of:
-            node = replace(node, kind=EXPANDED_LIKE, inputs=(node.inputs[0], shape_of[node.inputs[1]]))
-        if node.kind == "Size" or free.issuperset(node.inputs):
+        data = node.inputs if node.kind == "Concat" else node.inputs[:1]
+        of = {source.get(name, "") for name in data}
+        if node.kind == "Shape" and node.inputs[0] not in free:
+            source[node.outputs[0]] = node.inputs[0]
+        elif node.kind in _MOVES and len(of) == 1 and "" not in of:
+            source[node.outputs[0]] = of.pop()
+        elif node.outputs[0] not in numbers and node.kind == "ConstantOfShape" and node.inputs[0] in source:
+            node = replace(node, kind=FILLED_LIKE, inputs=(*node.inputs, source[node.inputs[0]]))
+        elif node.outputs[0] not in numbers and node.kind == "Expand" and node.inputs[1] in source:
+            node = replace(node, kind=EXPANDED_LIKE, inputs=(*node.inputs, source[node.inputs[1]]))
+        if node.kind in ("Shape", "Size") or free.issuperset(node.inputs):
             free.update(node.outputs)
         found.append(node)
     return found

@@ -25,7 +25,7 @@ from secateur.formats.onnx.host import RULES as ON_SIZES
 from secateur.formats.onnx.like import as_large_as
 from secateur.formats.onnx.linear import as_torch_has_it
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import EXPANDED_LIKE, OPS, SETTINGS, tensor
+from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE, OPS, SETTINGS, tensor
 from secateur.formats.onnx.read import inputs_of, opset_of
 from secateur.formats.onnx.tensors import dtype_of, to_host
 
@@ -275,7 +275,8 @@ def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dic
 
 
 _WITH_NUMBERS = {  # ops whose rules take numbers beside tensors
-    *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Concat", "Gather", "Shape", "Size", EXPANDED_LIKE),
+    *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Concat", "Gather", "Shape", "Size"),
+    *(EXPANDED_LIKE, FILLED_LIKE),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
 _TOLD_SIZES = {

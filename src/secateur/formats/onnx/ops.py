@@ -523,18 +523,27 @@ def _filled(node: Node, shape: Host) -> Tensor:
     return torch.full(numbers(shape), value, dtype=_dtype_of(value, torch.float32))
 
 
-def _filled_like(node: Node, x: Tensor) -> Tensor:
+def _filled_like(node: Node, shape: Host, other: Any) -> Tensor:
     """Of the shape of another value, and so with its units."""
+    if not _is_shape_of(shape, other):
+        return _filled(node, shape)
     value = node.attribute("value", [0.0])[0]
-    return torch.full_like(x, value, dtype=_dtype_of(value, x.dtype if x.is_floating_point() else torch.float32))
+    return torch.full_like(other, value, dtype=_dtype_of(value, torch.float32))
+
+
+def _is_shape_of(shape: Host, other: Any) -> bool:
+    sizes = numbers(shape)
+    return len(sizes) == other.ndim and all(a == b for a, b in zip(sizes, other.shape, strict=True))
 
 
 def _dtype_of(value: Any, floating: torch.dtype) -> torch.dtype:
     return floating if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
 
 
-def _expanded_like(node: Node, x: Any, other: Tensor) -> Tensor:
+def _expanded_like(node: Node, x: Any, shape: Host, other: Any) -> Tensor:
     """Against the shape of another value, and so with its units."""
+    if not _is_shape_of(shape, other):
+        return _expand(node, tensor(x, torch.zeros(0)), shape)
     if not isinstance(x, Tensor) and x.size == 1:
         value = number(x)
         return torch.full_like(other, value, dtype=_dtype_of(value, torch.float32))
@@ -676,7 +685,7 @@ OPS: dict[str, Callable[..., Any]] = {
 
 # Inputs that are settings, not data: read as numbers.
 SETTINGS: dict[str, set[int]] = {
-    "Clip": {1, 2}, "ConstantOfShape": {0}, "Dropout": {1, 2}, "Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2},
+    "Clip": {1, 2}, "ConstantOfShape": {0}, FILLED_LIKE: {0}, EXPANDED_LIKE: {1}, "Dropout": {1, 2}, "Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2},
     "Reshape": {1}, "Resize": {1, 2, 3}, "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1},
     "Trilu": {1}, "Unsqueeze": {1}, "Upsample": {1},
     **{name: {1} for name in ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")},
