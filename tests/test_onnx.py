@@ -190,7 +190,17 @@ _OPS: dict[str, list[str]] = {
         "y = Concat <axis=1> (x_2_3, xb_2_4)", "y = Concat <axis=-1> (x_2_3, w_2_4)",
         "y = Concat <axis=0> (x_2_3, xb_2_3)",
     ],
-    "ConstantOfShape": [],  # a row that refuses, tested below
+    "ConstantOfShape": [],  # of a free batch: in test_onnx_foreign.py
+    "ConstantOfShape (Shape)": [
+        "s = Shape(x_2_3) y = ConstantOfShape(s)",
+        "s = Shape(x_2_3) c = Cast <to=7> (s) y = ConstantOfShape <value=int64[1] {-1}> (c)",
+        "s = Shape(x_2_3_4) t = Slice(s, @[1], @[3]) y = ConstantOfShape <value=int64[1] {2}> (t)",
+    ],
+    "Expand (Shape)": [
+        *(f"s = Shape(x_2_3) y = Expand({value}, s)" for value in ("@0.5", "@7", "w_2_1", "w_1_3")),
+        "s = Shape(x_2_3) i = Identity(s) a = Greater(xa_2_1, @0.1) y = Expand(a, i)",
+        "s = Shape(x_2_3_4) t = Gather(s, @[2,1]) y = Expand(xa_4_1, t)",
+    ],
     "Conv": [
         "y = Conv(x_2_4_6_6, w_8_4_3_3)",
         "y = Conv <pads=[1,1,1,1], strides=[2,1]> (x_2_4_6_6, w_8_4_3_3, w_8)",
@@ -446,7 +456,8 @@ _HOST: dict[str, list[str]] = {
     "Ceil": [_F + "g = Div(f, @2.0) y = Ceil(g)"],
     "Concat": [_S + "y = Concat <axis=0> (s, @[7])", _S + "y = Concat <axis=-1> (s, s)"],
     "ConstantOfShape": [
-        "s = Shape(x_2_3) y = ConstantOfShape(s)", "s = Shape(x_2_3) y = ConstantOfShape <value=int64[1] {-1}> (s)",
+        _S + "t = Mul(s, @[1,1,2]) y = ConstantOfShape(t)",
+        _S + "t = Mul(s, @[1,1,2]) y = ConstantOfShape <value=int64[1] {-1}> (t)",
     ],
     "Cos": [_F + "y = Cos(f)"],
     "Div": [_S + "y = Div(s, @2)", _F + "y = Div(f, @2.0)", _S + "n = Neg(s) y = Div(n, @2)"],
@@ -494,8 +505,8 @@ _HOST: dict[str, list[str]] = {
         _S + "a = Unsqueeze(s, @[0]) y = Transpose <perm=[1,0]> (a)", _S + "a = Unsqueeze(s, @[0]) y = Transpose(a)",
     ],
     "Trilu": [
-        "s = Shape(x_3_3) a = ConstantOfShape <value=float[1] {-5.0}> (s) y = Trilu(a, @1)",
-        "s = Shape(x_3_3) a = ConstantOfShape <value=int64[1] {2}> (s) y = Trilu <upper=0> (a)",
+        "s = Shape(x_2_3) t = Add(s, @[1,0]) a = ConstantOfShape <value=float[1] {-5.0}> (t) y = Trilu(a, @1)",
+        "s = Shape(x_2_3) t = Add(s, @[1,0]) a = ConstantOfShape <value=int64[1] {2}> (t) y = Trilu <upper=0> (a)",
     ],
     "Unsqueeze": [_S + "y = Unsqueeze(s, @[0,2])", "11: s = Shape(x_2_3) y = Unsqueeze <axes=[1]> (s)"],
     "Where": [_S + "a = Less(s, @3) y = Where(a, s, @[9,9,9])", _S + "a = Less(s, @3) y = Where(a, @-1, s)"],
@@ -970,12 +981,6 @@ def test_functions_of_the_model_are_part_of_it(tmp_path: Path) -> None:
             node.op_type, node.domain = "Softplus1", "own"
     onnx.save(proto, tmp_path / "model.onnx")
     assert_prunes(tmp_path / "model.onnx", 0.4)
-
-
-def test_batch_that_is_baked_into_later_axes_is_told() -> None:
-    proto = graph("a = Transpose <perm=[1,0,2]> (x_1_6_12) b = Reshape(a, @[6,3,4]) y = Relu(b)")
-    with pytest.raises(InputError, match=r"Reshape '1/Reshape'.*fixes the batch at 1: export it with a free one"):
-        check_import(OnnxModel(proto), [torch.zeros(2, 6, 12)])
 
 
 # --- the same network from torch and from ONNX -----------------------------------------------------------------------

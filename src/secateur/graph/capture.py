@@ -30,6 +30,15 @@ ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant
 _CHECKS = {torch.ops.aten._assert_tensor_metadata.default}  # of a dtype in which we may not run the graph
+_TAKES_INFINITY = set(  # ops of which one operand may be infinite
+    "add sub rsub maximum minimum max min clamp clamp_min clamp_max where masked_fill fmax fmin "
+    "eq ne lt le gt ge isinf isnan isfinite isneginf isposinf".split()
+)
+_MOVES_VALUES = set(
+    "reshape view expand permute transpose t unsqueeze squeeze slice select flatten unflatten contiguous clone alias "
+    "detach to _to_copy type_as float double half bfloat16 lift_fresh_copy lift_fresh index index_select expand_as "
+    "broadcast_to repeat cat stack neg triu tril constant_pad_nd pad".split()
+)
 _AS_RESHAPE = {  # whether a view is possible depends on memory layout, which kernels may change
     torch.ops.aten.view.default: torch.ops.aten.reshape.default,
     torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
@@ -199,7 +208,7 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     _make_functional(module)
     flat = tuple(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
     tensors = _tensors(module)
-    _check_finite(tensors)
+    _check_finite(module.graph, tensors)
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     if len(flat) != len(placeholders):
         raise CaptureError(
@@ -273,14 +282,38 @@ def check_eval_mode(model: nn.Module) -> None:
         )
 
 
-def _check_finite(tensors: Mapping[str, Tensor]) -> None:
-    for name, value in tensors.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            bad = int((~torch.isfinite(value)).sum())
+def _check_finite(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
+    """Weights are finite. Infinity may stand where it is compared or added, as in masks and in max(x, −∞)."""
+    for node in graph.nodes:
+        if node.op != "get_attr" or not tensors[str(node.target)].is_floating_point():
+            continue
+        value = tensors[str(node.target)]
+        bad = value.isnan() if _only_compared(node) else ~value.isfinite()
+        if bool(bad.any()):
             raise CaptureError(
-                f"{name} of shape {tuple(value.shape)} holds {bad} NaN or infinite values; nothing sensible "
-                "can be pruned from it: load the weights again"
+                f"{node.target} of shape {tuple(value.shape)} holds {int(bad.sum())} NaN or infinite values; nothing "
+                "sensible can be pruned from it: load the weights again"
             )
+
+
+def _only_compared(tensor: fx.Node) -> bool:
+    """Whether no op multiplies by what the tensor holds, as layers do; ops that move its values are followed."""
+    frontier, seen = [tensor], {tensor}
+    while frontier:
+        for user in frontier.pop().users:
+            if user.op == "output" or kind(user) in _TAKES_INFINITY or user in seen:
+                continue
+            if kind(user) in _MOVES_VALUES:
+                seen.add(user)
+                frontier.append(user)
+            elif not _is_mask(user, seen):
+                return False
+    return True
+
+
+def _is_mask(user: fx.Node, sources: set[fx.Node]) -> bool:
+    """Whether attention adds one of the sources to its scores."""
+    return kind(user) == "scaled_dot_product_attention" and not sources & {a for a in user.args[:3]}
 
 
 @contextmanager

@@ -444,7 +444,7 @@ RULES: dict[str, Rule] = {
         "sigmoid log_sigmoid tanh softplus softsign erf exp expm1 log log1p sqrt rsqrt reciprocal square abs neg "
         "sign sin cos clamp clamp_min clamp_max pow dropout feature_dropout alpha_dropout dropout2d bernoulli "
         "contiguous clone detach detach_ alias to _to_copy type_as float double half bfloat16 lift_fresh_copy "
-        "round floor ceil nan_to_num zeros_like ones_like threshold isnan logical_not".split(),
+        "round floor ceil nan_to_num zeros_like ones_like full_like threshold isnan logical_not".split(),
         same,
     ),
     **dict.fromkeys(

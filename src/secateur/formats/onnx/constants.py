@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError, UnsupportedOpError
+from secateur.formats.onnx.budget import CONSTANT_BYTES
 from secateur.formats.onnx.tensors import to_torch
 
 Proto = Any
-_MOST = 2**26  # numbers that the model makes by ConstantOfShape, all together
 
 
 def constants_of(proto: Proto) -> Iterator[tuple[str, Tensor]]:
@@ -28,13 +28,14 @@ def constants_of(proto: Proto) -> Iterator[tuple[str, Tensor]]:
             value = _constant(n)
         elif n.op_type == "ConstantOfShape" and n.input[0] in known:
             sizes = [int(v) for v in known[n.input[0]].reshape(-1).tolist()]
-            total += prod(sizes)
-            if any(s < 0 or s > _MOST for s in sizes) or total > _MOST:
+            fill = to_torch(n.attribute[0].t) if n.attribute else torch.zeros(1)
+            total += prod(sizes) * fill.element_size()
+            if any(s < 0 for s in sizes) or total > CONSTANT_BYTES:
                 raise InputError(
                     f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}; all together they may "
-                    f"hold at most {_MOST:,} numbers. Export the model with constants folded"
+                    f"take at most {CONSTANT_BYTES:,} bytes, and would take {total:,}. Export the model with constants "
+                    "folded"
                 )
-            fill = to_torch(n.attribute[0].t) if n.attribute else torch.zeros(1)
             if fill.numel() != 1:
                 raise InputError(f"ConstantOfShape {n.name or n.output[0]!r} needs one number to fill with")
             value = torch.full(sizes, fill.item(), dtype=fill.dtype)

@@ -12,7 +12,8 @@ from torch.export import Dim, ExportedProgram
 from torch.utils import _pytree as pytree
 
 from secateur.errors import InputError, VerificationError
-from secateur.formats.onnx.check import close, distance_told, random_like, session
+from secateur.formats.onnx.check import close, distance_told, session
+from secateur.formats.onnx.draws import random_like
 from secateur.formats.onnx.read import require_packages
 from secateur.formats.onnx.save import save_proto
 from secateur.formats.onnx.tensors import to_proto

@@ -130,8 +130,6 @@ def _filled(node: Node, shape: Host) -> Host:
     value = node.attribute("value", None)
     number = 0.0 if value is None else value[0]
     sizes = [int(n) for n in shape.reshape(-1)]
-    if any(n > 64 for n in sizes):
-        raise UnsupportedOpError(f"{node}: a shape of {sizes} is none of sizes")
     found = np.empty(sizes, dtype=object)
     found[...] = number
     return found

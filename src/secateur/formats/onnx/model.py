@@ -8,20 +8,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from keyword import iskeyword
-from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from secateur.errors import InputError, SecateurError, UnsupportedOpError
+from secateur.formats.onnx.batch import Batch, alike
+from secateur.formats.onnx.budget import VALUE_BYTES, numbers_made
 from secateur.formats.onnx.constants import constants_of
+from secateur.formats.onnx.fold import FOLDED, folded, is_plain, on_numbers
 from secateur.formats.onnx.host import MOST_SIZES, sizes_made
 from secateur.formats.onnx.host import RULES as ON_SIZES
+from secateur.formats.onnx.like import as_large_as
 from secateur.formats.onnx.linear import as_torch_has_it
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import OPS, SETTINGS
+from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE, OPS, SETTINGS, tensor
 from secateur.formats.onnx.read import inputs_of, opset_of
 from secateur.formats.onnx.tensors import dtype_of, to_host
 
@@ -29,7 +33,6 @@ Proto = Any
 _STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are buffers in torch
 _SMALL = 4096  # numbers in a constant that may be a setting
 _DEEPEST = 32  # dots in a name that become modules
-_MOST_VALUES = 2**31  # numbers in one value
 _FAILURES = (
     *(RuntimeError, TypeError, ValueError, ArithmeticError, MemoryError),
     *(IndexError, KeyError, AttributeError, StopIteration),
@@ -52,14 +55,20 @@ class OnnxGraph(nn.Module):
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
         ]
         self.nodes, transposed, flat = as_torch_has_it(self.nodes, self.constants, self.outputs)
+        self.on_numbers = on_numbers(self.nodes, {*OPS, *ON_SIZES}, self.constants)
+        self.nodes = as_large_as(self.nodes, self.constants, self.on_numbers)
         self.transposed, self.flat = transposed, flat  # weights that are kept (outputs, inputs), slopes as a row
         self.paths = dict[str, str]()  # constant → path of the parameter or buffer
         self.hosts = {  # constants as numbers; made here, since tracing looks at no tensor's values
             name: to_host(value, name) for name, value in self.constants.items() if value.numel() <= _SMALL
         }
+        self.arrays = {name: value.numpy() for name, value in self.constants.items() if value.dtype != torch.bfloat16}
+        self.alike = alike(self.constants, self.batch or 1)
+        self.shapes = dict[tuple[Any, ...], dict[str, tuple[int, ...]]]()  # with the file's batch, by shapes of inputs
         self.last_use = _last_use(self.nodes, self.outputs)
         self.read = {name for n in self.nodes for name in n.inputs} | set(self.outputs)
-        for name, is_parameter in _tensors_read(self.nodes, self.constants).items():  # last: their names must be free
+        tensors = _tensors_read([n for n in self.nodes if n.outputs[0] not in self.on_numbers], self.constants)
+        for name, is_parameter in tensors.items():  # last: their names must be free
             self._keep(name, is_parameter)
         self.eval()
 
@@ -70,7 +79,7 @@ class OnnxGraph(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Any:
         found = self.values(inputs)
-        outputs = [found[name] for name in self.outputs]
+        outputs = [as_output(name, found[name]) for name in self.outputs]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     def values(self, inputs: Sequence[Tensor], everything: bool = False) -> dict[str, Any]:
@@ -78,12 +87,16 @@ class OnnxGraph(nn.Module):
         if len(inputs) != len(self.inputs):
             names = ", ".join(v.name for v in self.inputs)
             raise InputError(f"the model takes {len(self.inputs)} inputs ({names}), not {len(inputs)}")
+        return self.run(inputs, self.at_hand(inputs), everything=everything)
+
+    def run(self, inputs: Sequence[Tensor], batch: Batch | None, *, everything: bool = False) -> dict[str, Any]:
+        """Values by name. `batch` says how to run more samples than the file has (see `at_hand`)."""
         env: dict[str, Any] = {v.name: x for v, x in zip(self.inputs, inputs, strict=True)}
         for name in self.outputs:
             if name in self.constants:
                 env[name] = self.constants[name]
         for index, node in enumerate(self.nodes):
-            results = self.call(node, self.arguments(node, env))
+            results = self.call(node, self.arguments(node, env), batch)
             for name in node.outputs[len(results) :]:
                 if name and name in self.read:
                     raise UnsupportedOpError(f"{node}: its output {name!r} has no rule; export the model without it")
@@ -93,15 +106,25 @@ class OnnxGraph(nn.Module):
                     env.pop(name, None)
         return env
 
-    def call(self, node: Node, given: Sequence[Any]) -> Sequence[Any]:
+    def at_hand(self, inputs: Sequence[Tensor]) -> Batch | None:
+        """What to do where the file fixes another batch than that of the inputs; None where it does not."""
+        size = inputs[0].shape[0]
+        if self.batch is None or (type(size) is int and size == self.batch):
+            return None
+        key = tuple(tuple(x.shape[1:]) for x in inputs)
+        if key not in self.shapes:
+            with _disable_current_modes(), torch.no_grad():
+                own = [torch.zeros((self.batch, *x.shape[1:]), dtype=x.dtype) for x in inputs]
+                found = self.run(own, None, everything=True)
+            self.shapes[key] = {name: tuple(v.shape) for name, v in found.items() if isinstance(v, Tensor)}
+        return Batch(self.batch, self.shapes[key], self.alike, [v.name for v in self.inputs])
+
+    def call(self, node: Node, given: Sequence[Any], batch: Batch | None = None) -> Sequence[Any]:
         """The node's results on these arguments. Errors name it."""
         try:
-            if node.kind in ON_SIZES and all(isinstance(v, np.ndarray) for v in given if v is not None):
-                if sizes_made(node, given) > MOST_SIZES:
-                    raise InputError(f"{node} makes more than {MOST_SIZES:,} numbers for shapes; export it folded")
-                result = ON_SIZES[node.kind](node, *given)
-            else:
-                result = OPS[node.kind](node, *given)
+            if batch is not None:
+                node, given = batch.adjusted(node, given)
+            result = self._called(node, given)
         except SecateurError:
             raise
         except _FAILURES as error:
@@ -110,21 +133,41 @@ class OnnxGraph(nn.Module):
             raise InputError(f"{node} cannot be run on values of shapes {shapes}: {error}{fixed}") from error
         results = list(result) if isinstance(result, list | tuple) else [result]
         for value in results:
-            if prod(n for n in value.shape if type(n) is int) > _MOST_VALUES:  # symbols say nothing
-                raise InputError(f"{node} makes a value of shape {tuple(value.shape)}, which is too large to be run")
-            if isinstance(value, np.ndarray) and any(type(n) is int and n.bit_length() > 64 for n in value.flat):
+            if not isinstance(value, np.ndarray) or value.dtype != object:
+                continue
+            if any(type(n) is int and n.bit_length() > 64 for n in value.flat):
                 raise InputError(f"{node} makes a number of more than 64 bits; export the model with constants folded")
         return results
+
+    def _called(self, node: Node, given: Sequence[Any]) -> Any:
+        if not node.inputs or not all(isinstance(v, np.ndarray) for v in given if v is not None):
+            return self._on_tensors(node, given)
+        if node.kind in ON_SIZES and _are_sizes(node, given):
+            if sizes_made(node, given) > MOST_SIZES:
+                raise InputError(f"{node} makes more than {MOST_SIZES:,} numbers for shapes; export it folded")
+            return ON_SIZES[node.kind](node, *given)
+        if node.kind in FOLDED and all(map(is_plain, given)):
+            return folded(node, given)
+        if node.kind not in OPS:
+            raise UnsupportedOpError(f"{node} works on the size of the batch, which has no rule; export it without")
+        return self._on_tensors(node, given)
+
+    def _on_tensors(self, node: Node, given: Sequence[Any]) -> Any:
+        settings = SETTINGS.get(node.kind, set())
+        if node.kind in _TOLD_SIZES and any(isinstance(v, Tensor) for i, v in enumerate(given) if i in settings):
+            raise UnsupportedOpError(f"{node} is told sizes that depend on the input; export it with fixed ones")
+        if (size := 4 * numbers_made(node, given)) > VALUE_BYTES:
+            raise InputError(f"{node} makes a value of {size:,} bytes; at most {VALUE_BYTES:,} are made for one value")
+        if node.kind not in _WITH_NUMBERS:
+            like = next((v for v in given if isinstance(v, Tensor)), torch.zeros(0))
+            data = [isinstance(v, np.ndarray) and i not in settings and is_plain(v) for i, v in enumerate(given)]
+            given = [tensor(v, like) if is_data else v for v, is_data in zip(given, data, strict=True)]
+        return OPS[node.kind](node, *given)
 
     def arguments(self, node: Node, env: Mapping[str, Any]) -> list[Any]:
         """Tensors, and numbers where a setting is meant or the node's data are numbers."""
         settings = SETTINGS.get(node.kind, set())
-        data = [name for i, name in enumerate(node.inputs) if name and i not in settings]
-        made = [env[name] for name in data if name in env]
-        if made:
-            on_tensors = any(isinstance(value, Tensor) for value in made)
-        else:
-            on_tensors = any(name in self.paths and self.constants[name].is_floating_point() for name in data)
+        on_tensors = self._takes_tensors(node, settings, env)
         found: list[Any] = []
         for i, name in enumerate(node.inputs):
             if not name or name in env:
@@ -133,9 +176,23 @@ class OnnxGraph(nn.Module):
                 found.append(self.get_tensor(name))
             elif name in self.hosts:
                 found.append(self.hosts[name])
+            elif name in self.arrays:
+                found.append(self.arrays[name])
             else:
                 raise UnsupportedOpError(f"{node} reads {name!r} of {self.constants[name].numel():,} numbers as sizes")
         return found
+
+    def _takes_tensors(self, node: Node, settings: set[int], env: Mapping[str, Any]) -> bool:
+        """Whether the constants that the node reads are weights; else they are numbers."""
+        if node.outputs[0] in self.on_numbers:
+            return False
+        if node.kind not in FOLDED and node.kind not in ON_SIZES:
+            return True
+        data = [name for i, name in enumerate(node.inputs) if name and i not in settings]
+        made = [env[name] for name in data if name in env]
+        if made:
+            return any(isinstance(value, Tensor) for value in made)
+        return any(name in self.paths and self.constants[name].is_floating_point() for name in data)
 
     def get_tensor(self, name: str) -> Tensor:
         owner: Any = self
@@ -188,8 +245,6 @@ def shape_of(value: Proto) -> tuple[list[int], torch.dtype]:
         raise InputError(
             f"the input {value.name!r} leaves the axes {', '.join(free)} open; say one size: --example-shape 3,224,224"
         )
-    if any(not s for s in sizes[1:]):
-        raise InputError(f"the input {value.name!r} has the shape {sizes}, with no numbers in it")
     return [int(s) for s in sizes[1:] if s is not None], dtype_of(kind.elem_type)
 
 
@@ -211,7 +266,7 @@ def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dic
             if name not in constants or i in SETTINGS.get(node.kind, set()):
                 continue
             value = constants[name]
-            if value.numel() == 1 and value.ndim < 2 and node.kind in _WITH_NUMBERS:
+            if value.numel() == 1 and value.ndim < 2 and node.kind in _WITH_NUMBERS - {"Concat"}:
                 continue
             if not value.is_floating_point() and (value.numel() <= 1 or node.kind == "Gather"):
                 continue
@@ -219,10 +274,37 @@ def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dic
     return found
 
 
-_WITH_NUMBERS = {
-    *("Add", "Sub", "Mul", "Div", "Pow", "Where"),
+_WITH_NUMBERS = {  # ops whose rules take numbers beside tensors
+    *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Concat", "Gather", "Shape", "Size"),
+    *(EXPANDED_LIKE, FILLED_LIKE),
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
+_TOLD_SIZES = {
+    *("ConstantOfShape", "Expand", "Range", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"),
+}
+_MOST_PLAIN = 1024  # numbers that are worked on one by one
+
+
+def _are_sizes(node: Node, given: Sequence[Any]) -> bool:
+    """Whether to work on Python's numbers, which may be a free batch and know where they come from."""
+    if node.kind not in FOLDED:
+        return True
+    plain = all(map(is_plain, given))
+    if plain and any(v is not None and (v.dtype != object or v.size > _MOST_PLAIN) for v in given):
+        return False
+    if plain and numbers_made(node, given) > _MOST_PLAIN:
+        return False
+    sizes = [given[i] for i in SETTINGS.get(node.kind, ()) if i < len(given)]  # which must be numbers
+    return plain or all(map(is_plain, sizes))
+
+
+def as_output(name: str, value: Any) -> Tensor:
+    """A value as a model gives it; numbers become a tensor."""
+    if isinstance(value, Tensor):
+        return value
+    if not is_plain(value):
+        raise UnsupportedOpError(f"the output {name!r} is the size of the batch; export the model without it")
+    return tensor(value, torch.zeros(0))
 
 
 def _last_use(nodes: Sequence[Node], outputs: Sequence[str]) -> list[list[str]]:

@@ -23,6 +23,7 @@ class Node:
     opset: int
     attributes: dict[str, Any] = field(default_factory=dict)
     batch: int | None = None  # the batch size that the model fixes, where it does
+    proto: Proto = None
 
     @staticmethod
     def of(proto: Proto, opset: int, batch: int | None) -> Node:
@@ -38,7 +39,7 @@ class Node:
         while inputs and not inputs[-1]:
             inputs.pop()
         name = proto.name or next((o for o in proto.output if o), "")
-        return Node(proto.op_type, name, tuple(inputs), tuple(proto.output), opset, attributes, batch)
+        return Node(proto.op_type, name, tuple(inputs), tuple(proto.output), opset, attributes, batch, proto)
 
     def attribute(self, name: str, default: Any = _REQUIRED) -> Any:
         if name in self.attributes:

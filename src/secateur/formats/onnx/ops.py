@@ -26,8 +26,10 @@ def tensor(value: Any, like: Tensor) -> Tensor:
     """A tensor as it is, numbers as a tensor of the type that they have in the model."""
     if isinstance(value, Tensor):
         return value
-    flat = list(value.reshape(-1))
     floating = like.dtype if like.is_floating_point() else torch.float32
+    if value.dtype != object:
+        return torch.tensor(value, dtype=floating if value.dtype.kind == "f" else None)
+    flat = list(value.reshape(-1))
     dtype = floating if any(isinstance(v, float) for v in flat) else torch.int64
     return torch.tensor(flat, dtype=torch.bool if flat and isinstance(flat[0], bool) else dtype).reshape(value.shape)
 
@@ -38,7 +40,9 @@ def number(value: Any) -> Any:
 
 
 def numbers(value: Host | None) -> list[Any]:
-    return [] if value is None else list(value.reshape(-1))
+    if value is None:
+        return []
+    return list(value.reshape(-1)) if value.dtype == object else list(value.reshape(-1).tolist())
 
 
 # --- convolutions and products ---------------------------------------------------------------------------------------
@@ -305,27 +309,11 @@ def _reshape(node: Node, x: Tensor, shape: Host | None = None) -> Tensor:
     sizes = numbers(shape) if shape is not None else node.attribute("shape")
     if not node.attribute("allowzero", 0):
         sizes = [x.shape[i] if _is(n, 0) else n for i, n in enumerate(sizes)]
-    return x.reshape(with_batch(node, x, sizes))
+    return x.reshape(sizes)
 
 
 def _is(size: Any, value: int) -> bool:
     return isinstance(size, int) and size == value
-
-
-def with_batch(node: Node, x: Tensor, sizes: list[Any]) -> list[Any]:
-    """Sizes that a model of fixed batch writes out, for the batch of `x`."""
-    if node.batch is None or not sizes or not all(isinstance(n, int) for n in sizes):
-        return sizes
-    rest = prod(x.shape[1:])
-    first = int(sizes[0])
-    if -1 in sizes:
-        known = -prod(sizes)
-        if first == -1 or first != node.batch or (node.batch * rest) % known:
-            return sizes
-        return [x.shape[0], *sizes[1:]]
-    if prod(sizes) != node.batch * rest or first % node.batch:
-        return sizes
-    return [first // node.batch * x.shape[0] if first != node.batch else x.shape[0], *sizes[1:]]
 
 
 def _flatten(node: Node, x: Tensor) -> Tensor:
@@ -356,7 +344,7 @@ def _transpose(node: Node, x: Tensor) -> Tensor:
 
 
 def _expand(node: Node, x: Tensor, shape: Host) -> Tensor:
-    sizes = with_batch(node, x, numbers(shape))
+    sizes = numbers(shape)
     missing = len(sizes) - x.ndim
     own = [1] * missing + list(x.shape)
     sizes = [1] * -missing + sizes
@@ -364,15 +352,12 @@ def _expand(node: Node, x: Tensor, shape: Host) -> Tensor:
 
 
 def _tile(node: Node, x: Tensor, repeats: Host) -> Tensor:
-    return x.repeat([int(n) for n in numbers(repeats)])
+    return x.repeat(numbers(repeats))
 
 
 def _concat(node: Node, *parts: Any) -> Tensor:
     like = next(p for p in parts if isinstance(p, Tensor))
     tensors, axis = [tensor(p, like) for p in parts], node.attribute("axis", 1) % like.ndim
-    many = next((t.shape[0] for t in tensors if not _is(t.shape[0], 1)), 1)
-    if node.batch == 1 and axis > 0 and not _is(many, 1):  # what is the same for all samples, such as a class token
-        tensors = [t.expand(many, *t.shape[1:]) if _is(t.shape[0], 1) else t for t in tensors]
     return torch.cat(tensors, axis)
 
 
@@ -534,7 +519,37 @@ def _size(node: Node, x: Any) -> Host:
 
 
 def _filled(node: Node, shape: Host) -> Tensor:
-    raise InputError(f"{node}: a tensor of sizes that depend on the input has no rule")
+    value = node.attribute("value", [0.0])[0]
+    return torch.full(numbers(shape), value, dtype=_dtype_of(value, torch.float32))
+
+
+def _filled_like(node: Node, shape: Host, other: Any) -> Tensor:
+    """Of the shape of another value, and so with its units."""
+    if not _is_shape_of(shape, other):
+        return _filled(node, shape)
+    value = node.attribute("value", [0.0])[0]
+    return torch.full_like(other, value, dtype=_dtype_of(value, torch.float32))
+
+
+def _is_shape_of(shape: Host, other: Any) -> bool:
+    sizes = numbers(shape)
+    return len(sizes) == other.ndim and all(a == b for a, b in zip(sizes, other.shape, strict=True))
+
+
+def _dtype_of(value: Any, floating: torch.dtype) -> torch.dtype:
+    return floating if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
+
+
+def _expanded_like(node: Node, x: Any, shape: Host, other: Any) -> Tensor:
+    """Against the shape of another value, and so with its units."""
+    if not _is_shape_of(shape, other):
+        return _expand(node, tensor(x, torch.zeros(0)), shape)
+    if not isinstance(x, Tensor) and x.size == 1:
+        value = number(x)
+        return torch.full_like(other, value, dtype=_dtype_of(value, torch.float32))
+    x = tensor(x, other)
+    nothing = torch.zeros_like(other, dtype=x.dtype)
+    return torch.logical_or(x, nothing) if x.dtype == torch.bool else x + nothing
 
 
 def _attention(node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -566,10 +581,13 @@ def _same(node: Node, x: Tensor, *rest: Any) -> Tensor:
 
 
 LINEAR = "MatMul (+ Add)"  # a product with a weight, as `model` finds it
+FILLED_LIKE, EXPANDED_LIKE = "ConstantOfShape (Shape)", "Expand (Shape)"  # as `like` finds them
 AFTER = "(after)"  # an attribute of slopes that `model` has made a row of
 
 OPS: dict[str, Callable[..., Any]] = {
     LINEAR: _linear,
+    FILLED_LIKE: _filled_like,
+    EXPANDED_LIKE: _expanded_like,
     "Abs": _unary(torch.abs),
     "Add": _binary(torch.add),
     "And": _binary(torch.logical_and),
@@ -667,7 +685,7 @@ OPS: dict[str, Callable[..., Any]] = {
 
 # Inputs that are settings, not data: read as numbers.
 SETTINGS: dict[str, set[int]] = {
-    "Clip": {1, 2}, "ConstantOfShape": {0}, "Dropout": {1, 2}, "Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2},
+    "Clip": {1, 2}, "ConstantOfShape": {0}, FILLED_LIKE: {0}, EXPANDED_LIKE: {1}, "Dropout": {1, 2}, "Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2},
     "Reshape": {1}, "Resize": {1, 2, 3}, "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1},
     "Trilu": {1}, "Unsqueeze": {1}, "Upsample": {1},
     **{name: {1} for name in ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")},

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from secateur.errors import VerificationError
-from secateur.formats.onnx.model import OnnxGraph
+from secateur.formats.onnx.model import OnnxGraph, as_output
 from secateur.graph.capture import Graph, capture, kind
 
 
@@ -29,7 +29,8 @@ class _Everything(nn.Module):
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         env = self.seen.env = self.model.values(inputs, everything=True)
         self.seen.names = [name for name, value in env.items() if isinstance(value, Tensor)]
-        return [env[name] for name in (*self.model.outputs, *self.seen.names)]
+        outputs = [as_output(name, env[name]) for name in self.model.outputs]
+        return [*outputs, *(env[name] for name in self.seen.names)]
 
 
 def where_values_are(model: OnnxGraph, graph: Graph) -> tuple[dict[str, fx.Node], dict[str, Any]]:

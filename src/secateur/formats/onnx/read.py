@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError, UnsupportedOpError
+from secateur.formats.onnx.fold import FOLDED, value_free
 from secateur.formats.onnx.host import RULES
 from secateur.formats.onnx.ops import OPS
 from secateur.formats.onnx.tensors import TYPES
@@ -58,11 +59,20 @@ def read_proto(path: str | os.PathLike[str]) -> Proto:
     except DecodeError as error:
         raise InputError(f"{path} is not an ONNX model, or is cut short: {error}") from error
     check_text(path, model)
+    _leave_open(model)
     check_ops(path, model)
     _check_functions(path, model)
     _load_external(path, model, file.parent)
     check_proto(path, model)
     return _inlined(path, model) if model.functions else model
+
+
+def _leave_open(model: Proto) -> None:
+    """Sizes of −1 and 0, with which older exporters say that an axis is free, are taken out."""
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.HasField("dim_value") and dim.dim_value in (-1, 0):
+                dim.ClearField("dim_value")
 
 
 def check_text(path: str | os.PathLike[str], model: Proto) -> None:
@@ -126,7 +136,10 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
             f"{path} holds ops with graphs inside, which depend on data: {_described(branching)}; "
             "export it without control flow"
         )
-    unknown = [n for n in nodes if n.op_type not in _KNOWN]
+    unknown = [n for n in nodes if n.op_type not in _KNOWN and n.op_type not in FOLDED]
+    if not functions:
+        free = value_free(model.graph.node, [t.name for t in model.graph.initializer])
+        unknown += [n for n in model.graph.node if n.op_type in FOLDED - _KNOWN and not free.issuperset(n.input)]
     if unknown:
         kinds = ", ".join(sorted({_plain(n.op_type) for n in unknown}))
         raise UnsupportedOpError(
@@ -148,7 +161,7 @@ def _nodes(model: Proto) -> Iterator[Proto]:
         yield from function.node
 
 
-def _described(nodes: list[Proto], most: int = 8) -> str:
+def _described(nodes: list[Proto], most: int = 5) -> str:
     told = [f"{_plain(n.op_type)} {n.name or (n.output[0] if n.output else '')!r}" for n in nodes[:most]]
     return ", ".join(told) + (f" and {len(nodes) - most} more" if len(nodes) > most else "")
 
@@ -257,7 +270,7 @@ def _check_input(path: str | os.PathLike[str], value: Proto) -> None:
         raise InputError(f"{path}: the input {value.name!r} has no batch axis; export the model with one")
     sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
     known = [n for n in sizes if n is not None]
-    if any(n < 0 for n in known) or 0 in sizes[1:] or prod(n for n in known if n) > LIMIT:
+    if any(n < 0 for n in known) or prod(known) > LIMIT:
         raise InputError(
             f"{path}: the input {value.name!r} has the shape {sizes}; export it with sizes that can be run"
         )

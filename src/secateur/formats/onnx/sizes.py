@@ -18,6 +18,7 @@ from secateur.formats.onnx.edit import put_constant, set_attribute, set_dims
 from secateur.formats.onnx.host import slice_of
 from secateur.formats.onnx.model import OnnxGraph, Proto
 from secateur.formats.onnx.node import Node
+from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE
 from secateur.formats.onnx.places import where_values_are
 from secateur.formats.onnx.tensors import Number, to_proto
 from secateur.graph.capture import Graph
@@ -153,17 +154,18 @@ def fixed(node: Node, told: Sequence[Any]) -> Tensor:
 def _resized(sizes: Sizes, node: Node, position: int = 1) -> None:
     """Reshape, Expand, Resize: sizes of axes that shrink."""
     before, after = sizes.shapes(node.outputs[0])
-    if before == after or "axes" in node.attributes:
+    if not before or "axes" in node.attributes:
         return
     given = sizes.numbers(node, position) if len(node.inputs) > position else []
     lead = len(before) - len(given)
     new = dict[int, int]()
     for i, size in enumerate(given):
-        if before[i + lead] == after[i + lead]:
+        stays = i + lead < 0 or before[i + lead] == after[i + lead]
+        if stays and (isinstance(size, Number) or not isinstance(size, int)):
             continue
         if not isinstance(size, int):  # a multiple of the batch: left to follow from the others
             new[i] = -1
-        elif size == before[i + lead]:
+        elif i + lead >= 0 and size == before[i + lead]:  # one that is worked out may follow units, and must not
             new[i] = after[i + lead]
     sizes.set_numbers(node, position, new)
 
@@ -224,6 +226,9 @@ def _norm_groups(sizes: Sizes, node: Node) -> None:
 
 
 RULES: dict[str, Callable[[Sizes, Node], None]] = {
+    "ConstantOfShape": partial(_resized, position=0),
+    FILLED_LIKE: partial(_resized, position=0),
+    EXPANDED_LIKE: _resized,
     "Conv": _groups,
     "ConvTranspose": _groups,
     "Expand": _resized,

@@ -23,7 +23,7 @@ from secateur.formats.onnx.ops import SETTINGS
 from secateur.formats.onnx.ops import tensor as as_tensor
 from secateur.formats.onnx.sizes import RULES, Sizes, fixed
 from secateur.formats.onnx.tensors import to_proto
-from secateur.graph.capture import Graph
+from secateur.graph.capture import Graph, resized
 from secateur.graph.coupling import Coupling
 from secateur.surgery.sizes import Alive
 
@@ -44,7 +44,7 @@ def shrunk(model: OnnxGraph, graph: Graph, coupling: Coupling, small: Mapping[st
     sizes.resolve()
     sizes.apply(proto)
     smaller = type(model)(proto)
-    settled = _settle(proto, model, smaller, sizes, [x[:2] for x in graph.example])
+    settled = _settle(proto, model, smaller, sizes, resized(graph, model.batch or 2))
     return type(model)(proto) if settled else smaller
 
 

@@ -1,0 +1,34 @@
+"""Values that are made as large as another, `Expand(0, Shape(y))`: their units are those of the other."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
+
+from secateur.formats.onnx.node import Node
+from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE
+
+_MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
+
+
+def as_large_as(nodes: Sequence[Node], constants: Iterable[str], numbers: Container[str]) -> list[Node]:
+    """ConstantOfShape and Expand told sizes of one value that depends on the inputs read that value, too.
+
+    Whether the sizes are all of its sizes is seen when the model is run. Values in `numbers` are left as they are.
+    """
+    source, free, found = dict[str, str](), {"", *constants}, list[Node]()
+    for node in nodes:
+        data = node.inputs if node.kind == "Concat" else node.inputs[:1]
+        of = {source.get(name, "") for name in data}
+        if node.kind == "Shape" and node.inputs[0] not in free:
+            source[node.outputs[0]] = node.inputs[0]
+        elif node.kind in _MOVES and len(of) == 1 and "" not in of:
+            source[node.outputs[0]] = of.pop()
+        elif node.outputs[0] not in numbers and node.kind == "ConstantOfShape" and node.inputs[0] in source:
+            node = replace(node, kind=FILLED_LIKE, inputs=(*node.inputs, source[node.inputs[0]]))
+        elif node.outputs[0] not in numbers and node.kind == "Expand" and node.inputs[1] in source:
+            node = replace(node, kind=EXPANDED_LIKE, inputs=(*node.inputs, source[node.inputs[1]]))
+        if node.kind in ("Shape", "Size") or free.issuperset(node.inputs):
+            free.update(node.outputs)
+        found.append(node)
+    return found
