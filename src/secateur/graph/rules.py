@@ -177,7 +177,9 @@ def unknown(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
 
 
 def recurrent(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
-    return frozen(labels, a, out, f"recurrent layers stay whole ({node.name})")
+    """Whole, under the name that the layer has in the model."""
+    owner = next((v.tensor for v in values_in(a["params"]) if v.tensor), "").rpartition(".")[0]
+    return frozen(labels, a, out, f"recurrent layers stay whole ({owner or node.name})")
 
 
 def frozen(labels: Labels, a: Arguments, out: Any, reason: str) -> Any:

@@ -21,8 +21,9 @@ from secateur.formats.onnx.host import MOST_SIZES, sizes_made
 from secateur.formats.onnx.host import RULES as ON_SIZES
 from secateur.formats.onnx.linear import as_torch_has_it
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import OPS, SETTINGS
 from secateur.formats.onnx.read import inputs_of, opset_of
+from secateur.formats.onnx.recurrent import with_torch_weights
+from secateur.formats.onnx.table import OPS, SETTINGS
 from secateur.formats.onnx.tensors import dtype_of, to_host
 
 Proto = Any
@@ -51,6 +52,8 @@ class OnnxGraph(nn.Module):
             for n in proto.graph.node
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
         ]
+        self.nodes, weights = with_torch_weights(self.nodes, self.constants, self.outputs)
+        self.constants |= weights
         self.nodes, transposed, flat = as_torch_has_it(self.nodes, self.constants, self.outputs)
         self.transposed, self.flat = transposed, flat  # weights that are kept (outputs, inputs), slopes as a row
         self.paths = dict[str, str]()  # constant → path of the parameter or buffer

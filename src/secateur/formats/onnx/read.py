@@ -13,7 +13,7 @@ from typing import Any
 
 from secateur.errors import InputError, UnsupportedOpError
 from secateur.formats.onnx.host import RULES
-from secateur.formats.onnx.ops import OPS
+from secateur.formats.onnx.table import OPS
 from secateur.formats.onnx.tensors import TYPES
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message; protobuf's own limit

@@ -19,9 +19,9 @@ from secateur.formats.onnx.edit import put_constant
 from secateur.formats.onnx.host import host
 from secateur.formats.onnx.model import OnnxGraph, Proto
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import SETTINGS
 from secateur.formats.onnx.ops import tensor as as_tensor
 from secateur.formats.onnx.sizes import RULES, Sizes, fixed
+from secateur.formats.onnx.table import SETTINGS
 from secateur.formats.onnx.tensors import to_proto
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
