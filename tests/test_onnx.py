@@ -33,6 +33,7 @@ from secateur.errors import InputError, UnsupportedOpError, VerificationError  #
 from secateur.formats.onnx import OnnxModel, check_import, load_onnx, save_onnx  # noqa: E402
 from secateur.formats.onnx import host as host_rules  # noqa: E402
 from secateur.formats.onnx import ops as op_rules  # noqa: E402
+from secateur.formats.onnx import table  # noqa: E402
 from secateur.formats.onnx.check import distance, run_onnx  # noqa: E402
 from secateur.graph.capture import capture, run  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
@@ -83,10 +84,12 @@ def graph(text: str, opset: int = 17, *, ir: int = 8, constant_nodes: bool = Fal
         tensors = []
     for index, node in enumerate(nodes):
         node.name, node.doc_string = f"{index}/{node.op_type}", f"node {index}"
-    unread = [o for n in nodes for o in n.output if o not in read]
+    unread = [o for n in nodes for o in n.output if o and o not in read]
     outputs = [onnx.ValueInfoProto(name=name) for name in unread]
     made_graph = onnx.helper.make_graph(nodes, "net", inputs, outputs, tensors, doc_string="a graph")
-    model = onnx.helper.make_model(made_graph, ir_version=ir, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    domains = sorted({n.domain for n in nodes} - {""})
+    opsets = [onnx.helper.make_opsetid("", opset), *(onnx.helper.make_opsetid(name, 1) for name in domains)]
+    model = onnx.helper.make_model(made_graph, ir_version=ir, opset_imports=opsets)
     model.producer_name, model.doc_string = "tests", "a model"
     onnx.helper.set_model_props(model, {"author": "nobody", "labels": "a,b"})
     twin = onnx.ModelProto.FromString(model.SerializeToString())
@@ -583,7 +586,7 @@ MLP = """
 def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph(MLP)
     check_import(OnnxModel(proto), inputs_for(proto))
-    monkeypatch.setitem(op_rules.OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
+    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
     with pytest.raises(VerificationError, match=r"^Relu '1/Relu' gives another value in torch \(shape \(2, 16\)\)"):
         check_import(OnnxModel(proto), inputs_for(proto))
     with pytest.raises(VerificationError, match="Relu '1/Relu'"):
@@ -592,7 +595,7 @@ def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pyt
 
 def test_op_that_differs_below_zero_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph("a = Relu(x_N_30) y = Tanh(a)")
-    monkeypatch.setitem(op_rules.OPS, "Relu", lambda node, x: x)
+    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: x)
     with pytest.raises(VerificationError, match="'0/Relu'"):
         check_import(OnnxModel(proto), inputs_for(proto))
 

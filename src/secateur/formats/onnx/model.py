@@ -25,6 +25,7 @@ from secateur.formats.onnx.read import inputs_of, opset_of
 from secateur.formats.onnx.recurrent import with_torch_weights
 from secateur.formats.onnx.table import OPS, SETTINGS
 from secateur.formats.onnx.tensors import dtype_of, to_host
+from secateur.formats.onnx.whole import as_whole, kept_whole
 
 Proto = Any
 _STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are buffers in torch
@@ -47,10 +48,15 @@ class OnnxGraph(nn.Module):
         self.inputs = inputs_of(proto)
         self.outputs = [v.name for v in proto.graph.output]
         opset, self.batch = opset_of(proto), _batch(self.inputs)
-        self.nodes = [
-            Node.of(n, opset, self.batch)
+        kept = [
+            n
             for n in proto.graph.node
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
+        ]
+        self.nodes = [Node.of(n, opset, self.batch) for n in kept]
+        self.nodes = [
+            node if node.kind in OPS or node.kind in ON_SIZES else as_whole(node, n, proto.opset_import, self.constants)
+            for node, n in zip(self.nodes, kept, strict=True)
         ]
         self.nodes, weights = with_torch_weights(self.nodes, self.constants, self.outputs)
         self.constants |= weights
@@ -104,7 +110,7 @@ class OnnxGraph(nn.Module):
                     raise InputError(f"{node} makes more than {MOST_SIZES:,} numbers for shapes; export it folded")
                 result = ON_SIZES[node.kind](node, *given)
             else:
-                result = OPS[node.kind](node, *given)
+                result = OPS.get(node.kind, kept_whole)(node, *given)
         except SecateurError:
             raise
         except _FAILURES as error:

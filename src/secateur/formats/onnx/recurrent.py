@@ -195,7 +195,7 @@ def _gru_forward(
     return torch.stack(outputs), h
 
 
-_LIBRARY = torch.library.Library("secateur", "DEF")
+_LIBRARY = torch.library.Library("secateur", "FRAGMENT")
 _LIBRARY.define(
     "gru.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, "
     "bool bidirectional, bool batch_first) -> (Tensor, Tensor)"

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from secateur.errors import UnsupportedOpError
 from secateur.formats.onnx.edit import put_constant
+from secateur.formats.onnx.heads import RULES as HEADS
 from secateur.formats.onnx.host import host
 from secateur.formats.onnx.model import OnnxGraph, Proto
 from secateur.formats.onnx.node import Node
@@ -38,9 +39,10 @@ def shrunk(model: OnnxGraph, graph: Graph, coupling: Coupling, small: Mapping[st
     if all(tensor.shape == graph.tensors[name].shape for name, tensor in small.items()):
         return type(model)(proto)
     sizes = Sizes(model, graph, coupling, alive)
+    rules = RULES | HEADS
     for node in model.nodes:
-        if node.kind in RULES:
-            RULES[node.kind](sizes, node)
+        if node.kind in rules:
+            rules[node.kind](sizes, node)
     sizes.resolve()
     sizes.apply(proto)
     smaller = type(model)(proto)
