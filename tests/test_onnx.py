@@ -907,7 +907,7 @@ def assert_prunes(path: Path, remove: float, method: str = "scale") -> None:
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
     assert result.history[-1].parameters < result.before.parameters
     half = any(p.dtype is torch.bfloat16 for p in model.parameters())
-    if not half:
+    if not half and _is_valid(model.proto):
         onnx.checker.check_model(smaller.proto, full_check=True)
     inputs = inputs_for(smaller.proto, batch=3, seed=1)
     with torch.no_grad():
@@ -917,6 +917,15 @@ def assert_prunes(path: Path, remove: float, method: str = "scale") -> None:
     for a, b in zip(ours, expected, strict=True):
         assert a.shape == tuple(b.shape)
         assert distance(a, torch.as_tensor(b)) < (5e-2 if a.dtype in (torch.float16, torch.bfloat16) else 1e-4)
+
+
+def _is_valid(proto: Proto) -> bool:
+    """By ONNX's checker, which does not know the ops that onnxruntime puts into ONNX's own domain."""
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", _GRAPHS)

@@ -155,7 +155,7 @@ _MICROSOFT: dict[str, list[str]] = {
         f"y, m = {_M}EmbedLayerNormalization(i, s, w_4_6, wp_7_6, ws_4_6, v_6, w_6)",
         f"i = Cast <to=6> (t_2_5) y, m = {_M}EmbedLayerNormalization <epsilon=0.01> (i, , w_4_6, wp_7_6, , v_6, w_6)",
         f"i = Cast <to=6> (t_2_5) s = Cast <to=6> (b_2_5) p = Cast <to=6> (tp_2_5) "
-        f"y, m, e = {_M}EmbedLayerNormalization(i, s, w_4_6, wp_7_6, ws_2_6, v_6, w_6, s, p)",
+        f"y, m, e = {_M}EmbedLayerNormalization(i, s, w_4_6, wp_7_6, ws_2_6, v_6, w_6, i, p)",
     ],
     _M + "FastGelu": [
         f"y = {_M}FastGelu(x_2_6)", f"y = {_M}FastGelu(x_2_6, w_6)", f"a = MatMul(x_2_3, w_3_6) y = {_M}FastGelu(a, w_6)",

@@ -134,7 +134,8 @@ def _embed_layer_norm(
     if segments is not None and segment_table is not None:
         total = total + F.embedding(segments, segment_table)
     y = F.layer_norm(total, total.shape[-1:], gamma, beta, node.attribute("epsilon", 1e-12))
-    lengths = (torch.zeros_like(ids) if mask is None else mask).sum(1, dtype=torch.int32)
+    seen = torch.zeros_like(ids) if mask is None else mask == 1
+    lengths = seen.sum(1, dtype=torch.int32)
     return [y, lengths, total]
 
 

@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from secateur.errors import InputError, UnsupportedOpError
+from secateur.errors import UnsupportedOpError
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import tensor
 from secateur.formats.onnx.tensors import TYPES, to_proto
 
 Proto = Any
+Array = np.ndarray[Any, Any]
 _MODEL = "(model)"  # an attribute: the node as a model of its own
 _MOST_NUMBERS = 4096  # of whole numbers that become part of that model
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in TYPES.values()}
 _TRIED = (2, 3, 5)  # batch sizes at which shapes are found out
 
 
@@ -61,32 +63,39 @@ def kept_whole(node: Node, *given: Any) -> list[Tensor]:
 
 
 def _run(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
-    """In single precision, whatever the type of the inputs is."""
     like = next((x for x in inputs if x.is_floating_point()), torch.zeros(0))
-    fed = [(x.float() if x.is_floating_point() else x).detach().cpu().contiguous() for x in inputs]
+    made = [torch.from_numpy(y) for y in _values([_single(x) for x in inputs], model, name)]
+    return [y.to(like) if y.is_floating_point() else y.to(like.device) for y in made]
+
+
+def _single(x: Tensor) -> Array:
+    """In single precision, whatever the type is."""
+    return (x.float() if x.is_floating_point() else x).detach().cpu().contiguous().numpy()
+
+
+def _values(inputs: Sequence[Array], model: str, name: str) -> list[Array]:
+    """What onnxruntime gives."""
     try:
-        session = _session(model, tuple(x.dtype for x in fed))
-        values = session.run(None, {v.name: x.numpy() for v, x in zip(session.get_inputs(), fed, strict=True)})
+        session = _session(model, tuple(x.dtype.name for x in inputs))
+        values = session.run(None, {v.name: x for v, x in zip(session.get_inputs(), inputs, strict=True)})
     except Exception as error:  # onnxruntime has several families of its own
-        shapes = [tuple(x.shape) for x in inputs]
         raise UnsupportedOpError(
-            f"{name} has no rule, and onnxruntime cannot run it alone on values of shapes {shapes}: "
+            f"{name} has no rule, and onnxruntime cannot run it alone on values of shapes {[x.shape for x in inputs]}: "
             f"{str(error).strip().splitlines()[0][:200]}. Export the model without it"
         ) from error
     if not all(isinstance(v, np.ndarray) and v.dtype.kind in "fiub" for v in values):
         raise UnsupportedOpError(f"{name} has no rule, and gives something else than tensors of numbers")
-    made = [torch.from_numpy(np.array(v)) for v in values]
-    return [y.to(like) if y.is_floating_point() else y.to(like.device) for y in made]
+    return [np.array(v) for v in values]
 
 
 @lru_cache(maxsize=64)
-def _session(text: str, dtypes: tuple[torch.dtype, ...]) -> Any:
+def _session(text: str, dtypes: tuple[str, ...]) -> Any:
     import onnx
     import onnxruntime
 
     model = onnx.ModelProto.FromString(base64.b64decode(text))
     for value, dtype in zip(model.graph.input, dtypes, strict=True):
-        value.type.tensor_type.elem_type = next(number for number, t in TYPES.items() if t is dtype)
+        value.type.tensor_type.elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
@@ -102,23 +111,25 @@ def _shapes(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
     if len(symbols) > 1:
         raise UnsupportedOpError(f"{name} has no rule, and its shape depends on {len(symbols)} free sizes")
     symbol = next(iter(symbols), None)
-    found = [_run(_filled(inputs, symbol, batch, seed), model, name) for batch in _TRIED for seed in range(2)]
+    found = [_values(_filled(inputs, symbol, batch, seed), model, name) for batch in _TRIED for seed in range(2)]
     outputs = []
     for versions in zip(*found, strict=True):
         sizes = [_size(inputs, symbol, counts) for counts in zip(*(y.shape for y in versions), strict=False)]
         if len({y.ndim for y in versions}) > 1 or any(n is None for n in sizes):
             raise UnsupportedOpError(f"{name} has no rule, and the shape of what it gives depends on the data")
-        outputs.append(inputs[0].new_empty(sizes, dtype=versions[0].dtype))
+        like = next((x for x in inputs if x.is_floating_point()), None)
+        dtype = like.dtype if like is not None and versions[0].dtype.kind == "f" else _DTYPES[versions[0].dtype.name]
+        outputs.append(inputs[0].new_empty(sizes, dtype=dtype))
     return outputs
 
 
-def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
+def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> list[Array]:
+    rng = np.random.default_rng(seed)
     made = []
     for x in inputs:
         shape = [int(n.node.expr.subs(symbol, batch)) if isinstance(n, torch.SymInt) else n for n in x.shape]
-        drawn = torch.rand(shape, generator=generator) if seed else torch.zeros(shape)
-        made.append(drawn.to(x.dtype))
+        drawn = rng.random(shape) if seed else np.zeros(shape)
+        made.append(drawn.astype(np.float32 if x.is_floating_point() else str(x.dtype).removeprefix("torch.")))
     return made
 
 
