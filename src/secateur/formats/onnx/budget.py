@@ -92,7 +92,9 @@ def _gemm(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
 
 def _einsum(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     left, _, right = node.attribute("equation").replace(" ", "").partition("->")
-    known = {c: n for term, shape in zip(left.split(","), shapes, strict=True) for c, n in zip(term, shape, strict=False)}
+    known = {
+        c: n for term, shape in zip(left.split(","), shapes, strict=True) for c, n in zip(term, shape, strict=False)
+    }
     return prod(known.get(c, 1) for c in (right or known))
 
 

@@ -19,15 +19,18 @@ from secateur.errors import InputError, SecateurError, UnsupportedOpError
 from secateur.formats.onnx.batch import Batch, alike
 from secateur.formats.onnx.budget import VALUE_BYTES, numbers_made
 from secateur.formats.onnx.constants import constants_of
-from secateur.formats.onnx.fold import FOLDED, folded, is_plain, on_numbers
+from secateur.formats.onnx.fold import FOLDED, folded, is_plain, on_numbers, value_free
 from secateur.formats.onnx.host import MOST_SIZES, sizes_made
 from secateur.formats.onnx.host import RULES as ON_SIZES
 from secateur.formats.onnx.like import as_large_as
 from secateur.formats.onnx.linear import as_torch_has_it
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE, OPS, SETTINGS, tensor
+from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE, tensor
 from secateur.formats.onnx.read import inputs_of, opset_of
+from secateur.formats.onnx.recurrent import with_torch_weights
+from secateur.formats.onnx.table import OPS, SETTINGS
 from secateur.formats.onnx.tensors import dtype_of, to_host
+from secateur.formats.onnx.whole import as_whole, kept_whole
 
 Proto = Any
 _STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are buffers in torch
@@ -49,11 +52,19 @@ class OnnxGraph(nn.Module):
         self.inputs = inputs_of(proto)
         self.outputs = [v.name for v in proto.graph.output]
         opset, self.batch = opset_of(proto), _batch(self.inputs)
-        self.nodes = [
-            Node.of(n, opset, self.batch)
+        kept = [
+            n
             for n in proto.graph.node
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
         ]
+        self.nodes = [Node.of(n, opset, self.batch) for n in kept]
+        free = value_free(kept, self.constants)
+        self.nodes = [
+            node if _has_rule(node, free) else as_whole(node, n, proto.opset_import, self.constants)
+            for node, n in zip(self.nodes, kept, strict=True)
+        ]
+        self.nodes, weights = with_torch_weights(self.nodes, self.constants, self.outputs)
+        self.constants |= weights
         self.nodes, transposed, flat = as_torch_has_it(self.nodes, self.constants, self.outputs)
         self.on_numbers = on_numbers(self.nodes, {*OPS, *ON_SIZES}, self.constants)
         self.nodes = as_large_as(self.nodes, self.constants, self.on_numbers)
@@ -148,7 +159,7 @@ class OnnxGraph(nn.Module):
             return ON_SIZES[node.kind](node, *given)
         if node.kind in FOLDED and all(map(is_plain, given)):
             return folded(node, given)
-        if node.kind not in OPS:
+        if node.kind not in OPS and node.kind in {*ON_SIZES, *FOLDED}:
             raise UnsupportedOpError(f"{node} works on the size of the batch, which has no rule; export it without")
         return self._on_tensors(node, given)
 
@@ -162,7 +173,7 @@ class OnnxGraph(nn.Module):
             like = next((v for v in given if isinstance(v, Tensor)), torch.zeros(0))
             data = [isinstance(v, np.ndarray) and i not in settings and is_plain(v) for i, v in enumerate(given)]
             given = [tensor(v, like) if is_data else v for v, is_data in zip(given, data, strict=True)]
-        return OPS[node.kind](node, *given)
+        return OPS.get(node.kind, kept_whole)(node, *given)
 
     def arguments(self, node: Node, env: Mapping[str, Any]) -> list[Any]:
         """Tensors, and numbers where a setting is meant or the node's data are numbers."""
@@ -224,6 +235,11 @@ class OnnxGraph(nn.Module):
         else:
             owner.register_buffer(leaf, value)
         self.paths[name] = ".".join([*path, leaf])
+
+
+def _has_rule(node: Node, free: set[str]) -> bool:
+    """Whether the node is run by a rule, or evaluated on numbers; any other is kept whole."""
+    return node.kind in OPS or node.kind in ON_SIZES or (node.kind in FOLDED and free.issuperset(node.outputs))
 
 
 def _taken(owner: nn.Module, name: str) -> bool:
