@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from secateur.errors import InputError
+from secateur.errors import InputError, few
 from secateur.evaluate.accuracy import Head, accuracies, agreement, classes_of, decide, placed, predict, resolve_head
 from secateur.evaluate.attacks import (
     APGD,
@@ -30,7 +30,8 @@ from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.masking import signs_of_masking
 from secateur.evaluate.report import AttackRow, ClassRow, CorruptionRow, Cost, Evaluation
 from secateur.evaluate.runtime import Runtime, fixed_batch, forward_pass, runtime_of
-from secateur.graph.capture import unlifted
+from secateur.graph.export import unlifted
+from secateur.graph.fitness import check_values
 from secateur.progress import track
 
 __all__ = [
@@ -151,9 +152,10 @@ def _module(model: Model, role: str) -> nn.Module:
         return unlifted(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"{role} is a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram")
+    check_values({**dict(model.named_parameters()), **dict(model.named_buffers())})
     training = [name or "(the model)" for name, m in model.named_modules() if m.training]
     if training and not isinstance(model, fx.GraphModule):
-        raise InputError(f"{role} is in training mode ({', '.join(training[:3])}); call eval() on it first")
+        raise InputError(f"{role} is in training mode ({few(training)}); call eval() on it first")
     return model
 
 

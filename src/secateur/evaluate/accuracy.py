@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from secateur.errors import InputError, SecateurError
-from secateur.graph.capture import capture, first_line, kind
+from secateur.graph.capture import capture, kind
+from secateur.graph.export import first_line
 from secateur.progress import track
 
 Head = Literal["auto", "logits", "probabilities", "binary_logit", "binary_probability"]

@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from secateur.errors import InputError
 from secateur.formats.onnx import OnnxModel, export_onnx, load_onnx, save_onnx
 from secateur.formats.torch import load_factory, load_program, refuse_pickle, save_program, save_weights
-from secateur.graph.capture import ExampleInputs, at_least_two, split_inputs
+from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
 
 
 def load_model(
@@ -50,5 +50,5 @@ def save_model(
     else:
         if example_inputs is None:
             raise InputError("example_inputs is needed to export a model: give one tensor of a legal input")
-        args, _ = at_least_two(*split_inputs(example_inputs))
-        export_onnx(path, model, args)
+        args, kwargs = at_least_two(*split_inputs(example_inputs))
+        export_onnx(path, model, args, kwargs)

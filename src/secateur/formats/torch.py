@@ -15,15 +15,9 @@ from torch.export import ExportedProgram
 from secateur.errors import InputError
 from secateur.files import write_atomically
 from secateur.formats.pt2 import REEXPORT, clean_copy
-from secateur.graph.capture import (
-    ExampleInputs,
-    at_least_two,
-    check_eval_mode,
-    export_program,
-    first_line,
-    quiet_export,
-    split_inputs,
-)
+from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
+from secateur.graph.export import export_program, first_line, quiet_export
+from secateur.graph.fitness import check_fit
 
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
 
@@ -66,8 +60,8 @@ def save_program(
         raise InputError("example_inputs is needed to export an nn.Module: give one tensor of a legal input")
     else:
         if not isinstance(module, torch.fx.GraphModule):  # an exported graph has its mode baked in
-            check_eval_mode(module)
-        program = export_program(module, *at_least_two(*split_inputs(example_inputs)))
+            check_fit(module)
+        program = export_program(module, *at_least_two(*split_inputs(example_inputs)), to_file=True)
     with quiet_export():
         write_atomically(path, lambda file: torch.export.save(program, file))
 

@@ -7,6 +7,7 @@ that stay; the output is checked to equal the masked original before it is hande
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +18,8 @@ from torch.utils import _pytree as pytree
 from secateur.errors import VerificationError
 from secateur.graph.capture import Graph, resized, run
 from secateur.graph.coupling import Coupling
+from secateur.graph.structured import flat_tensors
+from secateur.surgery.constants import check_constants
 from secateur.surgery.rewrite import rewritten
 from secateur.surgery.same_class import same_class, set_tensor
 from secateur.surgery.sizes import Alive, shrunk_tensors
@@ -41,6 +44,7 @@ def shrink(
     small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
+    check_constants(module, graph.constants)
     anything: Any = model
     if isinstance(anything, Shrinks):
         return _checked(anything.shrunk(graph, coupling, small, alive), module, graph)
@@ -85,7 +89,7 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
     """In float64, the shrunk graph must equal the masked original to rounding."""
     inputs = _random_inputs(graph, torch.float64)
     expected = run(graph, inputs, masked, dtype=torch.float64)
-    shrunk_graph = Graph(module, dict(small), {}, graph.example)
+    shrunk_graph = replace(graph, module=module, tensors=dict(small), aliases={})
     try:
         found = run(shrunk_graph, inputs, small, dtype=torch.float64)
     except RuntimeError as error:
@@ -119,7 +123,9 @@ def _agree(model: nn.Module, module: fx.GraphModule, graph: Graph) -> bool:
 
 
 def _flat_call(model: nn.Module, graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
-    spec = graph.module._in_spec
-    args, kwargs = pytree.tree_unflatten(inputs, spec)
-    out = model(*args, **kwargs)
-    return [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
+    """The tensors that the model returns, for copies of the inputs, which it may write to."""
+    given = (x.clone() for x in inputs)
+    placeholders = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
+    leaves = [graph.constants[name] if name in graph.constants else next(given) for name in placeholders]
+    args, kwargs = pytree.tree_unflatten(leaves, graph.module._in_spec)
+    return flat_tensors(model(*args, **kwargs))
