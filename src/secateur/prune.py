@@ -24,7 +24,7 @@ from secateur.guard import Guard
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
 from secateur.plan import Plan, Target, as_done, capped, check_request, make_plan, schedule, selected
-from secateur.progress import track
+from secateur.progress import phase, track
 from secateur.reconstruct import make_study, marginal_costs
 from secateur.report.recipe import (
     Edit,
@@ -109,7 +109,7 @@ def prune(
         device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64 on the
             CPU.
         callbacks: called with each `HistoryRow`.
-        progress: show a progress bar on stderr, where that is a terminal.
+        progress: report on stderr: a bar at a terminal, a line every ten seconds elsewhere.
 
     Raises:
         InputError, CaptureError, UnsupportedOpError: what was given cannot be used, with what to do about it.
@@ -120,8 +120,10 @@ def prune(
     choose, budgets = resolve(method, options or {}), Guard.parse(guard, calibration is not None)
     if allocation not in ("uniform", "global"):
         raise InputError(f"allocation={allocation!r}; there are uniform and global")
-    graph = capture(model, example_inputs)
-    coupling = couple(graph)
+    tell = partial(phase, enabled=progress)
+    with tell("capturing the model"):
+        graph = capture(model, example_inputs)
+        coupling = couple(graph)
     groups = selected(coupling, ignore)
     check_request(coupling, groups, round_to)
     run, box, norms = Run(graph, coupling), _box(graph, input_bounds, device), following_norms(graph)
@@ -129,7 +131,8 @@ def prune(
 
     if method == EXACT or exact_first:
         most = partial(capped, graph, coupling, groups, target if method == EXACT else None, round_to)
-        free = debloat(run, groups, input_bounds, seed, most)
+        with tell("looking for units that the function does not need"):
+            free = debloat(run, groups, input_bounds, seed, most)
         if method == EXACT and not free:
             raise NothingToPruneError(_NOTHING_EXACT)
         if free:
@@ -137,11 +140,15 @@ def prune(
     gone = {group.name: run.gone(group) for group in groups}
 
     look = partial(look_at, graph, input_bounds, surrogate, calibration, samples, device)
-    seen = look(seed) if method == RECONSTRUCT or (allocation == "global" and method != EXACT) else None
-    study = (
-        None if seen is None else make_study(graph, coupling, plain, seen, box, seed=seed, **_of_study(method, options))
-    )
-    costs = marginal_costs(study, run.alive) if study is not None and allocation == "global" else None
+    with tell("drawing samples"):
+        seen = look(seed) if method == RECONSTRUCT or (allocation == "global" and method != EXACT) else None
+    with tell("measuring the layers on samples"):
+        study = (
+            None
+            if seen is None
+            else make_study(graph, coupling, plain, seen, box, seed=seed, **_of_study(method, options))
+        )
+        costs = marginal_costs(study, run.alive) if study is not None and allocation == "global" else None
     if method == EXACT or target is None:
         plan = as_done(graph, coupling, groups, target, gone)
     else:
@@ -174,7 +181,8 @@ def prune(
     if stopped:
         plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(log.steps)}: {stopped}")
 
-    small = shrink(model, graph, coupling, run.weights, run.alive)
+    with tell("making and checking the smaller model"):
+        small = shrink(model, graph, coupling, run.weights, run.alive)
     request = Request(
         remove="all" if remove is None else str(remove),
         method=method,

@@ -31,8 +31,8 @@ class Op:
     def unsupported(self, why: str) -> UnsupportedOpError:
         place = place_of(self.node)
         return UnsupportedOpError(
-            f"{self.node.name}: {self.node.target} cannot be bounded: {why}{f' ({place})' if place else ''}. Rewrite this part of the model, or add "
-            "the case to the op's rule in secateur/bounds/interval.py"
+            f"{self.node.name}: {self.node.target} cannot be bounded: {why}{f' ({place})' if place else ''}. "
+            "Rewrite this part of the model, or add the case to the op's rule in secateur/bounds/interval.py"
         )
 
 

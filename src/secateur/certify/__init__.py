@@ -21,7 +21,7 @@ from secateur.certify.search import Found, outputs, search
 from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import couple
-from secateur.progress import track
+from secateur.progress import phase, track
 from secateur.report.recipe import fingerprint, versions
 from secateur.types import Interval
 
@@ -65,9 +65,10 @@ def certify(
     _check(inputs, eps, labels, method)
     points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
     example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
-    graph, other = capture(original, example), capture(pruned, example)
     like = torch.empty(0, dtype=torch.float64)
-    networks = _networks(graph, other, input_bounds, like, seed)
+    with phase("capturing both models", progress):
+        graph, other = capture(original, example), capture(pruned, example)
+        networks = _networks(graph, other, input_bounds, like, seed)
     boxes, centres = _input_set(graph, input_bounds, points, eps)
     generator = torch.Generator().manual_seed(seed)
 

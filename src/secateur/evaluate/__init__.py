@@ -32,7 +32,7 @@ from secateur.evaluate.report import AttackRow, ClassRow, CorruptionRow, Cost, E
 from secateur.evaluate.runtime import Runtime, fixed_batch, forward_pass, runtime_of
 from secateur.graph.export import unlifted
 from secateur.graph.fitness import check_values
-from secateur.progress import track
+from secateur.progress import phase, track
 
 __all__ = [
     "APGD",
@@ -90,7 +90,8 @@ def evaluate(
         raise InputError(f"the model tells {subject.classes} classes apart, the original {reference.classes}")
     measured = [subject] if reference is None else [subject, reference]
     timed_in = (runtime or runtime_of(subject.module)) if latency else None
-    costs, latency_batch = _costs(measured, images, streaming, timed_in)
+    with phase("measuring the cost", progress):
+        costs, latency_batch = _costs(measured, images, streaming, timed_in)
     original_accuracy, agreed = None, None
     if reference is not None:
         original_accuracy = accuracies(reference.outputs, labels, top_k, reference.head)

@@ -33,6 +33,7 @@ Copied = TypeVar("Copied")
 
 _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant
 
+
 @runtime_checkable
 class Imported(Protocol):
     """A module that stands for a file of another format; it may have `example_inputs`, too."""
@@ -157,9 +158,9 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     """Capture `model` in eval mode on `example_inputs` (a tensor, a tuple of them, or a dict of keyword arguments).
 
     Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Arguments that are no
-    tensors (None, truth values, numbers, text) are constants of the graph. Raises `CaptureError` for models that are
-    no plain float modules in eval mode (see `fitness`), weights that are not finite, inputs that the model refuses,
-    control flow that depends on data, and models that fix the batch size; `InputError` where there are no example inputs.
+    tensors (None, truth values, numbers, text) are constants of the graph. Raises `CaptureError` for models that
+    are no float modules in eval mode (see `fitness`), weights that are not finite, inputs that the model refuses,
+    control flow that depends on data, and models that fix the batch size; `InputError` without example inputs.
     """
     if isinstance(model, ExportedProgram):
         program, leaves = model, leaves_for(model, example_inputs)
@@ -275,12 +276,16 @@ def _fixed_by(graph: Graph, size: int) -> str:
     return ""
 
 
-def _is_stuck(graph: Graph, node: fx.Node, size: int, before: Mapping[fx.Node, Any], after: Mapping[fx.Node, Any]) -> bool:
+def _is_stuck(
+    graph: Graph, node: fx.Node, size: int, before: Mapping[fx.Node, Any], after: Mapping[fx.Node, Any]
+) -> bool:
     """Whether a tensor has the example's batch size, and keeps it with another batch."""
     if node.op == "get_attr":
         return size in graph.tensors[str(node.target)].shape
     value, other = before.get(node), after.get(node)
-    return isinstance(value, Tensor) and size in value.shape and value.shape == other.shape
+    if not isinstance(value, Tensor) or not isinstance(other, Tensor):
+        return False
+    return value.shape == other.shape and size in value.shape
 
 
 def resized(graph: Graph, batch: int) -> tuple[Tensor, ...]:

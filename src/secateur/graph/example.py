@@ -75,9 +75,9 @@ def at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[A
 
 
 def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -> list[Any]:
-    """A value for each input of an exported program: the example's tensors, and the constants that it was exported with.
+    """A value for each input of an exported program: the example's tensors, and the program's own constants.
 
-    Raises `InputError` where the example has other constants, `CaptureError` where it has another number of tensors.
+    Raises `InputError` where the example has other constants, `CaptureError` for another number of tensors.
     """
     args, kwargs = program.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
     leaves = pytree.tree_leaves((args, _in_order(program, kwargs)))
@@ -93,8 +93,8 @@ def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -
         constant = argument.value if isinstance(argument, ConstantArgument) else None
         if len(leaves) == len(inputs) and isinstance(argument, ConstantArgument) and leaf != constant:
             raise InputError(
-                f"example_inputs: {argument.name} is {leaf!r}, but the program was exported with {constant!r}, which is "
-                "part of its graph; export it again with the other value"
+                f"example_inputs: {argument.name} is {leaf!r}, but the program was exported with {constant!r}, "
+                "which is part of its graph; export it again with the other value"
             )
     given = iter(tensors)
     return [a.value if isinstance(a, ConstantArgument) else next(given) for a in inputs]

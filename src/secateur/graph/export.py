@@ -26,7 +26,7 @@ _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or i
         "Control flow that depends on tensor values has no static graph; rewrite it with torch.where or torch.cond, or "
         "prune the part without it",
     ),
-    (("numpy() is not supported", "numpy"), "Values that leave torch for NumPy cannot be followed; use torch's functions"),
+    (("numpy",), "Values that leave torch for NumPy cannot be followed; use torch's functions"),
     (
         ("UnsupportedOperator", "fake impl", "Meta' backend", "fake tensor"),
         "An op of another library needs a fake kernel (torch.library.register_fake) to be captured, or torch's own ops "
@@ -56,7 +56,10 @@ def quiet_export() -> Iterator[None]:
 def export_program(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], to_file: bool = False
 ) -> ExportedProgram:
-    """The program of a model that runs on these inputs. `to_file`: one that returns tensors in plain containers alone."""
+    """The program of a model that runs on these inputs, its batch left free.
+
+    `to_file`: one that returns tensors in plain containers alone. Raises `CaptureError`.
+    """
     check_kind(model)
     output = _tried(model, args, kwargs)
     readable = is_plain(output) if to_file else is_known(output)
@@ -94,9 +97,7 @@ def _tried(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     if changed:
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
-        raise CaptureError(
-            f"the model changes its own buffers when it runs ({few(changed)}); a static graph cannot"
-        )
+        raise CaptureError(f"the model changes its own buffers when it runs ({few(changed)}); a static graph cannot")
     return output
 
 

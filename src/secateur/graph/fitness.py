@@ -1,4 +1,4 @@
-"""Modules that cannot be captured as they are: what they are, and what to do, told before torch.export fails on them."""
+"""Modules that cannot be captured as they are: what they are and what to do, before torch.export fails on them."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def _scripted(model: nn.Module) -> Iterator[str]:
 
 def _scripted_told(names: list[str]) -> str:
     return (
-        f"TorchScript (torch.jit.script or trace) has no Python code to capture: {few(names)}. Build the model from its "
-        "Python class and load the weights: model.load_state_dict(scripted.state_dict()). Without the class, convert it: "
-        "torch.onnx.export(scripted, (example,), 'net.onnx', dynamo=False, input_names=['x'], "
-        "dynamic_axes={'x': {0: 'batch'}}), and load net.onnx"
+        f"TorchScript (torch.jit.script or trace) has no Python code to capture: {few(names)}. Build the model from "
+        "its Python class and load the weights: model.load_state_dict(scripted.state_dict()). Without the class, "
+        "write it as ONNX: torch.onnx.export(scripted, (example,), 'net.onnx', dynamo=False, input_names=['input'], "
+        "dynamic_axes={'input': {0: 'batch'}}), and prune secateur.load_model('net.onnx')"
     )
 
 
@@ -93,9 +93,9 @@ def _absent(model: nn.Module) -> Iterator[str]:
 
 def _absent_told(names: list[str]) -> str:
     return (
-        f"the model has no values for {few(names)}: these tensors are on the meta device. Load the weights: "
-        "model.load_state_dict(state, assign=True), or model.to_empty(device='cpu') and then load them; do not build it "
-        "under torch.device('meta') or init_empty_weights()"
+        f"the model has no values for {few(names)}: these tensors are on the meta device. Load the weights with "
+        "model.load_state_dict(state, assign=True), or build the model outside of torch.device('meta') and "
+        "init_empty_weights()"
     )
 
 

@@ -100,7 +100,7 @@ class _Functional:
                 self.now[view] = self._taken_anew(maker, view)
 
     def _read_again(self, maker: Maker, target: fx.Node) -> None:
-        """Written views by ops that leave the other indices free, and what is taken of them by the same ops as before."""
+        """Take the written views anew, by ops that leave the units of other indices free."""
         chain = [target]
         while chain[-1] in self.memory.parents:
             chain.append(self.memory.parents[chain[-1]])
@@ -127,9 +127,7 @@ class _Functional:
                 rule = INTO_PARENT.get(kind(view))
                 made = rule(maker, view, target, self.current(target), value) if rule is not None else None
             if made is None:
-                raise CaptureError(
-                    f"{described(node)} writes into a view made by {described(view)}; {_OUT_OF_PLACE}"
-                )
+                raise CaptureError(f"{described(node)} writes into a view made by {described(view)}; {_OUT_OF_PLACE}")
             changed[target] = value = made
         return changed
 

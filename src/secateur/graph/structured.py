@@ -47,7 +47,7 @@ def is_plain(output: Any) -> bool:
 
 
 def plain(output: Any) -> Any:
-    """The tensors of the output in tuples, lists and dicts. Raises `CaptureError` naming a class that it cannot look into."""
+    """The tensors of the output in tuples, lists and dicts. Raises `CaptureError` for a class that it does not know."""
     if isinstance(output, (Tensor, fx.Node)):
         return output
     parts = _parts(output)
@@ -80,8 +80,8 @@ def _parts(output: Any) -> dict[Any, Any] | list[Any] | tuple[Any, ...]:
     if not pytree.tree_is_leaf(output):  # registered by the user
         return tuple(pytree.tree_flatten(output, lambda x: x is not output)[0])
     raise CaptureError(
-        f"the model's output holds a {type(output).__name__}, which cannot be looked into; return tensors in a tuple, a "
-        "dict or a dataclass, or register the class with torch.utils._pytree.register_pytree_node"
+        f"the model's output holds a {type(output).__name__}, which cannot be looked into; return tensors in a tuple, "
+        "a dict or a dataclass, or register the class with torch.utils._pytree.register_pytree_node"
     )
 
 
@@ -105,14 +105,13 @@ def with_plain_outputs(model: nn.Module) -> nn.Module:
 def _with_plain_graph(module: fx.GraphModule) -> fx.GraphModule:
     codegen = module.graph._codegen
     (output,) = (node for node in module.graph.nodes if node.op == "output")
-    info = codegen.pytree_info if isinstance(codegen, fx.graph._PyTreeCodeGen) else None
-    returned = output.args[0] if info is None else pytree.tree_unflatten(list(output.args[0]), info.out_spec)
-    found = plain(returned)
-    if info is None:
-        output.args = (found,)
-    else:
-        leaves, spec = pytree.tree_flatten(found)
+    if isinstance(codegen, fx.graph._PyTreeCodeGen):  # its output is flat
+        spec = codegen.pytree_info.out_spec
+        assert spec is not None
+        leaves, spec = pytree.tree_flatten(plain(pytree.tree_unflatten(list(output.args[0]), spec)))
         output.args = (tuple(leaves),)
-        codegen.pytree_info = info._replace(out_spec=spec)
+        codegen.pytree_info = codegen.pytree_info._replace(out_spec=spec)
+    else:
+        output.args = (plain(output.args[0]),)
     module.recompile()
     return module

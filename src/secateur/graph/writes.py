@@ -29,7 +29,7 @@ class Maker:
         self.shape, self.dtype = memory.shapes[node], memory.dtypes[node]
         self.target: fx.Node  # what is written to, as it was before
         self.place = node  # new nodes go before this one
-        self.meta = {key: node.meta[key] for key in ("stack_trace", "nn_module_stack") if key in node.meta}
+        self.meta: dict[str, Any] = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")}
 
     def call(self, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
         with self.graph.inserting_before(self.place):
@@ -126,9 +126,7 @@ def _range(view: fx.Node) -> tuple[int, slice] | None:
     return a["dim"], slice(start, start + end if "length" in a else end, a.get("step", 1))
 
 
-def _pasted(
-    maker: Maker, parent: fx.Node, before: fx.Node, dim: int, start: int, end: int, value: fx.Node
-) -> fx.Node:
+def _pasted(maker: Maker, parent: fx.Node, before: fx.Node, dim: int, start: int, end: int, value: fx.Node) -> fx.Node:
     """`before` with [start, end) along `dim` replaced. The size of axis 0, the batch, is that of the example only."""
     size = maker.memory.shapes[parent][dim]
     first, last, _ = slice(start, end).indices(size)
@@ -177,12 +175,10 @@ INTO_PARENT: dict[str, Callable[[Maker, fx.Node, fx.Node, fx.Node, fx.Node], fx.
     "select": _select,
     **dict.fromkeys("slice narrow".split(), _slice),
     **dict.fromkeys("view reshape view_as reshape_as flatten unflatten squeeze unsqueeze".split(), _reshaped),
-    **dict.fromkeys(
-        "permute transpose t numpy_T mT adjoint swapaxes swapdims movedim moveaxis".split(), _permuted
-    ),
+    **dict.fromkeys("permute transpose t numpy_T mT adjoint swapaxes swapdims movedim moveaxis".split(), _permuted),
 }
 
-# --- read again: what is written to, by ops that leave units of the other indices free: (maker, view, parent, value) -------
+# --- read again: (maker, view, parent, parent's value) → the view by ops that leave units of other indices free ------
 
 
 def _selected(maker: Maker, view: fx.Node, parent: fx.Node, value: fx.Node) -> fx.Node | None:
