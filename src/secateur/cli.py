@@ -32,12 +32,15 @@ from secateur.evaluate.corruptions import CORRUPTIONS, severities
 from secateur.evaluate.latency import Latency, latency
 from secateur.evaluate.runtime import RUNTIMES, Runtime
 from secateur.formats.arrays import load_arrays
+from secateur.formats.foreign import kind_of
 from secateur.formats.models import load_model, save_model
 from secateur.formats.onnx import OnnxModel
 from secateur.formats.onnx.read import require_packages
+from secateur.graph.example import tensors_in
 from secateur.inputs import Inputs, numbers, read_inputs
 from secateur.methods import NAMES, options_of
 from secateur.plan import AUTO, Rounding
+from secateur.progress import phase
 from secateur.prune import inspect, prune
 from secateur.replay import replay
 from secateur.report.recipe import Recipe, beside
@@ -249,7 +252,8 @@ def prune_command(
     loaded = load_model(model, weights)
     example = _example(loaded, given)
     result = prune(loaded, example, **settings)
-    save_model(output, result.model, example)
+    with phase(f"writing {output}", True):
+        save_model(output, result.model, example)
     result.recipe.save(recipe)
     timed = _timed(loaded, result, output, example) if time_it else None
     _report_pruning(result, output, recipe, timed, as_json)
@@ -272,7 +276,8 @@ def replay_command(
     read = Recipe.load(recipe)
     shapes = example_shape or [_shape_text(s.shape, s.dtype) for s in read.inputs]
     example = _example(loaded, _inputs(model, shapes=shapes))
-    save_model(output, replay(loaded, read, example), example)
+    with phase("replaying the recipe", True):
+        save_model(output, replay(loaded, read, example), example)
     Console().print(f"wrote {escape(str(output))}")
 
 
@@ -414,7 +419,7 @@ def certify_command(
     if output is not None:
         certificate.save(output)
     if vnnlib is not None:
-        write_claim(vnnlib, loaded, smaller, example, certificate, images)
+        write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
     if as_json:
         print(certificate.model_dump_json(indent=1))
     else:
@@ -514,14 +519,16 @@ def _corruptions(text: str, seed: int) -> tuple[Corruption, ...]:
         raise InputError(f"--corruption {text}: write the strength as a number, e.g. {kind}:0.1") from None
 
 
-def _example(model: nn.Module | ExportedProgram, given: Inputs) -> tuple[Tensor, ...]:
+def _example(model: nn.Module | ExportedProgram, given: Inputs) -> tuple[Any, ...] | dict[str, Any]:
     """Two samples of every input: halfway in the box (their values do not matter), zeros for integers."""
     if given.example_shape:
         return tuple(_sample(text, sum(given.input_bounds) / 2) for text in given.example_shape)
     if isinstance(model, OnnxModel):
         return model.example_inputs
-    if isinstance(model, ExportedProgram) and model.example_inputs is not None and not model.example_inputs[1]:
-        return tuple(model.example_inputs[0])
+    if isinstance(model, ExportedProgram) and model.example_inputs is not None:
+        args, kwargs = model.example_inputs
+        if not args or not kwargs:
+            return kwargs if kwargs else tuple(args)
     raise InputError("give the shape of an input: --example-shape 3,32,32 (without the batch axis)")
 
 
@@ -551,7 +558,7 @@ def _check_outputs(model: str, weights: Path | None, *outputs: Path) -> None:
     if outputs[0].suffix not in (".pt2", ".onnx", ".safetensors"):
         raise InputError(f"--output {outputs[0]}: the name must end in .pt2, .onnx or .safetensors")
     if outputs[0].suffix == ".onnx":
-        require_packages("onnx", "onnxruntime", *(() if Path(model).suffix == ".onnx" else ("onnxscript",)))
+        require_packages("onnx", "onnxruntime", *(() if kind_of(model) == "onnx" else ("onnxscript",)))
     for path in outputs:
         if path.resolve() in given:
             raise InputError(f"--output {path} is the model itself, which stays as it is; write to another file")

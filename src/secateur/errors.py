@@ -1,5 +1,15 @@
 """One family of errors. Each message names the layer, the op and the shape at fault, and says what to do next."""
 
+from collections.abc import Collection
+
+_LISTED = 5  # names in one message
+
+
+def few(names: Collection[str], separator: str = ", ") -> str:
+    """The first five names, and how many more there are."""
+    more = len(names) - _LISTED
+    return separator.join(list(names)[:_LISTED]) + (f" and {more} more" if more > 0 else "")
+
 
 class SecateurError(Exception):
     """Base of every error that secateur raises on purpose."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.errors import InputError
-from secateur.graph.capture import as_module
+from secateur.graph.export import as_module
 
 _LARGEST = 2**16  # bytes of a settings file
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from secateur.channels import block_units, multiple_of
 from secateur.cost import macs_after, parameters_after
-from secateur.errors import InputError, NothingToPruneError, TargetMissedError
+from secateur.errors import InputError, NothingToPruneError, TargetMissedError, few
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
 from secateur.rounded import rounded_removal
@@ -288,6 +288,8 @@ def _any_alive(groups: Sequence[Group], removed: Mapping[str, int]) -> dict[str,
 
 
 def _why_not(coupling: Coupling) -> str:
-    reasons = [f"{group.name} ({group.pinned})" for group in coupling.groups if group.pinned]
-    reasons += [f"{name} ({reason})" for name, reason in coupling.blocked.items()]
-    return "; ".join(reasons[:8]) + ("; …" if len(reasons) > 8 else "") if reasons else "nothing is pinned"
+    """Reasons, and the groups and tensors to which each applies."""
+    names = dict[str, list[str]]()
+    for name, reason in [*((g.name, g.pinned) for g in coupling.groups if g.pinned), *coupling.blocked.items()]:
+        names.setdefault(reason, []).append(name)
+    return few([f"{few(found)} ({reason})" for reason, found in names.items()], "; ") or "nothing is pinned"

@@ -1,20 +1,75 @@
-"""Progress on stderr: shown to a person at a terminal, silent everywhere else."""
+"""Progress on stderr: a bar for a person at a terminal, elsewhere a plain line every ten seconds."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TextIO, TypeVar
 
 from rich.console import Console
 from rich.progress import track as rich_track
 
 Item = TypeVar("Item")
 
+SECONDS = 10.0  # between two lines
+
 
 def track(items: Sequence[Item], description: str, enabled: bool) -> Iterator[Item]:
-    """Yield `items`, with a progress bar where it is `enabled` and stderr is a terminal."""
+    """Yield `items` and report, where it is `enabled`, how many are done."""
     if enabled and sys.stderr.isatty():
         yield from rich_track(items, description, console=Console(stderr=True), transient=True)
+        return
+    report = Report(description, len(items))
+    with _written(report, enabled):
+        for number, item in enumerate(items):
+            report.done = number
+            yield item
+
+
+@contextmanager
+def phase(description: str, enabled: bool) -> Iterator[None]:
+    """Report, where it is `enabled`, that work without steps is going on."""
+    if enabled and sys.stderr.isatty():
+        with Console(stderr=True).status(description):
+            yield
     else:
-        yield from items
+        with _written(Report(description), enabled):
+            yield
+
+
+class Report:
+    """What there is to say of one phase: its name, how many of its steps are done, and for how long it has run."""
+
+    def __init__(self, name: str, steps: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name, self.steps, self.done = name, steps, 0
+        self._clock, self._begin = clock, clock()
+
+    def line(self) -> str:
+        share = f" {self.done}/{self.steps}" if self.steps > 1 else ""
+        return f"secateur: {self.name}{share} ({self._clock() - self._begin:.0f} s)\n"
+
+    def write(self, stream: TextIO, over: threading.Event) -> None:
+        """A line every ten seconds, until it is over."""
+        while not over.wait(SECONDS):
+            stream.write(self.line())
+            stream.flush()
+
+
+@contextmanager
+def _written(report: Report, enabled: bool) -> Iterator[None]:
+    """A thread writes the lines, so that one long call does not keep them back."""
+    if not enabled:
+        yield
+        return
+    over = threading.Event()
+    stream = sys.stderr  # torch's own messages are kept from it while a model is exported, ours are not
+    thread = threading.Thread(target=report.write, args=(stream, over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

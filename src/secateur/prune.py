@@ -24,7 +24,7 @@ from secateur.graph.coupling import couple
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
 from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
-from secateur.progress import track
+from secateur.progress import phase, track
 from secateur.reconstruct import make_study, marginal_costs
 from secateur.report.recipe import (
     Edit,
@@ -118,7 +118,7 @@ def prune(
         device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64 on the
             CPU.
         callbacks: called with each `HistoryRow`.
-        progress: show a progress bar on stderr, where that is a terminal.
+        progress: report on stderr: a bar at a terminal, a line every ten seconds elsewhere.
 
     Raises:
         InputError: an argument cannot be used; it is named before any work is done.
@@ -153,11 +153,13 @@ def prune(
 def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, asked: Request) -> Result:
     method, target, budgets = asked.method, asked.target, asked.guard
     choose, ignored = resolve(method, asked.options), asked.ignored(model)
-    graph = capture(model, example_inputs)
+    tell = partial(phase, enabled=asked.progress)
+    with tell("capturing the model"):
+        graph = capture(model, example_inputs)
+        coupling = couple(graph)
     if budgets is not None and method != EXACT:
         budgets.check(graph)
     bounds = asked.normalisation.box(asked.input_bounds, graph.example[0].ndim - 2)
-    coupling = couple(graph)
     groups = selected(coupling, ignored)
     require_groups(coupling, groups)
     run, box, norms = Run(graph, coupling), _box(graph, bounds, asked.device), following_norms(graph)
@@ -165,7 +167,8 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
     if method == EXACT or asked.exact_first:
         most = partial(capped, graph, coupling, groups, target if method == EXACT else None, asked.round_to)
-        free = debloat(run, groups, bounds, asked.seed, most)
+        with tell("looking for units that the function does not need"):
+            free = debloat(run, groups, bounds, asked.seed, most)
         if method == EXACT and not free:
             raise NothingToPruneError(_NOTHING_EXACT)
         if free:
@@ -174,9 +177,12 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
     look = partial(_look, graph, bounds, asked)
     by_cost = asked.allocation == "global" and method != EXACT
-    seen = look(asked.seed) if method == RECONSTRUCT or by_cost else None
-    study = None if seen is None else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **_of_study(asked))
-    costs = marginal_costs(study, run.alive) if study is not None and by_cost else None
+    with tell("drawing samples"):
+        seen = look(asked.seed) if method == RECONSTRUCT or by_cost else None
+    with tell("measuring the layers on samples"):
+        settings = _of_study(asked)
+        study = None if seen is None else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **settings)
+        costs = marginal_costs(study, run.alive) if study is not None and by_cost else None
     if method == EXACT or target is None:
         plan = as_done(graph, coupling, groups, target, gone)
     else:
@@ -211,7 +217,8 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     if stopped:
         plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(log.steps)}: {stopped}")
 
-    small = shrink(model, graph, coupling, run.weights, run.alive)
+    with tell("making and checking the smaller model"):
+        small = shrink(model, graph, coupling, run.weights, run.alive)
     tensors = _solved_tensors(graph, run)
     recipe = Recipe(
         versions=versions(),

@@ -44,8 +44,9 @@ from secateur.bounds.layers import (
     softmax,
 )
 from secateur.bounds.op import Op, Rounding
-from secateur.errors import InputError, UnsupportedOpError
+from secateur.errors import InputError, UnsupportedOpError, few
 from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, told, walk
+from secateur.graph.sources import place_of
 from secateur.types import Interval
 
 Box = tuple[Interval, ...]
@@ -173,10 +174,11 @@ def require_rules(graph: Graph) -> None:
         if kind(node) not in SHAPE_ONLY:
             varying.add(node)
     if missing:
-        names = sorted({told(node) for node in missing})
+        names, place = sorted({told(node) for node in missing}), place_of(missing[0])
         raise UnsupportedOpError(
-            f"{missing[0].name}: there is no rule to bound {told(missing[0])}. Ops of this model without a rule: "
-            f"{', '.join(names)}. Rewrite these parts with other ops, or add for each a function and a row of RULES "
+            f"{missing[0].name}: there is no rule to bound {told(missing[0])}{f' ({place})' if place else ''}. Ops of "
+            f"this model without a rule: {few(names)}. Rewrite these parts with other ops, or add for each a function "
+            "and a row of RULES "
             "in secateur/bounds/interval.py and difference.py"
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from secateur.errors import UnsupportedOpError
 from secateur.graph.capture import call_op
+from secateur.graph.sources import place_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +29,10 @@ class Op:
         return call_op(self.node, (), {**self.arguments, **changes}, like=self.like)
 
     def unsupported(self, why: str) -> UnsupportedOpError:
+        place = place_of(self.node)
         return UnsupportedOpError(
-            f"{self.node.name}: {self.node.target} cannot be bounded: {why}. Rewrite this part of the model, or add "
-            "the case to the op's rule in secateur/bounds/interval.py"
+            f"{self.node.name}: {self.node.target} cannot be bounded: {why}{f' ({place})' if place else ''}. "
+            "Rewrite this part of the model, or add the case to the op's rule in secateur/bounds/interval.py"
         )
 
 

@@ -25,7 +25,7 @@ from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import couple
 from secateur.inputs import Normalisation
-from secateur.progress import track
+from secateur.progress import phase, track
 from secateur.report.recipe import fingerprint, versions
 from secateur.types import Interval
 
@@ -98,9 +98,10 @@ def certify(
     original, pruned = (normalisation.around(model) for model in (original, pruned))
     points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
     example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
-    graph, other = capture(original, example), capture(pruned, example)
     like = torch.empty(0, dtype=torch.float64)
-    networks = _networks(graph, other, input_bounds, like, seed)
+    with phase("capturing both models", progress):
+        graph, other = capture(original, example), capture(pruned, example)
+        networks = _networks(graph, other, input_bounds, like, seed)
     found_head = _decision(networks.graph, head, labels)
     decision = before_head(networks.graph, found_head) if isinstance(found_head, Decision) else None
     boxes, centres = _input_set(graph, input_bounds, points, eps)

@@ -16,7 +16,9 @@ from secateur.errors import InputError
 from secateur.files import write_atomically
 from secateur.formats.onnx.export import exported
 from secateur.formats.onnx.read import require_packages
-from secateur.graph.capture import as_module, check_eval_mode, copied
+from secateur.graph.capture import copied
+from secateur.graph.export import as_module
+from secateur.graph.fitness import check_fit
 
 
 def write_vnnlib(
@@ -37,8 +39,8 @@ def write_vnnlib(
     of one input and one output; `example` gives their shapes. Needs `onnx` and `onnxscript` (the extra `onnx`).
     """
     require_packages("onnx", "onnxscript")
-    check_eval_mode(original)
-    check_eval_mode(pruned)
+    check_fit(original)
+    check_fit(pruned)
     if len(example) != 1:
         raise InputError(f"VNN-LIB 1.0 describes networks of one input, this one has {len(example)}")
     network = Drift(*(copied(model).to("cpu", torch.float32) for model in (original, pruned)))

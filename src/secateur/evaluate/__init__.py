@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from secateur import arguments as may
 from secateur.arguments import checked
 from secateur.decisions import HEADS, MULTI_LABEL, Head, classes_of
-from secateur.errors import InputError
+from secateur.errors import InputError, few
 from secateur.evaluate.accuracy import accuracies, agreement, placed, predict, resolve_head, right
 from secateur.evaluate.attacks import (
     APGD,
@@ -33,9 +33,10 @@ from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.masking import signs_of_masking
 from secateur.evaluate.report import AttackRow, ClassRow, CorruptionRow, Cost, Evaluation
 from secateur.evaluate.runtime import RUNTIMES, Runtime, fixed_batch, forward_pass, runtime_of
-from secateur.graph.capture import unlifted
+from secateur.graph.export import unlifted
+from secateur.graph.fitness import check_values
 from secateur.inputs import Normalisation
-from secateur.progress import track
+from secateur.progress import phase, track
 
 __all__ = [
     "APGD",
@@ -123,7 +124,8 @@ def evaluate(
         raise InputError(f"the model tells {subject.classes} classes apart, the original {reference.classes}")
     measured = [subject] if reference is None else [subject, reference]
     timed_in = (runtime or runtime_of(subject.module)) if latency else None
-    costs, latency_batch = _costs(measured, images, streaming, timed_in)
+    with phase("measuring the cost", progress):
+        costs, latency_batch = _costs(measured, images, streaming, timed_in)
     original_accuracy, agreed = None, None
     if reference is not None:
         original_accuracy = accuracies(reference.outputs, labels, top_k, reference.head)
@@ -217,9 +219,10 @@ def _module(model: Model, role: str) -> nn.Module:
         return unlifted(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"{role} is a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram")
+    check_values({**dict(model.named_parameters()), **dict(model.named_buffers())})
     training = [name or "(the model)" for name, m in model.named_modules() if m.training]
     if training and not isinstance(model, fx.GraphModule):
-        raise InputError(f"{role} is in training mode ({', '.join(training[:3])}); call eval() on it first")
+        raise InputError(f"{role} is in training mode ({few(training)}); call eval() on it first")
     return model
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 
 from secateur.decisions import BINARY, MULTI_LABEL, Head, check_head, classes_of, decide, fitting_head
 from secateur.errors import InputError, SecateurError
-from secateur.graph.capture import capture, first_line
+from secateur.graph.capture import capture
+from secateur.graph.export import first_line
 from secateur.graph.meaning import Meaning, meanings
 from secateur.progress import track
 

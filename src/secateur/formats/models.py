@@ -9,26 +9,31 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from secateur.errors import InputError
+from secateur.formats.foreign import refuse_foreign
 from secateur.formats.onnx import OnnxModel, export_onnx, load_onnx, save_onnx
-from secateur.formats.torch import load_factory, load_program, refuse_pickle, save_program, save_weights
-from secateur.graph.capture import ExampleInputs, at_least_two, split_inputs
+from secateur.formats.torch import load_factory, load_program, save_program, save_weights
+from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
 
 
 def load_model(
     source: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
 ) -> nn.Module | ExportedProgram:
-    """The model that `source` names: a `.pt2` or `.onnx` file, or `package.module:factory` (with `weights`)."""
+    """The model that `source` names: a `.pt2` or `.onnx` file, or `package.module:factory` (with `weights`).
+
+    What a file is, its first bytes tell before its name. Raises `InputError`, with what to do, for other formats.
+    """
     text = os.fspath(source)
-    suffix = Path(text).suffix.lower()
-    if suffix in (".pt2", ".onnx"):
+    kind = refuse_foreign(text)
+    if kind in ("pt2", "onnx"):
         if weights is not None:
             raise InputError(f"{text} holds its own weights; leave {weights} out")
-        return load_program(text) if suffix == ".pt2" else load_onnx(text)
-    refuse_pickle(text)
-    if ":" in text and suffix != ".safetensors":
+        return load_program(text) if kind == "pt2" else load_onnx(text)
+    if ":" in text and kind != "safetensors":
         return load_factory(text, weights)
+    absent = "" if os.path.exists(text) else "; there is no such file"
     raise InputError(
-        f"{text}: give a .pt2 or .onnx file, or package.module:factory together with a .safetensors file of weights"
+        f"{text}: give a .pt2 or .onnx file, or package.module:factory together with a .safetensors file of "
+        f"weights{absent}"
     )
 
 
@@ -50,5 +55,5 @@ def save_model(
     else:
         if example_inputs is None:
             raise InputError("example_inputs is needed to export a model: give one tensor of a legal input")
-        args, _ = at_least_two(*split_inputs(example_inputs))
-        export_onnx(path, model, args)
+        args, kwargs = at_least_two(*split_inputs(example_inputs))
+        export_onnx(path, model, args, kwargs)

@@ -32,7 +32,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.errors import InputError
-from secateur.graph.capture import first_line
+from secateur.graph.export import first_line
 
 JSON_LIMIT = 128 << 20  # bytes of one JSON record; a 100-layer network needs less than 2 MiB
 

@@ -12,22 +12,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from secateur.errors import InputError
+from secateur.errors import InputError, few
 from secateur.files import write_atomically
+from secateur.formats.foreign import refuse_foreign
 from secateur.formats.pt2 import REEXPORT, clean_copy
-from secateur.graph.capture import (
-    ExampleInputs,
-    at_least_two,
-    check_eval_mode,
-    export_program,
-    first_line,
-    quiet_export,
-    split_inputs,
-)
-
-PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt")
-
-_SHOWN = 5  # names listed in one message
+from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
+from secateur.graph.export import export_program, first_line, quiet_export
+from secateur.graph.fitness import check_fit
 
 
 def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
@@ -37,7 +28,7 @@ def load_program(path: str | os.PathLike[str]) -> ExportedProgram:
     is not such an archive, is damaged, or holds more than plain data (pickles, compiled code, code in expressions:
     see `formats/pt2.py`).
     """
-    refuse_pickle(path)
+    refuse_foreign(path)
     with clean_copy(path) as copy, quiet_export():
         try:
             # What torch.export.load calls first; that one hides the reason of a failure behind its older layouts.
@@ -66,8 +57,8 @@ def save_program(
         raise InputError("example_inputs is needed to export an nn.Module: give one tensor of a legal input")
     else:
         if not isinstance(module, torch.fx.GraphModule):  # an exported graph has its mode baked in
-            check_eval_mode(module)
-        program = export_program(module, *at_least_two(*split_inputs(example_inputs)))
+            check_fit(module)
+        program = export_program(module, *at_least_two(*split_inputs(example_inputs)), to_file=True)
     with quiet_export():
         write_atomically(path, lambda file: torch.export.save(program, file))
 
@@ -109,8 +100,7 @@ def load_factory(factory: str, weights: str | os.PathLike[str] | None = None) ->
 
 
 def _load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    refuse_pickle(path)
-    if Path(path).suffix.lower() != ".safetensors":
+    if refuse_foreign(path) != "safetensors":
         raise InputError(f"{path}: weights must be a .safetensors file")
     try:
         state = load_file(path)
@@ -131,28 +121,20 @@ def _load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
         "not in the model": [name for name in state if name not in expected],
         "of another shape": shapes,
     }
-    told = [f"{_few(names)} ({what})" for what, names in problems.items() if names]
+    prefix = _prefix(missing, problems["not in the model"])
+    told = [f"{few(names)} ({what})" for what, names in problems.items() if names]
     if told:
-        raise InputError(f"{path} does not fit {type(model).__name__}: {'; '.join(told)}")
+        hint = f". Take {prefix!r} off the beginning of its names: name.removeprefix({prefix!r})" if prefix else ""
+        raise InputError(f"{path} does not fit {type(model).__name__}: {'; '.join(told)}{hint}")
     model.load_state_dict(state, strict=False)
+
+
+def _prefix(missing: list[str], extra: list[str]) -> str:
+    """What all names in the file have before those of the model, such as the `module.` of DataParallel."""
+    found = {name.removesuffix(own) for name in extra for own in missing if name.endswith(f".{own}")}
+    return next((p for p in found if {name.removeprefix(p) for name in extra} == set(missing)), "")
 
 
 def _storage(value: Tensor) -> tuple[int, tuple[int, ...]]:
     """Equal for tied weights: where the tensor lies, and its shape; an empty tensor is only equal to itself."""
     return value.data_ptr() or id(value), tuple(value.shape)
-
-
-def _few(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-def refuse_pickle(path: str | os.PathLike[str]) -> None:
-    if Path(path).suffix.lower() in PICKLE_SUFFIXES:
-        raise InputError(
-            f"{path} is a pickle by its name, and unpickling can run any code; it is refused. Convert it once:\n"
-            "    import torch, safetensors.torch\n"
-            f"    state = torch.load({os.fspath(path)!r}, weights_only=True)\n"
-            "    safetensors.torch.save_file(state, 'weights.safetensors')\n"
-            "or save the model itself: torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')"
-        )

@@ -7,43 +7,34 @@ format has only to end in a `torch.export.ExportedProgram`.
 from __future__ import annotations
 
 import copy
-import inspect
-import io
-import logging
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
-from torch.export import Dim, ExportedProgram, ShapesCollection, export
+from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
-from secateur.errors import CaptureError, InputError
+from secateur.errors import CaptureError, InputError, few
+from secateur.graph.example import ExampleInputs as ExampleInputs
+from secateur.graph.example import at_least_two, leaves_for, split_inputs, tensors_in
+from secateur.graph.export import export_program, first_line, unlifted
+from secateur.graph.fitness import check_fit, check_quantised_ops, check_values, computed_weights
+from secateur.graph.functional import make_functional
 from secateur.graph.imported import Imported
+from secateur.graph.ops import bound_arguments as bound_arguments
+from secateur.graph.ops import kind as kind
+from secateur.graph.ops import told as told
+from secateur.graph.sources import described, layer_of
+from secateur.graph.structured import is_size
+from secateur.graph.weights import check_finite
 
 Copied = TypeVar("Copied")
-ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant
-_CHECKS = {torch.ops.aten._assert_tensor_metadata.default}  # of a dtype in which we may not run the graph
-_TAKES_INFINITY = set(  # ops of which one operand may be infinite
-    "add sub rsub maximum minimum max min clamp clamp_min clamp_max where masked_fill fmax fmin "
-    "eq ne lt le gt ge isinf isnan isfinite isneginf isposinf".split()
-)
-_MOVES_VALUES = set(
-    "reshape view expand permute transpose t unsqueeze squeeze slice select flatten unflatten contiguous clone alias "
-    "detach to _to_copy type_as float double half bfloat16 lift_fresh_copy lift_fresh index index_select expand_as "
-    "broadcast_to repeat cat stack neg triu tril constant_pad_nd pad".split()
-)
-_AS_RESHAPE = {  # whether a view is possible depends on memory layout, which kernels may change
-    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
-    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
-    torch.ops.aten.view_as.default: torch.ops.aten.reshape_as.default,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,10 +45,12 @@ class Graph:
     tensors: dict[str, Tensor]  # parameters, buffers and constants by their names in the model
     aliases: dict[str, tuple[str, ...]]  # name → every name of the tensor in the model (tied weights; none: a constant)
     example: tuple[Tensor, ...]  # flat inputs, batch of at least 2
+    constants: dict[str, Any] = field(default_factory=dict)  # placeholder → value; arguments that are no tensors
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
-        return tuple(self.module.graph.nodes)
+        """All nodes but the constant arguments, which nothing reads."""
+        return tuple(n for n in self.module.graph.nodes if n.name not in self.constants)
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -70,36 +63,10 @@ class Graph:
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:
-        """The nodes whose tensors the model returns, in the flattened order of its output."""
+        """The nodes whose tensors the model returns, in the flattened order of its output; sizes are none."""
         (output,) = (n for n in self.nodes if n.op == "output")
-        return tuple(n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, fx.Node))
-
-
-def kind(node: fx.Node) -> str:
-    """The op's name without name space and overload: `conv2d`, `add`, `getitem`; the key of every rule table."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1]
-    return getattr(target, "__name__", str(target))
-
-
-def told(node: fx.Node) -> str:
-    """The op as errors name it; one that is run as another format has it goes by its name there."""
-    return str(node.args[2]) if kind(node) == "onnxruntime" else str(node.target)
-
-
-def bound_arguments(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The op's arguments by schema name, defaults filled in; positional names `0`, `1`… for Python operators."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return {str(i): a for i, a in enumerate(args)} | dict(kwargs)
-    bound = {}
-    for i, argument in enumerate(target._schema.arguments):
-        if i < len(args):
-            bound[argument.name] = args[i]
-        else:
-            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
-    return bound
+        found = (n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, fx.Node))
+        return tuple(n for n in found if not is_size(n))
 
 
 def walk(
@@ -184,60 +151,51 @@ def run(
 def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Graph:
     """Capture `model` in eval mode on `example_inputs` (a tensor, a tuple of them, or a dict of keyword arguments).
 
-    Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Raises `CaptureError`
-    for training mode, weights that are not finite, inputs that the model refuses, control flow that depends on
-    data, and models that fix the batch size; `InputError` where there are no example inputs.
+    Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Arguments that are no
+    tensors (None, truth values, numbers, text) are constants of the graph. Raises `CaptureError` for models that
+    are no float modules in eval mode (see `fitness`), weights that are not finite, inputs that the model refuses,
+    control flow that depends on data, and models that fix the batch size; `InputError` without example inputs.
     """
     if isinstance(model, ExportedProgram):
-        args, kwargs = model.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
-        program = model
+        program, leaves = model, leaves_for(model, example_inputs)
     else:
         if example_inputs is None and isinstance(model, Imported):
             example_inputs = model.example_inputs
         if example_inputs is None:
             raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
-        check_eval_mode(model)
+        check_fit(model)
         args, kwargs = at_least_two(*split_inputs(example_inputs))
         if isinstance(model, Imported):
             model.check(args)
-        program = export_program(model, args, kwargs)
+        program, leaves = export_program(model, args, kwargs), pytree.tree_leaves((args, kwargs))
 
     if program.graph_signature.buffers_to_mutate:
-        names = ", ".join(program.graph_signature.buffers_to_mutate.values())
+        names = few([str(name) for name in program.graph_signature.buffers_to_mutate.values()])
         raise CaptureError(f"the model changes its own buffers when it runs ({names}); export it in eval mode")
     module = unlifted(program)
     if not isinstance(module, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(module).__name__}, not a graph")
     for nested in [n for n in module.graph.nodes if n.op == "call_module"]:
         raise CaptureError(f"the graph calls the submodule {nested.target}; export it as one flat graph")
-    _make_functional(module)
-    flat = tuple(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+    check_quantised_ops(module.graph)
+    check_values(dict(module.state_dict()))
+    make_functional(module, leaves)
+    if isinstance(model, nn.Module):
+        _note_computed_weights(module.graph, computed_weights(model))
     tensors = _tensors(module)
-    _check_finite(module.graph, tensors)
-    placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
-    if len(flat) != len(placeholders):
-        raise CaptureError(
-            f"the graph has {len(placeholders)} inputs ({', '.join(n.name for n in placeholders)}) but the example "
-            f"has {len(flat)} tensors; give one tensor for each input"
-        )
-    graph = Graph(module, tensors, _aliases(model, tensors), flat)
+    check_finite(module.graph, tensors)
+    inputs = zip((n for n in module.graph.nodes if n.op == "placeholder"), leaves, strict=True)
+    constants = {node.name: leaf for node, leaf in inputs if not isinstance(leaf, Tensor)}
+    graph = Graph(module, tensors, _aliases(model, tensors), tuple(tensors_in(leaves)), constants)
     return _with_free_batch(graph)
 
 
-def unlifted(program: ExportedProgram) -> nn.Module:
-    """The program as a module that holds its own tensors, without guards on its inputs."""
-    unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
-    return program.module(**unguarded)
-
-
-def as_module(model: nn.Module | ExportedProgram) -> nn.Module:
-    """The model as a module in eval mode."""
-    if isinstance(model, nn.Module):
-        return model
-    module = unlifted(model)
-    for part in module.modules():  # an exported graph has its mode baked in
-        part.training = False
-    return module
+def _note_computed_weights(graph: fx.Graph, notes: Mapping[str, str]) -> None:
+    """Let the nodes of layers whose weights are computed in every pass say so, and how that is undone."""
+    for node in graph.nodes:
+        layer = layer_of(node).partition(".parametrizations.")[0]
+        if layer in notes and node.op == "call_function":
+            node.meta["computed"] = notes[layer]
 
 
 def copied(value: Copied) -> Copied:
@@ -245,134 +203,6 @@ def copied(value: Copied) -> Copied:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         return copy.deepcopy(value)
-
-
-def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(example_inputs, Tensor):
-        args = (example_inputs,)
-    elif isinstance(example_inputs, Mapping):
-        kwargs = dict(example_inputs)
-    else:
-        args = tuple(example_inputs)
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    if not tensors:
-        raise InputError("example_inputs holds no tensor; give a tensor, a tuple of tensors, or a dict of them")
-    if any(x.ndim == 0 or x.shape[0] == 0 for x in tensors[:1]):
-        raise InputError(f"example input of shape {tuple(tensors[0].shape)}: axis 0 must be a batch of at least one")
-    return args, kwargs
-
-
-def at_least_two(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Distinct, detached copies of the inputs, a batch of one doubled: torch.export fixes sizes 0 and 1."""
-    first = next(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
-
-    def widen(x: Any) -> Any:
-        if not isinstance(x, Tensor):
-            return x
-        x = x.detach().clone()
-        single = first.shape[0] == 1 and x.ndim > 0 and x.shape[0] == 1
-        return torch.cat([x, x]) if single else x
-
-    return pytree.tree_map(widen, (args, kwargs))  # type: ignore[no-any-return]
-
-
-def check_eval_mode(model: nn.Module) -> None:
-    training = [name or "(the model)" for name, m in model.named_modules() if m.training]
-    if training:
-        raise CaptureError(
-            f"the model is in training mode ({', '.join(training[:3])}{'…' if len(training) > 3 else ''}); "
-            "call model.eval() first"
-        )
-
-
-def _check_finite(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
-    """Weights are finite. Infinity may stand where it is compared or added, as in masks and in max(x, −∞)."""
-    for node in graph.nodes:
-        if node.op != "get_attr" or not tensors[str(node.target)].is_floating_point():
-            continue
-        value = tensors[str(node.target)]
-        bad = value.isnan() if _only_compared(node) else ~value.isfinite()
-        if bool(bad.any()):
-            raise CaptureError(
-                f"{node.target} of shape {tuple(value.shape)} holds {int(bad.sum())} NaN or infinite values; nothing "
-                "sensible can be pruned from it: load the weights again"
-            )
-
-
-def _only_compared(tensor: fx.Node) -> bool:
-    """Whether no op multiplies by what the tensor holds, as layers do; ops that move its values are followed."""
-    frontier, seen = [tensor], {tensor}
-    while frontier:
-        for user in frontier.pop().users:
-            if user.op == "output" or kind(user) in _TAKES_INFINITY or user in seen:
-                continue
-            if kind(user) in _MOVES_VALUES:
-                seen.add(user)
-                frontier.append(user)
-            elif not _is_mask(user, seen):
-                return False
-    return True
-
-
-def _is_mask(user: fx.Node, sources: set[fx.Node]) -> bool:
-    """Whether attention adds one of the sources to its scores."""
-    return kind(user) == "scaled_dot_product_attention" and not sources & {a for a in user.args[:3]}
-
-
-@contextmanager
-def quiet_export() -> Iterator[None]:
-    """Export without the fused path of attention, without gradients (so that `no_grad` blocks leave no subgraphs of
-    their own), and without torch's own messages."""
-    fast_path, silenced = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
-    torch.backends.mha.set_fastpath_enabled(False)
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(silenced)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-
-
-def export_program(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
-    tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-    shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
-    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    try:
-        with torch.no_grad():
-            model(*args, **kwargs)
-    except Exception as error:
-        raise CaptureError(
-            f"the model refuses the example inputs of shape {shapes}: {first_line(error)}. "
-            "Axis 0 must be the batch; check the shape, the dtype and the number of inputs"
-        ) from error
-    changed = [name for name, buffer in model.named_buffers() if not torch.equal(buffer, before[name])]
-    if changed:
-        for name, buffer in model.named_buffers():
-            buffer.copy_(before[name])
-        raise CaptureError(
-            f"the model changes its own buffers when it runs ({', '.join(changed)}); a static graph cannot"
-        )
-    free = ShapesCollection()
-    for x in tensors:
-        if x.ndim and x.shape[0] == tensors[0].shape[0]:
-            free[x] = {0: Dim.AUTO}
-    try:
-        with quiet_export():
-            return export(model, args, kwargs, dynamic_shapes=free, strict=False)  # type: ignore[arg-type]
-    except Exception as error:
-        raise CaptureError(
-            f"torch.export cannot capture {type(model).__name__}: {first_line(error)}. Control flow that depends on "
-            "tensor values has no static graph; rewrite it with torch.where or torch.cond, or prune the part without it"
-        ) from error
-
-
-def first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _tensors(module: fx.GraphModule) -> dict[str, Tensor]:
@@ -399,71 +229,6 @@ def _aliases(model: nn.Module | ExportedProgram, tensors: Mapping[str, Tensor]) 
     return {name: by_name.get(name, ()) for name in tensors}
 
 
-def _make_functional(module: fx.GraphModule) -> None:
-    """Replace in-place ops by their functional twins, so that a node's value never changes after it is made."""
-    position = {node: i for i, node in enumerate(module.graph.nodes)}
-    for node in list(module.graph.nodes):
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        if node.target in _CHECKS:
-            module.graph.erase_node(node)
-            continue
-        node.target = _AS_RESHAPE.get(node.target, node.target)
-        if not node.target._schema.is_mutable:
-            continue
-        twin = _functional_twin(node.target)
-        target = node.args[0]
-        if twin is None or not isinstance(target, fx.Node):
-            raise CaptureError(f"{node.name}: the in-place op {node.target} is not supported; write it out of place")
-        base = target
-        while _is_view(base) and isinstance(base.args[0], fx.Node):
-            base = base.args[0]
-        if base.op == "get_attr":
-            raise CaptureError(
-                f"the model changes its own buffers when it runs ({base.target}); export it without that"
-            )
-        later = [user for user in target.users if position[user] > position[node]]
-        if _shares_memory_with_later_use(target, position, position[node]):
-            raise CaptureError(
-                f"{node.name}: {node.target} writes into a view whose base is used afterwards; write it out of place"
-            )
-        node.target = twin
-        for user in later:
-            user.replace_input_with(target, node)
-    module.graph.eliminate_dead_code()
-    module.recompile()
-
-
-def _functional_twin(target: torch._ops.OpOverload) -> torch._ops.OpOverload | None:
-    name = target._schema.name.split("::")[-1]
-    packet = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") else None
-    return getattr(packet, target._overloadname, None)
-
-
-def _shares_memory_with_later_use(target: fx.Node, position: Mapping[fx.Node, int], now: int) -> bool:
-    """Whether another name of the memory behind `target` (its base, or a view of it) is read after position `now`."""
-    names, frontier = {target}, [target]
-    while frontier:
-        node = frontier.pop()
-        related = [user for user in node.users if _is_view(user) and position[user] < now]
-        if _is_view(node) and isinstance(node.args[0], fx.Node):
-            related.append(node.args[0])
-        for other in related:
-            if other not in names:
-                names.add(other)
-                frontier.append(other)
-    return any(position[user] > now for name in names - {target} for user in name.users)
-
-
-def _is_view(node: fx.Node) -> bool:
-    target = node.target
-    if target is operator.getitem:
-        return True
-    if not isinstance(target, torch._ops.OpOverload):
-        return False
-    return target._schema.name == "aten::reshape" or any(r.alias_info is not None for r in target._schema.returns)
-
-
 def _with_free_batch(graph: Graph) -> Graph:
     """Check that the graph runs with another batch size, after freeing sizes that a static export has baked in."""
     size = graph.example[0].shape[0]
@@ -472,9 +237,40 @@ def _with_free_batch(graph: Graph) -> Graph:
         if not _runs_with_batch(graph, size + 1):
             raise CaptureError(
                 f"the model fixes its batch size at {size}; make axis 0 dynamic where it is exported, "
-                "or use x.shape[0] in place of a constant in reshape and view"
+                f"or use x.shape[0] in place of a constant in reshape and view. {_fixed_by(graph, size)}"
             )
     return graph
+
+
+def _fixed_by(graph: Graph, size: int) -> str:
+    """In words: the first op that cannot be run on one sample more, or whose value does not go on with that sample."""
+    before, after = dict[fx.Node, Any](), dict[fx.Node, Any]()
+    run(graph, graph.example, observe=before.__setitem__)
+    reason = ""
+    try:
+        run(graph, resized(graph, size + 1), observe=after.__setitem__)
+    except (RuntimeError, IndexError, ValueError) as error:
+        reason = f" ({first_line(error)})"
+    for node, value in before.items():
+        if node not in after:
+            read = [n for n in node.all_input_nodes if _is_stuck(graph, n, size, before, after)]
+            what = f", which reads {few([described(n) for n in read])}" if read else ""
+            return f"It is fixed by {described(node)}{what}: this does not run on {size + 1} samples{reason}"
+        if isinstance(value, Tensor) and not _begins_with(after[node], value):
+            return f"It is fixed by {described(node)}, which does not give {size + 1} samples as many values"
+    return ""
+
+
+def _is_stuck(
+    graph: Graph, node: fx.Node, size: int, before: Mapping[fx.Node, Any], after: Mapping[fx.Node, Any]
+) -> bool:
+    """Whether a tensor has the example's batch size, and keeps it with another batch."""
+    if node.op == "get_attr":
+        return size in graph.tensors[str(node.target)].shape
+    value, other = before.get(node), after.get(node)
+    if not isinstance(value, Tensor) or not isinstance(other, Tensor):
+        return False
+    return value.shape == other.shape and size in value.shape
 
 
 def resized(graph: Graph, batch: int) -> tuple[Tensor, ...]:

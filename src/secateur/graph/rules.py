@@ -122,6 +122,19 @@ def gathered(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor
     return moved(labels, node, a, out)  # type: ignore[no-any-return]
 
 
+def put(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
+    """Writing at indices (`y[:, [0, 3]] = 0`): the indexed axes stay whole, and so do units that are written."""
+    value, written = a["self"], a["values"]
+    indices = [index for index in a["indices"] if index is not None]
+    if value.tensor or any(index.data.dtype == torch.bool for index in indices):
+        return unknown(labels, node, a, out)  # type: ignore[no-any-return]
+    labels.pin(written.labels, f"written at indices by {node.name}")
+    for axis, index in enumerate(a["indices"]):
+        if index is not None:
+            labels.whole.append((value.labels, axis, f"indexed by {node.name}"))
+    return value.labels  # type: ignore[no-any-return]
+
+
 def padded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
     """Padding around units (spatial) belongs to them; constants beside units (more channels) belong to nobody."""
     steady = element_labels(labels, a["self"])
@@ -173,7 +186,7 @@ def along(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 
 def unknown(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """No rule: nothing that the op touches may change."""
-    return frozen(labels, a, out, f"no coupling rule for {node.target} ({node.name})")
+    return frozen(labels, a, out, node.meta.get("computed") or f"no coupling rule for {node.target} ({node.name})")
 
 
 def recurrent(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
@@ -238,9 +251,10 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Te
     return x.labels  # type: ignore[no-any-return]
 
 
-def _computed(*parameters: Any) -> bool:
-    """Whether some parameter of a layer is no bare one (weight norm, masks, parametrisations)."""
-    return any(isinstance(value, Value) and not value.tensor for value in parameters)
+def _computed(node: fx.Node, *parameters: Any) -> str:
+    """Why a layer stays whole of which some parameter is no bare one (weight norm, parametrisations); else empty."""
+    computed = any(isinstance(value, Value) and not value.tensor for value in parameters)
+    return (node.meta.get("computed") or f"the weight of {node.name} is computed in the graph") if computed else ""
 
 
 def embedded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
@@ -260,8 +274,8 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
     """
     x, weight, bias, groups = a["input"], a["weight"], a["bias"], a["groups"]
     transposed = "transpose" in str(node.target)
-    if _computed(weight, bias):
-        return frozen(labels, a, out, f"the weight of {node.name} is computed in the graph")  # type: ignore[no-any-return]
+    if computed := _computed(node, weight, bias):
+        return frozen(labels, a, out, computed)  # type: ignore[no-any-return]
     n_in, n_out = x.data.shape[1], out.shape[1]
     others = [axis for axis in range(x.data.ndim) if axis != 1]
     steady = labels.uniform(x.labels, others, f"convolved together by {node.name}")
@@ -290,8 +304,8 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
 
 def linear(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
     x, weight, bias = a["input"], a["weight"], a["bias"]
-    if _computed(weight, bias):
-        return frozen(labels, a, out, f"the weight of {node.name} is computed in the graph")  # type: ignore[no-any-return]
+    if computed := _computed(node, weight, bias):
+        return frozen(labels, a, out, computed)  # type: ignore[no-any-return]
     lead = string.ascii_lowercase[: x.data.ndim - 1]
     made = contracted(labels, node, x, lead + "I", weight, "OI", lead + "O", out)
     outputs = labels.axes.get((weight.tensor, weight.axes[0]))
@@ -492,4 +506,5 @@ RULES: dict[str, Rule] = {
     "onnxruntime": whole,
     "slice": sliced,
     "index": gathered,
+    "index_put": put,
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,6 +20,8 @@ from secateur.errors import SecateurWarning, VerificationError
 from secateur.graph.capture import Graph, resized, run
 from secateur.graph.coupling import Coupling
 from secateur.graph.imported import Imported
+from secateur.graph.structured import flat_tensors
+from secateur.surgery.constants import check_constants
 from secateur.surgery.rewrite import rewritten
 from secateur.surgery.same_class import same_class, set_tensor
 from secateur.surgery.sizes import Alive, shrunk_tensors
@@ -43,6 +46,7 @@ def shrink(
     small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
+    check_constants(module, graph.constants)
     if isinstance(model, Shrinks):
         return _checked(model.shrunk(graph, coupling, small, alive), module, graph)
     own = same_class(model, graph, coupling, small, alive) if isinstance(model, nn.Module) else None
@@ -92,7 +96,7 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
             SecateurWarning,
             stacklevel=2,
         )
-    shrunk_graph = Graph(module, dict(small), {}, graph.example)
+    shrunk_graph = replace(graph, module=module, tensors=dict(small), aliases={})
     try:
         found = run(shrunk_graph, inputs, small, dtype=torch.float64)
     except RuntimeError as error:
@@ -137,7 +141,9 @@ def _agree(model: nn.Module, module: fx.GraphModule, graph: Graph) -> bool:
 
 
 def _flat_call(model: nn.Module, graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
-    spec = graph.module._in_spec
-    args, kwargs = pytree.tree_unflatten(inputs, spec)
-    out = model(*args, **kwargs)
-    return [x for x in pytree.tree_leaves(out) if isinstance(x, Tensor)]
+    """The tensors that the model returns, for copies of the inputs, which it may write to."""
+    given = (x.clone() for x in inputs)
+    placeholders = [n.name for n in graph.module.graph.nodes if n.op == "placeholder"]
+    leaves = [graph.constants[name] if name in graph.constants else next(given) for name in placeholders]
+    args, kwargs = pytree.tree_unflatten(leaves, graph.module._in_spec)
+    return flat_tensors(model(*args, **kwargs))

@@ -20,7 +20,8 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     """The graph for the units that stay, in eval mode; its tensors are still the full-size ones."""
     module = fx.GraphModule(_skeleton(graph), _plain_copy(graph.module.graph), class_name="PrunedGraph")
     table = alive_units(coupling, alive)
-    for old, new in zip(graph.nodes, list(module.graph.nodes), strict=True):
+    new_nodes = [n for n in module.graph.nodes if n.name not in graph.constants]
+    for old, new in zip(graph.nodes, new_nodes, strict=True):
         rewrite = _REWRITES.get(kind(old)) if old.op == "call_function" else None
         if rewrite is not None:
             rewrite(old, new, coupling.units, table)

@@ -1,0 +1,170 @@
+"""In-place ops made functional, so that a node's value never changes after it is made.
+
+A write into a view (`y[:, 0] = 0`, `y[..., :8] *= 2`, `a += 1` after `a, b = y.chunk(2, 1)`) becomes a new value of
+what the view is taken of; views of the same memory that are read later are taken anew. Only ops are used that every
+rule table knows (`cat`, `stack`, `permute`, `reshape_as`…).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import fx
+
+from secateur.errors import CaptureError
+from secateur.graph.memory import Memory, observed
+from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.sources import described
+from secateur.graph.writes import INTO_PARENT, READ_AGAIN, VALUES, Maker
+
+aten = torch.ops.aten
+
+_CHECKS = {aten._assert_tensor_metadata.default}  # of a dtype in which we may not run the graph
+_AS_RESHAPE = {  # whether a view is possible depends on memory layout, which kernels may change
+    aten.view.default: aten.reshape.default,
+    aten._unsafe_view.default: aten.reshape.default,
+    aten.view_as.default: aten.reshape_as.default,
+}
+_OUT_OF_PLACE = "write it out of place, for example with torch.where or torch.cat"
+
+
+def make_functional(module: fx.GraphModule, inputs: Sequence[Any]) -> None:
+    """Replace in-place ops by functional ones. `inputs`: a value for each placeholder, on which the graph is run once.
+
+    Raises `CaptureError` naming op and source line where a buffer is written, or a view that has no rule.
+    """
+    graph = module.graph
+    for node in [n for n in graph.nodes if n.target in _CHECKS]:
+        graph.erase_node(node)
+    if any(map(_is_in_place, graph.nodes)):
+        _Functional(graph, observed(module, inputs)).rewrite()
+    for node in graph.nodes:
+        node.target = _AS_RESHAPE.get(node.target, node.target)
+    graph.eliminate_dead_code()
+    module.recompile()
+
+
+def _is_in_place(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+class _Functional:
+    """One walk in the order of execution. Nodes of the captured graph are the keys; `now` says what stands for them."""
+
+    def __init__(self, graph: fx.Graph, memory: Memory) -> None:
+        self.graph, self.memory = graph, memory
+        self.captured = {node: (node.args, node.kwargs) for node in graph.nodes}
+        self.in_place = {node for node in graph.nodes if _is_in_place(node)}
+        self.now = dict[fx.Node, fx.Node]()  # where it is not the node itself
+        self.views = dict[fx.Node, list[fx.Node]]()  # base → its views so far
+
+    def rewrite(self) -> None:
+        for node in list(self.graph.nodes):
+            node.args, node.kwargs = fx.map_arg(self.captured[node], self.current)
+            if node in self.in_place:
+                self._write(node)
+            if node in self.memory.parents:
+                self.views.setdefault(self.memory.base(node), []).append(node)
+        for node in reversed(list(self.graph.nodes)):
+            if _is_in_place(node):
+                self.graph.erase_node(node)
+
+    def current(self, node: fx.Node) -> fx.Node:
+        return self.now.get(node, node)
+
+    def _write(self, node: fx.Node) -> None:
+        """The functional form of an in-place op, and what follows for all that shares its memory."""
+        target = self.captured[node][0][0] if node.args and kind(node).endswith("_") else None
+        if not isinstance(target, fx.Node):  # a list of tensors, or out=
+            raise CaptureError(f"{described(node)}: this in-place op is not supported; {_OUT_OF_PLACE}")
+        base = self.memory.base(target)
+        if base.op == "get_attr":
+            raise CaptureError(
+                f"the model changes its own buffers when it runs ({base.target}): {described(node)}; export it without "
+                "that"
+            )
+        if self._puts_back(node, target):
+            self.now[node] = self.current(target)
+            return
+        maker = Maker(self.graph, self.memory, node)
+        self._read_again(maker, target)
+        node.args = (self.current(target), *node.args[1:])
+        maker.target, maker.place = self.current(target), node.next
+        changed = self._changed(maker, node, target)
+        self.now |= changed
+        for view in self.views.get(base, ()):
+            if view not in changed:
+                self.now[view] = self._taken_anew(maker, view)
+
+    def _read_again(self, maker: Maker, target: fx.Node) -> None:
+        """Take the written views anew, by ops that leave the units of other indices free."""
+        chain = [target]
+        while chain[-1] in self.memory.parents:
+            chain.append(self.memory.parents[chain[-1]])
+        again = False
+        for parent, view in pairwise(reversed(chain)):
+            rule = READ_AGAIN.get(kind(view))
+            made = rule(maker, view, parent, self.current(parent)) if rule is not None else None
+            again = again or made is not None
+            if again:
+                self.now[view] = made or self._taken_anew(maker, view)
+
+    def _changed(self, maker: Maker, node: fx.Node, target: fx.Node) -> dict[fx.Node, fx.Node]:
+        """The new values of the op's target and of all that it is a view of."""
+        value = self._value(maker, node)
+        changed = {node: value, target: value}
+        while target in self.memory.parents:
+            view, target = target, self.memory.parents[target]
+            if target in self.memory.lengths:  # a piece of a split: on to what was split
+                pieces, target = target, self.memory.parents[target]
+                made = maker.joined(pieces, self.current(pieces), view.args[1], value)
+            elif view in self.memory.same:
+                made = value
+            else:
+                rule = INTO_PARENT.get(kind(view))
+                made = rule(maker, view, target, self.current(target), value) if rule is not None else None
+            if made is None:
+                raise CaptureError(f"{described(node)} writes into a view made by {described(view)}; {_OUT_OF_PLACE}")
+            changed[target] = value = made
+        return changed
+
+    def _value(self, maker: Maker, node: fx.Node) -> fx.Node:
+        """What the op writes, of the shape of what it writes to."""
+        form = VALUES.get(kind(node))
+        now, captured = (bound_arguments(node, *x) for x in ((node.args, node.kwargs), self.captured[node]))
+        made = form(maker, now, captured) if form is not None else None
+        if made is not None:
+            return made
+        twin = _functional_twin(node.target)
+        if twin is None:
+            raise CaptureError(f"{described(node)}: this in-place op is not supported; {_OUT_OF_PLACE}")
+        node.target = twin
+        return node
+
+    def _taken_anew(self, maker: Maker, view: fx.Node) -> fx.Node:
+        if view in self.in_place:
+            return self.current(self.memory.parents[view])  # such an op returns what it writes to
+        args, kwargs = fx.map_arg(self.captured[view], self.current)
+        return maker.call(view.target, *args, **kwargs)
+
+    def _puts_back(self, node: fx.Node, target: fx.Node) -> bool:
+        """`y[:, :4] *= 2` ends with a copy of the slice, which is done by then, onto the same slice."""
+        if kind(node) != "copy_":
+            return False
+        source = self.captured[node][0][1]
+        if source not in self.in_place or source not in self.memory.parents:
+            return False
+        written = self.memory.parents[source]
+        return (
+            self.current(source) is self.current(written)
+            and written.target == target.target
+            and self.captured[written] == self.captured[target]
+        )
+
+
+def _functional_twin(target: Any) -> torch._ops.OpOverload | None:
+    name = target._schema.name.split("::")[-1]
+    return getattr(getattr(aten, name[:-1], None), target._overloadname, None)
