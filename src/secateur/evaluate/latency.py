@@ -19,7 +19,8 @@ from secateur.formats.onnx import OnnxModel
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
 from secateur.formats.onnx.read import read_proto
-from secateur.graph.capture import ExampleInputs, as_module, at_least_two, first_line, split_inputs
+from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
+from secateur.graph.export import as_module, first_line
 
 Timed = nn.Module | ExportedProgram | str | os.PathLike[str]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.graph.capture import Graph, kind, run
+from secateur.graph.sources import described
 
 _CHUNK = 256  # samples that are run at once
 _MASKS = {"masked_fill", "where", "full", "full_like", "scalar_tensor", "fill"}  # infinite on purpose
@@ -48,13 +49,4 @@ def first_not_finite(graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[st
         return "an output"
     node, value = found[0]
     what = "NaN" if bool(value.isnan().any()) else "infinite values"
-    return (
-        f"{node.name} ({node.target}, shape {tuple(value.shape[1:])} for each sample{_where(node)}), which gives {what}"
-    )
-
-
-def _where(node: fx.Node) -> str:
-    """The layer of the model that the node comes from."""
-    stack = list((node.meta.get("nn_module_stack") or {}).values())
-    path = stack[-1][0] if stack else ""
-    return f", in the layer {path!r}" if path else ""
+    return f"{described(node)}, which gives {what} (shape {tuple(value.shape[1:])} for each sample)"
