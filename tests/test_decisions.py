@@ -84,6 +84,7 @@ ONE: dict[str, Case] = {
     "flat logit": (1, lambda z: z[:, 0], "binary_logit", sign),
     "sigmoid": (1, torch.sigmoid, "binary_probability", half),
     "squeezed sigmoid": (1, lambda z: z.sigmoid().squeeze(1), "binary_probability", half),
+    "sigmoid without axes": (1, lambda z: z.sigmoid().squeeze(), "binary_probability", half),
     "flattened sigmoid": (1, lambda z: z.sigmoid().flatten(), "binary_probability", half),
     "hardsigmoid": (1, F.hardsigmoid, "binary_probability", half),
     "clamped sigmoid": (1, lambda z: z.sigmoid().clamp(1e-6, 1 - 1e-6), "binary_probability", half),
@@ -315,6 +316,15 @@ def test_what_is_certified_is_also_found() -> None:
         c = certificate(name, 0.05, steps=8)
         for share in (c.agreement, c.stable_original, c.stable_pruned):
             assert share is not None and share.empirical is not None and share.certified <= share.empirical < 1
+
+
+def test_a_batch_of_one_that_loses_its_axis() -> None:
+    given: dict[str, Any] = {"inputs": example("logit")[:1], "eps": 0.02}
+    for head in (lambda z: z.sigmoid().squeeze(), lambda z: z.squeeze().sigmoid()):
+        pair = [Net(head, 1, units) for units in (UNITS, KEPT)]
+        c = certify(*pair, **given, attack_steps=3)
+        assert c.head == "binary_probability" and len(c.lower[0]) == 1 and c.found is not None
+        assert c.found[0] <= c.drift[0]
 
 
 def test_labels_are_certified_on_their_logits() -> None:

@@ -107,6 +107,7 @@ class Decision:
     node: fx.Node
     index: Tensor  # (positions, k), the elements of one sample's value
     places: Tensor  # the same in the output, whose order labels have
+    size: int  # of one sample's value: how many elements there are
     sample_shape: tuple[int, ...]  # of one sample's output
     label_shape: tuple[int, ...]  # of one sample's labels
     cut: float | None = None
@@ -119,7 +120,7 @@ class Decision:
 
     def scores(self, value: Tensor) -> Tensor:
         """What is compared, (n, positions, k), from the value of the node."""
-        return value.reshape(len(value), -1)[:, self.index.to(value.device)]
+        return value.reshape(-1, self.size)[:, self.index.to(value.device)]  # squeeze() may have dropped a batch of one
 
     def classes(self, value: Tensor) -> Tensor:
         """Decisions, (n, positions, 1) for a class number, (n, positions, k) for yes or no; −1 where there is a NaN."""
@@ -229,7 +230,7 @@ def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], ax
     cut = _CUTS.get(head)
     by_class = cut is None and axis is not None
     labels = tuple(s for i, s in enumerate(sample) if not by_class or i != axis)
-    return Decision(head, output, node, index, index, sample, labels, cut)
+    return Decision(head, output, node, index, index, math.prod(sample), sample, labels, cut)
 
 
 def _dense(look: _Look, head: Head, output: int, sample: tuple[int, ...]) -> Decision | NoDecision:
@@ -389,7 +390,7 @@ def before_head(graph: Graph, decision: Decision) -> Decision:
     """The same decision, read as far before the output as monotone ops and moves of data let it be."""
     look = _Look.at(graph)
     while (earlier := _step_back(look, decision)) is not None:
-        decision = earlier
+        decision = replace(earlier, size=math.prod(look.values[earlier.node].shape[1:]))
     return decision
 
 

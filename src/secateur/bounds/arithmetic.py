@@ -36,6 +36,11 @@ def as_interval(value: Value) -> Interval:
     return value if isinstance(value, Interval) else Interval(value, value)
 
 
+def by_row(x: Tensor) -> Tensor:
+    """All but the leading axis as one; a sample whose axes are squeezed away has one element."""
+    return x.reshape(len(x), -1)
+
+
 def each(function: Callable[[Tensor], Tensor], value: Value) -> Value:
     """A non-decreasing `function` (every movement of data is one) of both ends."""
     if isinstance(value, Interval):

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES
-from secateur.bounds.arithmetic import as_interval, magnitude
+from secateur.bounds.arithmetic import as_interval, by_row, magnitude
 from secateur.bounds.joint import Bounds, Networks, over_boxes, quiet_fallback
 from secateur.bounds.maxima import compared
 from secateur.bounds.op import Op
@@ -218,13 +218,13 @@ def _constant(value: Any, found: Coefficients) -> Any:
 
 def _dot_below(c: Tensor, value: Tensor) -> Tensor:
     """c · value of each row, rounded down."""
-    flat, value = c.flatten(1), value.flatten()
+    flat, value = by_row(c), value.flatten()
     return flat @ value - gamma(len(value)) * (flat.abs() @ value.abs())
 
 
 def _dot(c: Tensor, value: Tensor) -> Tensor:
     """Of each row."""
-    return (c * value).flatten(1).sum(1)
+    return by_row(c * value).sum(1)
 
 
 def _dot_size(found: Coefficients, value: Any, seen: Where) -> Any:
@@ -254,7 +254,7 @@ def _least(value: Any, found: Coefficients, seen: Where) -> Any:
     second = _least_of(a + b, y, seen) + _least_of(-a, d, seen)
     low = torch.maximum(torch.maximum(apart, first), second)
     size = _dot(a.abs() + b.abs(), seen.at(magnitude(x) + magnitude(y)))
-    return low.flatten(1).sum(1) - gamma(low.shape[1:].numel()) * size * 4
+    return by_row(low).sum(1) - gamma(low.shape[1:].numel()) * size * 4
 
 
 def _least_of(c: Tensor, x: Interval, seen: Where) -> Tensor:
@@ -380,8 +380,8 @@ def _relaxed(
         offset = torch.where(up, seen.at(lines.low_offset), seen.at(lines.high_offset))
         new: Coefficients = (c * slope, None) if side == 0 else (None, c * slope)
         _add(engine, pending, source, new, seen)
-        size = _dot_size(new, value, seen) + (c * offset).abs().flatten(1).sum(1)
-        return (c * offset).flatten(1).sum(1) - gamma(offset.shape[1:].numel()) * size
+        size = _dot_size(new, value, seen) + by_row((c * offset).abs()).sum(1)
+        return by_row(c * offset).sum(1) - gamma(offset.shape[1:].numel()) * size
     both = a + b
     f, g, change = f.at(seen), g.at(seen), change.at(seen)
     (sf, of), (sg, og) = _line_below(f, a), _line_below(g, b)
@@ -405,8 +405,8 @@ def _relaxed(
     sizes = seen.at(magnitude(value.before) + magnitude(value.after))
     slopes = (a.abs() + b.abs()) * (sf.abs() + sg.abs() + s1.abs() + s2.abs() + sd.abs() + se.abs())
     offsets = (a.abs() + b.abs()) * (of.abs() + og.abs() + o1.abs() + o2.abs() + od.abs() + oe.abs())
-    error = (slopes * sizes + offsets).flatten(1).sum(1)
-    return offset.flatten(1).sum(1) - 2 * gamma(offset.shape[1:].numel()) * error
+    error = by_row(slopes * sizes + offsets).sum(1)
+    return by_row(offset).sum(1) - 2 * gamma(offset.shape[1:].numel()) * error
 
 
 def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, Lines | None]:

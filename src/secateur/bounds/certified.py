@@ -62,14 +62,14 @@ class Certified:
         first = as_interval(value.before if isinstance(value, Pair) else value)
         if not first.lower.is_floating_point():
             return None
-        shape = first.lower.flatten(1).shape
+        size = self.engine.samples[0][node].numel()
         if not isinstance(value, Pair):
-            nothing = first.lower.new_zeros((self.boxes, shape[1]))
+            nothing = first.lower.new_zeros((self.boxes, size))
             return Interval(nothing, nothing)
         delta = as_interval(value.change)
-        low, high = (end.flatten(1).expand(self.boxes, -1) for end in (delta.lower, delta.upper))
+        low, high = (end.reshape(-1, size).expand(self.boxes, -1) for end in (delta.lower, delta.upper))
         if self.linear:
-            unit = torch.eye(shape[1], dtype=low.dtype, device=low.device)
+            unit = torch.eye(size, dtype=low.dtype, device=low.device)
             low = torch.maximum(low, self._least(node, -unit, unit))
             high = torch.minimum(high, -self._least(node, unit, -unit))
         return Interval(low, high)
@@ -117,7 +117,8 @@ class Certified:
         """Bounds, (N, positions, k), on what f (g) compares."""
         value = self.engine.bounds[decision.node]
         x = as_interval((value.after if second else value.before) if isinstance(value, Pair) else value)
-        low, high = (end.flatten(1).expand(self.boxes, -1)[:, decision.index] for end in (x.lower, x.upper))
+        ends = (end.reshape(-1, decision.size).expand(self.boxes, -1) for end in (x.lower, x.upper))
+        low, high = (end[:, decision.index] for end in ends)
         return Interval(low, high)
 
     def _least(self, node: fx.Node, f: Tensor, g: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.arithmetic import add, as_interval, intersect, magnitude, subtract
+from secateur.bounds.arithmetic import add, as_interval, by_row, intersect, magnitude, subtract
 from secateur.bounds.backward import Backward, Coefficients, is_relaxed, lower, on_zeros, varies
 from secateur.bounds.joint import Networks, forward
 from secateur.bounds.maxima import compared
@@ -90,7 +90,7 @@ def _ancestors(node: fx.Node) -> set[fx.Node]:
 
 def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: float, g: float) -> Interval:
     """`x`, bounds on f · x + g · x′ at a node, with linear bounds `where` they are wanted."""
-    places = where.flatten(1).nonzero()  # shape: (rows, 2), box and element
+    places = by_row(where).nonzero()  # shape: (rows, 2), box and element
     if not len(places):
         return x
     if _fits_windows(engine, node):
@@ -106,7 +106,7 @@ def _by_rows(
     engine: Backward, node: fx.Node, x: Interval, places: Tensor, sides: tuple[float, float], seeds: Seeds, at_once: int
 ) -> Interval:
     """`x` with linear bounds at `places`, for which `seeds` makes the rows, `at_once` of them together."""
-    low, high, shape = x.lower.flatten(1).clone(), x.upper.flatten(1).clone(), x.lower.shape[1:]
+    low, high, shape = by_row(x.lower).clone(), by_row(x.upper).clone(), x.lower.shape[1:]
     f, g = sides
     for part in places.split(max(1, at_once // 2)):
         unit, seen = seeds(part, shape, low.dtype)

@@ -32,6 +32,7 @@ class Found:
 class Passed:
     """A batch that went through a network, with gradients: its outputs, and the value from which decisions are read."""
 
+    count: int  # of samples; an output may have lost the axis of a single one
     outputs: list[Tensor]
     value: Tensor
 
@@ -48,7 +49,7 @@ class Passed:
             partial(call_op, like=networks.like),
             keep=lambda node: node is read,
         )
-        return Passed([env[node] for node in graph.outputs], env[read])
+        return Passed(len(inputs[0]), [env[node] for node in graph.outputs], env[read])
 
 
 def search(
@@ -75,7 +76,7 @@ def search(
             points = [p.detach().requires_grad_(p.is_floating_point()) for p in points]
             f, g = both(points)
             shown.note(f, g)
-            value = shown.margin(goal, f, g) if goal in ("first", "second") else _objective(goal, f.outputs, g.outputs)
+            value = shown.margin(goal, f, g) if goal in ("first", "second") else _objective(goal, f, g)
             moving = [p for p in points if p.requires_grad]
             if not moving:
                 break
@@ -92,14 +93,14 @@ class _Shown:
     """What the points so far have shown, beside the decisions at the centres."""
 
     def __init__(self, decision: Decision | None, f: Passed, g: Passed) -> None:
-        self.decision, self.found = decision, Found(_distance(f.outputs, g.outputs))
+        self.decision, self.found = decision, Found(_distance(f, g))
         if decision is not None:
             self.centres = decision.classes(f.value), decision.classes(g.value)
             apart = ~same(*self.centres)
             self.found = Found(self.found.drift, apart, torch.zeros_like(apart), torch.zeros_like(apart))
 
     def note(self, f: Passed, g: Passed) -> None:
-        old, drift = self.found, torch.maximum(self.found.drift, _distance(f.outputs, g.outputs).detach())
+        old, drift = self.found, torch.maximum(self.found.drift, _distance(f, g).detach())
         if self.decision is None or old.disagree is None or old.flips_first is None or old.flips_second is None:
             self.found = Found(drift)
             return
@@ -119,20 +120,21 @@ class _Shown:
         return -self.decision.margins(value, classes).amin(1)
 
 
-def _distance(f: Sequence[Tensor], g: Sequence[Tensor]) -> Tensor:
+def _distance(f: Passed, g: Passed) -> Tensor:
     return _change(f, g).abs().amax(1)
 
 
-def _objective(goal: str, f: Sequence[Tensor], g: Sequence[Tensor]) -> Tensor:
+def _objective(goal: str, f: Passed, g: Passed) -> Tensor:
     delta = _change(f, g)
     largest = delta.detach().abs().argmax(1, keepdim=True)
     way = delta.gather(1, largest)[:, 0]
     return way.abs() if goal == "rise" else delta.abs().sum(1)
 
 
-def _change(f: Sequence[Tensor], g: Sequence[Tensor]) -> Tensor:
+def _change(f: Passed, g: Passed) -> Tensor:
     """g − f of all floating outputs, (N, values)."""
-    return torch.cat([(b - a).reshape(len(a), -1) for a, b in zip(f, g, strict=True) if a.is_floating_point()], 1)
+    pairs = zip(f.outputs, g.outputs, strict=True)
+    return torch.cat([(b - a).reshape(f.count, -1) for a, b in pairs if a.is_floating_point()], 1)
 
 
 def _random_point(box: Interval, generator: torch.Generator) -> Tensor:

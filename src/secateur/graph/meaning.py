@@ -20,8 +20,8 @@ SOFTMAXES = {"softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softma
 MOVES = {
     "_to_copy", "_unsafe_view", "alias", "chunk", "clone", "contiguous", "detach", "dropout", "expand",
     "feature_dropout", "flatten", "flip", "getitem", "index", "index_select", "movedim", "narrow", "permute",
-    "pixel_shuffle", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to", "transpose", "type_as", "unbind",
-    "unflatten", "unsqueeze", "view",
+    "pixel_shuffle", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to", "transpose",
+    "type_as", "unbind", "unflatten", "unsqueeze", "view",
 }  # fmt: skip
 
 Rule = Callable[[fx.Node, Sequence[Meaning]], Meaning]  # (op, meanings of what varies among its inputs)
@@ -64,7 +64,7 @@ def _joined(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
 
 def _affine(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
     """A weighted sum; the mean of constants under a softmax is bounded by these."""
-    return "scaled" if list(varying) == ["distribution"] else "scores"
+    return "scaled" if len(varying) == 1 and varying[0] in ("distribution", "compared") else "scores"
 
 
 def _sum(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
