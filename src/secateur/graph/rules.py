@@ -81,14 +81,17 @@ def moved(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Ops that only move elements are run on the labels themselves."""
 
     def to_labels(leaf: Any) -> Any:
-        if not isinstance(leaf, Value):
-            return leaf
-        if leaf.data.dtype in (torch.int32, torch.int64, torch.bool):
-            return leaf.data
-        return element_labels(labels, leaf).contiguous()
+        return element_labels(labels, leaf).contiguous() if isinstance(leaf, Value) else leaf
 
-    made = call_op(node, (), pytree.tree_map(to_labels, a), like=torch.zeros(0, dtype=torch.int64))
+    def to_data(leaf: Any) -> Any:
+        return leaf.data if isinstance(leaf, Value) else leaf
+
+    given = {name: pytree.tree_map(to_data if name in _PLACES else to_labels, value) for name, value in a.items()}
+    made = call_op(node, (), given, like=torch.zeros(0, dtype=torch.int64))
     return pytree.tree_map(compacted, made)
+
+
+_PLACES = ("index", "indices", "repeats")  # arguments that say which elements to move
 
 
 def chunked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from secateur.formats.onnx.host import host
 from secateur.formats.onnx.node import Node, axes_of
+from secateur.formats.onnx.ops import tensor
 
 _JOINS = {  # ops whose operands meet along the batch
     *("Add", "And", "Concat", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max"),
@@ -68,17 +69,20 @@ class Batch:
     def _reshaped(self, node: Node, x: Tensor, axis: int) -> Any:
         """The file's sizes, but for the axis that takes the batch.
 
-        In the order of memory the batch repeats `before` times. The first axis that can hold it whole takes it.
+        In the order of memory the batch repeats `before` times. An axis of its size takes it, or else the first that can
+        hold it whole.
         """
         old, new = self.shapes[node.inputs[0]], self.shapes[node.outputs[0]]
         before = prod(old[:axis]) * self.outer.get(node.inputs[0], 1)
-        for place, size in enumerate(new):
-            lead = prod(new[:place])
-            if before % lead == 0 and size % (before // lead * self.size) == 0:
-                self.outer[node.outputs[0]] = before // lead
-                now = x.shape[axis] if size == old[axis] else -1
-                return host([*new[:place], now, *new[place + 1 :]])
-        return host(list(new))
+        leads = [prod(new[:place]) for place in range(len(new))]
+        held = [p for p, n in enumerate(leads) if before % n == 0 and new[p] % (before // n * self.size) == 0]
+        alone = [p for p in held if leads[p] == before and new[p] == self.size]
+        if not held:
+            return host(list(new))
+        place = (alone or held)[0]
+        self.outer[node.outputs[0]] = before // leads[place]
+        now = x.shape[axis] if new[place] == old[axis] else -1
+        return host([*new[:place], now, *new[place + 1 :]])
 
     def _expanded(self, given: Sequence[Any], axis: int | None) -> Any:
         """The axis of the batch keeps its size; what is the same for all samples stays one."""
@@ -102,8 +106,8 @@ class Batch:
                 continue
             if place == 0 and name in self.alike:
                 value = value[:1]
-            if node.kind == "Concat" and node.attribute("axis", 1) % rank != place and isinstance(value, Tensor):
-                value = _repeated(value, place, given[batched].shape[place])
+            if node.kind == "Concat" and node.attribute("axis", 1) % rank != place:
+                value = _repeated(tensor(value, given[batched]), place, given[batched].shape[place])
             given[i] = value
         return given
 
@@ -115,6 +119,9 @@ def _reshapes(node: Node, given: Sequence[Any], axis: int, size: int) -> bool:
     if node.kind == "Squeeze":
         wanted = axes_of(node, given[1] if len(given) > 1 else None)
         return wanted is None or axis in [a % given[0].ndim for a in wanted]
+    if node.kind == "Unsqueeze":  # before the batch, from where it had been squeezed out
+        wanted = axes_of(node, given[1] if len(given) > 1 else None) or []
+        return any(a % (given[0].ndim + len(wanted)) <= axis for a in wanted)
     if node.kind == "Gather":  # the only sample of the file
         along = node.attribute("axis", 0) % given[0].ndim
         return (along, size) == (axis, 1) and not isinstance(given[1], Tensor) and not given[1].ndim

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from keyword import iskeyword
 from typing import Any
 
@@ -25,7 +26,7 @@ from secateur.formats.onnx.host import RULES as ON_SIZES
 from secateur.formats.onnx.like import as_large_as
 from secateur.formats.onnx.linear import as_torch_has_it
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE, tensor
+from secateur.formats.onnx.ops import PLAIN, is_shape_of, tensor
 from secateur.formats.onnx.read import inputs_of, opset_of
 from secateur.formats.onnx.recurrent import with_torch_weights
 from secateur.formats.onnx.table import OPS, SETTINGS
@@ -151,6 +152,8 @@ class OnnxGraph(nn.Module):
         return results
 
     def _called(self, node: Node, given: Sequence[Any]) -> Any:
+        if node.kind in PLAIN and not is_shape_of(*given[-2:]):
+            node, given = replace(node, kind=PLAIN[node.kind], inputs=node.inputs[:-1]), given[:-1]
         if not node.inputs or not all(isinstance(v, np.ndarray) for v in given if v is not None):
             return self._on_tensors(node, given)
         if node.kind in ON_SIZES and _are_sizes(node, given):
@@ -292,7 +295,7 @@ def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dic
 
 _WITH_NUMBERS = {  # ops whose rules take numbers beside tensors
     *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Concat", "Gather", "Shape", "Size"),
-    *(EXPANDED_LIKE, FILLED_LIKE),
+    *PLAIN,
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
 _TOLD_SIZES = {

@@ -523,15 +523,13 @@ def _filled(node: Node, shape: Host) -> Tensor:
     return torch.full(numbers(shape), value, dtype=_dtype_of(value, torch.float32))
 
 
-def _filled_like(node: Node, shape: Host, other: Any) -> Tensor:
+def _filled_like(node: Node, shape: Host, other: Tensor) -> Tensor:
     """Of the shape of another value, and so with its units."""
-    if not _is_shape_of(shape, other):
-        return _filled(node, shape)
     value = node.attribute("value", [0.0])[0]
     return torch.full_like(other, value, dtype=_dtype_of(value, torch.float32))
 
 
-def _is_shape_of(shape: Host, other: Any) -> bool:
+def is_shape_of(shape: Host, other: Tensor) -> bool:
     sizes = numbers(shape)
     return len(sizes) == other.ndim and all(a == b for a, b in zip(sizes, other.shape, strict=True))
 
@@ -540,10 +538,8 @@ def _dtype_of(value: Any, floating: torch.dtype) -> torch.dtype:
     return floating if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
 
 
-def _expanded_like(node: Node, x: Any, shape: Host, other: Any) -> Tensor:
+def _expanded_like(node: Node, x: Any, shape: Host, other: Tensor) -> Tensor:
     """Against the shape of another value, and so with its units."""
-    if not _is_shape_of(shape, other):
-        return _expand(node, tensor(x, torch.zeros(0)), shape)
     if not isinstance(x, Tensor) and x.size == 1:
         value = number(x)
         return torch.full_like(other, value, dtype=_dtype_of(value, torch.float32))
@@ -582,6 +578,7 @@ def _same(node: Node, x: Tensor, *rest: Any) -> Tensor:
 
 LINEAR = "MatMul (+ Add)"  # a product with a weight, as `model` finds it
 FILLED_LIKE, EXPANDED_LIKE = "ConstantOfShape (Shape)", "Expand (Shape)"  # as `like` finds them
+PLAIN = {FILLED_LIKE: "ConstantOfShape", EXPANDED_LIKE: "Expand"}  # where the sizes are not all of the other value's
 AFTER = "(after)"  # an attribute of slopes that `model` has made a row of
 
 OPS: dict[str, Callable[..., Any]] = {
