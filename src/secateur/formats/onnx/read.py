@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError, UnsupportedOpError
+from secateur.formats.onnx.branches import with_branches_taken
 from secateur.formats.onnx.host import RULES
 from secateur.formats.onnx.node import OWN_DOMAINS, kind_of
 from secateur.formats.onnx.table import OPS
@@ -20,7 +21,7 @@ from secateur.formats.onnx.tensors import TYPES
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message; protobuf's own limit
 OLDEST, NEWEST = 9, 24  # opsets whose meaning the rules know
-_KNOWN = {"Constant", *OPS, *RULES}
+_KNOWN = {"Constant", "If", "Loop", "Scan", *OPS, *RULES}
 _BYTES = {number: dtype.itemsize for number, dtype in TYPES.items()}  # by ONNX data type
 _FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}  # where values lie that are not raw; else in int32_data
 _MOST_NODES, _DEEPEST = 200_000, 64  # ops once functions are written out, functions inside functions
@@ -61,7 +62,21 @@ def read_proto(path: str | os.PathLike[str]) -> Proto:
     _check_functions(path, model)
     _load_external(path, model, file.parent)
     check_proto(path, model)
-    return _inlined(path, model) if model.functions else model
+    return _without_branches(path, _inlined(path, model) if model.functions else model)
+
+
+def _without_branches(path: str | os.PathLike[str], model: Proto) -> Proto:
+    """The model with the branches taken that are known to be; checked again where there are any."""
+    taken = with_branches_taken(model, opset_of(model))
+    if taken is not model:
+        check_text(path, taken)
+        check_ops(path, taken)
+        check_proto(path, taken)
+    _refuse(
+        path, [n for n in taken.graph.node if any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in n.attribute)],
+        "holds ops with graphs inside, which depend on data", "export it without control flow",
+    )  # fmt: skip
+    return taken
 
 
 def _leave_open(model: Proto) -> None:
@@ -127,10 +142,6 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
     _refuse(
         path, [n for n in nodes if kind_of(n) not in OPS and n.domain not in (*OWN_DOMAINS, *_RUN_ALONE)],
         "holds ops of domains that onnxruntime does not have", "export it without them",
-    )  # fmt: skip
-    _refuse(
-        path, [n for n in nodes if any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in n.attribute)],
-        "holds ops with graphs inside, which depend on data", "export it without control flow",
     )  # fmt: skip
     _refuse(
         path, [n for n in nodes if kind_of(n) not in _KNOWN and _NOT_NUMBERS.search(n.op_type)],
