@@ -23,6 +23,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection, export
 from torch.utils import _pytree as pytree
 
 from secateur.errors import CaptureError, InputError
+from secateur.graph.aliases import use_first_name
 from secateur.graph.imported import Imported
 
 Copied = TypeVar("Copied")
@@ -30,11 +31,6 @@ ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant
 _CHECKS = {torch.ops.aten._assert_tensor_metadata.default}  # of a dtype in which we may not run the graph
-_AS_RESHAPE = {  # whether a view is possible depends on memory layout, which kernels may change
-    torch.ops.aten.view.default: torch.ops.aten.reshape.default,
-    torch.ops.aten._unsafe_view.default: torch.ops.aten.reshape.default,
-    torch.ops.aten.view_as.default: torch.ops.aten.reshape_as.default,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -370,7 +366,7 @@ def _make_functional(module: fx.GraphModule) -> None:
         if node.target in _CHECKS:
             module.graph.erase_node(node)
             continue
-        node.target = _AS_RESHAPE.get(node.target, node.target)
+        use_first_name(node)
         if not node.target._schema.is_mutable:
             continue
         twin = _functional_twin(node.target)
@@ -390,6 +386,7 @@ def _make_functional(module: fx.GraphModule) -> None:
                 f"{node.name}: {node.target} writes into a view whose base is used afterwards; write it out of place"
             )
         node.target = twin
+        use_first_name(node)
         for user in later:
             user.replace_input_with(target, node)
     module.graph.eliminate_dead_code()
