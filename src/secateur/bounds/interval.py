@@ -461,7 +461,7 @@ MOVEMENT = (
     "_to_copy", "alias", "broadcast_to", "cat", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "expand",
     "expand_as", "flatten", "flip", "im2col", "index", "index_select", "mT", "movedim", "narrow", "numpy_T", "permute",
     "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "slice", "split",
-    "split_with_sizes", "squeeze", "stack", "swapaxes", "t", "tile", "to", "transpose", "type_as", "unbind",
+    "split_with_sizes", "squeeze", "stack", "t", "tile", "to", "transpose", "type_as", "unbind",
     "unflatten", "unsqueeze", "reshape_as",
 )  # fmt: skip
 

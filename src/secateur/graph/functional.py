@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from secateur.errors import CaptureError
+from secateur.graph.aliases import use_first_name
 from secateur.graph.memory import Memory, observed
 from secateur.graph.ops import bound_arguments, kind
 from secateur.graph.sources import described
@@ -23,11 +24,6 @@ from secateur.graph.writes import INTO_PARENT, READ_AGAIN, VALUES, Maker
 aten = torch.ops.aten
 
 _CHECKS = {aten._assert_tensor_metadata.default}  # of a dtype in which we may not run the graph
-_AS_RESHAPE = {  # whether a view is possible depends on memory layout, which kernels may change
-    aten.view.default: aten.reshape.default,
-    aten._unsafe_view.default: aten.reshape.default,
-    aten.view_as.default: aten.reshape_as.default,
-}
 _OUT_OF_PLACE = "write it out of place, for example with torch.where or torch.cat"
 
 
@@ -42,7 +38,7 @@ def make_functional(module: fx.GraphModule, inputs: Sequence[Any]) -> None:
     if any(map(_is_in_place, graph.nodes)):
         _Functional(graph, observed(module, inputs)).rewrite()
     for node in graph.nodes:
-        node.target = _AS_RESHAPE.get(node.target, node.target)
+        use_first_name(node)
     graph.eliminate_dead_code()
     module.recompile()
 

@@ -167,8 +167,6 @@ def pooled(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
 
 def reduced(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Reductions over some axes: units may not differ along them."""
-    if "other" in a:  # max(x, y) shares its name with the reduction
-        return joined(labels, node, a, out)
     value, dims = a["self"], a.get("dim")
     axes = range(value.data.ndim) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
     axes = sorted({axis % value.data.ndim for axis in axes})
@@ -472,13 +470,13 @@ RULES: dict[str, Rule] = {
         same,
     ),
     **dict.fromkeys(
-        "add sub rsub mul div true_divide maximum minimum where masked_fill lerp addcmul addcdiv "
+        "add sub rsub mul div maximum minimum where masked_fill lerp addcmul addcdiv "
         "eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or".split(),
         joined,
     ),
     **dict.fromkeys(
-        "reshape reshape_as flatten unflatten permute transpose t swapaxes movedim squeeze unsqueeze "
-        "expand expand_as cat concat stack hstack vstack split split_with_sizes repeat repeat_interleave "
+        "reshape reshape_as flatten unflatten permute transpose t movedim squeeze unsqueeze "
+        "expand expand_as cat stack hstack vstack split split_with_sizes repeat repeat_interleave "
         "tile pixel_shuffle pixel_unshuffle channel_shuffle flip broadcast_to numpy_T mT".split(),
         moved,
     ),
@@ -486,7 +484,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys("pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad2d".split(), padded),
     **dict.fromkeys(
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d _adaptive_avg_pool2d adaptive_max_pool1d "
+        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
         "adaptive_max_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
         "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d lp_pool2d".split(),
         pooled,

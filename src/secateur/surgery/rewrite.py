@@ -127,7 +127,7 @@ def _split(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     elif kind(old) == "chunk":
         sizes = [len(part) for part in keep.chunk(a["chunks"])]
     else:
-        sizes = a["split_size"] if isinstance(a["split_size"], list) else [len(p) for p in keep.split(a["split_size"])]
+        sizes = [len(part) for part in keep.split(a["split_size"])]
     new.target = torch.ops.aten.split_with_sizes.default
     new.args = (new.args[0], [int(part.sum()) for part in keep.split(list(sizes))], a["dim"])
     new.kwargs = {}
