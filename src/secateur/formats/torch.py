@@ -131,8 +131,8 @@ def _load_weights(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 def _prefix(missing: list[str], extra: list[str]) -> str:
     """What all names in the file have before those of the model, such as the `module.` of DataParallel."""
-    found = {name.removesuffix(own) for name in extra for own in missing if name.endswith(f".{own}")}
-    return next((p for p in found if {name.removeprefix(p) for name in extra} == set(missing)), "")
+    found = {extra[0].removesuffix(own) for own in missing if extra[0].endswith(f".{own}")} if extra else set()
+    return next((p for p in found if all(n.startswith(p) and n.removeprefix(p) in missing for n in extra)), "")
 
 
 def _storage(value: Tensor) -> tuple[int, tuple[int, ...]]:

@@ -16,7 +16,7 @@ from torch.export import Dim, ExportedProgram, ShapesCollection, export
 
 from secateur.errors import CaptureError, few
 from secateur.graph.example import tensors_in
-from secateur.graph.fitness import check_kind
+from secateur.graph.fitness import FLOAT_FIRST, check_kind
 from secateur.graph.sources import source_of_error
 from secateur.graph.structured import is_known, is_plain, with_plain_outputs
 
@@ -26,6 +26,7 @@ _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or i
         "Control flow that depends on tensor values has no static graph; rewrite it with torch.where or torch.cond, or "
         "prune the part without it",
     ),
+    (("quantize",), f"The model is quantised. {FLOAT_FIRST}"),
     (("numpy",), "Values that leave torch for NumPy cannot be followed; use torch's functions"),
     (
         ("UnsupportedOperator", "fake impl", "Meta' backend", "fake tensor"),

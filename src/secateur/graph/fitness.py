@@ -20,7 +20,7 @@ _PREPARED = ("torch.ao.quantization.observer", "torch.ao.quantization.fake_quant
 _QUANTISED_OPS = ("quantized", "quantized_decomposed", "torchao")  # name spaces
 _QUANTISING = ("quantize_per", "dequantize", "fake_quantize")  # in ATen
 
-_FLOAT_FIRST = "Prune the float model, then quantise the smaller one"
+FLOAT_FIRST = "Prune the float model, then quantise the smaller one"
 
 
 def check_fit(model: nn.Module) -> None:
@@ -52,7 +52,7 @@ def check_values(tensors: dict[str, Tensor]) -> None:
 def check_quantised_ops(graph: fx.Graph) -> None:
     nodes = [n for n in graph.nodes if isinstance(n.target, torch._ops.OpOverload) and _is_quantising(n.target)]
     if nodes:
-        raise CaptureError(f"the model is quantised: {few([described(n) for n in nodes], '; ')}. {_FLOAT_FIRST}")
+        raise CaptureError(f"the model is quantised: {few([described(n) for n in nodes], '; ')}. {FLOAT_FIRST}")
 
 
 def _is_quantising(op: torch._ops.OpOverload) -> bool:
@@ -125,7 +125,7 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _quantised_told(names: list[str]) -> str:
-    return f"quantised layers hold whole numbers, among which units cannot be merged: {few(names)}. {_FLOAT_FIRST}"
+    return f"quantised layers hold whole numbers, among which units cannot be merged: {few(names)}. {FLOAT_FIRST}"
 
 
 def _prepared(model: nn.Module) -> Iterator[str]:
