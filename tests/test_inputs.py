@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,26 @@ def test_settings_beside_the_model_and_what_goes_before_them(tmp_path: Path) -> 
     assert read_inputs(tmp_path / "other.onnx") == Inputs() == read_inputs("package:factory")
 
 
+def test_numbers_in_every_way_to_write_them(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text("mean: [1e-3, 5.0e-1, .25, -1]\nstd: 1e+2\nexample_shape: 4,4,4\n")
+    found = read_inputs(tmp_path / "net.pt2")
+    assert found.mean == (0.001, 0.5, 0.25, -1) and found.std == (100,) and found.example_shape == ("4,4,4",)
+
+
+def test_a_billion_laughs_end_at_once(tmp_path: Path) -> None:
+    """Each line doubles the one before: 2^40 numbers, were aliases read."""
+    lines = ["a0: &a0 [1]", *(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 40))]
+    (tmp_path / "net.yaml").write_text("\n".join(lines))
+    with pytest.raises(InputError, match="anchors, aliases and tags are not read"):
+        read_inputs(tmp_path / "net.pt2")
+
+
+def test_settings_that_are_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "net.yaml")
+    with pytest.raises(InputError, match="is no regular file"):
+        read_inputs(tmp_path / "net.pt2")
+
+
 def test_the_box_of_what_the_model_takes() -> None:
     assert Inputs(input_bounds=(0, 2)).box() == (0, 2)
     low, high = Inputs(mean=(0.5, 0.25), std=(0.5, 0.25)).box()
@@ -53,13 +74,25 @@ def test_images_are_normalised_first(exported: bool) -> None:
 
 
 WRONG: dict[str, tuple[str, str]] = {
-    "no YAML": ("mean: [1, 2", "is no YAML file"),
+    "no YAML": ("mean: [1, 2", "is no plain YAML file"),
     "a list": ("- 1\n- 2\n", "must hold settings"),
+    "nothing": ("", "must hold settings"),
     "unknown": ("means: [1]\n", "means: Extra inputs are not permitted"),
     "text": ("mean: much\n", "mean"),
     "zero": ("std: [1, 0]\n", "std: .*must be above 0"),
+    "infinite": ("std: .inf\n", "std: .*inf is no finite number"),
+    "no number": ("mean: .nan\n", "mean: .*nan is no finite number"),
+    "a truth value": ("mean: true\n", "mean: .*True"),
+    "a date": ("mean: 2026-01-01\n", "mean"),
+    "a huge number": (f"mean: {'9' * 5000}\n", "mean: .*inf is no finite number"),
     "three bounds": ("input_bounds: [0, 1, 2]\n", "input_bounds"),
-    "an object": ("mean: !!python/object/apply:os.getcwd []\n", "is no YAML file"),
+    "bounds without width": ("input_bounds: [1, 1]\n", "input_bounds: .*must lie below the upper bound 1"),
+    "an object": ("mean: !!python/object/apply:os.getcwd []\n", "line 1: anchors, aliases and tags are not read"),
+    "an alias": ("mean: &a [1, 2, 3]\nstd: *a\n", "line 1: anchors, aliases and tags are not read"),
+    "a merge": ("<<: {mean: 1}\n", "<<: Extra inputs are not permitted"),
+    "deep": ("mean: " + "[" * 2000 + "]" * 2000 + "\n", "line 1: nested too deeply"),
+    "twice": ("mean: 1\nmean: 2\n", "line 2: 'mean' is there twice"),
+    "a list as a name": ("[mean]: 1\n", "a name of a setting must be one word"),
     "large": ("# " + "x" * 2**16, "are a few lines"),
 }
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from secateur import __version__, explain
+from secateur import __version__, explain, outputs
 from secateur.certify import Certificate, certify
 from secateur.certify.vnnlib import write_claim
 from secateur.decisions import HEADS, Head
@@ -31,6 +31,7 @@ from secateur.evaluate.attacks.norms import Norm as NormName
 from secateur.evaluate.corruptions import CORRUPTIONS, severities
 from secateur.evaluate.latency import Latency, latency
 from secateur.evaluate.runtime import RUNTIMES, Runtime
+from secateur.files import written_together
 from secateur.formats.arrays import load_arrays
 from secateur.formats.foreign import kind_of
 from secateur.formats.models import load_model, save_model
@@ -41,6 +42,7 @@ from secateur.inputs import Inputs, numbers, read_inputs
 from secateur.methods import NAMES, options_of
 from secateur.plan import AUTO, Rounding
 from secateur.progress import phase
+from secateur.outputs import Output, check_outputs, claim_outputs, model_files, model_outputs
 from secateur.prune import inspect, prune
 from secateur.replay import replay
 from secateur.report.recipe import Recipe, beside
@@ -48,7 +50,7 @@ from secateur.request import Request
 from secateur.result import Result
 from secateur.surrogates import SURROGATES
 
-FAILED, TARGET_MISSED, INTERRUPTED = 1, 3, 130
+FAILED, TARGET_MISSED = 1, 3
 
 Method = StrEnum("Method", list(NAMES))  # type: ignore[misc]  # its members are the rows of a table
 Surrogate = StrEnum("Surrogate", list(SURROGATES))  # type: ignore[misc]
@@ -91,6 +93,7 @@ Shapes = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files of another kind, too.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show a traceback where something fails.")]
 Seed = Annotated[int, typer.Option(help="Seed of everything that is drawn at random.")]
 Device = Annotated[str | None, typer.Option(help="Where to compute, e.g. cpu or cuda.")]
@@ -209,6 +212,7 @@ def prune_command(
         bool, typer.Option("--latency/--no-latency", help="Time one sample at the end, before and after in turns.")
     ] = True,
     recipe: RecipeOption = None,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     device: Device = None,
     as_json: AsJson = False,
@@ -216,7 +220,10 @@ def prune_command(
 ) -> None:
     """Make a smaller model and its recipe."""
     recipe = _recipe_path(output, recipe)
-    _check_outputs(model, weights, output, recipe, beside(recipe))
+    _check_packages(model, output)
+    solved = Output("--recipe", beside(recipe), outputs.SOLVED)
+    writes = [*model_outputs(output), Output("--recipe", recipe, outputs.RECIPE), solved]
+    check_outputs(model_files(model, weights, calibration), writes, overwrite)
     given = _inputs(model, input_bounds, mean, std, example_shape)
     budgets = {
         "agreement": min_agreement,
@@ -252,9 +259,9 @@ def prune_command(
     loaded = load_model(model, weights)
     example = _example(loaded, given)
     result = prune(loaded, example, **settings)
-    with phase(f"writing {output}", True):
+    with phase(f"writing {output}", True), written_together():
         save_model(output, result.model, example)
-    result.recipe.save(recipe)
+        result.recipe.save(recipe)
     timed = _timed(loaded, result, output, example) if time_it else None
     _report_pruning(result, output, recipe, timed, as_json)
     if result.stopped:
@@ -268,10 +275,12 @@ def replay_command(
     output: OutputOption,
     weights: Weights = None,
     example_shape: Shapes = None,
+    overwrite: Overwrite = False,
     debug: Debug = False,
 ) -> None:
     """Rebuild a pruned model from the original and a recipe."""
-    _check_outputs(model, weights, output, recipe)
+    _check_packages(model, output)
+    check_outputs(model_files(model, weights, recipe, beside(recipe)), model_outputs(output), overwrite)
     loaded = load_model(model, weights)
     read = Recipe.load(recipe)
     shapes = example_shape or [_shape_text(s.shape, s.dtype) for s in read.inputs]
@@ -386,6 +395,7 @@ def certify_command(
             help="Write the claim for other verifiers: PATH.onnx and PATH.vnnlib. Of the box, or with --samples 1."
         ),
     ] = None,
+    overwrite: Overwrite = False,
     seed: Seed = 0,
     as_json: AsJson = False,
     debug: Debug = False,
@@ -395,6 +405,9 @@ def certify_command(
         raise InputError("--data and --eps belong together; without them, the certificate is about the whole input box")
     if samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
+    writes = [Output("--output", output, outputs.CERTIFICATE)] if output is not None else []
+    writes += [] if vnnlib is None else claim_outputs(vnnlib)
+    check_outputs(model_files(original, *model_files(pruned), weights, pruned_weights, data), writes, overwrite)
     given = _inputs(original, input_bounds, mean, std, example_shape)
     arrays = {} if data is None else load_arrays(data)
     images = arrays["images"][:samples] if arrays else None
@@ -416,10 +429,11 @@ def certify_command(
         seed=seed,
         progress=True,
     )
-    if output is not None:
-        certificate.save(output)
-    if vnnlib is not None:
-        write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
+    with written_together():
+        if output is not None:
+            certificate.save(output)
+        if vnnlib is not None:
+            write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
     if as_json:
         print(certificate.model_dump_json(indent=1))
     else:
@@ -436,7 +450,9 @@ def version_option(version: Annotated[bool, typer.Option("--version", help="Prin
 def main() -> None:
     """Entry point. Expected failures are one message on stderr and an exit code; a traceback only with --debug."""
     sys.path.insert(0, os.getcwd())  # so that a factory in the current folder can be named
-    signal.signal(signal.SIGINT, _interrupt)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last is not on Windows
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _interrupt)
     warnings.showwarning = _warn
     try:
         app()
@@ -445,7 +461,7 @@ def main() -> None:
     except SecateurError as error:
         _fail(error, FAILED)
     except _Interrupted as error:
-        _fail(error, INTERRUPTED, "interrupted; no file was left half-written")
+        _fail(error, 128 + error.signal, "interrupted; no file was left half-written")
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -454,11 +470,15 @@ def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: 
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C, under a name that the command-line library does not catch before us."""
+    """Ctrl-C and the like, under a name that the command-line library does not catch before us."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.signal = number
 
 
-def _interrupt(signum: int, frame: object) -> NoReturn:
-    raise _Interrupted
+def _interrupt(number: int, frame: object) -> NoReturn:
+    raise _Interrupted(number)
 
 
 def _fail(error: BaseException, code: int, message: str | None = None) -> NoReturn:
@@ -552,18 +572,10 @@ def _recipe_path(output: Path, recipe: Path | None) -> Path:
     return output.with_suffix(".recipe.json") if recipe is None else recipe
 
 
-def _check_outputs(model: str, weights: Path | None, *outputs: Path) -> None:
-    """Before the work begins: what is to be written can be, and is none of the inputs."""
-    given = {Path(p).resolve() for p in (model, weights) if p is not None}
-    if outputs[0].suffix not in (".pt2", ".onnx", ".safetensors"):
-        raise InputError(f"--output {outputs[0]}: the name must end in .pt2, .onnx or .safetensors")
-    if outputs[0].suffix == ".onnx":
+def _check_packages(model: str, output: Path) -> None:
+    """Before the work begins: what writes the output is installed."""
+    if output.suffix == ".onnx":
         require_packages("onnx", "onnxruntime", *(() if kind_of(model) == "onnx" else ("onnxscript",)))
-    for path in outputs:
-        if path.resolve() in given:
-            raise InputError(f"--output {path} is the model itself, which stays as it is; write to another file")
-        if not path.parent.is_dir():
-            raise InputError(f"--output {path}: the folder {path.parent} does not exist; create it first")
 
 
 def _timed(

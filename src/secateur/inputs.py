@@ -10,6 +10,7 @@ Said on the command line, or in a small YAML file beside the model (`net.onnx` â
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.errors import InputError
 from secateur.graph.export import as_module
-
-_LARGEST = 2**16  # bytes of a settings file
+from secateur.settings import read_settings
 
 
 class Inputs(BaseModel):
@@ -41,7 +40,14 @@ class Inputs(BaseModel):
     @field_validator("mean", "std", mode="before")
     @classmethod
     def _listed(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, int | float) else value
+        return _finite((value,) if isinstance(value, int | float) else value)
+
+    @field_validator("input_bounds", mode="before")
+    @classmethod
+    def _ordered(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(_finite(value)) == 2 and not value[0] < value[1]:
+            raise ValueError(f"the lower bound {value[0]} must lie below the upper bound {value[1]}")
+        return value
 
     @field_validator("example_shape", mode="before")
     @classmethod
@@ -74,6 +80,14 @@ class Inputs(BaseModel):
     def around(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
         return self.normalisation.around(model)
+
+
+def _finite(values: Any) -> Any:
+    """A list of numbers as it is; `ValueError` for one that holds others."""
+    for value in values if isinstance(values, list | tuple) else ():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{value!r} is no finite number")
+    return values
 
 
 @dataclass(frozen=True)
@@ -151,8 +165,8 @@ def read_inputs(model: str | os.PathLike[str], **given: Any) -> Inputs:
     """Settings from the file beside the model, where there is one; those in `given` that are not None go before."""
     path = beside(model)
     found: Any = {}
-    if ":" not in path.name and path.is_file():
-        found = _parsed(path)
+    if ":" not in path.name and path.exists():
+        found = read_settings(path)
     said = {name: value for name, value in given.items() if value is not None}
     where = f"{path}: " if found else ""
     try:
@@ -160,18 +174,6 @@ def read_inputs(model: str | os.PathLike[str], **given: Any) -> Inputs:
     except ValidationError as error:
         first = error.errors()[0]
         raise InputError(f"{where}{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > _LARGEST:
-        raise InputError(f"{path} has more than {_LARGEST:,} bytes; settings of a model's inputs are a few lines")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is no YAML file: {error}") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} must hold settings, such as  input_bounds: [0, 1]")
-    return found
 
 
 def numbers(text: str | None, option: str) -> Sequence[float] | None:

@@ -32,6 +32,7 @@ from secateur.report.recipe import (
     Recipe,
     RecordedRequest,
     Step,
+    digest_of,
     fingerprint,
     input_specs,
     versions,
@@ -41,6 +42,7 @@ from secateur.result import HistoryRow, Result, Size
 from secateur.run import Run, advance, rebuild
 from secateur.samples import Surrogate, digest, look_at, name_of
 from secateur.surgery import shrink
+from secateur.surgery.sizes import stored_tensors
 from secateur.types import Group, Groups, Interval, Removal, Samples
 
 _NOTHING_EXACT = (
@@ -229,6 +231,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         shortfall=plan.shortfall,
         steps=tuple(log.steps),
         groups=_kept(groups, run.alive),
+        result=digest_of(stored_tensors(graph, coupling, run.weights, run.alive)),
         solved=hashlib.sha256(tensors).hexdigest() if tensors else "",
         tensors=tensors,
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from secateur.errors import RecipeError, SecateurError
 from secateur.graph.capture import ExampleInputs, capture
 from secateur.graph.coupling import couple
-from secateur.report.recipe import Recipe, fingerprint
+from secateur.report.recipe import Recipe, digest_of, fingerprint
 from secateur.run import Run
 from secateur.surgery import shrink
+from secateur.surgery.sizes import stored_tensors
 from secateur.types import Removal
 
 
@@ -35,27 +36,59 @@ def replay(
             f"{found.parameters} here); replay it on the model that was pruned"
         )
     coupling = couple(graph)
-    by_name = {group.name: group for group in coupling.groups}
     run = Run(graph, coupling)
+    _replay_edits(recipe, run)
+    _take_solved(recipe, run)
+    _check_outcome(recipe, run)
+    return shrink(model, graph, coupling, run.weights, run.alive)
+
+
+def _replay_edits(recipe: Recipe, run: Run) -> None:
+    by_name = {group.name: group for group in run.coupling.prunable}
     for step in recipe.steps:
         for edit in step.edits:
-            if edit.group not in run.alive:
+            if edit.group not in by_name:
                 raise RecipeError(f"the recipe names the group {edit.group!r}, which the model cannot prune")
             units, into = (torch.tensor(numbers, dtype=torch.int64) for numbers in (edit.units, edit.into))
             try:
                 run.apply(by_name[edit.group], Removal(edit.group, units, into))
             except SecateurError as error:
                 raise RecipeError(f"step {step.step} of the recipe cannot be replayed: {error}") from error
-    run.solve(_read_solved(recipe, run))
-    return shrink(model, graph, coupling, run.weights, run.alive)
 
 
-def _read_solved(recipe: Recipe, run: Run) -> dict[str, Tensor]:
+def _take_solved(recipe: Recipe, run: Run) -> None:
+    """Put the refitted tensors in place; each must be one of the model's, in shape and type."""
     try:
         found = safetensors.torch.load(recipe.tensors) if recipe.solved else {}
     except safetensors.SafetensorError as error:
-        raise RecipeError(f"the recipe's solved tensors cannot be read ({error}); load it with Recipe.load") from error
+        raise RecipeError(
+            f"the recipe's refitted tensors cannot be read ({error}); load it with Recipe.load"
+        ) from error
     for name, value in found.items():
-        if name not in run.weights or value.shape != run.weights[name].shape:
-            raise RecipeError(f"the recipe's solved tensor {name!r} of shape {tuple(value.shape)} is not the model's")
-    return {name: value.double() for name, value in found.items()}
+        own = run.graph.tensors.get(name)
+        if own is None or (value.shape, value.dtype) != (own.shape, own.dtype):
+            raise RecipeError(
+                f"the recipe's refitted tensor {name!r} of shape {tuple(value.shape)} and type {value.dtype} is none "
+                "of the model"
+            )
+    try:
+        run.solve({name: value.double() for name, value in found.items()})
+    except SecateurError as error:
+        raise RecipeError(f"the recipe's refitted tensors cannot be used: {error}") from error
+
+
+def _check_outcome(recipe: Recipe, run: Run) -> None:
+    """What came out is what the recipe says: the units that stay, and the digest of all tensors."""
+    for group in recipe.groups:
+        kept = run.alive[group.group].nonzero().flatten().tolist() if group.group in run.alive else None
+        if kept != list(group.kept):
+            raise RecipeError(
+                f"the recipe contradicts itself: its steps do not leave the units of {group.group!r} that `groups` "
+                "names; it was edited. Prune the model again"
+            )
+    made = digest_of(stored_tensors(run.graph, run.coupling, run.weights, run.alive))
+    if recipe.result and made != recipe.result:
+        raise RecipeError(
+            "the replayed weights are not those that the recipe was written for: its steps or refitted tensors were "
+            "changed, or come from another run. Prune the model again"
+        )

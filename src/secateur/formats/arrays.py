@@ -6,6 +6,9 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import cache
+from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,10 +40,7 @@ def load_arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     result = {"images": _images(arrays[image_name], where)}
     label_name = _first_of(LABEL_NAMES, arrays)
     if label_name is not None:
-        labels = _labels(arrays[label_name], f"{label_name} in {path}")
-        if len(labels) != len(result["images"]):
-            raise InputError(f"{path} holds {len(result['images'])} images but {len(labels)} labels")
-        result["labels"] = labels
+        result["labels"] = _labels(arrays[label_name], f"{label_name} in {path}")
     return result
 
 
@@ -50,19 +50,53 @@ def _first_of(names: Sequence[str], arrays: Iterable[str]) -> str | None:
 
 def _read(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, NDArray[Any]]:
     try:
+        if not Path(path).is_file():  # a pipe would wait for ever
+            raise InputError(f"{path} is not there, or is no regular file; give the path of an .npz file")
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise InputError(f"{path} is not an .npz file (or is cut short): write it with numpy.savez_compressed")
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                return {name: archive[name] for name in names if name in archive.files}
+                wanted = [name for name in names if name in archive.files]
+                _check_headers(path, archive.zip, wanted)
+                return {name: archive[name] for name in wanted}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError) as error:
         raise InputError(
             f"cannot read the arrays of {path}: {error}. Write plain number arrays with numpy.savez_compressed; "
             "arrays of Python objects are pickles and are refused"
         ) from error
+
+
+def _check_headers(path: str | os.PathLike[str], archive: zipfile.ZipFile, names: Sequence[str]) -> None:
+    """Refuse, before anything is unpacked, what is too large and labels that are not as many as the images."""
+    shapes = {}
+    for name in names:
+        with archive.open(f"{name}.npy") as member:
+            version = np.lib.format.read_magic(member)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shapes[name], _, dtype = read(member)
+        size = prod(shapes[name]) * max(dtype.itemsize, 4)  # pixels become float32
+        if size > budget():
+            raise InputError(
+                f"{name} in {path} has shape {shapes[name]}, {size:,} bytes once it is read; at most {budget():,}, a "
+                "quarter of this machine's memory, are. Store fewer samples"
+            )
+    image_name, label_name = _first_of(IMAGE_NAMES, shapes), _first_of(LABEL_NAMES, shapes)
+    if image_name and label_name and shapes[image_name][:1] != shapes[label_name][:1]:
+        images, labels = (shapes[name][0] if shapes[name] else 0 for name in (image_name, label_name))
+        raise InputError(f"{path} holds {images} images but {labels} labels")
+
+
+@cache
+def budget() -> int:
+    """Bytes that one array may take."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not on Windows
+        total = 2**33
+    return max(total // 4, 2**30)
 
 
 def _images(array: NDArray[Any], where: str) -> Tensor:

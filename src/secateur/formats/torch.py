@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 from pathlib import Path
 
@@ -59,8 +60,10 @@ def save_program(
         if not isinstance(module, torch.fx.GraphModule):  # an exported graph has its mode baked in
             check_fit(module)
         program = export_program(module, *at_least_two(*split_inputs(example_inputs)), to_file=True)
+    content = io.BytesIO()  # torch's own writer aborts the process where a disk is full
     with quiet_export():
-        write_atomically(path, lambda file: torch.export.save(program, file))
+        torch.export.save(program, content)
+    write_atomically(path, lambda file: file.write(content.getbuffer()))
 
 
 def save_weights(path: str | os.PathLike[str], module: nn.Module) -> None:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
 from secateur.errors import RecipeError
-from secateur.files import write_atomically
+from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.capture import Graph, kind
+
+_MOST = 2**31  # numbers in an input, units in a group
+_DTYPES = {str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 
 
 class Record(BaseModel):
@@ -35,16 +39,24 @@ class Fingerprint(Record):
 class InputSpec(Record):
     """Shape (batch first) and type of one input of the model."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Annotated[int, Field(ge=1, le=_MOST)], ...] = Field(max_length=16)
     dtype: str
+
+    @model_validator(mode="after")
+    def _plausible(self) -> InputSpec:
+        if self.dtype not in _DTYPES:
+            raise ValueError(f"{self.dtype!r} is no type of a tensor")
+        if math.prod(self.shape) > _MOST:
+            raise ValueError(f"an input of shape {self.shape} is too large to be run")
+        return self
 
 
 class Edit(Record):
     """Units `units` of a group leave; `into[i]` stands in for `units[i]` (−1: nothing does)."""
 
     group: str
-    units: tuple[int, ...]
-    into: tuple[int, ...]
+    units: tuple[Annotated[int, Field(ge=0, lt=_MOST)], ...]
+    into: tuple[Annotated[int, Field(ge=-1, lt=_MOST)], ...]
 
 
 class Step(Record):
@@ -98,14 +110,22 @@ class Recipe(Record):
     shortfall: str
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
+    result: str = ""  # digest of the smaller model's tensors, which replay must give again
+    files: dict[str, str] = {}  # files that were written with the recipe, by path from it: SHA-256
     solved: str = ""  # SHA-256 of `tensors`, where there are any
     tensors: bytes = Field(default=b"", exclude=True, repr=False)  # safetensors: values that no edit tells; full size
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe as JSON, and solved tensors beside it (`<name>.solved.safetensors`); each atomically."""
-        if self.tensors:
-            write_atomically(beside(path), lambda file: file.write(self.tensors))
-        write_atomically(path, lambda file: file.write((self.model_dump_json(indent=1) + "\n").encode()))
+        """Write the recipe as JSON, and solved tensors beside it (`<name>.solved.safetensors`), as one set.
+
+        Inside of `written_together`, files that were written before (the model) belong to the set: the recipe holds
+        their digests.
+        """
+        complete = self.model_copy(update={"files": staged_files(Path(path).parent)})
+        with written_together():
+            if self.tensors:
+                write_atomically(beside(path), lambda file: file.write(self.tensors))
+            write_atomically(path, lambda file: file.write((complete.model_dump_json(indent=1) + "\n").encode()))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recipe:
@@ -118,12 +138,27 @@ class Recipe(Record):
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise RecipeError(f"{path} is not a recipe of version 1: {where}: {first['msg']}") from error
+        _check_files(path, recipe.files)
         return recipe.model_copy(update={"tensors": _read_solved(beside(path), recipe.solved)})
 
 
 def beside(path: str | os.PathLike[str]) -> Path:
     """Where the solved tensors of the recipe at `path` stand."""
     return Path(path).with_suffix(".solved.safetensors")
+
+
+def _check_files(path: str | os.PathLike[str], files: Mapping[str, str]) -> None:
+    """Files that belong to the recipe are those that were written with it, where they are still there."""
+    for name, digest in files.items():
+        beside_it = Path(path).parent / name
+        if beside_it.is_file():
+            with open(beside_it, "rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+            if found != digest:
+                raise RecipeError(
+                    f"{beside_it} is not the file that was written with the recipe {path}: they come from two runs, or "
+                    "one was changed. Take both from one run, or move the file away to replay the recipe alone"
+                )
 
 
 def _read_solved(path: Path, digest: str) -> bytes:
@@ -142,14 +177,9 @@ def _read_solved(path: Path, digest: str) -> bytes:
 
 def fingerprint(graph: Graph) -> Fingerprint:
     """Digests of the model; equal for equal weights and ops, whatever object or file holds them."""
-    tensors = hashlib.sha256()
-    for name in sorted(graph.tensors):
-        value = graph.tensors[name].detach().cpu().contiguous()
-        tensors.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        tensors.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     ops = hashlib.sha256("\n".join(map(str, _signatures(graph))).encode())
     count = sum(graph.tensors[name].numel() for name in graph.parameters)
-    return Fingerprint(tensors=tensors.hexdigest(), ops=ops.hexdigest(), parameters=count)
+    return Fingerprint(tensors=digest_of(graph.tensors), ops=ops.hexdigest(), parameters=count)
 
 
 def _signatures(graph: Graph) -> Iterator[tuple[Any, ...]]:
@@ -162,6 +192,16 @@ def _signatures(graph: Graph) -> Iterator[tuple[Any, ...]]:
     for node in graph.nodes:
         if node.op == "call_function":
             yield kind(node), *tree_map(plain, (node.args, dict(node.kwargs)))
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values of all tensors."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return total.hexdigest()
 
 
 def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:

@@ -22,6 +22,12 @@ def shrunk_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tenso
     return small
 
 
+def stored_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+    """The same in the types in which the model stores them."""
+    small = shrunk_tensors(graph, coupling, weights, alive)
+    return {name: tensor.to(graph.tensors[name].dtype) for name, tensor in small.items()}
+
+
 def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[str, int], Tensor]:
     """(tensor, axis) → indices that stay, for every axis that loses some."""
     keep: dict[tuple[str, int], Tensor] = {}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from secateur.errors import InputError
-from secateur.files import write_atomically
+from secateur.files import write_atomically, written_together
 from secateur.formats.onnx.read import EXTERNAL, LIMIT, tensors_of
 
 Proto = Any
@@ -30,11 +30,12 @@ def save_proto(path: str | os.PathLike[str], proto: Proto) -> None:
     outside = len(notes) < len(model.metadata_props) or model.ByteSize() > LIMIT
     del model.metadata_props[:]
     model.metadata_props.extend(notes)
-    if outside:
-        beside = f"{Path(path).name}.data"
-        pieces = _moved_out(model, beside)
-        write_atomically(Path(path).with_name(beside), lambda file: _write_pieces(file, pieces))
-    write_atomically(path, lambda file: file.write(model.SerializeToString()))
+    with written_together():
+        if outside:
+            beside = f"{Path(path).name}.data"
+            pieces = _moved_out(model, beside)
+            write_atomically(Path(path).with_name(beside), lambda file: _write_pieces(file, pieces))
+        write_atomically(path, lambda file: file.write(model.SerializeToString()))
 
 
 def _moved_out(model: Proto, location: str) -> list[tuple[int, bytes]]:

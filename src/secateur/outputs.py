@@ -1,0 +1,146 @@
+"""What a command is about to write: nothing that it reads, nothing twice, and no file of another kind.
+
+Checked for all outputs of a command at once, before any work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from secateur.errors import InputError
+from secateur.files import refusals_named
+
+_HEAD = 4096  # bytes by which the kind of a file is told
+_LARGEST_JSON = 2**28  # bytes
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file: how its name ends, and whether an existing file is one, so that it may be replaced."""
+
+    what: str
+    suffixes: tuple[str, ...]
+    is_one: Callable[[Path], bool]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that a command writes; `option` is what names it on the command line."""
+
+    option: str
+    path: Path
+    kind: Kind
+
+
+def check_outputs(
+    reads: Iterable[str | os.PathLike[str] | None], writes: Sequence[Output], overwrite: bool = False
+) -> None:
+    """Raise `InputError` for an output that is an input, another output, or an existing file of another kind.
+
+    Links are followed. `overwrite` allows the last. Folders must exist, and names end as their kind asks.
+    """
+    read = {_identity(path): path for path in reads if path is not None}
+    written = dict[object, Output]()
+    for output in writes:
+        named = f"{output.option} {output.path}"
+        if output.kind.suffixes and output.path.suffix.lower() not in output.kind.suffixes:
+            ends = " or ".join(output.kind.suffixes)
+            raise InputError(f"{named}: the name of {output.kind.what} must end in {ends}")
+        if not output.path.parent.is_dir():
+            raise InputError(f"{named}: the folder {output.path.parent} does not exist; create it first")
+        with refusals_named(f"cannot write {output.path}"):
+            same = _identity(output.path)
+            if same in read:
+                raise InputError(f"{named} is {read[same]}, which is read and stays as it is; write to another file")
+            if same in written:
+                raise InputError(f"{named} is also the file of {written[same].option}; give each a name of its own")
+            if not overwrite and _is_other(output):
+                raise InputError(
+                    f"{named} is there, and is no {output.kind.what.removeprefix('a ')} that this command could have "
+                    "written; give another name, or --overwrite"
+                )
+        written[same] = output
+
+
+def _identity(path: str | os.PathLike[str]) -> object:
+    """Equal for two names of one file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return found.st_dev, found.st_ino
+
+
+def _is_other(output: Output) -> bool:
+    path = output.path
+    if not path.exists() or path.is_dir():  # folders are refused on writing
+        return False
+    return not path.is_file() or (path.stat().st_size > 0 and not output.kind.is_one(path))
+
+
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(_HEAD)
+
+
+def _is_model(path: Path) -> bool:
+    """By its first bytes: a zip archive, a protobuf that begins with its version, or a header of safetensors."""
+    head = _head(path)
+    return {".pt2": head[:4] == b"PK\3\4", ".onnx": head[:1] == b"\x08"}.get(path.suffix.lower(), head[8:9] == b"{")
+
+
+def _holds(*keys: str) -> Callable[[Path], bool]:
+    """Whether a file is a JSON object with these keys."""
+
+    def is_one(path: Path) -> bool:
+        if path.stat().st_size > _LARGEST_JSON:
+            return False
+        try:
+            found = json.loads(path.read_bytes())
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(found, dict) and all(key in found for key in keys)
+
+    return is_one
+
+
+def _is_claim(path: Path) -> bool:
+    return _head(path).startswith(b"; X: the inputs; Y: the drift")
+
+
+MODEL = Kind("a model", (".pt2", ".onnx", ".safetensors"), _is_model)
+EXTERNAL = Kind("a file of weights", (".data",), lambda path: path.with_suffix("").exists())
+RECIPE = Kind("a recipe", (".json",), _holds("schema_version", "steps", "groups"))
+SOLVED = Kind("a file of refitted weights", (".safetensors",), _is_model)
+CERTIFICATE = Kind("a certificate", (".json",), _holds("input_set", "lower", "upper"))
+CLAIM = Kind("a VNN-LIB property", (".vnnlib",), _is_claim)
+CLAIM_NETWORK = Kind(
+    "a network of a VNN-LIB property",
+    (".onnx",),
+    lambda path: path.with_suffix(".vnnlib").is_file() and _is_claim(path.with_suffix(".vnnlib")),
+)
+
+
+def model_outputs(path: Path) -> list[Output]:
+    """The file of a model, and the one that may hold its weights."""
+    outputs = [Output("--output", path, MODEL)]
+    if path.suffix.lower() == ".onnx":
+        outputs.append(Output("--output", path.with_name(f"{path.name}.data"), EXTERNAL))
+    return outputs
+
+
+def claim_outputs(path: Path) -> list[Output]:
+    """The two files of a claim for other verifiers."""
+    return [
+        Output("--vnnlib", Path(f"{path}.onnx"), CLAIM_NETWORK),
+        Output("--vnnlib", Path(f"{path}.vnnlib"), CLAIM),
+    ]
+
+
+def model_files(model: str, *more: str | os.PathLike[str] | None) -> list[str | os.PathLike[str] | None]:
+    """What belongs to a model that is read: its weights beside it, and the settings of its inputs."""
+    return [model, f"{model}.data", Path(model).with_suffix(".yaml"), *more]
