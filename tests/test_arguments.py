@@ -61,7 +61,10 @@ PRUNE: list[tuple[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), [case for case in PRUNE if case != ("remove", None)], ids=str)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [pytest.param(*case, id=f"{case[0]}-{number}") for number, case in enumerate(PRUNE) if case != ("remove", None)],
+)
 @pytest.mark.parametrize("method", ["reconstruct", "exact"])
 def test_prune_names_the_argument(name: str, value: Any, method: str) -> None:
     """Names are checked where a method ignores them, too."""
