@@ -26,7 +26,7 @@ _JOINS = {  # ops whose operands meet along the batch
 
 
 class Batch:
-    """`size` is that of the file, `shapes` those of its values, `alike` the constants that are the same along axis 0."""
+    """`size` is the file's, `shapes` are those of its values, `alike` are constants that are the same along axis 0."""
 
     def __init__(
         self, size: int, shapes: Mapping[str, tuple[int, ...]], alike: frozenset[str], inputs: Iterable[str]
@@ -63,14 +63,15 @@ class Batch:
         """The order along the axis of the batch stays, except by Reshape."""
         if not self.batched.isdisjoint(node.inputs):
             self.batched.update(node.outputs)
-        of = [self.outer.get(name, 1) for name, axis in zip(node.inputs, axes, strict=True) if axis is not None]
+        batched = [name for name, axis in zip(node.inputs, axes, strict=True) if axis is not None]
+        of = [self.outer.get(name, 1) for name in batched]
         self.outer.update(dict.fromkeys(node.outputs, of[0] if of else 1))
 
     def _reshaped(self, node: Node, x: Tensor, axis: int) -> Any:
         """The file's sizes, but for the axis that takes the batch.
 
-        In the order of memory the batch repeats `before` times. An axis of its size takes it, or else the first that can
-        hold it whole.
+        In the order of memory the batch repeats `before` times. An axis of its size takes it, or else the first that
+        can hold it whole.
         """
         old, new = self.shapes[node.inputs[0]], self.shapes[node.outputs[0]]
         before = prod(old[:axis]) * self.outer.get(node.inputs[0], 1)
@@ -90,7 +91,7 @@ class Batch:
         lead = len(sizes) - x.ndim
         if axis is not None and axis + lead >= 0:
             sizes[axis + lead] = x.shape[axis]
-        elif axis is None and self.size > 1 and sizes and sizes[0] == self.size and (lead > 0 or x.shape[0] == 1):
+        elif axis is None and self.size > 1 and sizes[:1] == [self.size] and (lead > 0 or x.shape[0] == 1):
             sizes[0] = 1
         return host(sizes)
 
@@ -137,5 +138,7 @@ def _repeated(value: Tensor, axis: int, count: Any) -> Tensor:
 
 def alike(constants: Mapping[str, Tensor], size: int) -> frozenset[str]:
     """Constants that hold the same for each of `size` samples along axis 0."""
-    found = (name for name, value in constants.items() if size > 1 and value.ndim > 1 and value.shape[0] == size)
+    if size < 2:
+        return frozenset()
+    found = [name for name, value in constants.items() if value.ndim > 1 and value.shape[0] == size]
     return frozenset(name for name in found if bool((constants[name] == constants[name][:1]).all()))

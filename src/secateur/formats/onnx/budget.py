@@ -58,7 +58,7 @@ def _tiled(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
 
 
 def _gathered(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
-    axis = node.attribute("axis", 0)
+    axis = int(node.attribute("axis", 0))
     return prod(shapes[0]) // max(1, shapes[0][axis]) * prod(shapes[1])
 
 
@@ -74,7 +74,7 @@ def _padded(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
 def _resized(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     sizes = given[3] if len(given) > 3 else None
     if sizes is not None:
-        return prod(_listed(sizes)) if sizes.size == len(shapes[0]) else prod(shapes[0][:2]) * prod(_listed(sizes))
+        return prod(_listed(sizes)) * (1 if sizes.size == len(shapes[0]) else prod(shapes[0][:2]))
     scales = given[1] if len(given) < 3 else given[2]
     factors = [float(v) for v in scales.reshape(-1)] if scales is not None else node.attribute("scales", [])
     return int(prod(shapes[0]) * prod(factors))
@@ -82,19 +82,18 @@ def _resized(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
 
 def _multiplied(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     a, b = shapes[:2]
-    return _broadcast(node, given, [a[:-2], b[:-2]]) * prod(a[-2:-1]) * (b[-1] if len(b) > 1 else 1)
+    return _broadcast(node, given, [a[:-2], b[:-2]]) * prod(a[-2:-1]) * prod(b[1:][-1:])
 
 
 def _gemm(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     (a, b), swap = shapes[:2], node.attribute("transA", 0)
-    return a[1 if swap else 0] * max(b)
+    return int(a[1 if swap else 0] * max(b))
 
 
 def _einsum(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     left, _, right = node.attribute("equation").replace(" ", "").partition("->")
-    known = {
-        c: n for term, shape in zip(left.split(","), shapes, strict=True) for c, n in zip(term, shape, strict=False)
-    }
+    terms = zip(left.split(","), shapes, strict=True)
+    known = {c: n for term, shape in terms for c, n in zip(term, shape, strict=False)}
     return prod(known.get(c, 1) for c in (right or known))
 
 
@@ -102,7 +101,8 @@ def _windows(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     """Convolutions and pools: with padding on, at most one window at each place."""
     sizes = shapes[0][2:]
     pads = node.attribute("pads", [0] * (2 * len(sizes)))
-    places = prod(n + max(0, a) + max(0, b) for n, a, b in zip(sizes, pads, pads[len(sizes) :], strict=False))
+    ends = zip(sizes, pads, pads[len(sizes) :], strict=False)
+    places = prod(int(n + max(0, a) + max(0, b)) for n, a, b in ends)
     return shapes[0][0] * (shapes[1][0] if node.kind == "Conv" else shapes[0][1]) * places
 
 
@@ -112,8 +112,9 @@ def _transposed(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> in
     strides, dilations = (node.attribute(name, [1] * rank) for name in ("strides", "dilations"))
     extra = node.attribute("output_padding", [0] * rank)
     each = zip(x[2:], weight[2:], strides, dilations, extra, strict=True)
-    places = prod((n - 1) * s + (k - 1) * d + 1 + e for n, k, s, d, e in each)
-    return x[0] * weight[1] * node.attribute("group", 1) * max(places, prod(node.attribute("output_shape", [0])))
+    places = prod(int((n - 1) * s + (k - 1) * d + 1 + e) for n, k, s, d, e in each)
+    wanted = prod(int(n) for n in node.attribute("output_shape", [0]))
+    return x[0] * weight[1] * int(node.attribute("group", 1)) * max(places, wanted)
 
 
 def _one_hot(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:

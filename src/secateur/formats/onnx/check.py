@@ -1,8 +1,8 @@
 """The imported graph against the model in onnxruntime, before anything is pruned.
 
-Outputs are compared on several random inputs. Where they are further apart than a tolerance, rounding may have grown on
-its way through the network, so every node is run in torch on the values that onnxruntime has there: a rule that is right
-gives the same up to the rounding of one op, whatever the network makes of it.
+Outputs are compared on several random inputs. Where they are further apart than a tolerance, rounding may have grown
+on its way through the network, so every node is run in torch on the values that onnxruntime has there: a rule that is
+right gives the same up to the rounding of one op, whatever the network makes of it.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def value_free(nodes: Iterable[Any], constants: Iterable[str]) -> set[str]:
 
 
 def on_numbers(nodes: Sequence[Node], rules: Iterable[str], constants: Iterable[str]) -> set[str]:
-    """First outputs of the nodes that are evaluated on numbers: ops that only `FOLDED` has, and what they follow from."""
+    """First outputs of the nodes that are evaluated on numbers: those that only `FOLDED` has, and what makes theirs."""
     known, wanted, found = set(rules), set[str](), set[str]()
     there = set(constants)
     for node in reversed(nodes):
@@ -71,7 +71,8 @@ def folded(node: Node, given: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
     proto = node.proto
     inputs = [name for name in dict.fromkeys(proto.input) if name]
     outputs = [name for name in proto.output if name]
-    graph = helper.make_graph([proto], "one", *([ValueInfoProto(name=n) for n in names] for names in (inputs, outputs)))
+    told = [[ValueInfoProto(name=name) for name in names] for names in (inputs, outputs)]
+    graph = helper.make_graph([proto], "one", told[0], told[1])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", node.opset)])
     fed = {name: array for name, array in zip(proto.input, arrays, strict=False) if name}
     found = dict(zip(outputs, ReferenceEvaluator(model).run(None, fed), strict=True))

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from secateur.errors import InputError, UnsupportedOpError
+from secateur.errors import UnsupportedOpError
 from secateur.formats.onnx.host import Host, host, slice_of
 from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.tensors import dtype_of
@@ -682,7 +682,8 @@ OPS: dict[str, Callable[..., Any]] = {
 
 # Inputs that are settings, not data: read as numbers.
 SETTINGS: dict[str, set[int]] = {
-    "Clip": {1, 2}, "ConstantOfShape": {0}, FILLED_LIKE: {0}, EXPANDED_LIKE: {1}, "Dropout": {1, 2}, "Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2},
+    "Clip": {1, 2}, "ConstantOfShape": {0}, FILLED_LIKE: {0}, EXPANDED_LIKE: {1},
+    "Dropout": {1, 2}, "Expand": {1}, "Pad": {1, 2, 3}, "Range": {0, 1, 2},
     "Reshape": {1}, "Resize": {1, 2, 3}, "Slice": {1, 2, 3, 4}, "Split": {1}, "Squeeze": {1}, "Tile": {1},
     "Trilu": {1}, "Unsqueeze": {1}, "Upsample": {1},
     **{name: {1} for name in ("ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceSum")},
