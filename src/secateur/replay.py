@@ -56,6 +56,6 @@ def _read_solved(recipe: Recipe, run: Run) -> dict[str, Tensor]:
     except safetensors.SafetensorError as error:
         raise RecipeError(f"the recipe's solved tensors cannot be read ({error}); load it with Recipe.load") from error
     for name, value in found.items():
-        if name not in run.weights or value.shape != run.weights[name].shape:
+        if name not in run.weights or value.shape != run.graph.stored_shape(name):
             raise RecipeError(f"the recipe's solved tensor {name!r} of shape {tuple(value.shape)} is not the model's")
-    return {name: value.double() for name, value in found.items()}
+    return {name: value.double() for name, value in run.graph.as_read(found).items()}

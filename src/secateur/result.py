@@ -60,7 +60,9 @@ class Result:
 
     def __repr__(self) -> str:
         """The sizes before and after, in a few lines."""
-        sizes = [f"  {f.name}: {getattr(self.before, f.name):,} → {getattr(self.after, f.name):,}" for f in fields(Size)]
+        sizes = [
+            f"  {f.name}: {getattr(self.before, f.name):,} → {getattr(self.after, f.name):,}" for f in fields(Size)
+        ]
         notes = [f"  {name}: {text}" for name in ("shortfall", "stopped") if (text := getattr(self, name))]
         method, steps = self.recipe.request.method, len(self.history)
         head = f"Result: {type(self.model).__name__} by {method}, {steps} step{'s' if steps > 1 else ''}"

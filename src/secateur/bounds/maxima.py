@@ -6,6 +6,7 @@ beside each maximum, so that it has bounds; `compared` finds it. Pools that this
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -26,7 +27,7 @@ def without_max_pools(graph: Graph) -> Graph:
     if not any(kind(node) == "max_pool2d" for node in graph.nodes):
         return graph
     module = copied(graph.module)
-    twin = Graph(module, graph.tensors, graph.aliases, graph.example)
+    twin = replace(graph, module=module)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
     def observe(node: fx.Node, value: Any) -> None:

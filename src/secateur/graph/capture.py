@@ -14,7 +14,7 @@ import operator
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -25,6 +25,9 @@ from torch.utils import _pytree as pytree
 from secateur.errors import CaptureError, InputError
 from secateur.graph.aliases import use_first_name
 from secateur.graph.imported import Imported
+from secateur.graph.layouts import Layout, read_as_used
+from secateur.graph.nodes import bound_arguments as bound_arguments
+from secateur.graph.nodes import kind as kind
 
 Copied = TypeVar("Copied")
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -41,6 +44,7 @@ class Graph:
     tensors: dict[str, Tensor]  # parameters, buffers and constants by their names in the model
     aliases: dict[str, tuple[str, ...]]  # name → every name of the tensor in the model (tied weights; none: a constant)
     example: tuple[Tensor, ...]  # flat inputs, batch of at least 2
+    layouts: Mapping[str, Layout] = field(default_factory=dict)  # of tensors that the model stores in another way
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -61,27 +65,17 @@ class Graph:
         (output,) = (n for n in self.nodes if n.op == "output")
         return tuple(n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, fx.Node))
 
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """The shape in which the model stores a tensor."""
+        return self.layouts[name].stored_shape if name in self.layouts else tuple(self.tensors[name].shape)
 
-def kind(node: fx.Node) -> str:
-    """The op's name without name space and overload: `conv2d`, `add`, `getitem`; the key of every rule table."""
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):
-        return target._schema.name.split("::")[-1]
-    return getattr(target, "__name__", str(target))
+    def as_stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Full-size tensors of the graph in the layout in which the model stores them."""
+        return {n: self.layouts[n].as_stored(t) if n in self.layouts else t for n, t in tensors.items()}
 
-
-def bound_arguments(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The op's arguments by schema name, defaults filled in; positional names `0`, `1`… for Python operators."""
-    target = node.target
-    if not isinstance(target, torch._ops.OpOverload):
-        return {str(i): a for i, a in enumerate(args)} | dict(kwargs)
-    bound = {}
-    for i, argument in enumerate(target._schema.arguments):
-        if i < len(args):
-            bound[argument.name] = args[i]
-        else:
-            bound[argument.name] = kwargs.get(argument.name, argument.default_value)
-    return bound
+    def as_read(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The other way: full-size tensors of the model as the graph reads them."""
+        return {n: self.layouts[n].as_read(t) if n in self.layouts else t for n, t in tensors.items()}
 
 
 def walk(
@@ -194,15 +188,16 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         raise CaptureError(f"the graph calls the submodule {nested.target}; export it as one flat graph")
     _make_functional(module)
     flat = tuple(x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+    _check_finite(_tensors(module))
+    layouts = read_as_used(module, _tensors(module), reshaped=not isinstance(model, Imported))
     tensors = _tensors(module)
-    _check_finite(tensors)
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder"]
     if len(flat) != len(placeholders):
         raise CaptureError(
             f"the graph has {len(placeholders)} inputs ({', '.join(n.name for n in placeholders)}) but the example "
             f"has {len(flat)} tensors; give one tensor for each input"
         )
-    graph = Graph(module, tensors, _aliases(model, tensors), flat)
+    graph = Graph(module, tensors, _aliases(model, tensors), flat, layouts)
     return _with_free_batch(graph)
 
 

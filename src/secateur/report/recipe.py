@@ -143,8 +143,9 @@ def _read_solved(path: Path, digest: str) -> bytes:
 def fingerprint(graph: Graph) -> Fingerprint:
     """Digests of the model; equal for equal weights and ops, whatever object or file holds them."""
     tensors = hashlib.sha256()
-    for name in sorted(graph.tensors):
-        value = graph.tensors[name].detach().cpu().contiguous()
+    stored = graph.as_stored(graph.tensors)
+    for name in sorted(stored):
+        value = stored[name].detach().cpu().contiguous()
         tensors.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
         tensors.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     ops = hashlib.sha256("\n".join(map(str, _signatures(graph))).encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -20,7 +21,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.imported import Imported
 from secateur.surgery.rewrite import rewritten
 from secateur.surgery.same_class import same_class, set_tensor
-from secateur.surgery.sizes import Alive, shrunk_tensors
+from secateur.surgery.sizes import Alive, shrunk_tensors, stored_tensors
 
 
 def shrink(
@@ -42,9 +43,11 @@ def shrink(
     small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
+    stored = stored_tensors(graph, coupling, small, alive)
     if isinstance(model, Shrinks):
-        return _checked(model.shrunk(graph, coupling, small, alive), module, graph)
-    own = same_class(model, graph, coupling, small, alive) if isinstance(model, nn.Module) else None
+        as_stored = replace(graph, tensors=graph.as_stored(graph.tensors))
+        return _checked(model.shrunk(as_stored, coupling, stored, alive), module, graph)
+    own = same_class(model, graph, coupling, stored, alive) if isinstance(model, nn.Module) else None
     return own if own is not None and _agree(own, module, graph) else module
 
 
@@ -84,7 +87,7 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
     """In float64, the shrunk graph must equal the masked original to rounding."""
     inputs = _random_inputs(graph, torch.float64)
     expected = run(graph, inputs, masked, dtype=torch.float64)
-    shrunk_graph = Graph(module, dict(small), {}, graph.example)
+    shrunk_graph = replace(graph, module=module, tensors=dict(small))
     try:
         found = run(shrunk_graph, inputs, small, dtype=torch.float64)
     except RuntimeError as error:

@@ -22,6 +22,15 @@ def shrunk_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tenso
     return small
 
 
+def stored_tensors(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+    """The tensors of `small`, which are as the graph reads them, in the layout in which the model stores them."""
+    orders = {name: layout.order for name, layout in graph.layouts.items()}
+    for (name, axis), keep in kept_indices(graph, coupling, alive).items():
+        if name in orders:
+            orders[name] = orders[name].index_select(axis, keep)
+    return {**small, **{name: graph.layouts[name].as_stored(small[name], order) for name, order in orders.items()}}
+
+
 def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[str, int], Tensor]:
     """(tensor, axis) → indices that stay, for every axis that loses some."""
     keep: dict[tuple[str, int], Tensor] = {}
