@@ -98,7 +98,8 @@ def _moves(node: fx.Node, tensor: Tensor, allowed: set[str]) -> bool:
 
 
 def _common_order(uses: list[tuple[fx.Node, fx.Node]], tensor: Tensor) -> Tensor | None:
-    """The order in which all ops read the weight; None where they do not agree, or one is no layer, or it is as stored."""
+    """The order in which all ops read the weight; None where they do not agree, or one is no layer or reads it as it is
+    stored."""
     if not uses or any(view.op == "get_attr" or not _is_parameter(view, user) for view, user in uses):
         return None
     orders = [_order(view, tensor) for view in dict.fromkeys(view for view, _ in uses)]
