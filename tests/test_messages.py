@@ -129,7 +129,6 @@ class RoundsAsExported(nn.Module):
 
 @pytest.mark.parametrize("model", [RoundsByTorch(), RoundsAsExported()], ids=["torch", "pt2e"])
 def test_quantised_ops_in_forward(model: nn.Module) -> None:
-    import torch.ao.quantization.fx._decomposed  # defines the second model's ops
 
     with pytest.raises(CaptureError, match=r"quantize_per_tensor.*line \d+.*Prune the float model, then quantise"):
         capture(model.eval(), EXAMPLE)
@@ -203,7 +202,9 @@ def test_an_op_without_bounds_is_named_with_its_line() -> None:
             y = self.a(x)
             return self.b(torch.where(y > 0.5, 0.0, y))  # type: ignore[no-any-return]
 
-    with pytest.raises(UnsupportedOpError, match=r"gt: there is no rule to bound aten\.gt\.Scalar \(.*line \d+: return"):
+    with pytest.raises(
+        UnsupportedOpError, match=r"gt: there is no rule to bound aten\.gt\.Scalar \(.*line \d+: return"
+    ):
         secateur.prune(Masked().eval(), EXAMPLE, method="impact")
 
 

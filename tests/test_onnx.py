@@ -30,10 +30,15 @@ import secateur  # noqa: E402
 from architectures import ARCHITECTURES  # noqa: E402
 from helpers import cut  # noqa: E402
 from secateur.errors import InputError, UnsupportedOpError, VerificationError  # noqa: E402
-from secateur.formats.onnx import OnnxModel, check_import, load_onnx, save_onnx  # noqa: E402
+from secateur.formats.onnx import (  # noqa: E402
+    OnnxModel,
+    check_import,
+    load_onnx,
+    save_onnx,
+    table,
+)
 from secateur.formats.onnx import host as host_rules  # noqa: E402
 from secateur.formats.onnx import ops as op_rules  # noqa: E402
-from secateur.formats.onnx import table  # noqa: E402
 from secateur.formats.onnx.check import distance, run_onnx  # noqa: E402
 from secateur.graph.capture import capture, run  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402

@@ -6,7 +6,6 @@ Graphs are written as in `test_onnx`; `18:` before one is the opset (17 where th
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +14,17 @@ import torch
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from secateur.errors import InputError, UnsupportedOpError  # noqa: E402
-from secateur.formats.onnx import OnnxModel  # noqa: E402
-from secateur.formats.onnx import elementwise, indexing, microsoft, ops, recurrent, reductions, rotary, table  # noqa: E402
+from secateur.formats.onnx import (  # noqa: E402
+    OnnxModel,
+    elementwise,
+    indexing,
+    microsoft,
+    ops,
+    recurrent,
+    reductions,
+    rotary,
+    table,
+)
 from test_onnx import _rows, graph, inputs_for, run_session  # noqa: E402
 
 _ELEMENTWISE: dict[str, list[str]] = {

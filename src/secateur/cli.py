@@ -40,9 +40,9 @@ from secateur.formats.onnx.read import require_packages
 from secateur.graph.example import tensors_in
 from secateur.inputs import Inputs, numbers, read_inputs
 from secateur.methods import NAMES, options_of
+from secateur.outputs import Output, check_outputs, claim_outputs, model_files, model_outputs
 from secateur.plan import AUTO, Rounding
 from secateur.progress import phase
-from secateur.outputs import Output, check_outputs, claim_outputs, model_files, model_outputs
 from secateur.prune import inspect, prune
 from secateur.replay import replay
 from secateur.report.recipe import Recipe, beside

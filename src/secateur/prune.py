@@ -20,7 +20,7 @@ from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
 from secateur.errors import NothingToPruneError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
-from secateur.graph.coupling import couple
+from secateur.graph.coupling import couple, stored_groups
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
 from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
@@ -42,7 +42,7 @@ from secateur.result import HistoryRow, Result, Size
 from secateur.run import Run, advance, rebuild
 from secateur.samples import Surrogate, digest, look_at, name_of
 from secateur.surgery import shrink
-from secateur.surgery.sizes import stored_tensors
+from secateur.surgery.sizes import typed_tensors
 from secateur.types import Group, Groups, Interval, Removal, Samples
 
 _NOTHING_EXACT = (
@@ -54,8 +54,9 @@ _NOTHING_EXACT = (
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
     """The groups of a model: their units and slots, and what is pinned and why. Nothing is changed."""
-    coupling = couple(capture(model, example_inputs))
-    return Groups(coupling.groups, coupling.blocked)
+    graph = capture(model, example_inputs)
+    coupling = couple(graph)
+    return Groups(stored_groups(graph, coupling.groups), coupling.blocked)
 
 
 def prune(
@@ -230,13 +231,14 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         achieved=plan.achieved,
         shortfall=plan.shortfall,
         steps=tuple(log.steps),
-        groups=_kept(groups, run.alive),
-        result=digest_of(stored_tensors(graph, coupling, run.weights, run.alive)),
+        groups=_kept(stored_groups(graph, groups), run.alive),
+        result=digest_of(typed_tensors(graph, coupling, run.weights, run.alive)),
         solved=hashlib.sha256(tensors).hexdigest() if tensors else "",
         tensors=tensors,
     )
     before = Size(sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {}))
-    return Result(small, recipe, tuple(log.history), before, coupling.groups, coupling.blocked, plan.shortfall, stopped)
+    stored = stored_groups(graph, coupling.groups)
+    return Result(small, recipe, tuple(log.history), before, stored, coupling.blocked, plan.shortfall, stopped)
 
 
 def _recorded(
@@ -305,7 +307,8 @@ def _check_reach(groups: Sequence[Group], plan: Plan, free: bool) -> None:
 
 def _solved_tensors(graph: Graph, run: Run) -> bytes:
     """Safetensors of what the edits alone do not tell, in the model's own precision."""
-    solved = {name: run.weights[name].to(graph.tensors[name].dtype).contiguous() for name in sorted(run.solved)}
+    solved = graph.as_stored({name: run.weights[name].to(graph.tensors[name].dtype) for name in sorted(run.solved)})
+    solved = {name: value.contiguous() for name, value in solved.items()}
     return safetensors.torch.save(solved) if solved else b""
 
 

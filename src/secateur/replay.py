@@ -13,7 +13,7 @@ from secateur.graph.coupling import couple
 from secateur.report.recipe import Recipe, digest_of, fingerprint
 from secateur.run import Run
 from secateur.surgery import shrink
-from secateur.surgery.sizes import stored_tensors
+from secateur.surgery.sizes import typed_tensors
 from secateur.types import Removal
 
 
@@ -66,13 +66,13 @@ def _take_solved(recipe: Recipe, run: Run) -> None:
         ) from error
     for name, value in found.items():
         own = run.graph.tensors.get(name)
-        if own is None or (value.shape, value.dtype) != (own.shape, own.dtype):
+        if own is None or (tuple(value.shape), value.dtype) != (run.graph.stored_shape(name), own.dtype):
             raise RecipeError(
                 f"the recipe's refitted tensor {name!r} of shape {tuple(value.shape)} and type {value.dtype} is none "
                 "of the model"
             )
     try:
-        run.solve({name: value.double() for name, value in found.items()})
+        run.solve({name: value.double() for name, value in run.graph.as_read(found).items()})
     except SecateurError as error:
         raise RecipeError(f"the recipe's refitted tensors cannot be used: {error}") from error
 
@@ -86,7 +86,7 @@ def _check_outcome(recipe: Recipe, run: Run) -> None:
                 f"the recipe contradicts itself: its steps do not leave the units of {group.group!r} that `groups` "
                 "names; it was edited. Prune the model again"
             )
-    made = digest_of(stored_tensors(run.graph, run.coupling, run.weights, run.alive))
+    made = digest_of(typed_tensors(run.graph, run.coupling, run.weights, run.alive))
     if recipe.result and made != recipe.result:
         raise RecipeError(
             "the replayed weights are not those that the recipe was written for: its steps or refitted tensors were "

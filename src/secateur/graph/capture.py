@@ -25,6 +25,7 @@ from secateur.graph.export import export_program, first_line, unlifted
 from secateur.graph.fitness import check_fit, check_quantised_ops, check_values, computed_weights
 from secateur.graph.functional import make_functional
 from secateur.graph.imported import Imported
+from secateur.graph.layouts import Layout, read_as_used
 from secateur.graph.ops import bound_arguments as bound_arguments
 from secateur.graph.ops import kind as kind
 from secateur.graph.ops import told as told
@@ -46,6 +47,7 @@ class Graph:
     aliases: dict[str, tuple[str, ...]]  # name → every name of the tensor in the model (tied weights; none: a constant)
     example: tuple[Tensor, ...]  # flat inputs, batch of at least 2
     constants: dict[str, Any] = field(default_factory=dict)  # placeholder → value; arguments that are no tensors
+    layouts: Mapping[str, Layout] = field(default_factory=dict)  # of tensors that the model stores in another way
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -67,6 +69,18 @@ class Graph:
         (output,) = (n for n in self.nodes if n.op == "output")
         found = (n for n in pytree.tree_leaves(output.args[0]) if isinstance(n, fx.Node))
         return tuple(n for n in found if not is_size(n))
+
+    def stored_shape(self, name: str) -> tuple[int, ...]:
+        """The shape in which the model stores a tensor."""
+        return self.layouts[name].stored_shape if name in self.layouts else tuple(self.tensors[name].shape)
+
+    def as_stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Full-size tensors of the graph in the layout in which the model stores them."""
+        return {n: self.layouts[n].as_stored(t) if n in self.layouts else t for n, t in tensors.items()}
+
+    def as_read(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The other way: full-size tensors of the model as the graph reads them."""
+        return {n: self.layouts[n].as_read(t) if n in self.layouts else t for n, t in tensors.items()}
 
 
 def walk(
@@ -182,11 +196,12 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     make_functional(module, leaves)
     if isinstance(model, nn.Module):
         _note_computed_weights(module.graph, computed_weights(model))
+    check_finite(module.graph, _tensors(module))
+    layouts = read_as_used(module, _tensors(module), reshaped=not isinstance(model, Imported))
     tensors = _tensors(module)
-    check_finite(module.graph, tensors)
     inputs = zip((n for n in module.graph.nodes if n.op == "placeholder"), leaves, strict=True)
     constants = {node.name: leaf for node, leaf in inputs if not isinstance(leaf, Tensor)}
-    graph = Graph(module, tensors, _aliases(model, tensors), tuple(tensors_in(leaves)), constants)
+    graph = Graph(module, tensors, _aliases(model, tensors), tuple(tensors_in(leaves)), constants, layouts)
     return _with_free_batch(graph)
 
 

@@ -6,8 +6,8 @@ labels are one unit; units that stand in the same slots are one group.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
-from secateur.graph.labels import FIXED, Labels, compressed, fixed, varying_axes, without_repetition
+from secateur.graph.labels import FIXED, Labels, compacted, compressed, fixed, varying_axes, without_repetition
+from secateur.graph.layouts import Layout
 from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
 from secateur.types import Group, Groups, Slot
 
@@ -37,7 +38,7 @@ def couple(graph: Graph) -> Coupling:
     while True:
         settled = frozenset((slot.tensor, slot.axis) for group in pinned for slot in group.slots)
         labels, node_labels = _label(graph, settled)
-        classes = _rectangular(labels, list(node_labels.values()))
+        classes = _rectangular(labels, [*node_labels.values(), *_stored_labels(graph, labels)])
         groups, ids = _groups(labels, classes, taken={group.name for group in pinned})
         known = tuple(group for group in groups if group.pinned)
         if not labels.crossed or not known:
@@ -105,6 +106,27 @@ def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any
     return [Value(t, m) if isinstance(t, Tensor) else t for t, m in zip(out, made, strict=True)]
 
 
+def stored_groups(graph: Graph, groups: Sequence[Group]) -> tuple[Group, ...]:
+    """The groups with the slots that they have in the tensors as the model stores them."""
+
+    def stored(slot: Slot) -> Slot:
+        layout = graph.layouts.get(slot.tensor)
+        return slot if layout is None else _stored_slot(slot, layout)
+
+    return tuple(replace(group, slots=tuple(map(stored, group.slots))) for group in groups)
+
+
+def _stored_slot(slot: Slot, layout: Layout) -> Slot:
+    """Units fill whole slices of one axis of the stored tensor, too (see `_rectangular`)."""
+    units = torch.full((layout.order.shape[slot.axis],), FIXED)
+    units[slot.positions] = torch.arange(len(slot.positions))[:, None]
+    owner = compacted(units[layout.index_along(slot.axis)])
+    axis = next(iter(varying_axes(owner)), 0)
+    vector = owner.movedim(axis, 0).reshape(owner.shape[axis], -1)[:, 0]
+    order = vector.argsort(stable=True)[int((vector == FIXED).sum()) :]
+    return replace(slot, axis=axis, positions=order.reshape(len(slot.positions), -1))
+
+
 def _fix_unread(labels: Labels, values: list[Value]) -> None:
     """Parameters, along the axes that the rule has not labelled, stay as the op reads them."""
     for value in values:
@@ -118,6 +140,15 @@ def _classes_of(labels: Tensor, classes: Tensor) -> Tensor:
     distinct = without_repetition(labels)
     named = classes[distinct.clamp(min=0)] if len(classes) else distinct
     return torch.where(distinct == FIXED, FIXED, named).expand(labels.shape)
+
+
+def _stored_labels(graph: Graph, labels: Labels) -> Iterator[Tensor]:
+    """Labels in tensors as the model stores them, where the graph reads them in another layout: for each axis that is
+    read, the labels along it."""
+    for (name, axis), vector in labels.axes.items():
+        if name in graph.layouts:
+            index = compacted(graph.layouts[name].index_along(axis))
+            yield vector[without_repetition(index)].expand(index.shape)
 
 
 def _rectangular(labels: Labels, tensors: list[Tensor]) -> Tensor:

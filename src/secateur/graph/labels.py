@@ -88,6 +88,8 @@ class Labels:
             self.axes[tensor, axis], self.roles[tensor, axis] = labels, role
             return labels
         self.equate(known, labels, f"{tensor} is shared with a layer that cannot shrink")
+        if role != self.roles[tensor, axis] and "consumer" in (role, self.roles[tensor, axis]):
+            self.pin(labels, f"{tensor} both makes its units and reads them")  # no column could be zeroed alone
         self.axes[tensor, axis] = torch.where(known == FIXED, labels, known)
         if role == "producer":
             self.roles[tensor, axis] = role

@@ -58,16 +58,18 @@ def joined(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
     """Element-wise ops of several tensors: elements that meet leave together; a broadcast operand is neutral."""
     operands = [v for v in values_in(list(a.values())) if v.data.numel() > 1]
     plain = [v for v in operands if not v.tensor]
+    if not plain and all(max(v.data.shape) == v.data.numel() for v in operands):
+        plain = operands  # arithmetic on vectors of parameters, of which units may have one number each
     joined_labels, unit_axes, free_axes = fixed(out.shape), set[int](), set(range(out.ndim))
-    for value in sorted(plain, key=lambda v: not varying_axes(v.labels)) + [v for v in operands if v.tensor]:
+    for value in sorted(plain, key=lambda v: not varying_axes(v.labels)) + [v for v in operands if v not in plain]:
         offset = out.ndim - value.data.ndim
         broadcast = {i for i in range(out.ndim) if i < offset or value.data.shape[i - offset] < out.shape[i]}
-        if value.tensor and (not unit_axes or unit_axes & broadcast):
+        if value not in plain and (not unit_axes or unit_axes & broadcast):
             continue  # a parameter that meets no unit, or the same for all units
         mine = element_labels(labels, value).expand(out.shape)
         my_axes = varying_axes(mine)
         if unit_axes & broadcast or (not unit_axes and not my_axes):
-            labels.pin(value.labels, f"broadcast over other units by {node.name}")
+            labels.pin(mine, f"broadcast over other units by {node.name}")
         elif not unit_axes or my_axes & free_axes:
             labels.pin(joined_labels, f"broadcast over other units by {node.name}")
             joined_labels, unit_axes, free_axes = mine, my_axes, broadcast
@@ -282,14 +284,13 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
     steady = labels.uniform(x.labels, others, f"convolved together by {node.name}")
     channels = steady.select(0, 0).reshape(n_in, -1)[:, 0]  # shape: (n_in,)
     has_units = bool((channels != FIXED).any())
-    in_axis, out_axis = (0, 1) if transposed else (1, 0)
+    in_axis, out_axis = (weight.axes[i] for i in ((0, 1) if transposed else (1, 0)))
 
     depthwise = 1 < groups == n_in and has_units
     if depthwise:
         per_input = n_out // n_in
-        made = labels.index(
-            weight.tensor, 0, channels if transposed else channels.repeat_interleave(per_input), "through"
-        )
+        own = channels if transposed else channels.repeat_interleave(per_input)
+        made = labels.index(weight.tensor, weight.axes[0], own, "through")
         made = made.repeat_interleave(per_input) if transposed else made
     else:
         by_group = channels.reshape(groups, -1)

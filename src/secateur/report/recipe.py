@@ -179,7 +179,7 @@ def fingerprint(graph: Graph) -> Fingerprint:
     """Digests of the model; equal for equal weights and ops, whatever object or file holds them."""
     ops = hashlib.sha256("\n".join(map(str, _signatures(graph))).encode())
     count = sum(graph.tensors[name].numel() for name in graph.parameters)
-    return Fingerprint(tensors=digest_of(graph.tensors), ops=ops.hexdigest(), parameters=count)
+    return Fingerprint(tensors=digest_of(graph.as_stored(graph.tensors)), ops=ops.hexdigest(), parameters=count)
 
 
 def _signatures(graph: Graph) -> Iterator[tuple[Any, ...]]:

@@ -24,7 +24,7 @@ from secateur.graph.structured import flat_tensors
 from secateur.surgery.constants import check_constants
 from secateur.surgery.rewrite import rewritten
 from secateur.surgery.same_class import same_class, set_tensor
-from secateur.surgery.sizes import Alive, shrunk_tensors
+from secateur.surgery.sizes import Alive, shrunk_tensors, stored_tensors
 
 
 def shrink(
@@ -47,9 +47,11 @@ def shrink(
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
     check_constants(module, graph.constants)
+    stored = stored_tensors(graph, coupling, small, alive)
     if isinstance(model, Shrinks):
-        return _checked(model.shrunk(graph, coupling, small, alive), module, graph)
-    own = same_class(model, graph, coupling, small, alive) if isinstance(model, nn.Module) else None
+        as_stored = replace(graph, tensors=graph.as_stored(graph.tensors))
+        return _checked(model.shrunk(as_stored, coupling, stored, alive), module, graph)
+    own = same_class(model, graph, coupling, stored, alive) if isinstance(model, nn.Module) else None
     return own if own is not None and _agree(own, module, graph) else module
 
 

@@ -38,8 +38,8 @@ def _plain_copy(graph: fx.Graph) -> fx.Graph:
         node.meta.clear()
     if isinstance(plain._codegen, fx.graph._PyTreeCodeGen):
         info = plain._codegen.pytree_info
-        specs = {name: _plain_spec(getattr(info, name)) for name in ("in_spec", "out_spec")}
-        plain._codegen.pytree_info = info._replace(**specs)
+        made = _plain_spec(info.out_spec) if info.out_spec is not None else None
+        plain._codegen.pytree_info = info._replace(in_spec=_plain_spec(info.in_spec), out_spec=made)
     return plain
 
 

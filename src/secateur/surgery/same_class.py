@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from secateur.graph.capture import Graph, kind
 from secateur.graph.coupling import Coupling
 from secateur.surgery.rewrite import CONVOLUTIONS, Units, conv_groups, norm_groups, unflattened_sizes
-from secateur.surgery.sizes import Alive, alive_units, kept_shape
+from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 from secateur.types import Group
 
 
@@ -27,7 +27,7 @@ def same_class(
     for name, tensor in small.items():
         set_tensor(smaller, graph.aliases[name], tensor)
     _correct_by_nodes(smaller, graph, coupling, alive)
-    changed = [name for name, tensor in small.items() if tensor.shape != graph.tensors[name].shape]
+    changed = {name for name, _ in kept_indices(graph, coupling, alive)}
     for path in {alias.rpartition(".")[0] for name in changed for alias in graph.aliases[name]}:
         module = smaller.get_submodule(path)
         for layer, correct in _BY_WEIGHT.items():
@@ -59,7 +59,7 @@ def _in_memory_like(old: Tensor, new: Tensor) -> Tensor:
     """A copy of `new` on the device of `old`, its axes in the order in which they lie in the memory of `old`."""
     if old.ndim != new.ndim:
         return new.to(old.device, copy=True)
-    order = sorted(range(old.ndim), key=lambda axis: -old.stride(axis))
+    order = sorted(range(old.ndim), key=lambda axis: -old.stride()[axis])
     laid_out = new.to(old.device).permute(order).clone(memory_format=torch.contiguous_format)
     return laid_out.permute([order.index(axis) for axis in range(old.ndim)])
 
@@ -94,7 +94,7 @@ _BY_WEIGHT: dict[type[nn.Module], Callable[[Any], None]] = {
 }
 
 
-# --- sizes that the layer's node tells (norms without parameters, groups of channels) --------------------------------
+# --- sizes that the layer's node tells: norms without parameters, groups of channels ---------------------------------
 
 
 def _correct_by_nodes(model: nn.Module, graph: Graph, coupling: Coupling, alive: Alive) -> None:

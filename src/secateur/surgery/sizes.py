@@ -22,10 +22,19 @@ def shrunk_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tenso
     return small
 
 
-def stored_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+def typed_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
     """The same in the types in which the model stores them."""
     small = shrunk_tensors(graph, coupling, weights, alive)
     return {name: tensor.to(graph.tensors[name].dtype) for name, tensor in small.items()}
+
+
+def stored_tensors(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+    """The tensors of `small`, which are as the graph reads them, in the layout in which the model stores them."""
+    orders = {name: layout.order for name, layout in graph.layouts.items()}
+    for (name, axis), keep in kept_indices(graph, coupling, alive).items():
+        if name in orders:
+            orders[name] = orders[name].index_select(axis, keep)
+    return {**small, **{name: graph.layouts[name].as_stored(small[name], order) for name, order in orders.items()}}
 
 
 def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[str, int], Tensor]:

@@ -5,7 +5,7 @@ onnxruntime and its transformers optimizer write them in place of several ops of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 

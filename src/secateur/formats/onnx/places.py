@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from secateur.errors import VerificationError
 from secateur.formats.onnx.model import OnnxGraph, as_output
 from secateur.graph.capture import Graph, capture, kind
+from secateur.graph.imported import Imported
+from secateur.graph.layouts import read_as_used
 
 
 class _Seen:
@@ -19,12 +22,19 @@ class _Seen:
         self.names: list[str] = []
 
 
-class _Everything(nn.Module):
+class _Everything(Imported):
     """The same model, with every value as an output."""
 
     def __init__(self, model: OnnxGraph) -> None:
         super().__init__()
         self.model, self.seen = model, _Seen()
+
+    @property
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        return self.model.example_inputs
+
+    def check(self, inputs: Sequence[Tensor]) -> None:
+        """The model itself was checked."""
 
     def forward(self, *inputs: Tensor) -> list[Tensor]:
         env = self.seen.env = self.model.values(inputs, everything=True)
@@ -43,6 +53,7 @@ def where_values_are(model: OnnxGraph, graph: Graph) -> tuple[dict[str, fx.Node]
     (result,) = (n for n in other.module.graph.nodes if n.op == "output")
     result.args = (outputs[:own],)
     other.module.graph.eliminate_dead_code()
+    read_as_used(other.module, other.tensors, reshaped=False)
     ours, theirs = _ops(graph.module.graph), _ops(other.module.graph)
     if [kind(n) for n in ours] != [kind(n) for n in theirs]:
         raise VerificationError("two captures of the ONNX model differ. This is a fault in secateur; please report it")
