@@ -579,7 +579,7 @@ def _check_packages(model: str, output: Path) -> None:
 
 
 def _timed(
-    original: nn.Module | ExportedProgram, result: Result, output: Path, example: tuple[Tensor, ...]
+    original: nn.Module | ExportedProgram, result: Result, output: Path, example: tuple[Any, ...] | dict[str, Any]
 ) -> Latency | None:
     """One sample before and after, where the result will run; on stderr, why not, or that it takes no less time."""
     after = output if output.suffix.lower() == ".onnx" else result.model

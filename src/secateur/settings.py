@@ -49,7 +49,7 @@ _FRAMES = (events.StreamStartEvent, events.StreamEndEvent, events.DocumentStartE
 
 
 def _value(event: events.Event, stream: Iterator[events.Event], depth: int) -> Any:
-    line = event.start_mark.line + 1
+    line = _line(event)
     if isinstance(event, events.AliasEvent) or getattr(event, "anchor", None) or getattr(event, "tag", None):
         raise ValueError(f"line {line}: anchors, aliases and tags are not read")
     if depth > _DEEPEST:
@@ -61,11 +61,15 @@ def _value(event: events.Event, stream: Iterator[events.Event], depth: int) -> A
     found = dict[str, Any]()
     for key in _until(stream, events.MappingEndEvent):
         if not isinstance(key, events.ScalarEvent):
-            raise ValueError(f"line {key.start_mark.line + 1}: a name of a setting must be one word")
+            raise ValueError(f"line {_line(key)}: a name of a setting must be one word")
         if key.value in found:
-            raise ValueError(f"line {key.start_mark.line + 1}: {key.value!r} is there twice")
+            raise ValueError(f"line {_line(key)}: {key.value!r} is there twice")
         found[key.value] = _value(next(stream), stream, depth + 1)
     return found
+
+
+def _line(event: events.Event) -> int:
+    return event.start_mark.line + 1 if event.start_mark is not None else 0
 
 
 def _until(stream: Iterator[events.Event], end: type[events.Event]) -> Iterator[events.Event]:

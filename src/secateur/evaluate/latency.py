@@ -20,7 +20,7 @@ from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
 from secateur.formats.onnx.read import read_proto
 from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
-from secateur.graph.export import as_module, first_line
+from secateur.graph.export import as_module, export_program, first_line
 
 Timed = nn.Module | ExportedProgram | str | os.PathLike[str]
 
@@ -98,6 +98,4 @@ def _proto(model: Timed, example_inputs: ExampleInputs) -> Any:
     if not isinstance(model, nn.Module | ExportedProgram):
         return read_proto(model)
     args, kwargs = at_least_two(*split_inputs(example_inputs))
-    if kwargs:
-        raise InputError("a model with keyword inputs is timed in onnxruntime as a file; save it and give the path")
-    return exported(as_module(model), args, free_batch=True)
+    return exported(export_program(as_module(model), args, kwargs, to_file=True))
