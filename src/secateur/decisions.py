@@ -6,7 +6,7 @@ to the value before monotone ops (softmax, sigmoid), where the same decision is 
 
 Heads: `logits` and `probabilities` decide for the greatest of several outputs; `binary_logit` for yes above 0 and
 `binary_probability` for yes above ½; `multi_label` (and `multi_label_logits`) so for each of several outputs, and two
-such decisions are the same where all labels are; `none` decides nothing (a regression); `auto` goes by the model's last ops.
+such decisions are the same where all labels are; `none` decides nothing (a regression); `auto` goes by the last ops.
 """
 
 from __future__ import annotations
