@@ -3,23 +3,26 @@
 `decision_of` finds the head of a captured graph; `fitting_head` and `decide` work on outputs alone. A decision is read
 from one value of the graph: a class by the greatest of its scores, yes or no by a cut. `before_head` moves the reading
 to the value before monotone ops (softmax, sigmoid), where the same decision is taken without their rounding.
+
+Heads: `logits` and `probabilities` decide for the greatest of several outputs; `binary_logit` for yes above 0 and
+`binary_probability` for yes above ½; `multi_label` (and `multi_label_logits`) so for each of several outputs, and two
+such decisions are the same where all labels are; `none` decides nothing (a regression); `auto` goes by the last ops.
 """
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx
-from torch.utils import _pytree as pytree
 
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, bound_arguments, call_op, resized, run
-from secateur.graph.meaning import MOVES, SOFTMAXES, Meaning, limits, meanings, op_name
+from secateur.graph.capture import Graph, call_op, run
+from secateur.graph.meaning import SOFTMAXES, Meaning, arguments_of, limits, op_name
+from secateur.graph.places import Look, maker, moved_back, only_source
 
 Head = Literal[
     "auto",
@@ -204,7 +207,7 @@ def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) ->
     check_head(head)
     if head == "none":
         return NoDecision("the head was given as none")
-    look = _Look.at(graph)
+    look = Look.at(graph)
     output = _deciding(look, head)
     if isinstance(output, NoDecision):
         return output
@@ -233,18 +236,18 @@ def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], ax
     return Decision(head, output, node, index, index, math.prod(sample), sample, labels, cut)
 
 
-def _dense(look: _Look, head: Head, output: int, sample: tuple[int, ...]) -> Decision | NoDecision:
+def _dense(look: Look, head: Head, output: int, sample: tuple[int, ...]) -> Decision | NoDecision:
     """Of an output with a decision at each of many positions; yes or no is one for each number.
 
     Under a head that was given, axis 1 holds the classes where the graph does not tell, as for PyTorch's losses.
     """
     node = look.graph.outputs[output]
-    meaning, (maker, axis) = look.meaning[node], _maker(look, node, sample)
+    meaning, (made_by, axis) = look.meaning[node], maker(look, node, sample)
     if head != "auto":
         name = fitting_head(head, meaning, 1 if head in BINARY else 2, one_of_k=False)
     elif meaning == "probability":
         name = "multi_label"
-    elif axis is not None and maker in (*SOFTMAXES, "linear"):
+    elif axis is not None and made_by in (*SOFTMAXES, "linear"):
         name = "probabilities" if meaning == "distribution" else "logits"
     else:
         return NoDecision(f"no axis of the output {node.name}, (batch, {_sizes(sample)}), is known to hold classes")
@@ -258,7 +261,7 @@ def _sizes(sample: Sequence[int]) -> str:
     return ", ".join(map(str, sample))
 
 
-def _deciding(look: _Look, head: Head) -> int | NoDecision:
+def _deciding(look: Look, head: Head) -> int | NoDecision:
     """The number of the output that decides."""
     nodes = look.graph.outputs
     floating = [i for i, node in enumerate(nodes) if look.values[node].is_floating_point()]
@@ -272,134 +275,23 @@ def _deciding(look: _Look, head: Head) -> int | NoDecision:
     return NoDecision(f"the model has {len(floating)} outputs, and which of them decides is not known")
 
 
-# --- what the graph tells --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class _Look:
-    """Shapes and sizes of all values, and what the values mean."""
-
-    graph: Graph
-    batch: int  # at least 2
-    values: Mapping[fx.Node, Any]  # for so many samples: tensors without storage, sizes
-    fewer: Mapping[fx.Node, Any]  # the same for one sample less
-    meaning: Mapping[fx.Node, Meaning]
-
-    @staticmethod
-    def at(graph: Graph) -> _Look:
-        batch = len(graph.example[0]) + 1  # capture has run both
-        return _Look(graph, batch, _shapes(graph, batch), _shapes(graph, batch - 1), meanings(graph.nodes))
-
-    def is_batched(self, node: fx.Node) -> bool:
-        shape, fewer = (values[node].shape for values in (self.values, self.fewer))
-        return len(shape) > 0 and (shape[0], fewer[0]) == (self.batch, self.batch - 1) and shape[1:] == fewer[1:]
-
-
-def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
-    found: dict[fx.Node, Any] = {}
-
-    def bare(value: Any) -> Any:
-        return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
-
-    def observe(node: fx.Node, value: Any) -> None:
-        found[node] = pytree.tree_map(bare, value)
-
-    outputs = run(graph, resized(graph, batch), observe=observe)
-    for node, value in zip(graph.outputs, outputs, strict=True):
-        found.setdefault(node, bare(value))
-    return found
-
-
-def _maker(look: _Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int | None]:
-    """The op that made the classes, before moves of data, and the axis of one sample's output that holds them."""
-    index = torch.arange(math.prod(sample))
-    while op_name(node) not in (*SOFTMAXES, *_CLASS_AXIS):
-        if op_name(node) == "log" and isinstance(node.args[0], fx.Node):
-            node = node.args[0]
-            continue
-        moved = _moved_back(look, node, index)
-        if moved is None:
-            return op_name(node), None
-        node, index = moved
-    shape = look.values[node].shape
-    made = (_arguments(node)["dim"] if op_name(node) in SOFTMAXES else _CLASS_AXIS[op_name(node)]) % len(shape)
-    if not made or not look.is_batched(node):
-        return op_name(node), None
-    return op_name(node), _axis_along(index.reshape(sample), tuple(shape[1:]), made - 1)
-
-
-def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
-    """The axis of `index`, element numbers in a tensor of `shape`, along which only the axis `made` of that varies."""
-    places = list(torch.unravel_index(index, shape))
-    own = places.pop(made)
-    for axis, size in enumerate(index.shape):
-        along = torch.arange(size).reshape(-1, *[1] * (index.ndim - 1 - axis))
-        still = all(bool((place == place.narrow(axis, 0, 1)).all()) for place in places)
-        if size == shape[made] and still and bool((own == along).all()):
-            return axis
-    return None
-
-
-def _moved_back(look: _Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Tensor] | None:
-    """The op's only tensor, and where in it the elements `index` of the op's value stand; None for no move of data."""
-    source = _only_source(look, node)
-    if source is None or op_name(node) not in MOVES:
-        return None
-    item = node if op_name(node) == "getitem" else None
-    made, source = (source, _only_source(look, source)) if item is not None else (node, source)
-    if source is None or op_name(made) not in MOVES or not (look.is_batched(source) and look.is_batched(node)):
-        return None
-    before = look.values[source]
-    if not before.is_floating_point():
-        return None
-    if any(not isinstance(look.values.get(n), int) for n in made.all_input_nodes if n is not source):
-        return None
-    size = math.prod(before.shape[1:])
-    numbers = torch.arange(look.batch * size).reshape(before.shape)
-    if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
-        after = None if _arguments(made).get("train") else numbers
-    else:
-        args, kwargs = fx.map_arg((made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values[n])
-        after = call_op(made, args, kwargs, like=numbers)
-        after = after if item is None else operator.getitem(after, item.args[1])
-    if after is None or after.shape != look.values[node].shape:
-        return None
-    own = after.reshape(look.batch, -1) - size * torch.arange(look.batch)[:, None]  # each sample's own elements
-    if not bool(((own == own[:1]) & (own >= 0) & (own < size)).all()):
-        return None
-    return source, own[0][index]
-
-
-def _only_source(look: _Look, node: fx.Node) -> fx.Node | None:
-    """The op's first argument, where no other one depends on the inputs but for sizes."""
-    source = node.args[0] if node.args else None
-    if node.op != "call_function" or not isinstance(source, fx.Node) or source.op != "call_function":
-        return None
-    varying = [n for n in node.all_input_nodes if look.meaning[n] != "constant"]
-    return source if varying == [source] else None
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    return bound_arguments(node, node.args, node.kwargs)
-
-
 # --- before the head -------------------------------------------------------------------------------------------------
 
 
 def before_head(graph: Graph, decision: Decision) -> Decision:
     """The same decision, read as far before the output as monotone ops and moves of data let it be."""
-    look = _Look.at(graph)
+    look = Look.at(graph)
     while (earlier := _step_back(look, decision)) is not None:
         decision = replace(earlier, size=math.prod(look.values[earlier.node].shape[1:]))
     return decision
 
 
-def _step_back(look: _Look, decision: Decision) -> Decision | None:
+def _step_back(look: Look, decision: Decision) -> Decision | None:
     node = decision.node
-    source = _only_source(look, node)
+    source = only_source(look, node)
     if source is None:
         return None
-    moved = _moved_back(look, node, decision.index)
+    moved = moved_back(look, node, decision.index)
     if moved is not None:
         return replace(decision, node=moved[0], index=moved[1])
     if not isinstance(look.values.get(source), Tensor) or not look.is_batched(source):
@@ -409,7 +301,7 @@ def _step_back(look: _Look, decision: Decision) -> Decision | None:
         return _before_softmax(look, node, source, decision)
     if look.values[source].shape != look.values[node].shape or len(node.all_input_nodes) != 1:
         return None
-    if decision.cut is None and name == "log" and look.meaning[source] == "distribution":
+    if decision.cut is None and name == "log" and look.meaning[source] == "distribution" and not decision.passed:
         return replace(decision, node=source)
     if decision.cut is None:
         return replace(decision, node=source, passed=(node, *decision.passed)) if name in _INCREASING else None
@@ -420,10 +312,10 @@ def _step_back(look: _Look, decision: Decision) -> Decision | None:
     return replace(decision, node=source, cut=cut, rising=decision.rising != falls)
 
 
-def _before_softmax(look: _Look, node: fx.Node, source: fx.Node, decision: Decision) -> Decision | None:
+def _before_softmax(look: Look, node: fx.Node, source: fx.Node, decision: Decision) -> Decision | None:
     """The greatest of a softmax's values is that of its inputs; of two, one is above ½ where its input is greater."""
     shape = look.values[node].shape
-    dim = int(_arguments(node)["dim"]) % len(shape)
+    dim = int(arguments_of(node)["dim"]) % len(shape)
     if not dim or decision.passed:
         return None
     if decision.cut is not None:
@@ -447,7 +339,6 @@ def _through(ops: Sequence[fx.Node], x: Tensor) -> Tensor:
     return x
 
 
-_CLASS_AXIS = {"conv1d": 1, "conv2d": 1, "conv3d": 1, "linear": -1}  # of the op's value
 _INCREASING = {"erf", "exp", "log_sigmoid", "selu", "sigmoid", "tanh"}  # strictly
 
 Back = Callable[[fx.Node, float], tuple[float, bool] | None]  # (op, cut) → the cut before it, whether the op falls
@@ -459,7 +350,7 @@ def _at(cut: float, before: float) -> Back:
 
 
 def _leaky_relu(node: fx.Node, cut: float) -> tuple[float, bool] | None:
-    return (0.0, False) if cut == 0 and _arguments(node)["negative_slope"] > 0 else None
+    return (0.0, False) if cut == 0 and arguments_of(node)["negative_slope"] > 0 else None
 
 
 def _clamp(node: fx.Node, cut: float) -> tuple[float, bool] | None:
@@ -473,12 +364,12 @@ def _neg(node: fx.Node, cut: float) -> tuple[float, bool] | None:
 
 def _rsub(node: fx.Node, cut: float) -> tuple[float, bool] | None:
     """1 − x > ½ where x < ½; other numbers may round."""
-    arguments = _arguments(node)
+    arguments = arguments_of(node)
     return (0.5, True) if (arguments["other"], arguments["alpha"], cut) == (1, 1, 0.5) else None
 
 
 def _scaled(node: fx.Node, cut: float) -> tuple[float, bool] | None:
-    arguments = _arguments(node)
+    arguments = arguments_of(node)
     factor = arguments["other"]
     plain = isinstance(factor, int | float) and 0 < abs(factor) < math.inf and arguments.get("rounding_mode") is None
     return (0.0, factor < 0) if plain and cut == 0 else None

@@ -32,6 +32,11 @@ def op_name(node: fx.Node) -> str:
     return kind(node).removesuffix("_")
 
 
+def arguments_of(node: fx.Node) -> dict[str, Any]:
+    """The op's arguments by name, nodes in place of tensors."""
+    return bound_arguments(node, node.args, node.kwargs)
+
+
 def meanings(nodes: Iterable[fx.Node]) -> dict[fx.Node, Meaning]:
     """The meaning of every node's value; `nodes` in topological order. Cost: linear in their number."""
     found: dict[fx.Node, Meaning] = {}
@@ -81,7 +86,7 @@ def _is_complement(node: fx.Node) -> bool:
     """1 − x."""
     if op_name(node) != "rsub" or len(node.all_input_nodes) != 1:
         return False
-    arguments = _arguments(node)
+    arguments = arguments_of(node)
     return bool(arguments.get("other") == 1 and arguments.get("alpha", 1) == 1)
 
 
@@ -127,7 +132,7 @@ def _clamped(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
 
 def limits(node: fx.Node) -> tuple[float | None, float | None]:
     """Between which numbers the op clamps; None for none. Limits that are tensors become infinite: nothing is known."""
-    arguments, ends = _arguments(node), []
+    arguments, ends = arguments_of(node), []
     if "self" not in arguments:
         return float("inf"), float("-inf")
     for names, unknown in ((("min", "min_val"), float("inf")), (("max", "max_val"), float("-inf"))):
@@ -135,10 +140,6 @@ def limits(node: fx.Node) -> tuple[float | None, float | None]:
         ends.append(value if value is None or isinstance(value, int | float) else unknown)
     low, high = ends
     return low, high
-
-
-def _arguments(node: fx.Node) -> dict[str, Any]:
-    return bound_arguments(node, node.args, node.kwargs)
 
 
 def _always(meaning: Meaning) -> Rule:

@@ -1,0 +1,122 @@
+"""Where the elements of a value stand in the values that it was made of by moves of data, and what made them."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from secateur.graph.capture import Graph, call_op, resized, run
+from secateur.graph.meaning import MOVES, SOFTMAXES, Meaning, arguments_of, meanings, op_name
+
+_CLASS_AXIS = {"conv1d": 1, "conv2d": 1, "conv3d": 1, "linear": -1}  # of the op's value
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """Shapes and sizes of all values, and what the values mean."""
+
+    graph: Graph
+    batch: int  # at least 2
+    values: Mapping[fx.Node, Any]  # for so many samples: tensors without storage, sizes
+    fewer: Mapping[fx.Node, Any]  # the same for one sample less
+    meaning: Mapping[fx.Node, Meaning]
+
+    @staticmethod
+    def at(graph: Graph) -> Look:
+        batch = len(graph.example[0]) + 1  # capture has run both
+        return Look(graph, batch, _shapes(graph, batch), _shapes(graph, batch - 1), meanings(graph.nodes))
+
+    def is_batched(self, node: fx.Node) -> bool:
+        shape, fewer = (values[node].shape for values in (self.values, self.fewer))
+        return len(shape) > 0 and (shape[0], fewer[0]) == (self.batch, self.batch - 1) and shape[1:] == fewer[1:]
+
+
+def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
+    found: dict[fx.Node, Any] = {}
+
+    def bare(value: Any) -> Any:
+        return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+    def observe(node: fx.Node, value: Any) -> None:
+        found[node] = pytree.tree_map(bare, value)
+
+    outputs = run(graph, resized(graph, batch), observe=observe)
+    for node, value in zip(graph.outputs, outputs, strict=True):
+        found.setdefault(node, bare(value))
+    return found
+
+
+def maker(look: Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int | None]:
+    """The op that made the classes, before moves of data, and the axis of one sample's output that holds them."""
+    index = torch.arange(math.prod(sample))
+    while op_name(node) not in (*SOFTMAXES, *_CLASS_AXIS):
+        if op_name(node) == "log" and isinstance(node.args[0], fx.Node):
+            node = node.args[0]
+            continue
+        moved = moved_back(look, node, index)
+        if moved is None:
+            return op_name(node), None
+        node, index = moved
+    shape = look.values[node].shape
+    made = (arguments_of(node)["dim"] if op_name(node) in SOFTMAXES else _CLASS_AXIS[op_name(node)]) % len(shape)
+    if not made or not look.is_batched(node):
+        return op_name(node), None
+    return op_name(node), _axis_along(index.reshape(sample), tuple(shape[1:]), made - 1)
+
+
+def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
+    """The axis of `index`, element numbers in a tensor of `shape`, along which only the axis `made` of that varies."""
+    places = list(torch.unravel_index(index, shape))
+    own = places.pop(made)
+    for axis, size in enumerate(index.shape):
+        along = torch.arange(size).reshape(-1, *[1] * (index.ndim - 1 - axis))
+        still = all(bool((place == place.narrow(axis, 0, 1)).all()) for place in places)
+        if size == shape[made] and still and bool((own == along).all()):
+            return axis
+    return None
+
+
+def moved_back(look: Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Tensor] | None:
+    """The op's only tensor, and where in it the elements `index` of the op's value stand; None for no move of data."""
+    source = only_source(look, node)
+    if source is None or op_name(node) not in MOVES:
+        return None
+    item = node if op_name(node) == "getitem" else None
+    made, source = (source, only_source(look, source)) if item is not None else (node, source)
+    if source is None or op_name(made) not in MOVES or not (look.is_batched(source) and look.is_batched(node)):
+        return None
+    before = look.values[source]
+    if not before.is_floating_point():
+        return None
+    if any(not isinstance(look.values.get(n), int) for n in made.all_input_nodes if n is not source):
+        return None
+    size = math.prod(before.shape[1:])
+    numbers = torch.arange(look.batch * size).reshape(before.shape)
+    if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
+        after = None if arguments_of(made).get("train") else numbers
+    else:
+        args, kwargs = fx.map_arg((made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values[n])
+        after = call_op(made, args, kwargs, like=numbers)
+        after = after if item is None else operator.getitem(after, item.args[1])
+    if after is None or after.shape != look.values[node].shape:
+        return None
+    own = after.reshape(look.batch, -1) - size * torch.arange(look.batch)[:, None]  # each sample's own elements
+    if not bool(((own == own[:1]) & (own >= 0) & (own < size)).all()):
+        return None
+    return source, own[0][index]
+
+
+def only_source(look: Look, node: fx.Node) -> fx.Node | None:
+    """The op's first argument, where no other one depends on the inputs but for sizes."""
+    source = node.args[0] if node.args else None
+    if node.op != "call_function" or not isinstance(source, fx.Node) or source.op != "call_function":
+        return None
+    varying = [n for n in node.all_input_nodes if look.meaning[n] != "constant"]
+    return source if varying == [source] else None
