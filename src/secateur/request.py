@@ -36,7 +36,7 @@ class Request:
     calibration: Any
     samples: int
     allocation: str
-    budgets: Mapping[str, float]
+    budgets: Mapping[str, float | str]
     guard: Guard | None
     step: float | None
     recursive: bool
@@ -127,7 +127,7 @@ def _as_calibration(value: Any) -> Any:
     raise ValueError
 
 
-_PAIRS = "a dict of names and numbers"
+_PAIRS = "a dict of names and values"
 RULES: dict[str, Rule] = {
     "remove": may.optional(
         Rule("the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'", lambda value: value)
