@@ -277,7 +277,6 @@ STRUCTURE: dict[str, Case] = {
     "an old opset": (lambda: relu(opsets=[("", 5)]), InputError, ("opset 5", "9 to 23")),
     "a future opset": (lambda: relu(opsets=[("", 99)]), InputError, ("opset 99", "9 to 23")),
     "an input without axes": (lambda: relu(shape=()), InputError, ("input 'x'", "no batch axis")),
-    "an input of 0": (lambda: relu(shape=["N", 0]), InputError, ("input 'x'", "[None, 0]")),
     "an input of less": (lambda: relu(shape=["N", -3]), InputError, ("input 'x'", "-3")),
     "an input of too much": (lambda: relu(shape=["N", 2**40]), InputError, ("input 'x'", "1099511627776")),
     "an input of text": (lambda: relu(kind=STRING), UnsupportedOpError, ("input 'x'", "string")),
@@ -353,7 +352,7 @@ def filled(*sizes: int) -> Proto:
     return text(f"g (float[N,4] x) => (float[N,4] y) <{constants}> {{ {ends} }}")
 
 
-@pytest.mark.parametrize("size", [-1, 2**27, 2**33, 2**62])
+@pytest.mark.parametrize("size", [-1, 2**29, 2**33, 2**62])
 def test_large_constant_is_refused_before_it_is_made(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,8 +361,8 @@ def test_large_constant_is_refused_before_it_is_made(
 
 
 def test_constants_have_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("secateur.formats.onnx.constants._MOST", 1000)
-    refused(saved(tmp_path, filled(*[300] * 4)), InputError, "ConstantOfShape 'c3'", "[300]", "at most 1,000")
+    monkeypatch.setattr("secateur.formats.onnx.constants.CONSTANT_BYTES", 4000)
+    refused(saved(tmp_path, filled(*[300] * 4)), InputError, "ConstantOfShape 'c3'", "[300]", "at most 4,000 bytes")
     agrees(saved(tmp_path, filled(4, 4, 1)))
 
 
@@ -441,7 +440,7 @@ OPS: dict[str, Case] = {
     "more unknown ops than fit": (
         with_nodes(*[("Det", [f"v{i}" if i else "x"], [f"v{i + 1}"]) for i in range(20)]),
         UnsupportedOpError,
-        ("Det 'n7' and 12 more",),
+        ("Det 'n4' and 15 more",),
     ),
     "an inner name of ours": (with_nodes(("MatMul (+ Add)", ["x", "x"], ["y"])), InputError, ("MatMul (+ Add)",)),
     "an unknown op in a function": (

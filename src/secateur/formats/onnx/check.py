@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,12 @@ class Runtime:
 
     def __init__(self, model: OnnxGraph) -> None:
         self.model = model
-        self.plain = session(model.proto)
         self.places = dict[str, Where]()
+
+    @cached_property
+    def plain(self) -> Callable[..., list[Tensor]]:
+        """The model in onnxruntime, whose graph is run as it is."""
+        return session(self.model.proto)
 
     def ours(self, inputs: Sequence[Tensor], everything: bool = False) -> dict[str, Tensor]:
         batch = self.model.at_hand(inputs)
