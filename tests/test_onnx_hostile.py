@@ -273,9 +273,9 @@ STRUCTURE: dict[str, Case] = {
     "an output twice": (lambda: with_output("y", "y"), InputError, ("output 'y'", "twice")),
     "no outputs": (lambda: with_output(), InputError, ("no outputs",)),
     "no ops": (lambda: built([]), InputError, ("no graph of ops",)),
-    "no opset": (lambda: relu(opsets=()), InputError, ("no opset", "9 to 23")),
-    "an old opset": (lambda: relu(opsets=[("", 5)]), InputError, ("opset 5", "9 to 23")),
-    "a future opset": (lambda: relu(opsets=[("", 99)]), InputError, ("opset 99", "9 to 23")),
+    "no opset": (lambda: relu(opsets=()), InputError, ("no opset", "9 to 24")),
+    "an old opset": (lambda: relu(opsets=[("", 5)]), InputError, ("opset 5", "9 to 24")),
+    "a future opset": (lambda: relu(opsets=[("", 99)]), InputError, ("opset 99", "9 to 24")),
     "an input without axes": (lambda: relu(shape=()), InputError, ("input 'x'", "no batch axis")),
     "an input of less": (lambda: relu(shape=["N", -3]), InputError, ("input 'x'", "-3")),
     "an input of too much": (lambda: relu(shape=["N", 2**40]), InputError, ("input 'x'", "1099511627776")),
@@ -426,27 +426,45 @@ def quantised(kind: str) -> Proto:
 OPS: dict[str, Case] = {
     "another domain": (
         lambda: built(
-            [helper.make_node("FusedConv", ["x"], ["y"], name="fast", domain="com.microsoft")],
+            [helper.make_node("FusedConv", ["x"], ["y"], name="fast", domain="com.acme")],
+            opsets=[("", 17), ("com.acme", 1)],
+        ),
+        UnsupportedOpError,
+        ("com.acme.FusedConv 'fast'", "domains that onnxruntime does not have"),
+    ),
+    "ops for one processor": (
+        lambda: built(
+            [helper.make_node("Conv", ["x"], ["y"], name="fast", domain="com.microsoft.nchwc")],
+            opsets=[("", 17), ("com.microsoft.nchwc", 1)],
+        ),
+        UnsupportedOpError,
+        ("com.microsoft.nchwc.Conv 'fast'", "ORT_ENABLE_EXTENDED"),
+    ),
+    "quantised ops of onnxruntime": (
+        lambda: built(
+            [helper.make_node("MatMulNBits", ["x"], ["y"], name="q", domain="com.microsoft")],
             opsets=[("", 17), ("com.microsoft", 1)],
         ),
         UnsupportedOpError,
-        ("FusedConv 'fast'", "other domains"),
+        ("com.microsoft.MatMulNBits 'q'", "is quantised"),
     ),
     "unknown ops": (
-        with_nodes(("Det", ["x"], ["a"]), ("Relu", ["a"], ["b"]), ("Nonsense", ["b"], ["c"]), ("Det", ["c"], ["y"])),
+        with_nodes(
+            ("SequenceAt", ["x"], ["a"]), ("Relu", ["a"], ["b"]), ("Nonsense", ["b"], ["c"]), ("SequenceAt", ["c"], ["y"])
+        ),
         UnsupportedOpError,
-        ("Det, Nonsense", "Det 'n0'", "Nonsense 'n2'", "Det 'n3'"),
+        ("SequenceAt 'n0'", "Nonsense 'n2'", "SequenceAt 'n3'", "no rule"),
     ),
     "more unknown ops than fit": (
-        with_nodes(*[("Det", [f"v{i}" if i else "x"], [f"v{i + 1}"]) for i in range(20)]),
+        with_nodes(*[("Nonsense", [f"v{i}" if i else "x"], [f"v{i + 1}"]) for i in range(20)]),
         UnsupportedOpError,
-        ("Det 'n4' and 15 more",),
+        ("Nonsense 'n4' and 15 more",),
     ),
     "an inner name of ours": (with_nodes(("MatMul (+ Add)", ["x", "x"], ["y"])), InputError, ("MatMul (+ Add)",)),
     "an unknown op in a function": (
-        lambda: text("g (float[N,2] x) => (float[N,2] y) { y = own.f(x) }", function("y = Det(x)")),
+        lambda: text("g (float[N,2] x) => (float[N,2] y) { y = own.f(x) }", function("y = Nonsense(x)")),
         UnsupportedOpError,
-        ("Det 'y'",),
+        ("Nonsense 'y'",),
     ),
     **{
         kind: (partial(controlled, kind), UnsupportedOpError, (f"{kind} 'jump'", "graphs inside"))

@@ -80,20 +80,23 @@ def joined(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 
 
 def moved(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
-    """Ops that only move elements are run on the labels themselves."""
+    """Ops that only move elements are run on the labels themselves; places to move them to stay as they are."""
 
     def to_labels(leaf: Any) -> Any:
         return element_labels(labels, leaf).contiguous() if isinstance(leaf, Value) else leaf
 
-    def to_data(leaf: Any) -> Any:
-        return leaf.data if isinstance(leaf, Value) else leaf
+    def to_places(leaf: Any) -> Any:
+        if not isinstance(leaf, Value):
+            return leaf
+        labels.pin(leaf.labels, f"places in {node.name}")
+        return leaf.data
 
-    given = {name: pytree.tree_map(to_data if name in _PLACES else to_labels, value) for name, value in a.items()}
+    given = {k: pytree.tree_map(to_places if k in _PLACES else to_labels, value) for k, value in a.items()}
     made = call_op(node, (), given, like=torch.zeros(0, dtype=torch.int64))
     return pytree.tree_map(compacted, made)
 
 
-_PLACES = ("index", "indices", "repeats")  # arguments that say which elements to move
+_PLACES = {"index", "indices", "repeats", "tensor_indices_or_sections"}  # arguments
 
 
 def chunked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
@@ -165,6 +168,12 @@ def pooled(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     for axis in spatial:
         steady = steady.narrow(axis, 0, 1)
     return pytree.tree_map(lambda t: steady.expand(t.shape), out)
+
+
+def sampled(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
+    """Values between the points of space: channels pass, places stay."""
+    frozen(labels, {"grid": a["grid"]}, out, f"places to sample at in {node.name}")
+    return pooled(labels, node, {"input": a["input"]}, out)  # type: ignore[no-any-return]
 
 
 def reduced(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
@@ -467,12 +476,13 @@ RULES: dict[str, Rule] = {
         "sigmoid log_sigmoid tanh softplus softsign erf exp expm1 log log1p sqrt rsqrt reciprocal square abs neg "
         "sign sin cos clamp clamp_min clamp_max pow dropout feature_dropout alpha_dropout dropout2d bernoulli "
         "contiguous clone detach detach_ alias to _to_copy type_as float double half bfloat16 lift_fresh_copy "
-        "round floor ceil nan_to_num zeros_like ones_like full_like threshold isnan logical_not".split(),
+        "round floor ceil nan_to_num zeros_like ones_like full_like threshold isnan logical_not "
+        "tan asin acos atan sinh cosh asinh acosh atanh isinf".split(),
         same,
     ),
     **dict.fromkeys(
         "add sub rsub mul div maximum minimum where masked_fill lerp addcmul addcdiv "
-        "eq ne lt le gt ge logical_and logical_or bitwise_and bitwise_or".split(),
+        "eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or remainder fmod".split(),
         joined,
     ),
     **dict.fromkeys(
@@ -498,6 +508,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), recurrent),
     **dict.fromkeys("batch_norm instance_norm".split(), batch_normed),
     **dict.fromkeys("layer_norm rms_norm".split(), layer_normed),
+    "grid_sampler": sampled,
     "group_norm": group_normed,
     "prelu": prelu,
     "linear": linear,

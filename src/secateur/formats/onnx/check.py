@@ -21,6 +21,7 @@ from secateur.formats.onnx.draws import DRAWS, random_inputs
 from secateur.formats.onnx.model import OnnxGraph, Proto, as_output
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.read import LIMIT, require_packages
+from secateur.formats.onnx.recurrent import KINDS as RECURRENT
 from secateur.formats.onnx.tensors import to_proto, to_torch
 
 _TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}  # of a value's range
@@ -291,9 +292,12 @@ def serialized(proto: Proto) -> bytes:
 
 
 def _lacks_kernels(proto: Proto) -> bool:
-    """onnxruntime has next to no bfloat16 on CPUs."""
-    return any(t.data_type == 16 for t in proto.graph.initializer) or any(
-        v.type.tensor_type.elem_type == 16 for v in proto.graph.input
+    """onnxruntime has next to no bfloat16 on CPUs, and no recurrent layers whose batch comes first."""
+    batch_first = any(n.op_type in RECURRENT and any(a.name == "layout" and a.i for a in n.attribute) for n in proto.graph.node)
+    return (
+        batch_first
+        or any(t.data_type == 16 for t in proto.graph.initializer)
+        or any(v.type.tensor_type.elem_type == 16 for v in proto.graph.input)
     )
 
 

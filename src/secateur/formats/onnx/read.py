@@ -21,7 +21,7 @@ from secateur.formats.onnx.tensors import TYPES
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message; protobuf's own limit
 OLDEST, NEWEST = 9, 24  # opsets whose meaning the rules know
-_KNOWN = {"Constant", "If", "Loop", "Scan", *OPS, *RULES}
+_KNOWN = {"Constant", "If", *OPS, *RULES}
 _BYTES = {number: dtype.itemsize for number, dtype in TYPES.items()}  # by ONNX data type
 _FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}  # where values lie that are not raw; else in int32_data
 _MOST_NODES, _DEEPEST = 200_000, 64  # ops once functions are written out, functions inside functions
@@ -73,8 +73,8 @@ def _without_branches(path: str | os.PathLike[str], model: Proto) -> Proto:
         check_ops(path, taken)
         check_proto(path, taken)
     _refuse(
-        path, [n for n in taken.graph.node if any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in n.attribute)],
-        "holds ops with graphs inside, which depend on data", "export it without control flow",
+        path, [n for n in taken.graph.node if _has_graphs(n)],
+        "holds ops with graphs inside, which depend on data", "export it without control flow, or with fixed sizes",
     )  # fmt: skip
     return taken
 
@@ -133,20 +133,37 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
     functions = {_key(f) for f in model.functions}
     nodes = [n for n in _nodes(model) if _call(n) not in functions]
     _refuse(
-        path, [n for n in nodes if _is_quantized(n)], "is quantised", "prune the floating-point model, then quantise"
+        path, [n for n in nodes if _is_quantized(n)],
+        "is quantised", "prune the floating-point model first, then quantise it",
     )
     _refuse(
         path, [n for n in nodes if n.domain in _ONE_PROCESSOR], "holds ops that onnxruntime has made for one processor",
         "save it with the graph optimization level ORT_ENABLE_EXTENDED, or prune the model that it was made of",
-    )  # fmt: skip
+    )
     _refuse(
-        path, [n for n in nodes if kind_of(n) not in OPS and n.domain not in (*OWN_DOMAINS, *_RUN_ALONE)],
+        path, [n for n in nodes if n.domain not in (*OWN_DOMAINS, *_RUN_ALONE)],
         "holds ops of domains that onnxruntime does not have", "export it without them",
-    )  # fmt: skip
+    )
     _refuse(
-        path, [n for n in nodes if kind_of(n) not in _KNOWN and _NOT_NUMBERS.search(n.op_type)],
-        "holds ops on texts, sequences or losses, which have no rule", "export the model without them",
+        path, [n for n in nodes if n.op_type != "If" and _has_graphs(n)],
+        "holds ops with graphs inside, which depend on data", "export it without control flow",
+    )
+    _refuse(
+        path, [n for n in nodes if kind_of(n) not in _KNOWN and not _can_stay_whole(n)],
+        "holds ops that have no rule", "export the model without them",
     )  # fmt: skip
+
+
+def _can_stay_whole(node: Proto) -> bool:
+    """Whether an op without a rule is one on numbers, which onnxruntime may run as it is (see `whole`)."""
+    import onnx
+
+    known = node.domain not in OWN_DOMAINS or onnx.defs.has(node.op_type)
+    return known and not _NOT_NUMBERS.search(node.op_type)
+
+
+def _has_graphs(node: Proto) -> bool:
+    return any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in node.attribute)
 
 
 _RUN_ALONE = ("com.microsoft", "ai.onnx.ml")  # domains of onnxruntime, whose ops it runs where they have no rule
