@@ -84,6 +84,7 @@ def test_prune_writes_a_smaller_program_and_its_recipe(folder: Path) -> None:
     report = json.loads((folder / "pruned.json").read_text())
     assert report["units"] == [20, 10]
     assert report["parameters"][1] < report["parameters"][0]
+    assert report["latency_runtime"] == "torch" and min(report["latency_ms"]) > 0
     recipe = json.loads((folder / "small.recipe.json").read_text())
     assert [len(group["kept"]) for group in recipe["groups"]] == [4, 6]
     program = load_program(folder / "small.pt2")
@@ -151,6 +152,48 @@ def test_weights_alone_as_safetensors(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (folder / "small.safetensors").is_file() and (folder / "small.recipe.json").is_file()
     assert "parameters" in done.stdout
+
+
+def test_latency_may_be_left_out_and_is_told_otherwise(folder: Path) -> None:
+    quick = (*PRUNE, "--method", "scale", "-o", "quick.pt2")
+    done = run(folder, *quick, "--no-latency", "--json")
+    report = json.loads(done.stdout)
+    assert report["latency_ms"] is None and report["latency_runtime"] is None and "less time" not in done.stderr
+    done = run(folder, *quick)
+    assert done.returncode == 0 and "ms for one sample (torch)" in done.stdout, done.stderr
+
+
+WIDER = """
+from torch import nn
+
+class Growing(nn.Sequential):
+    def forward(self, x):
+        for _ in range(1 if self[0].out_features > 300 else 300):
+            y = super().forward(x)
+        return y
+
+def slower():
+    return Growing(nn.Linear(8, 400), nn.ReLU(), nn.Linear(400, 2)).eval()
+"""
+
+
+def test_a_model_that_is_no_faster_is_named(folder: Path) -> None:
+    """Its class takes longer where it is narrower, and the way out is told."""
+    (folder / "grows.py").write_text(WIDER)
+    arguments = ("prune", "grows:slower", "--example-shape", "8", "--method", "scale", "-o", "grown.safetensors")
+    done = run(folder, *arguments)
+    assert done.returncode == 0
+    assert "one sample takes no less time in torch than before" in done.stderr
+    assert "try --round-to 16, or to remove more" in done.stderr
+
+
+def test_rounding_is_asked_as_auto_or_a_number(folder: Path) -> None:
+    done = run(folder, *PRUNE, "--method", "scale", "--round-to", "often", "-o", "x.pt2")
+    assert done.returncode == 1
+    assert "round_to='often': give a whole number of units, at least 1, or 'auto'" in done.stderr
+    done = run(folder, *PRUNE, "--method", "scale", "--round-to", "4", "--no-latency", "-o", "four.pt2", "--json")
+    assert json.loads(done.stdout)["units"] == [20, 12]
+    assert json.loads((folder / "four.recipe.json").read_text())["request"]["round_to"] == 4
 
 
 BLOATED = ("prune", "net:bloated", "--example-shape", "1,8,8")
@@ -229,7 +272,8 @@ def test_onnx_in_and_out(exported: Path) -> None:
     assert [group["units"] for group in groups] == [7, 10, 4]
     done = run(exported, "prune", "net.onnx", "-o", "less.onnx", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["class"] == "OnnxModel"
+    report = json.loads(done.stdout)
+    assert report["class"] == "OnnxModel" and report["latency_runtime"] == "onnxruntime"
     assert (exported / "net.onnx").read_bytes() == before
     done = run(exported, "replay", "net.onnx", "less.recipe.json", "-o", "again.onnx")
     assert done.returncode == 0, done.stderr

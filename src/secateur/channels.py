@@ -51,20 +51,19 @@ def _units_of_channels(units: Tensor) -> Tensor:
     return units[0, :, 0, 0]
 
 
-def multiple_of(units: int, block: int) -> int:
-    """Of what number a group of `units` keeps a multiple: `block`, or half or a quarter of it in small groups.
-
-    A group of one block can then lose half of it; a depthwise group of 24 can keep 16.
-    """
-    multiple, least = block, max(1, block * _ALIGNED // BLOCK)
-    while multiple > max(least, units // 2):
-        multiple //= 2
-    return multiple
+def aligned_units(block: int) -> int:
+    """The least multiple of units, `block` of which fill one, that onnxruntime computes in its blocked layout."""
+    return max(1, block * _ALIGNED // BLOCK)
 
 
 def kept_counts(units: int, block: int) -> list[int]:
-    """The numbers of units that the group may keep, descending: all, multiples, and what halving the least gives."""
-    multiple = multiple_of(units, block)
+    """The numbers of units that a group may keep, descending: all, multiples, and what halving the least gives.
+
+    Multiples of `block`, or of half or a quarter of it in groups of less than two blocks: they shrink, too.
+    """
+    multiple = block
+    while multiple > max(aligned_units(block), units // 2):
+        multiple //= 2
     multiples = range(units // multiple * multiple, 0, -multiple)
     halves = [multiple >> n for n in range(1, multiple.bit_length())]
     return [units, *(count for count in (*multiples, *halves) if count < units)]

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-from secateur.channels import block_units, multiple_of
+from secateur.channels import aligned_units, block_units
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, NothingToPruneError, TargetMissedError, few
 from secateur.graph.capture import Graph
@@ -58,7 +58,7 @@ class Plan:
     requested: Target
     achieved: float  # the share of the requested quantity that goes
     shortfall: str  # why it is less than asked, or empty
-    multiples: Mapping[str, int] = field(default_factory=dict)  # of which each group keeps one; others: of 1
+    multiples: Mapping[str, int] = field(default_factory=dict)  # of which each group keeps one on the way, too
 
     def cut_short(
         self, graph: Graph, coupling: Coupling, groups: Sequence[Group], alive: Mapping[str, Tensor], why: str
@@ -112,20 +112,15 @@ def make_plan(
     that are `gone` already count. Raises `NothingToPruneError` and `TargetMissedError`.
     """
     gone = gone or {}
-    blocks = block_units(graph, coupling) if round_to == AUTO else {}
-    whole = 1 if round_to == AUTO else int(round_to)
-    multiples = {g.name: multiple_of(g.units, blocks[g.name]) if blocks else whole for g in groups}
     if costs is not None:
         ladder = _prices(graph, coupling, groups, target, costs)
     else:
         ladder = {g.name: torch.arange(1, g.units, dtype=torch.float64) / g.units for g in groups}
-    if whole == 1 and max(multiples.values()) > 1:
-        share = partial(_achieved, graph, coupling, groups, target)
-        removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, most or {})
-        if most and share(removed) < target.share - _EPSILON:
-            removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, {})
-        if share(removed) < target.share - _EPSILON and (costs is not None or target.quantity != "units"):
-            raise _missed(coupling, target, 1, share(removed))
+    blocks = block_units(graph, coupling) if round_to == AUTO else {}
+    whole = 1 if round_to == AUTO else int(round_to)
+    multiples = {g.name: aligned_units(blocks[g.name]) if blocks else whole for g in groups}
+    if any(blocks.get(g.name, 1) > 1 for g in groups):
+        removed = _in_blocks(graph, coupling, groups, target, blocks, ladder, gone, most)
     elif costs is None and target.quantity == "units":
         removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, multiples, gone)
     else:
@@ -216,6 +211,28 @@ def _rounded(
         multiple = multiples.get(g.name, 1)
         kept[g.name] = -(-(g.units - removed[g.name]) // multiple) * multiple
     return {g.name: max(gone.get(g.name, 0), g.units - kept[g.name]) for g in groups}
+
+
+def _in_blocks(
+    graph: Graph,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    target: Target,
+    blocks: Mapping[str, int],
+    ladder: Mapping[str, Tensor],
+    gone: Mapping[str, int],
+    most: Mapping[str, int] | None,
+) -> dict[str, int]:
+    """Removal in blocks of channels, of no more than `most` of each group where the request can be met so."""
+    share = partial(_achieved, graph, coupling, groups, target)
+    removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, most or {})
+    if most and share(removed) < target.share - _EPSILON:
+        removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, {})
+    reached = share(removed)
+    more = target.quantity != "units" or any(removed[g.name] < g.units - 1 for g in groups)
+    if reached < target.share - _EPSILON and more:
+        raise _missed(coupling, target, 1, reached)
+    return removed
 
 
 def _prices(
