@@ -586,7 +586,9 @@ def test_form_without_a_rule_is_refused_by_the_node_s_name(text: str, said: str)
 
 def test_all_nodes_without_a_rule_are_named(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save(graph("a = Relu(x_2_3) b = SequenceConstruct(a, a) c = SplitToSequence(x_2_3_3) y = SequenceConstruct(c)"), path)
+    onnx.save(
+        graph("a = Relu(x_2_3) b = SequenceConstruct(a, a) c = SplitToSequence(x_2_3_3) y = SequenceConstruct(c)"), path
+    )
     with pytest.raises(UnsupportedOpError) as told:
         load_onnx(path)
     assert all(name in str(told.value) for name in ("'1/SequenceConstruct'", "SplitToSequence '2", "'3/Sequence"))

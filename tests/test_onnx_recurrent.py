@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -270,5 +271,5 @@ def test_bounds_that_torch_lacks_are_refused_by_name() -> None:
         , H = RNN <hidden_size=3> (x_4_N_5, w_1_3_5, wr_1_3_3) h = Squeeze(H, @[0]) a = MatMul(h, w_3_7) b = Relu(a)
         y = MatMul(b, w_7_2)
     """)
-    with pytest.raises(UnsupportedOpError, match="aten.rnn_tanh"):
+    with pytest.raises(UnsupportedOpError, match=r"aten\.rnn_tanh"):
         secateur.prune(OnnxModel(proto), inputs_for(proto), remove=0.4, method="impact", input_bounds=(-1, 1))
