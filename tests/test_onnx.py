@@ -33,6 +33,7 @@ from secateur.errors import InputError, UnsupportedOpError, VerificationError  #
 from secateur.formats.onnx import OnnxModel, check_import, load_onnx, save_onnx  # noqa: E402
 from secateur.formats.onnx import host as host_rules  # noqa: E402
 from secateur.formats.onnx import ops as op_rules  # noqa: E402
+from secateur.formats.onnx import table  # noqa: E402
 from secateur.formats.onnx.check import distance, run_onnx  # noqa: E402
 from secateur.graph.capture import capture, run  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
@@ -83,10 +84,12 @@ def graph(text: str, opset: int = 17, *, ir: int = 8, constant_nodes: bool = Fal
         tensors = []
     for index, node in enumerate(nodes):
         node.name, node.doc_string = f"{index}/{node.op_type}", f"node {index}"
-    unread = [o for n in nodes for o in n.output if o not in read]
+    unread = [o for n in nodes for o in n.output if o and o not in read]
     outputs = [onnx.ValueInfoProto(name=name) for name in unread]
     made_graph = onnx.helper.make_graph(nodes, "net", inputs, outputs, tensors, doc_string="a graph")
-    model = onnx.helper.make_model(made_graph, ir_version=ir, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    domains = sorted({n.domain for n in nodes} - {""})
+    opsets = [onnx.helper.make_opsetid("", opset), *(onnx.helper.make_opsetid(name, 1) for name in domains)]
+    model = onnx.helper.make_model(made_graph, ir_version=ir, opset_imports=opsets)
     model.producer_name, model.doc_string = "tests", "a model"
     onnx.helper.set_model_props(model, {"author": "nobody", "labels": "a,b"})
     twin = onnx.ModelProto.FromString(model.SerializeToString())
@@ -594,7 +597,7 @@ MLP = """
 def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph(MLP)
     check_import(OnnxModel(proto), inputs_for(proto))
-    monkeypatch.setitem(op_rules.OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
+    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
     with pytest.raises(VerificationError, match=r"^Relu '1/Relu' gives another value in torch \(shape \(2, 16\)\)"):
         check_import(OnnxModel(proto), inputs_for(proto))
     with pytest.raises(VerificationError, match="Relu '1/Relu'"):
@@ -603,7 +606,7 @@ def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pyt
 
 def test_op_that_differs_below_zero_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph("a = Relu(x_N_30) y = Tanh(a)")
-    monkeypatch.setitem(op_rules.OPS, "Relu", lambda node, x: x)
+    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: x)
     with pytest.raises(VerificationError, match="'0/Relu'"):
         check_import(OnnxModel(proto), inputs_for(proto))
 
@@ -915,7 +918,7 @@ def assert_prunes(path: Path, remove: float, method: str = "scale") -> None:
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in model.parameters())
     assert result.history[-1].parameters < result.before.parameters
     half = any(p.dtype is torch.bfloat16 for p in model.parameters())
-    if not half:
+    if not half and _is_valid(model.proto):
         onnx.checker.check_model(smaller.proto, full_check=True)
     inputs = inputs_for(smaller.proto, batch=3, seed=1)
     with torch.no_grad():
@@ -925,6 +928,15 @@ def assert_prunes(path: Path, remove: float, method: str = "scale") -> None:
     for a, b in zip(ours, expected, strict=True):
         assert a.shape == tuple(b.shape)
         assert distance(a, torch.as_tensor(b)) < (5e-2 if a.dtype in (torch.float16, torch.bfloat16) else 1e-4)
+
+
+def _is_valid(proto: Proto) -> bool:
+    """By ONNX's checker, which does not know the ops that onnxruntime puts into ONNX's own domain."""
+    try:
+        onnx.checker.check_model(proto, full_check=True)
+    except onnx.checker.ValidationError:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("name", _GRAPHS)

@@ -264,7 +264,7 @@ def test_nothing_to_prune_names_the_reasons() -> None:
 
 
 def test_missed_target_names_what_is_pinned() -> None:
-    with pytest.raises(TargetMissedError, match=r"Pinned: conv \(recurrent layers stay whole \(lstm\)\)"):
+    with pytest.raises(TargetMissedError, match=r"Pinned: conv \(recurrent layers stay whole \(rnn\)\)"):
         pruned("lstm", remove="params=90%", method="scale")
 
 
@@ -379,7 +379,7 @@ def test_inspect_and_explain() -> None:
 
 def test_explain_names_what_no_rule_could_label() -> None:
     text = pruned("lstm", method="scale").explain()
-    assert "rnn.weight_ih_l0" in text and "pinned: recurrent layers stay whole (lstm)" in text
+    assert "rnn.weight_ih_l0" in text and "pinned: recurrent layers stay whole (rnn)" in text
 
 
 # --- methods by hand -------------------------------------------------------------------------------------------------

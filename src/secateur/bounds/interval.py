@@ -45,7 +45,7 @@ from secateur.bounds.layers import (
 )
 from secateur.bounds.op import Op, Rounding
 from secateur.errors import InputError, UnsupportedOpError
-from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, walk
+from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, told, walk
 from secateur.types import Interval
 
 Box = tuple[Interval, ...]
@@ -170,9 +170,9 @@ def require_rules(graph: Graph) -> None:
         if kind(node) not in SHAPE_ONLY:
             varying.add(node)
     if missing:
-        names = sorted({str(node.target) for node in missing})
+        names = sorted({told(node) for node in missing})
         raise UnsupportedOpError(
-            f"{missing[0].name}: there is no rule to bound {missing[0].target}. Ops of this model without a rule: "
+            f"{missing[0].name}: there is no rule to bound {told(missing[0])}. Ops of this model without a rule: "
             f"{', '.join(names)}. Rewrite these parts with other ops, or add for each a function and a row of RULES "
             "in secateur/bounds/interval.py and difference.py"
         )

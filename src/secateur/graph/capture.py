@@ -91,6 +91,11 @@ def kind(node: fx.Node) -> str:
     return getattr(target, "__name__", str(target))
 
 
+def told(node: fx.Node) -> str:
+    """The op as errors name it; one that is run as another format has it goes by its name there."""
+    return str(node.args[2]) if kind(node) == "onnxruntime" else str(node.target)
+
+
 def bound_arguments(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The op's arguments by schema name, defaults filled in; positional names `0`, `1`… for Python operators."""
     target = node.target

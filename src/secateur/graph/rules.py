@@ -180,7 +180,14 @@ def unknown(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
 
 
 def recurrent(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
-    return frozen(labels, a, out, f"recurrent layers stay whole ({node.name})")
+    """Whole, under the name that the layer has in the model."""
+    owner = next((v.tensor for v in values_in(a["params"]) if v.tensor), "").rpartition(".")[0]
+    return frozen(labels, a, out, f"recurrent layers stay whole ({owner or node.name})")
+
+
+def whole(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
+    """An op of another format that is run as it is."""
+    return frozen(labels, a, out, f"{a['name']} has no rule and stays whole")
 
 
 def frozen(labels: Labels, a: Arguments, out: Any, reason: str) -> Any:
@@ -485,6 +492,7 @@ RULES: dict[str, Rule] = {
     "scaled_dot_product_attention": attention,
     "embedding": embedded,
     "chunk": chunked,
+    "onnxruntime": whole,
     "slice": sliced,
     "index": gathered,
 }

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import Graph, as_work, call_op, walk
+from secateur.graph.capture import Graph, as_work, call_op, kind, walk
 from secateur.reconstruct.layers import Consumer
 
 
@@ -25,12 +26,15 @@ def sensitivities(
     given = dict(zip(graph.inputs, inputs, strict=True))
     wanted = {consumer.node: consumer for consumer in consumers}
     seen: dict[fx.Node, Tensor] = {}
+    ends: list[Tensor] = []  # what ops read that no gradient passes: it counts as an output
 
     def leaf(node: fx.Node) -> Tensor:
         return given[node] if node.op == "placeholder" else as_work(tensors[str(node.target)], like)
 
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = call_op(node, args, kwargs, like=like)
+        if kind(node) == "onnxruntime":
+            ends.extend(x for x in pytree.tree_leaves(args) if isinstance(x, Tensor) and x.requires_grad)
         if node in wanted:
             value = value.detach().requires_grad_() if not value.requires_grad else value
             seen[node] = value
@@ -38,7 +42,8 @@ def sensitivities(
 
     with torch.enable_grad():
         env = walk(graph, leaf, call)
-        outputs = [env[node] for node in graph.outputs if env[node].is_floating_point() and env[node].requires_grad]
+        last = [env[node] for node in graph.outputs]
+        outputs = [y for y in (*last, *ends) if y.is_floating_point() and y.requires_grad]
         signs = [(torch.rand(y.shape, generator=generator) < 0.5).to(y) * 2 - 1 for y in outputs]
         total = sum((y * v).sum() for y, v in zip(outputs, signs, strict=True))
         grads = torch.autograd.grad(total, list(seen.values()), allow_unused=True) if outputs else [None] * len(seen)

@@ -78,6 +78,8 @@ def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -
         if targets is not None:
             log_p = as_log_probabilities(source, outputs[0])
             loss = loss - _CLASSES * log_p.gather(1, targets[:, None]).mean()
+        if not loss.requires_grad:  # no gradient reaches the inputs
+            break
         loss.backward()
         for move in moves.values():
             move.grad = None if move.grad is None else move.grad.nan_to_num(0.0, 0.0, 0.0)

@@ -50,7 +50,7 @@ def _step(
     given = tuple(x.detach().requires_grad_(i in free) for i, x in enumerate(inputs))
     log_p = log_probabilities(source, given).gather(1, target[:, None]).squeeze(1)
     unsure = log_p.detach().exp() < SURE
-    if not free or not bool(unsure.any()):
+    if not free or not bool(unsure.any()) or not log_p.requires_grad:  # no gradient reaches the inputs
         return inputs, True
     slopes: tuple[Tensor | None, ...] = torch.autograd.grad(log_p.sum(), [given[i] for i in free], allow_unused=True)
     out = list(inputs)

@@ -8,8 +8,12 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from secateur.formats.onnx.microsoft import DOMAIN, TURNED, WITH_BIAS
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import AFTER, LINEAR
+
+
+_PRODUCTS = {"Gemm", *(f"{DOMAIN}.{kind}" for kind in ("Attention", "FusedGemm", "FusedMatMul", "TransposeMatMul"))}
 
 
 def as_torch_has_it(
@@ -21,24 +25,28 @@ def as_torch_has_it(
     """
     uses = Counter(name for n in nodes for name in n.inputs) + Counter(outputs)
     readers = {name: n for n in nodes for name in n.inputs}
-    transposed, flat, gone = set[str](), set[str](), set[int]()
+    transposed, flat, changed = set[str](), set[str](), dict[int, Node | None]()
     found = list[Node]()
-    for node in nodes:
-        if id(node) in gone:
+    for original in nodes:
+        node = changed.get(id(original), original)
+        if node is None:
             continue
         weight = node.inputs[1] if len(node.inputs) > 1 else ""
         own = weight in constants and uses[weight] == 1
         if node.kind == "MatMul" and own and constants[weight].ndim == 2:
-            bias, add = _bias_after(node, readers, uses, constants, constants[weight].shape[1])
-            if add is not None:
-                gone.add(id(add))
+            transposed.add(weight)
+            bias, reader = _bias_after(node, readers, uses, constants, constants[weight].shape[1])
+            if reader is not None and reader.kind != "Add":
+                changed[id(reader)] = _with_product(reader, node)
+                continue
+            if reader is not None:
+                changed[id(reader)] = None
             given = (node.inputs[0], weight, *([bias] if bias else []))
-            made = add.outputs if add is not None else node.outputs
-            node = replace(node, kind=LINEAR, inputs=given, outputs=made)
-            transposed.add(weight)
-        elif node.kind == "Gemm" and own and not node.attribute("transB", 0):
-            node = replace(node, attributes=node.attributes | {"transB": 1})
-            transposed.add(weight)
+            node = replace(node, kind=LINEAR, inputs=given, outputs=(reader or node).outputs)
+        elif node.kind in _PRODUCTS and own and constants[weight].ndim == 2:
+            if not node.attribute("transB", 0):
+                transposed.add(weight)
+            node = replace(node, attributes=node.attributes | {"transB": 1, TURNED: 1})
         elif node.kind == "PRelu" and own and max(constants[weight].shape) == constants[weight].numel():
             shape = list(constants[weight].shape)
             after = len(shape) - 1 - shape.index(max(shape))
@@ -48,14 +56,25 @@ def as_torch_has_it(
     return found, transposed, flat
 
 
+def _with_product(reader: Node, product: Node) -> Node:
+    """The op that adds the bias, on the product's input and with its weight as a last input."""
+    last = WITH_BIAS[reader.kind][1]
+    given = [*reader.inputs, *[""] * (last - len(reader.inputs)), product.inputs[1]]
+    return replace(reader, inputs=(product.inputs[0], *given[1:]))
+
+
 def _bias_after(
     node: Node, readers: Mapping[str, Node], uses: Mapping[str, int], constants: Mapping[str, Tensor], width: int
 ) -> tuple[str, Node | None]:
-    """The bias that alone is added to the node's result, and the sum."""
-    add = readers.get(node.outputs[0])
-    if add is None or add.kind != "Add" or uses[node.outputs[0]] != 1:
+    """The bias that alone is added to the node's result, and the op that adds it."""
+    made, reader = node.outputs[0], readers.get(node.outputs[0])
+    if reader is None or uses[made] != 1:
         return "", None
-    other = next((name for name in add.inputs if name != node.outputs[0]), "")
-    if other not in constants or tuple(constants[other].shape) != (width,):
+    if reader.kind == "Add":
+        bias = next((name for name in reader.inputs if name != made), "")
+    else:
+        place = WITH_BIAS.get(reader.kind, (0, 0))[0]
+        bias = reader.inputs[place] if 0 < place < len(reader.inputs) and reader.inputs[0] == made else ""
+    if bias not in constants or tuple(constants[bias].shape) != (width,):
         return "", None
-    return other, add
+    return bias, reader

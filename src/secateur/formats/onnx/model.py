@@ -6,7 +6,7 @@ Values that shapes are worked out from stay numbers (see `host`), so that torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from keyword import iskeyword
 from typing import Any
@@ -20,15 +20,18 @@ from secateur.errors import InputError, SecateurError, UnsupportedOpError
 from secateur.formats.onnx.batch import Batch, alike
 from secateur.formats.onnx.budget import VALUE_BYTES, numbers_made
 from secateur.formats.onnx.constants import constants_of
-from secateur.formats.onnx.fold import FOLDED, folded, is_plain, on_numbers
+from secateur.formats.onnx.fold import FOLDED, folded, is_plain, on_numbers, value_free
 from secateur.formats.onnx.host import MOST_SIZES, sizes_made
 from secateur.formats.onnx.host import RULES as ON_SIZES
 from secateur.formats.onnx.like import as_large_as
 from secateur.formats.onnx.linear import as_torch_has_it
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import OPS, PLAIN, SETTINGS, is_shape_of, tensor
+from secateur.formats.onnx.ops import PLAIN, is_shape_of, tensor
 from secateur.formats.onnx.read import inputs_of, opset_of
+from secateur.formats.onnx.recurrent import with_torch_weights
+from secateur.formats.onnx.table import OPS, SETTINGS
 from secateur.formats.onnx.tensors import dtype_of, to_host
+from secateur.formats.onnx.whole import as_whole, kept_whole
 
 Proto = Any
 _STATISTICS = {"BatchNormalization": (3, 4)}  # inputs that are buffers in torch
@@ -50,11 +53,19 @@ class OnnxGraph(nn.Module):
         self.inputs = inputs_of(proto)
         self.outputs = [v.name for v in proto.graph.output]
         opset, self.batch = opset_of(proto), _batch(self.inputs)
-        self.nodes = [
-            Node.of(n, opset, self.batch)
+        kept = [
+            n
             for n in proto.graph.node
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
         ]
+        self.nodes = [Node.of(n, opset, self.batch) for n in kept]
+        free = value_free(self.nodes, self.constants)
+        self.nodes = [
+            node if _has_rule(node, free) else as_whole(node, n, proto.opset_import, self.constants)
+            for node, n in zip(self.nodes, kept, strict=True)
+        ]
+        self.nodes, weights = with_torch_weights(self.nodes, self.constants, self.outputs)
+        self.constants |= weights
         self.nodes, transposed, flat = as_torch_has_it(self.nodes, self.constants, self.outputs)
         self.on_numbers = on_numbers(self.nodes, {*OPS, *ON_SIZES}, self.constants)
         self.nodes = as_large_as(self.nodes, self.constants, self.on_numbers)
@@ -151,7 +162,7 @@ class OnnxGraph(nn.Module):
             return ON_SIZES[node.kind](node, *given)
         if node.kind in FOLDED and all(map(is_plain, given)):
             return folded(node, given)
-        if node.kind not in OPS:
+        if node.kind in FOLDED and node.kind not in OPS:
             raise UnsupportedOpError(f"{node} works on the size of the batch, which has no rule; export it without")
         return self._on_tensors(node, given)
 
@@ -165,7 +176,7 @@ class OnnxGraph(nn.Module):
             like = next((v for v in given if isinstance(v, Tensor)), torch.zeros(0))
             data = [isinstance(v, np.ndarray) and i not in settings and is_plain(v) for i, v in enumerate(given)]
             given = [tensor(v, like) if is_data else v for v, is_data in zip(given, data, strict=True)]
-        return OPS[node.kind](node, *given)
+        return OPS.get(node.kind, kept_whole)(node, *given)
 
     def arguments(self, node: Node, env: Mapping[str, Any]) -> list[Any]:
         """Tensors, and numbers where a setting is meant or the node's data are numbers."""
@@ -229,6 +240,12 @@ class OnnxGraph(nn.Module):
         self.paths[name] = ".".join([*path, leaf])
 
 
+def _has_rule(node: Node, free: Container[str]) -> bool:
+    """Whether the node is run here, on tensors or on numbers; any other is left to onnxruntime."""
+    on_numbers = node.kind in FOLDED and all(name in free for name in node.inputs)
+    return on_numbers or node.kind in OPS or node.kind in ON_SIZES
+
+
 def _taken(owner: nn.Module, name: str) -> bool:
     return hasattr(type(owner), name) or hasattr(owner, name)
 
@@ -278,7 +295,7 @@ def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dic
 
 
 _WITH_NUMBERS = {  # ops whose rules take numbers beside tensors
-    *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Concat", "Gather", "Shape", "Size"),
+    *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Compress", "Concat", "Gather", "Shape", "Size"),
     *PLAIN,
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }

@@ -11,6 +11,7 @@ from secateur.errors import InputError
 from secateur.formats.onnx.tensors import to_torch
 
 Proto = Any
+OWN_DOMAINS = ("", "ai.onnx")  # two names of one domain
 _REQUIRED = object()
 
 
@@ -39,7 +40,7 @@ class Node:
         while inputs and not inputs[-1]:
             inputs.pop()
         name = proto.name or next((o for o in proto.output if o), "")
-        return Node(proto.op_type, name, tuple(inputs), tuple(proto.output), opset, attributes, batch, proto)
+        return Node(kind_of(proto), name, tuple(inputs), tuple(proto.output), opset, attributes, batch, proto)
 
     def attribute(self, name: str, default: Any = _REQUIRED) -> Any:
         if name in self.attributes:
@@ -51,6 +52,11 @@ class Node:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name!r}"
+
+
+def kind_of(proto: Proto) -> str:
+    """The op's name, with its domain where that is not ONNX's own."""
+    return proto.op_type if proto.domain in OWN_DOMAINS else f"{proto.domain}.{proto.op_type}"
 
 
 def axes_of(node: Node, given: np.ndarray[Any, Any] | None) -> list[int] | None:

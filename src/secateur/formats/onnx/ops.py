@@ -165,7 +165,7 @@ def _lrn(node: Node, x: Tensor) -> Tensor:
     return F.local_response_norm(x, size, alpha, node.attribute("beta", 0.75), node.attribute("bias", 1.0))
 
 
-def _softmax(f: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
+def softmax_like(f: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
     def rule(node: Node, x: Tensor) -> Tensor:
         axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % x.ndim
         if node.opset >= 13 or all(n == 1 for n in x.shape[axis + 1 :]):
@@ -215,7 +215,7 @@ def _global(*pools: Callable[..., Any]) -> Callable[[Node, Tensor], Tensor]:
     return rule
 
 
-def _reduced(f: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
+def reduced(f: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Tensor]:
     def rule(node: Node, x: Tensor, axes: Host | None = None) -> Tensor:
         wanted, keep = axes_of(node, axes), bool(node.attribute("keepdims", 1))
         if not wanted and node.attribute("noop_with_empty_axes", 0):
@@ -228,7 +228,7 @@ def _reduced(f: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Te
 # --- element by element ----------------------------------------------------------------------------------------------
 
 
-def _binary(f: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
+def binary(f: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
     def rule(node: Node, a: Any, b: Any) -> Tensor:
         like = a if isinstance(a, Tensor) else b
         a, b = (v if isinstance(v, Tensor) or v.size == 1 else tensor(v, like) for v in (a, b))
@@ -563,7 +563,7 @@ def _triangle(node: Node, x: Tensor, k: Host | None = None) -> Tensor:
     return x.triu(shift) if node.attribute("upper", 1) else x.tril(shift)
 
 
-def _unary(f: Callable[[Tensor], Tensor]) -> Callable[[Node, Tensor], Tensor]:
+def unary(f: Callable[[Tensor], Tensor]) -> Callable[[Node, Tensor], Tensor]:
     return lambda node, x: f(x)
 
 
@@ -585,93 +585,93 @@ OPS: dict[str, Callable[..., Any]] = {
     LINEAR: _linear,
     FILLED_LIKE: _filled_like,
     EXPANDED_LIKE: _expanded_like,
-    "Abs": _unary(torch.abs),
-    "Add": _binary(torch.add),
-    "And": _binary(torch.logical_and),
+    "Abs": unary(torch.abs),
+    "Add": binary(torch.add),
+    "And": binary(torch.logical_and),
     "Attention": _attention,
     "AveragePool": _average_pool,
     "BatchNormalization": _batch_norm,
     "Cast": _cast,
-    "Ceil": _unary(torch.ceil),
+    "Ceil": unary(torch.ceil),
     "Celu": _with(F.celu, alpha=1.0),
     "Clip": _clip,
     "Concat": _concat,
     "ConstantOfShape": _filled,
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
-    "Cos": _unary(torch.cos),
+    "Cos": unary(torch.cos),
     "DepthToSpace": _depth_to_space,
-    "Div": _binary(_divide),
+    "Div": binary(_divide),
     "Dropout": _same,
     "Einsum": _einsum,
     "Elu": _with(F.elu, alpha=1.0),
-    "Equal": _binary(torch.eq),
-    "Erf": _unary(torch.erf),
-    "Exp": _unary(torch.exp),
+    "Equal": binary(torch.eq),
+    "Erf": unary(torch.erf),
+    "Exp": unary(torch.exp),
     "Expand": _expand,
     "Flatten": _flatten,
-    "Floor": _unary(torch.floor),
+    "Floor": unary(torch.floor),
     "Gather": _gather,
     "GatherElements": _gather_elements,
     "Gelu": _gelu,
     "Gemm": _gemm,
     "GlobalAveragePool": _global(F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d),
     "GlobalMaxPool": _global(F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
-    "Greater": _binary(torch.gt),
-    "GreaterOrEqual": _binary(torch.ge),
+    "Greater": binary(torch.gt),
+    "GreaterOrEqual": binary(torch.ge),
     "GroupNormalization": _group_norm,
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _unary(F.hardswish),
+    "HardSwish": unary(F.hardswish),
     "Identity": _same,
     "InstanceNormalization": _instance_norm,
     "LRN": _lrn,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _with(F.leaky_relu, alpha=0.01),
-    "Less": _binary(torch.lt),
-    "LessOrEqual": _binary(torch.le),
-    "Log": _unary(torch.log),
-    "LogSoftmax": _softmax(F.log_softmax),
+    "Less": binary(torch.lt),
+    "LessOrEqual": binary(torch.le),
+    "Log": unary(torch.log),
+    "LogSoftmax": softmax_like(F.log_softmax),
     "MatMul": _matmul,
     "Max": _folded(torch.maximum),
     "MaxPool": _max_pool,
     "Mean": lambda node, *parts: _folded(torch.add)(node, *parts) / len(parts),
     "Min": _folded(torch.minimum),
-    "Mish": _unary(F.mish),
-    "Mul": _binary(torch.mul),
-    "Neg": _unary(torch.neg),
-    "Not": _unary(torch.logical_not),
-    "Or": _binary(torch.logical_or),
+    "Mish": unary(F.mish),
+    "Mul": binary(torch.mul),
+    "Neg": unary(torch.neg),
+    "Not": unary(torch.logical_not),
+    "Or": binary(torch.logical_or),
     "PRelu": _prelu,
     "Pad": _pad,
-    "Pow": _binary(_pow),
+    "Pow": binary(_pow),
     "RMSNormalization": _rms_norm,
-    "Reciprocal": _unary(torch.reciprocal),
-    "ReduceL2": _reduced(lambda x, axes, keep: torch.linalg.vector_norm(x, 2, axes, keep)),
-    "ReduceMax": _reduced(torch.amax),
-    "ReduceMean": _reduced(torch.mean),
-    "ReduceMin": _reduced(torch.amin),
-    "ReduceSum": _reduced(torch.sum),
-    "Relu": _unary(F.relu),
+    "Reciprocal": unary(torch.reciprocal),
+    "ReduceL2": reduced(lambda x, axes, keep: torch.linalg.vector_norm(x, 2, axes, keep)),
+    "ReduceMax": reduced(torch.amax),
+    "ReduceMean": reduced(torch.mean),
+    "ReduceMin": reduced(torch.amin),
+    "ReduceSum": reduced(torch.sum),
+    "Relu": unary(F.relu),
     "Reshape": _reshape,
     "Resize": _resize,
-    "Round": _unary(torch.round),
+    "Round": unary(torch.round),
     "Selu": _selu,
     "Shape": _shape,
-    "Sigmoid": _unary(torch.sigmoid),
-    "Sign": _unary(torch.sign),
-    "Sin": _unary(torch.sin),
+    "Sigmoid": unary(torch.sigmoid),
+    "Sign": unary(torch.sign),
+    "Sin": unary(torch.sin),
     "Size": _size,
     "Slice": _slice,
-    "Softmax": _softmax(F.softmax),
-    "Softplus": _unary(F.softplus),
-    "Softsign": _unary(F.softsign),
+    "Softmax": softmax_like(F.softmax),
+    "Softplus": unary(F.softplus),
+    "Softsign": unary(F.softsign),
     "SpaceToDepth": _space_to_depth,
     "Split": _split,
-    "Sqrt": _unary(torch.sqrt),
+    "Sqrt": unary(torch.sqrt),
     "Squeeze": _squeeze,
-    "Sub": _binary(torch.sub),
+    "Sub": binary(torch.sub),
     "Sum": _folded(torch.add),
-    "Tanh": _unary(torch.tanh),
+    "Tanh": unary(torch.tanh),
     "Tile": _tile,
     "Transpose": _transpose,
     "Trilu": _triangle,

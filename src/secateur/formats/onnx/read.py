@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -12,18 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError, UnsupportedOpError
-from secateur.formats.onnx.fold import FOLDED, value_free
+from secateur.formats.onnx.branches import with_branches_taken
 from secateur.formats.onnx.host import RULES
-from secateur.formats.onnx.ops import OPS
+from secateur.formats.onnx.node import OWN_DOMAINS, kind_of
+from secateur.formats.onnx.table import OPS
 from secateur.formats.onnx.tensors import TYPES
 
 LIMIT = 2**31 - 1  # bytes of one protobuf message; protobuf's own limit
-OLDEST, NEWEST = 9, 23  # opsets whose meaning the rules know
-QUANTIZED = {
-    *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"),
-    *("QLinearConv", "QLinearMatMul"),
-}
-_KNOWN = {"Constant", *OPS, *RULES}
+OLDEST, NEWEST = 9, 24  # opsets whose meaning the rules know
+_KNOWN = {"Constant", "If", "Loop", "Scan", *OPS, *RULES}
 _BYTES = {number: dtype.itemsize for number, dtype in TYPES.items()}  # by ONNX data type
 _FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}  # where values lie that are not raw; else in int32_data
 _MOST_NODES, _DEEPEST = 200_000, 64  # ops once functions are written out, functions inside functions
@@ -64,7 +62,21 @@ def read_proto(path: str | os.PathLike[str]) -> Proto:
     _check_functions(path, model)
     _load_external(path, model, file.parent)
     check_proto(path, model)
-    return _inlined(path, model) if model.functions else model
+    return _without_branches(path, _inlined(path, model) if model.functions else model)
+
+
+def _without_branches(path: str | os.PathLike[str], model: Proto) -> Proto:
+    """The model with the branches taken that are known to be; checked again where there are any."""
+    taken = with_branches_taken(model, opset_of(model))
+    if taken is not model:
+        check_text(path, taken)
+        check_ops(path, taken)
+        check_proto(path, taken)
+    _refuse(
+        path, [n for n in taken.graph.node if any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in n.attribute)],
+        "holds ops with graphs inside, which depend on data", "export it without control flow",
+    )  # fmt: skip
+    return taken
 
 
 def _leave_open(model: Proto) -> None:
@@ -120,38 +132,44 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
         raise InputError(f"{path} uses {said}; convert it to one of {OLDEST} to {NEWEST}")
     functions = {_key(f) for f in model.functions}
     nodes = [n for n in _nodes(model) if _call(n) not in functions]
-    quantized = [n for n in nodes if n.op_type in QUANTIZED]
-    if quantized:
-        raise UnsupportedOpError(
-            f"{path} is quantised ({_described(quantized)}): prune the floating-point model first, then quantise it"
-        )
-    foreign = [n for n in nodes if n.domain not in _OWN]
-    if foreign:
-        raise UnsupportedOpError(
-            f"{path} holds ops of other domains than ONNX's own: {_described(foreign)}; export it without them"
-        )
-    branching = [n for n in nodes if any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in n.attribute)]
-    if branching:
-        raise UnsupportedOpError(
-            f"{path} holds ops with graphs inside, which depend on data: {_described(branching)}; "
-            "export it without control flow"
-        )
-    unknown = [n for n in nodes if n.op_type not in _KNOWN and n.op_type not in FOLDED]
-    if not functions:
-        free = value_free(model.graph.node, [t.name for t in model.graph.initializer])
-        unknown += [n for n in model.graph.node if n.op_type in FOLDED - _KNOWN and not free.issuperset(n.input)]
-    if unknown:
-        kinds = ", ".join(sorted({_plain(n.op_type) for n in unknown}))
-        raise UnsupportedOpError(
-            f"{path}: no rule for the ONNX ops {kinds}: {_described(unknown)}; export the model without them"
-        )
+    _refuse(
+        path, [n for n in nodes if _is_quantized(n)], "is quantised", "prune the floating-point model, then quantise"
+    )
+    _refuse(
+        path, [n for n in nodes if n.domain in _ONE_PROCESSOR], "holds ops that onnxruntime has made for one processor",
+        "save it with the graph optimization level ORT_ENABLE_EXTENDED, or prune the model that it was made of",
+    )  # fmt: skip
+    _refuse(
+        path, [n for n in nodes if kind_of(n) not in OPS and n.domain not in (*OWN_DOMAINS, *_RUN_ALONE)],
+        "holds ops of domains that onnxruntime does not have", "export it without them",
+    )  # fmt: skip
+    _refuse(
+        path, [n for n in nodes if kind_of(n) not in _KNOWN and _NOT_NUMBERS.search(n.op_type)],
+        "holds ops on texts, sequences or losses, which have no rule", "export the model without them",
+    )  # fmt: skip
 
 
-_OWN = ("", "ai.onnx")  # two names of one domain
+_RUN_ALONE = ("com.microsoft", "ai.onnx.ml")  # domains of onnxruntime, whose ops it runs where they have no rule
+_ONE_PROCESSOR = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
+_NOT_NUMBERS = re.compile(
+    "Sequence|Optional|String|Tokenizer|TfIdf|Regex|Loss|Map|ImageDecoder|Dict|Search|Sampling|EPContext"
+)
+_QUANTIZED = re.compile(
+    "Q[A-Z]|Dequantize|Quantize|DynamicQuantize|MatMul(Integer|NBits|Bnb4|Fp|Block)|ConvInteger|.*Quantized"
+)
+
+
+def _is_quantized(node: Proto) -> bool:
+    return node.domain in (*OWN_DOMAINS, *_RUN_ALONE) and _QUANTIZED.match(node.op_type) is not None
+
+
+def _refuse(path: str | os.PathLike[str], nodes: list[Proto], what: str, instead: str) -> None:
+    if nodes:
+        raise UnsupportedOpError(f"{path} {what}: {_described(nodes)}; {instead}")
 
 
 def opset_of(model: Proto) -> int:
-    return max((int(o.version) for o in model.opset_import if o.domain in _OWN), default=0)
+    return max((int(o.version) for o in model.opset_import if o.domain in OWN_DOMAINS), default=0)
 
 
 def _nodes(model: Proto) -> Iterator[Proto]:
@@ -162,12 +180,12 @@ def _nodes(model: Proto) -> Iterator[Proto]:
 
 
 def _described(nodes: list[Proto], most: int = 5) -> str:
-    told = [f"{_plain(n.op_type)} {n.name or (n.output[0] if n.output else '')!r}" for n in nodes[:most]]
+    told = [f"{_plain(kind_of(n))} {n.name or (n.output[0] if n.output else '')!r}" for n in nodes[:most]]
     return ", ".join(told) + (f" and {len(nodes) - most} more" if len(nodes) > most else "")
 
 
 def _plain(kind: str) -> str:
-    return kind if kind.isidentifier() else repr(kind)
+    return kind if kind.replace(".", "_").isidentifier() else repr(kind)
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
@@ -249,9 +267,25 @@ def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
         raise InputError(f"{path}: the graph has no outputs; export a model that gives something")
     _check_order(path, model)
     try:
-        onnx.checker.check_model(model, full_check=False)
+        onnx.checker.check_model(_for_checker(model), full_check=False)
     except (onnx.checker.ValidationError, ValueError, RuntimeError) as error:
         raise InputError(f"{path} is not a valid ONNX model: {_one_line(error)}; export it again") from error
+
+
+def _for_checker(model: Proto) -> Proto:
+    """The model itself, or where onnxruntime's ops stand among ONNX's own, which ONNX's checker refuses, a copy."""
+    opset = opset_of(model)
+    since = {"LayerNormalization": 17, "SimplifiedLayerNormalization": NEWEST + 1}
+    if not any(n.domain in OWN_DOMAINS and opset < since.get(n.op_type, 0) for n in model.graph.node):
+        return model
+    twin = type(model)()
+    twin.CopyFrom(model)
+    for node in twin.graph.node:
+        if node.domain in OWN_DOMAINS and opset < since.get(node.op_type, 0):
+            node.domain = _RUN_ALONE[0]
+    if _RUN_ALONE[0] not in {o.domain for o in twin.opset_import}:
+        twin.opset_import.add(domain=_RUN_ALONE[0], version=1)
+    return twin
 
 
 def inputs_of(model: Proto) -> list[Proto]:

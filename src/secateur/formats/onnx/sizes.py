@@ -23,7 +23,7 @@ from secateur.formats.onnx.places import where_values_are
 from secateur.formats.onnx.tensors import Number, to_proto
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
+from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_indices, kept_shape
 
 Edits = dict[str, dict[int, int]]  # constant → place in it → its new number
 
@@ -33,7 +33,7 @@ class Sizes:
 
     def __init__(self, model: OnnxGraph, graph: Graph, coupling: Coupling, alive: Alive) -> None:
         self.model, self.units = model, coupling.units
-        self.table = alive_units(coupling, alive)
+        self.table, self.indices = alive_units(coupling, alive), kept_indices(graph, coupling, alive)
         self.places, self.env = where_values_are(model, graph)
         self.edits: Edits = {}
         self.changes: dict[tuple[str, int], tuple[Node, dict[int, int]]] = {}  # by first output and input of a node
@@ -226,6 +226,7 @@ def _norm_groups(sizes: Sizes, node: Node) -> None:
 
 
 RULES: dict[str, Callable[[Sizes, Node], None]] = {
+    "CenterCropPad": _resized,
     "ConstantOfShape": partial(_resized, position=0),
     FILLED_LIKE: partial(_resized, position=0),
     EXPANDED_LIKE: _resized,
@@ -237,4 +238,5 @@ RULES: dict[str, Callable[[Sizes, Node], None]] = {
     "Resize": partial(_resized, position=3),
     "Slice": _slice,
     "Split": _split,
+    "com.microsoft.FusedConv": _groups,
 }

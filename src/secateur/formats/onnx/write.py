@@ -16,12 +16,13 @@ from torch import Tensor
 
 from secateur.errors import UnsupportedOpError
 from secateur.formats.onnx.edit import put_constant
+from secateur.formats.onnx.heads import RULES as HEADS
 from secateur.formats.onnx.host import host
 from secateur.formats.onnx.model import OnnxGraph, Proto
 from secateur.formats.onnx.node import Node
-from secateur.formats.onnx.ops import SETTINGS
 from secateur.formats.onnx.ops import tensor as as_tensor
 from secateur.formats.onnx.sizes import RULES, Sizes, fixed
+from secateur.formats.onnx.table import SETTINGS
 from secateur.formats.onnx.tensors import to_proto
 from secateur.graph.capture import Graph, resized
 from secateur.graph.coupling import Coupling
@@ -38,9 +39,10 @@ def shrunk(model: OnnxGraph, graph: Graph, coupling: Coupling, small: Mapping[st
     if all(tensor.shape == graph.tensors[name].shape for name, tensor in small.items()):
         return type(model)(proto)
     sizes = Sizes(model, graph, coupling, alive)
+    rules = RULES | HEADS
     for node in model.nodes:
-        if node.kind in RULES:
-            RULES[node.kind](sizes, node)
+        if node.kind in rules:
+            rules[node.kind](sizes, node)
     sizes.resolve()
     sizes.apply(proto)
     smaller = type(model)(proto)
