@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from secateur.formats.onnx.node import Node, axes_of
+from secateur.formats.onnx.ops import EXPANDED_LIKE, LINEAR
 
 VALUE_BYTES = 2**32  # of one value; the largest maps of ordinary networks have a tenth of it
 CONSTANT_BYTES = 2**31 - 1  # of what ConstantOfShape makes of constant shapes, all together; as much as a file may hold
@@ -16,7 +17,7 @@ CONSTANT_BYTES = 2**31 - 1  # of what ConstantOfShape makes of constant shapes, 
 def numbers_made(node: Node, given: Sequence[Any]) -> int:
     """How many numbers the op's result has at most. Raises `IndexError`, `TypeError` or `ValueError` on wrong input."""
     shapes = [_shape(v) for v in given if v is not None]
-    return max(0, _MADE.get(node.kind, _broadcast)(node, given, shapes))
+    return max(0, _MADE.get(node.kind, _largest)(node, given, shapes))
 
 
 def _shape(value: Any) -> list[int]:
@@ -133,7 +134,7 @@ _MADE: dict[str, Callable[[Node, Sequence[Any], list[list[int]]], int]] = {
     "GatherND": lambda node, given, shapes: prod(shapes[0]) * prod(shapes[1]),
     "Gemm": _gemm,
     "MatMul": _multiplied,
-    "MatMul (+ Add)": lambda node, given, shapes: prod(shapes[0][:-1]) * shapes[1][0],
+    LINEAR: lambda node, given, shapes: prod(shapes[0][:-1]) * shapes[1][0],
     "MaxPool": _windows,
     "NonZero": lambda node, given, shapes: prod(shapes[0]) * max(1, len(shapes[0])),
     "OneHot": _one_hot,
@@ -143,8 +144,9 @@ _MADE: dict[str, Callable[[Node, Sequence[Any], list[list[int]]], int]] = {
     "Tile": _tiled,
     "Upsample": _resized,
     **dict.fromkeys(
-        "Clip Compress CumSum Dropout GatherElements LSTM GRU RNN Reshape ScatterElements ScatterND Slice Split "
-        "Squeeze TopK Transpose Trilu Unsqueeze ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum".split(),
-        _largest,
+        "Add And BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
+        "Mul Or PRelu Pow Sub Sum Where Xor".split(),
+        _broadcast,
     ),
+    EXPANDED_LIKE: _broadcast,
 }

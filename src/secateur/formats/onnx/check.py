@@ -70,7 +70,7 @@ class Runtime:
         self.places = dict[str, Where]()
 
     @cached_property
-    def plain(self) -> Callable[..., list[Tensor]]:
+    def plain(self) -> Any:
         """The model in onnxruntime, whose graph is run as it is."""
         return session(self.model.proto)
 

@@ -27,15 +27,12 @@ FOLDED_BYTES = 2**28  # of one value
 _SHAPES = ("Shape", "Size")
 
 
-def value_free(nodes: Iterable[Any], constants: Iterable[str]) -> set[str]:
-    """Names of the constants and of the values that no input of the model changes once its shape is known.
-
-    `nodes` are protobufs in the order of the graph.
-    """
+def value_free(nodes: Iterable[Node], constants: Iterable[str]) -> set[str]:
+    """Names of the constants and of the values that no input of the model changes once its shape is known."""
     free = {"", *constants}
     for node in nodes:
-        if node.op_type in _SHAPES or free.issuperset(node.input):
-            free.update(node.output)
+        if node.kind in _SHAPES or free.issuperset(node.inputs):
+            free.update(node.outputs)
     return free
 
 

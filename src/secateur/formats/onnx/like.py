@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 
+from secateur.formats.onnx.fold import value_free
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE
 
@@ -16,7 +17,7 @@ def as_large_as(nodes: Sequence[Node], constants: Iterable[str], numbers: Contai
 
     Whether the sizes are all of its sizes is seen when the model is run. Values in `numbers` are left as they are.
     """
-    source, free, found = dict[str, str](), {"", *constants}, list[Node]()
+    source, free, found = dict[str, str](), value_free(nodes, constants), list[Node]()
     for node in nodes:
         data = node.inputs if node.kind == "Concat" else node.inputs[:1]
         of = {source.get(name, "") for name in data}
@@ -28,7 +29,5 @@ def as_large_as(nodes: Sequence[Node], constants: Iterable[str], numbers: Contai
             node = replace(node, kind=FILLED_LIKE, inputs=(*node.inputs, source[node.inputs[0]]))
         elif node.outputs[0] not in numbers and node.kind == "Expand" and node.inputs[1] in source:
             node = replace(node, kind=EXPANDED_LIKE, inputs=(*node.inputs, source[node.inputs[1]]))
-        if node.kind in ("Shape", "Size") or free.issuperset(node.inputs):
-            free.update(node.outputs)
         found.append(node)
     return found

@@ -6,7 +6,7 @@ Values that shapes are worked out from stay numbers (see `host`), so that torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from keyword import iskeyword
 from typing import Any
@@ -59,7 +59,7 @@ class OnnxGraph(nn.Module):
             if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
         ]
         self.nodes = [Node.of(n, opset, self.batch) for n in kept]
-        free = value_free(kept, self.constants)
+        free = value_free(self.nodes, self.constants)
         self.nodes = [
             node if _has_rule(node, free) else as_whole(node, n, proto.opset_import, self.constants)
             for node, n in zip(self.nodes, kept, strict=True)
@@ -294,7 +294,7 @@ def _tensors_read(nodes: Sequence[Node], constants: Mapping[str, Tensor]) -> dic
 
 
 _WITH_NUMBERS = {  # ops whose rules take numbers beside tensors
-    *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Concat", "Gather", "Shape", "Size"),
+    *("Add", "Sub", "Mul", "Div", "Pow", "Where", "Compress", "Concat", "Gather", "Shape", "Size"),
     *PLAIN,
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
