@@ -33,8 +33,8 @@ from secateur.errors import InputError, UnsupportedOpError, VerificationError  #
 from secateur.formats.onnx import OnnxModel, check_import, load_onnx, save_onnx  # noqa: E402
 from secateur.formats.onnx import host as host_rules  # noqa: E402
 from secateur.formats.onnx import ops as op_rules  # noqa: E402
-from secateur.formats.onnx import table  # noqa: E402
 from secateur.formats.onnx.check import distance, run_onnx  # noqa: E402
+from secateur.formats.onnx.table import OPS  # noqa: E402
 from secateur.graph.capture import capture, run  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
 from secateur.surgery import shrink  # noqa: E402
@@ -570,7 +570,9 @@ def test_form_without_a_rule_is_refused_by_the_node_s_name(text: str, said: str)
 
 def test_all_nodes_without_a_rule_are_named(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save(graph("a = Relu(x_2_3) b = SequenceConstruct(a, a) c = SplitToSequence(x_2_3_3) y = SequenceConstruct(c)"), path)
+    onnx.save(
+        graph("a = Relu(x_2_3) b = SequenceConstruct(a, a) c = SplitToSequence(x_2_3_3) y = SequenceConstruct(c)"), path
+    )
     with pytest.raises(UnsupportedOpError) as told:
         load_onnx(path)
     assert all(name in str(told.value) for name in ("'1/SequenceConstruct'", "SplitToSequence '2", "'3/Sequence"))
@@ -586,7 +588,7 @@ MLP = """
 def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph(MLP)
     check_import(OnnxModel(proto), inputs_for(proto))
-    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
+    monkeypatch.setitem(OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
     with pytest.raises(VerificationError, match=r"^Relu '1/Relu' gives another value in torch \(shape \(2, 16\)\)"):
         check_import(OnnxModel(proto), inputs_for(proto))
     with pytest.raises(VerificationError, match="Relu '1/Relu'"):
@@ -595,7 +597,7 @@ def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pyt
 
 def test_op_that_differs_below_zero_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph("a = Relu(x_N_30) y = Tanh(a)")
-    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: x)
+    monkeypatch.setitem(OPS, "Relu", lambda node, x: x)
     with pytest.raises(VerificationError, match="'0/Relu'"):
         check_import(OnnxModel(proto), inputs_for(proto))
 

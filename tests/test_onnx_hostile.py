@@ -451,7 +451,10 @@ OPS: dict[str, Case] = {
     ),
     "unknown ops": (
         with_nodes(
-            ("SequenceAt", ["x"], ["a"]), ("Relu", ["a"], ["b"]), ("Nonsense", ["b"], ["c"]), ("SequenceAt", ["c"], ["y"])
+            ("SequenceAt", ["x"], ["a"]),
+            ("Relu", ["a"], ["b"]),
+            ("Nonsense", ["b"], ["c"]),
+            ("SequenceAt", ["c"], ["y"]),
         ),
         UnsupportedOpError,
         ("SequenceAt 'n0'", "Nonsense 'n2'", "SequenceAt 'n3'", "no rule"),

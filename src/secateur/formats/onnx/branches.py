@@ -1,8 +1,9 @@
-"""`If` nodes whose condition is known: constants, and sizes that the file states, decide it. The branch takes its place."""
+"""`If` nodes whose condition follows from constants and stated sizes: the branch takes their place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -96,10 +97,8 @@ def _shapes(model: Proto) -> dict[str, list[Any]]:
     """Sizes of values, as far as ONNX infers them from the inputs of the model."""
     import onnx
 
-    try:
+    with suppress(Exception):  # the sizes that the model states are there still
         model = onnx.shape_inference.infer_shapes(model)
-    except Exception:  # the model has still the sizes that it states
-        pass
     graph, found = model.graph, {t.name: list(t.dims) for t in model.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         kind = value.type.tensor_type

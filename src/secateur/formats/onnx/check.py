@@ -122,7 +122,9 @@ def serialized(proto: Proto) -> bytes:
 
 def _lacks_kernels(proto: Proto) -> bool:
     """onnxruntime has next to no bfloat16 on CPUs, and no recurrent layers whose batch comes first."""
-    batch_first = any(n.op_type in RECURRENT and any(a.name == "layout" and a.i for a in n.attribute) for n in proto.graph.node)
+    batch_first = any(
+        n.op_type in RECURRENT and any(a.name == "layout" and a.i for a in n.attribute) for n in proto.graph.node
+    )
     return (
         batch_first
         or any(t.data_type == 16 for t in proto.graph.initializer)

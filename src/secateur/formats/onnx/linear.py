@@ -12,7 +12,6 @@ from secateur.formats.onnx.microsoft import DOMAIN, TURNED, WITH_BIAS
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import AFTER, LINEAR
 
-
 _PRODUCTS = {"Gemm", *(f"{DOMAIN}.{kind}" for kind in ("Attention", "FusedGemm", "FusedMatMul", "TransposeMatMul"))}
 
 

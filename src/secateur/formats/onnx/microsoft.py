@@ -5,7 +5,7 @@ onnxruntime and its transformers optimizer write them in place of several ops of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -54,7 +54,9 @@ def _fused_conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
 
 
 def _fused_gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
-    settings = {name: node.attributes[f"activation_{name}"] for name in _GREEK if f"activation_{name}" in node.attributes}
+    settings = {
+        name: node.attributes[f"activation_{name}"] for name in _GREEK if f"activation_{name}" in node.attributes
+    }
     return _activated(node, ops.OPS["Gemm"](node, a, b, c), settings)
 
 
@@ -175,9 +177,7 @@ def _multi_head_attention(
     return _heads_attend(node, q, k, v, mask, scores)
 
 
-def _heads_attend(
-    node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Tensor | None
-) -> Tensor:
+def _heads_attend(node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Tensor | None) -> Tensor:
     """(batch, length, heads · width) in and out."""
     heads, steps = node.attribute("num_heads"), (q.shape[1], k.shape[1])
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
@@ -198,7 +198,9 @@ def _hidden(node: Node, mask: Tensor, steps: int, like: Tensor) -> Tensor:
     elif mask.ndim in (2, 3):
         seen = mask != 0
     else:
-        raise UnsupportedOpError(f"{node}: a mask of shape {tuple(mask.shape)} has no rule; export it with one of 0 and 1")
+        raise UnsupportedOpError(
+            f"{node}: a mask of shape {tuple(mask.shape)} has no rule; export it with one of 0 and 1"
+        )
     seen = seen[:, None, None, :] if seen.ndim == 2 else seen[:, None]
     return torch.where(seen, 0.0, node.attribute("mask_filter_value", -10000.0)).to(like.dtype)
 

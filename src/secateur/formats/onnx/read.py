@@ -124,20 +124,28 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
     functions = {_key(f) for f in model.functions}
     nodes = [n for n in _nodes(model) if _call(n) not in functions]
     _refuse(
-        path, [n for n in nodes if _is_quantized(n)],
-        "is quantised", "prune the floating-point model first, then quantise it",
+        path,
+        [n for n in nodes if _is_quantized(n)],
+        "is quantised",
+        "prune the floating-point model first, then quantise it",
     )
     _refuse(
-        path, [n for n in nodes if n.domain in _ONE_PROCESSOR], "holds ops that onnxruntime has made for one processor",
+        path,
+        [n for n in nodes if n.domain in _ONE_PROCESSOR],
+        "holds ops that onnxruntime has made for one processor",
         "save it with the graph optimization level ORT_ENABLE_EXTENDED, or prune the model that it was made of",
     )
     _refuse(
-        path, [n for n in nodes if n.domain not in (*OWN_DOMAINS, *_RUN_ALONE)],
-        "holds ops of domains that onnxruntime does not have", "export it without them",
+        path,
+        [n for n in nodes if n.domain not in (*OWN_DOMAINS, *_RUN_ALONE)],
+        "holds ops of domains that onnxruntime does not have",
+        "export it without them",
     )
     _refuse(
-        path, [n for n in nodes if n.op_type != "If" and _has_graphs(n)],
-        "holds ops with graphs inside, which depend on data", "export it without control flow",
+        path,
+        [n for n in nodes if n.op_type != "If" and _has_graphs(n)],
+        "holds ops with graphs inside, which depend on data",
+        "export it without control flow",
     )
     _refuse(
         path, [n for n in nodes if kind_of(n) not in _KNOWN and not _can_stay_whole(n)],
@@ -159,8 +167,12 @@ def _has_graphs(node: Proto) -> bool:
 
 _RUN_ALONE = ("com.microsoft", "ai.onnx.ml")  # domains of onnxruntime, whose ops it runs where they have no rule
 _ONE_PROCESSOR = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
-_NOT_NUMBERS = re.compile("Sequence|Optional|String|Tokenizer|TfIdf|Regex|Loss|Map|ImageDecoder|Dict|Search|Sampling|EPContext")
-_QUANTIZED = re.compile("Q[A-Z]|Dequantize|Quantize|DynamicQuantize|MatMul(Integer|NBits|Bnb4|Fp|Block)|ConvInteger|.*Quantized")
+_NOT_NUMBERS = re.compile(
+    "Sequence|Optional|String|Tokenizer|TfIdf|Regex|Loss|Map|ImageDecoder|Dict|Search|Sampling|EPContext"
+)
+_QUANTIZED = re.compile(
+    "Q[A-Z]|Dequantize|Quantize|DynamicQuantize|MatMul(Integer|NBits|Bnb4|Fp|Block)|ConvInteger|.*Quantized"
+)
 
 
 def _is_quantized(node: Proto) -> bool:

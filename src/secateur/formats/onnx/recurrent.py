@@ -50,7 +50,7 @@ def _with_torch_weights(
         weights = _torch_weights(node, sources, given)
         known[key] = tuple(sources.free_name(f"{node.name}.{name}") for name in weights)
         made.update(zip(known[key], weights.values(), strict=True))
-    states = ["" if not name or sources.is_zero(name) else name for name in given[_H : _PEEPHOLES]]
+    states = ["" if not name or sources.is_zero(name) else name for name in given[_H:_PEEPHOLES]]
     lengths = sources.before_spreading(given[_LENGTHS]) if given[_LENGTHS] else ""
     filled = sources.filled_with(lengths)
     if filled is not None:
@@ -153,7 +153,7 @@ def _state(node: Node, x: Tensor, state: Any, hidden: int) -> Tensor:
     state = tensor(state, x)
     state = state.transpose(0, 1) if first else state
     single = isinstance(state.shape[1], int) and state.shape[1] == 1
-    return state.expand(shape) if single and node.batch == 1 else state
+    return state.expand(shape) if single and node.batch == 1 else state  # type: ignore[no-any-return]
 
 
 OPS: dict[str, Callable[..., Any]] = dict.fromkeys(_GATES, recurrent)

@@ -15,7 +15,9 @@ from secateur.formats.onnx.tensors import to_host
 
 _SPREADS = {"Expand", "Tile", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Cast"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-_FOLDED = (_SPREADS - {"Expand", "Tile"}) | _ARITHMETIC | {"Concat", "Split"}  # ops that make nothing large of something small
+_FOLDED = (
+    (_SPREADS - {"Expand", "Tile"}) | _ARITHMETIC | {"Concat", "Split"}
+)  # ops that make nothing large of something small
 _MOST = 2**28  # numbers in a weight
 
 
