@@ -521,12 +521,22 @@ def test_what_mixes_units_pins_them(change, reason: str) -> None:
         lambda m, x: torch.where(x > 0, x, 0.1 * x),
         lambda m, x: x.flip(1),
         lambda m, x: x.unflatten(1, (4, 2)).flatten(1),
+        lambda m, x: torch.where((x > 0).unflatten(1, (4, 2)).flatten(1), x, 0.1 * x),
+        lambda m, x: (x > 0).flip(1) * x.flip(1),
     ],
-    ids=["scale", "scalar", "scalar_exp", "scalar_constant", "numbers", "stack", "where", "flip", "unflatten"],
+    ids=[
+        *("scale", "scalar", "scalar_exp", "scalar_constant", "numbers", "stack", "where", "flip", "unflatten"),
+        *("moved_mask", "flipped_mask"),
+    ],
 )
 def test_what_keeps_units_apart_leaves_them_free(change) -> None:
     (first,) = between(change).prunable
     assert first.name == "first"
+
+
+def test_units_of_a_mask_are_not_its_truth_values() -> None:
+    (group,) = between(lambda m, x: torch.where((x > 0).unflatten(1, (4, 2)).flatten(1), x, 0.1 * x)).prunable
+    assert group.units == 8
 
 
 def test_scale_stands_on_the_way() -> None:

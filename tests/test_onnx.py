@@ -35,11 +35,11 @@ from secateur.formats.onnx import (  # noqa: E402
     check_import,
     load_onnx,
     save_onnx,
-    table,
 )
 from secateur.formats.onnx import host as host_rules  # noqa: E402
 from secateur.formats.onnx import ops as op_rules  # noqa: E402
 from secateur.formats.onnx.check import distance, run_onnx  # noqa: E402
+from secateur.formats.onnx.table import OPS  # noqa: E402
 from secateur.graph.capture import capture, run  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
 from secateur.surgery import shrink  # noqa: E402
@@ -604,7 +604,7 @@ MLP = """
 def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph(MLP)
     check_import(OnnxModel(proto), inputs_for(proto))
-    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
+    monkeypatch.setitem(OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
     with pytest.raises(VerificationError, match=r"^Relu '1/Relu' gives another value in torch \(shape \(2, 16\)\)"):
         check_import(OnnxModel(proto), inputs_for(proto))
     with pytest.raises(VerificationError, match="Relu '1/Relu'"):
@@ -613,7 +613,7 @@ def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pyt
 
 def test_op_that_differs_below_zero_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     proto = graph("a = Relu(x_N_30) y = Tanh(a)")
-    monkeypatch.setitem(table.OPS, "Relu", lambda node, x: x)
+    monkeypatch.setitem(OPS, "Relu", lambda node, x: x)
     with pytest.raises(VerificationError, match="'0/Relu'"):
         check_import(OnnxModel(proto), inputs_for(proto))
 

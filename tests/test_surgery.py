@@ -405,6 +405,27 @@ def test_constants_made_in_forward_follow() -> None:
     torch.testing.assert_close(outputs(small, inputs)[0], run(graph, inputs, state.weights)[0], rtol=1e-4, atol=1e-4)
 
 
+def test_parts_of_a_bare_parameter_follow() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.last = nn.Linear(4, 6), nn.Linear(4, 8), nn.Linear(14, 3)
+            self.bias = nn.Parameter(torch.randn(14))
+
+        def forward(self, x: Tensor) -> Tensor:
+            left, right = self.bias.split([6, 8])
+            return self.last(torch.cat([self.first(x) + left, self.second(x) + right], 1).relu())
+
+    model = Biased().eval()
+    graph = capture(model, torch.randn(2, 4))
+    coupling = couple(graph)
+    state = cut(graph, coupling)
+    small = shrink(model, graph, coupling, state.weights, state.alive)
+    inputs = (torch.randn(3, 4),)
+    torch.testing.assert_close(outputs(small, inputs)[0], run(graph, inputs, state.weights)[0], rtol=1e-4, atol=1e-4)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
 # --- merging ---------------------------------------------------------------------------------------------------------
 
 

@@ -82,7 +82,8 @@ def _label(graph: Graph, settled: frozenset[tuple[str, int]]) -> tuple[Labels, d
             labels.read.clear()
             _fix_unread(labels, [env[node]])
     labels.join_uses()
-    return labels, node_labels
+    elements = {node: labels.elements.get(str(node.target)) for node in graph.nodes if node.op == "get_attr"}
+    return labels, node_labels | {node: given for node, given in elements.items() if given is not None}
 
 
 def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any:

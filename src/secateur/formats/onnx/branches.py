@@ -1,4 +1,4 @@
-"""`If` nodes whose condition constants and stated sizes decide: the branch that is taken stands in their place."""
+"""`If` nodes whose condition follows from constants and stated sizes: the branch takes their place."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _shapes(model: Proto) -> dict[str, list[Any]]:
     """Sizes of values, as far as ONNX infers them from the inputs of the model."""
     import onnx
 
-    with suppress(Exception):  # the model has still the sizes that it states
+    with suppress(Exception):  # the sizes that the model states are there still
         model = onnx.shape_inference.infer_shapes(model)
     graph, found = model.graph, {t.name: list(t.dims) for t in model.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

@@ -68,7 +68,7 @@ def _one_hot(node: Node, places: Any, depth: Host, values: Host) -> Tensor:
 def _eye_like(node: Node, x: Tensor) -> Tensor:
     dtype = dtype_of(node.attribute("dtype")) if "dtype" in node.attributes else x.dtype
     rows, columns = (torch.arange(n, device=x.device) for n in x.shape)
-    return (rows[:, None] + node.attribute("k", 0) == columns).to(dtype)
+    return (rows[:, None] + node.attribute("k", 0) == columns).to(dtype)  # type: ignore[no-any-return]
 
 
 def _compress(node: Node, x: Tensor, condition: Any) -> Tensor:
@@ -127,7 +127,7 @@ def _col2im(node: Node, x: Tensor, image: Host, block: Host) -> Tensor:
     if rank != 2 or pads[:2] != pads[2:]:
         raise UnsupportedOpError(f"{node}: blocks of {rank} axes with the padding {pads} have no rule")
     dilations, strides = node.attribute("dilations", [1, 1]), node.attribute("strides", [1, 1])
-    return F.fold(x, sizes, kernel, dilations, pads[:2], strides)
+    return F.fold(x, tuple(sizes), tuple(kernel), dilations, pads[:2], strides)
 
 
 OPS: dict[str, Callable[..., Any]] = {

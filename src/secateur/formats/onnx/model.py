@@ -6,7 +6,7 @@ Values that shapes are worked out from stay numbers (see `host`), so that torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from keyword import iskeyword
 from typing import Any

@@ -153,7 +153,7 @@ def _state(node: Node, x: Tensor, state: Any, hidden: int) -> Tensor:
     state = tensor(state, x)
     state = state.transpose(0, 1) if first else state
     single = isinstance(state.shape[1], int) and state.shape[1] == 1
-    return state.expand(shape) if single and node.batch == 1 else state
+    return state.expand(shape) if single and node.batch == 1 else state  # type: ignore[no-any-return]
 
 
 OPS: dict[str, Callable[..., Any]] = dict.fromkeys(_GATES, recurrent)

@@ -28,7 +28,8 @@ def _arg(f: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
     def rule(node: Node, x: Tensor) -> Tensor:
         axis, keep = node.attribute("axis", 0) % x.ndim, bool(node.attribute("keepdims", 1))
         if node.attribute("select_last_index", 0):
-            return x.shape[axis] - 1 - f(x.flip(axis), axis, keepdim=keep)
+            found = f(x.flip(axis), axis, keepdim=keep)
+            return x.shape[axis] - 1 - found  # type: ignore[no-any-return]
         return f(x, axis, keepdim=keep)
 
     return rule
@@ -55,7 +56,7 @@ def _cumulated(node: Node, x: Tensor, axis: Host) -> Tensor:
 def _lp_normalised(node: Node, x: Tensor) -> Tensor:
     """By the norm along an axis; zeros stay."""
     norm = torch.linalg.vector_norm(x, node.attribute("p", 2), [node.attribute("axis", -1)], keepdim=True)
-    return x / norm.clamp(min=torch.finfo(x.dtype).tiny)
+    return x / norm.clamp(min=torch.finfo(x.dtype).tiny)  # type: ignore[no-any-return]
 
 
 def _standardised(node: Node, x: Tensor) -> Tensor:
@@ -65,7 +66,7 @@ def _standardised(node: Node, x: Tensor) -> Tensor:
 
 
 def _global_lp_pool(node: Node, x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, node.attribute("p", 2), list(range(2, x.ndim)), keepdim=True)
+    return torch.linalg.vector_norm(x, node.attribute("p", 2), list(range(2, x.ndim)), keepdim=True)  # type: ignore[no-any-return]
 
 
 def _lp_pool(node: Node, x: Tensor) -> Tensor:

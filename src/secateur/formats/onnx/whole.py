@@ -107,7 +107,7 @@ def _shapes(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
 
     The op is run at three batch sizes, on zeros and on random numbers; every size must be a·batch + c.
     """
-    symbols = {s for x in inputs for n in x.shape if isinstance(n, torch.SymInt) for s in n.node.expr.free_symbols}
+    symbols = {s for n in _free_sizes(inputs) for s in n.node.expr.free_symbols}
     if len(symbols) > 1:
         raise UnsupportedOpError(f"{name} has no rule, and its shape depends on {len(symbols)} free sizes")
     symbol = next(iter(symbols), None)
@@ -127,7 +127,8 @@ def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> lis
     rng = np.random.default_rng(seed)
     made = []
     for x in inputs:
-        shape = [int(n.node.expr.subs(symbol, batch)) if isinstance(n, torch.SymInt) else n for n in x.shape]
+        sizes: list[Any] = list(x.shape)
+        shape = [int(n.node.expr.subs(symbol, batch)) if isinstance(n, torch.SymInt) else n for n in sizes]
         drawn = rng.random(shape) if seed else np.zeros(shape)
         made.append(drawn.astype(np.float32 if x.is_floating_point() else str(x.dtype).removeprefix("torch.")))
     return made
@@ -143,9 +144,13 @@ def _size(inputs: Sequence[Tensor], symbol: Any, counts: Sequence[int]) -> Any:
     slope = second - first
     if symbol is None or third != second + 2 * slope:
         return None
-    free = next(n for x in inputs for n in x.shape if isinstance(n, torch.SymInt))
     expression = slope * symbol + first - 2 * slope
-    return free.node.shape_env.create_symintnode(expression, hint=None)
+    return _free_sizes(inputs)[0].node.shape_env.create_symintnode(expression, hint=None)
+
+
+def _free_sizes(inputs: Sequence[Tensor]) -> list[Any]:
+    sizes: list[Any] = [n for x in inputs for n in x.shape]
+    return [n for n in sizes if isinstance(n, torch.SymInt)]
 
 
 _LIBRARY = torch.library.Library("secateur", "FRAGMENT")
