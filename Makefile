@@ -4,13 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-all quick check bench clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
 
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+
+# Every case of the tests that sweep over all architectures and ops.
+test-all: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --all
+
+# In less than a minute: what does not run whole networks.
+quick: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not sweep"
 
 check: $(READY)
 	@$(BIN)/ruff check .

@@ -41,7 +41,7 @@ PRUNE: list[tuple[str, Any]] = [
     *(("method", value) for value in ("magic", 3, None, torch.relu)),
     *(("options", value) for value in (3, [("ridge", 1)], {"ridge": -1.0}, {"ridge": torch.nan}, {"ridge": True})),
     *(("options", value) for value in ({"rows": -5}, {"rows": 2.5}, {"repair": -5}, {"robust": "1"}, {3: 1})),
-    *(("input_bounds", value) for value in (None, 3, "0,1", (0, 1, 2), (0, torch.inf), (None, 1), [], (True, 1))),
+    *(("input_bounds", value) for value in (None, 3, "0,1", (0, 1, 2), (0, torch.nan), (None, 1), [], (True, 1))),
     *(("mean", value) for value in ("0.5", [None], torch.nan, True)),
     *(("std", value) for value in (0, [0.5, -1], "1")),
     *(("surrogate", value) for value in ("nonsense", 3, None)),

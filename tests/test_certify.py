@@ -273,7 +273,7 @@ def shallower() -> nn.Module:
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "method": ({"method": "magic"}, "method='magic'; there are linear and interval"),
+    "method": ({"method": "magic"}, "method='magic': give linear or interval"),
     "eps alone": ({"eps": 0.1}, "inputs and eps belong together"),
     "inputs alone": ({"inputs": torch.rand(3, 6)}, "inputs and eps belong together"),
     "negative": ({"inputs": torch.rand(3, 6), "eps": -1.0}, "eps=-1.0: give a radius of at least 0"),

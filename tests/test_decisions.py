@@ -497,7 +497,7 @@ def test_evaluate_of_many_labels() -> None:
     [
         ("scaled sigmoid", {}, "decides nothing that could be measured .the last ops do not tell the threshold"),
         ("logit", {"head": "none"}, "decides nothing that could be measured .the head was given as none"),
-        ("logit", {"head": "linear"}, "head='linear': choose one of"),
+        ("logit", {"head": "linear"}, "head='linear': give auto, logits"),
         ("softmax", {"labels": torch.zeros(12, 3, dtype=torch.int64)}, "do not fit the head probabilities"),
         ("two sigmoids", {"labels": torch.full((12, 2), 2)}, "give a 0 or 1 for each of 2 outputs"),
         ("two sigmoids", {"labels": torch.zeros(12, 2).long(), "attacks": [FGSM(0.1)]}, "attacks: they need one class"),

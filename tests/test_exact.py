@@ -505,7 +505,7 @@ def test_a_request_caps_what_goes(request_: dict[str, Any], removed: list[int], 
         ({"remove": 0.01}, NothingToPruneError, "within remove and round_to"),
         ({"round_to": 12}, NothingToPruneError, "another method"),
         ({"remove": 0}, InputError, "between 0 and 1"),
-        ({"options": {"alpha": 1}}, InputError, "exact has no option 'alpha'; it has none"),
+        ({"options": {"alpha": 1}}, InputError, "options: exact has no 'alpha'; it has none"),
         ({"ignore": ["0", "2"]}, NothingToPruneError, "no group can lose a unit"),
     ],
 )

@@ -123,9 +123,9 @@ def test_finite_samples_and_the_first_that_is_not() -> None:
     x[2, 0, 0, 0] = 0.0
     graph = capture(Head(torch.log).eval(), x[:2])
     assert finite_samples(graph, [x]).tolist() == [True, True, False, True, True, True]
-    assert first_not_finite(graph, [x]).startswith(
-        "log (aten.log.default, shape (16,) for each sample), which gives infinite values"
-    )
+    found = first_not_finite(graph, [x])
+    assert found.startswith("log (aten.log.default")
+    assert found.endswith("which gives infinite values (shape (16,) for each sample)")
 
 
 def test_masks_of_minus_infinity_are_ordinary() -> None:

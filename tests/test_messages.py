@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import copy
 import dataclasses
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,6 +122,10 @@ class RoundsByTorch(nn.Module):
 
 
 class RoundsAsExported(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        importlib.import_module("torch.ao.quantization.fx._decomposed")  # defines the ops
+
     def forward(self, x: Tensor) -> Tensor:
         ops = torch.ops.quantized_decomposed
         whole = ops.quantize_per_tensor.default(x, 0.1, 0, 0, 255, torch.uint8)

@@ -101,9 +101,10 @@ def test_sums_hold_their_exact_value(seed: int, inputs: int, scale: float) -> No
 
 
 def test_sums_to_nearest_do_not_hold_their_exact_value() -> None:
-    """0.1 + 0.2 − 0.3 as float64 numbers is 2.78e-17 and not 0 or 5.55e-17."""
-    weight, bias = torch.ones(1, 3, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    x = torch.tensor([0.1, 0.2, -0.3], dtype=torch.float64)
+    """A thousand numbers of very different sizes, so that no order of the sum is exact, whatever the processor does."""
+    weight, bias = torch.ones(1, 1000, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = x * 10.0 ** torch.linspace(-8, 8, 1000, dtype=torch.float64)
     graph, box = affine(weight, bias), (Interval(x[None], x[None]),)
     (node,) = graph.outputs
     assert not holds_exactly(propagate(graph, box)[node], exactly(weight, bias, x))

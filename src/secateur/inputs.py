@@ -45,7 +45,7 @@ class Inputs(BaseModel):
     @field_validator("input_bounds", mode="before")
     @classmethod
     def _ordered(cls, value: Any) -> Any:
-        if isinstance(value, list | tuple) and len(_finite(value)) == 2 and not value[0] < value[1]:
+        if isinstance(value, list | tuple) and len(_numbers(value)) == 2 and not value[0] < value[1]:
             raise ValueError(f"the lower bound {value[0]} must lie below the upper bound {value[1]}")
         return value
 
@@ -83,9 +83,16 @@ class Inputs(BaseModel):
 
 
 def _finite(values: Any) -> Any:
-    """A list of numbers as it is; `ValueError` for one that holds others."""
-    for value in values if isinstance(values, list | tuple) else ():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """A list of finite numbers as it is; `ValueError` for one that holds others."""
+    for value in _numbers(values) if isinstance(values, list | tuple) else ():
+        if math.isinf(value):
+            raise ValueError(f"{value!r} is no finite number")
+    return values
+
+
+def _numbers(values: Any) -> Any:
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             raise ValueError(f"{value!r} is no finite number")
     return values
 
@@ -173,7 +180,9 @@ def read_inputs(model: str | os.PathLike[str], **given: Any) -> Inputs:
         return Inputs.model_validate({**found, **said})
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(f"{where}{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise InputError(
+            f"{where}{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 def numbers(text: str | None, option: str) -> Sequence[float] | None:

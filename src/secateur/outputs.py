@@ -48,7 +48,8 @@ def check_outputs(
     for output in writes:
         named = f"{output.option} {output.path}"
         if output.kind.suffixes and output.path.suffix.lower() not in output.kind.suffixes:
-            ends = " or ".join(output.kind.suffixes)
+            *first, last = output.kind.suffixes
+            ends = f"{', '.join(first)} or {last}" if first else last
             raise InputError(f"{named}: the name of {output.kind.what} must end in {ends}")
         if not output.path.parent.is_dir():
             raise InputError(f"{named}: the folder {output.path.parent} does not exist; create it first")

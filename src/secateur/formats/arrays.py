@@ -49,9 +49,9 @@ def _first_of(names: Sequence[str], arrays: Iterable[str]) -> str | None:
 
 
 def _read(path: str | os.PathLike[str], names: Sequence[str]) -> dict[str, NDArray[Any]]:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
+        raise InputError(f"cannot read {path}: it is no regular file; give the path of an .npz file")
     try:
-        if not Path(path).is_file():  # a pipe would wait for ever
-            raise InputError(f"{path} is not there, or is no regular file; give the path of an .npz file")
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
                 raise InputError(f"{path} is not an .npz file (or is cut short): write it with numpy.savez_compressed")

@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import CaptureError
+from secateur.graph.ops import kind
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NUMBERS = (type(None), bool, int, float, complex, str, *_SYMBOLS)
@@ -64,8 +65,11 @@ def _holds_no_tensor(value: Any) -> bool:
 
 
 def is_size(node: fx.Node) -> bool:
-    """Whether the node gives a number and no tensor, as torch.export has noted."""
-    return isinstance(node.meta.get("val"), (bool, int, float, *_SYMBOLS))
+    """Whether the node gives a number and no tensor: as torch.export has noted, or by its op where notes are gone."""
+    if "val" in node.meta:
+        return isinstance(node.meta["val"], (bool, int, float, *_SYMBOLS))
+    on_numbers = getattr(node.target, "__module__", "") == "_operator" and kind(node) != "getitem"
+    return kind(node) == "sym_size" or on_numbers
 
 
 def _parts(output: Any) -> dict[Any, Any] | list[Any] | tuple[Any, ...]:

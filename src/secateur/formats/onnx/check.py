@@ -129,7 +129,7 @@ def _check_nodes(runtime: Runtime, inputs: Sequence[Tensor]) -> None:
     piece = next(runtime.pieces(inputs))
     with torch.no_grad():
         env = model.run(piece, None, everything=True)
-        wanted = [o for n in model.nodes for o in n.outputs if o in env]
+        wanted = [o for n in model.nodes for o in n.outputs if o and o in env]
         probe = _with_outputs(model.proto, wanted)
         theirs = dict(zip(wanted, session(probe)(wanted, _fed(model, piece)), strict=True))
         there = env | {name: theirs[name] for name in wanted if isinstance(env[name], Tensor)}

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+import secateur.formats.onnx.indexing as indexing
+import secateur.formats.onnx.ops as ops
 from secateur.errors import UnsupportedOpError
-from secateur.formats.onnx import indexing, ops
 from secateur.formats.onnx.node import Node
 
 DOMAIN = "com.microsoft"

@@ -268,12 +268,11 @@ def shape_of(value: Proto) -> tuple[list[int], torch.dtype]:
 
 
 def _batch(inputs: Sequence[Proto]) -> int | None:
-    """The batch size that the inputs fix, or None."""
-    sizes = {
-        v.type.tensor_type.shape.dim[0].dim_value
-        for v in inputs
-        if len(v.type.tensor_type.shape.dim) and v.type.tensor_type.shape.dim[0].HasField("dim_value")
-    }
+    """The batch size that the inputs fix, or None: also where axis 0 has steps, and the batch is the free axis 1."""
+    shapes = [list(v.type.tensor_type.shape.dim) for v in inputs]
+    if any(len(dims) > 2 and dims[0].dim_value > 1 and not dims[1].HasField("dim_value") for dims in shapes):
+        return None
+    sizes = {dims[0].dim_value for dims in shapes if dims and dims[0].HasField("dim_value")}
     return sizes.pop() or None if len(sizes) == 1 else None
 
 

@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from secateur.formats.onnx import elementwise, indexing, microsoft, ops, recurrent, reductions, rotary
+import secateur.formats.onnx.elementwise as elementwise
+import secateur.formats.onnx.indexing as indexing
+import secateur.formats.onnx.microsoft as microsoft
+import secateur.formats.onnx.ops as ops
+import secateur.formats.onnx.recurrent as recurrent
+import secateur.formats.onnx.reductions as reductions
+import secateur.formats.onnx.rotary as rotary
 
 OPS: dict[str, Callable[..., Any]] = (
     ops.OPS | elementwise.OPS | reductions.OPS | indexing.OPS | recurrent.OPS | rotary.OPS | microsoft.OPS
