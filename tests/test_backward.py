@@ -106,6 +106,7 @@ def check(graph: Graph, first: Weights, second: Weights, radii: Sequence[float],
     return engine
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("size", [0.0, 1e-6, 0.3])
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_lies_outside_of_its_bounds(name: str, size: float) -> None:
@@ -335,6 +336,7 @@ def test_hardly_different_networks_hardly_drift() -> None:
     assert drift.lower.min() >= -1e-9 and drift.upper.max() <= 1e-9
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name in NAMES if CASES[name].exact and name != "embedding"])
 def test_boxes_of_one_point_give_the_forward_pass(name: str) -> None:
     torch.manual_seed(9)

@@ -42,6 +42,7 @@ def test_a_pruned_model_is_found_in_the_original(name: str, method: str) -> None
     check_embedding(name, method)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - HIDDEN_COUNTS))
 def test_every_architecture_is_found(name: str) -> None:
     check_embedding(name, "scale")

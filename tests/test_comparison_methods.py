@@ -294,6 +294,7 @@ def answers(graph: Graph, name: str, weights: Mapping[str, Tensor]) -> list[Tens
     return forward(graph, inputs, weights)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("method", OURS)
 def test_every_kind_of_group_loses_units(method: str, name: str) -> None:
@@ -313,6 +314,7 @@ def test_every_kind_of_group_loses_units(method: str, name: str) -> None:
     assert all(value.isfinite().all() for value in answers(graph, name, run.weights))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("method", OURS)
 def test_one_of_two_equal_units_leaves_at_no_loss(method: str, name: str) -> None:

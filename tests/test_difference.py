@@ -32,6 +32,7 @@ def perturbed(graph: Graph, size: float) -> dict[str, Tensor]:
     }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("size", [0.02, 0.4])
 @pytest.mark.parametrize("name", NAMES)
 def test_drift_of_changed_weights_lands_inside(name: str, size: float) -> None:
@@ -48,6 +49,7 @@ def test_drift_of_changed_weights_lands_inside(name: str, size: float) -> None:
             assert holds(bound, g - f)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_drift_is_never_wider_than_two_boxes_and_vanishes_with_the_change(name: str) -> None:
     graph = captured(name)

@@ -56,6 +56,7 @@ def run_each(graph: Graph, inputs: list[Tensor]) -> list[Tensor]:
     return [torch.stack(column) for column in zip(*each, strict=True)]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("radius", [0.05, 1.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_points_of_the_box_land_inside(name: str, radius: float) -> None:
@@ -68,6 +69,7 @@ def test_points_of_the_box_land_inside(name: str, radius: float) -> None:
         assert holds(bound, values)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", [name for name in NAMES if CASES[name].exact])
 def test_a_box_of_one_point_is_the_forward_pass(name: str) -> None:
     graph = captured(name)
@@ -81,6 +83,7 @@ def test_a_box_of_one_point_is_the_forward_pass(name: str) -> None:
             torch.testing.assert_close(bound.upper, value, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_smaller_boxes_nest(name: str) -> None:
     graph = captured(name)

@@ -946,6 +946,7 @@ def _is_valid(proto: Proto) -> bool:
     return True
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", _GRAPHS)
 def test_graph_is_pruned(name: str, tmp_path: Path) -> None:
     opset, text, options = _GRAPHS[name]

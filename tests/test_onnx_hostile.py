@@ -160,6 +160,7 @@ def test_file_that_is_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.
         load_onnx(path)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(40))
 def test_flipped_bytes_give_an_error_in_words_or_a_model(seed: int, tmp_path: Path) -> None:
     path, draw = saved(tmp_path, small()), random.Random(seed)
@@ -655,6 +656,7 @@ def named(first: str, second: str) -> Proto:
     return made
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:20])
 def test_names_are_never_code(name: str, tmp_path: Path) -> None:
     marker = tmp_path / "marker"

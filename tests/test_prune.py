@@ -53,6 +53,7 @@ def parameters(model: nn.Module) -> int:
 # --- the contract of every method ------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("method", "name"), CONTRACT)
 def test_reaches_the_ratio(method: str, name: str) -> None:
     result = standard(method, name)
@@ -64,6 +65,7 @@ def test_reaches_the_ratio(method: str, name: str) -> None:
     assert parameters(result.model) == result.history[-1].parameters < parameters(ARCHITECTURES[name].build())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("method", "name"), CONTRACT)
 def test_history_has_a_row_for_each_step(method: str, name: str) -> None:
     history = standard(method, name).history
@@ -75,6 +77,7 @@ def test_history_has_a_row_for_each_step(method: str, name: str) -> None:
     assert [(s.units_removed, s.parameters) for s in steps] == [(r.units_removed, r.parameters) for r in history]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("method", "name"), CONTRACT)
 def test_at_most_a_step_of_a_group_leaves_at_a_time(method: str, name: str) -> None:
     units = {group.name: group.units for group in coupled(name)[1].prunable}
@@ -85,6 +88,7 @@ def test_at_most_a_step_of_a_group_leaves_at_a_time(method: str, name: str) -> N
         assert all(count <= math.ceil(0.2 * units[name]) for name, count in gone.items())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("method", "name"), CONTRACT)
 def test_recipe_goes_to_a_file_and_back_to_the_same_bits(method: str, name: str, tmp_path: Path) -> None:
     result = standard(method, name)
@@ -97,6 +101,7 @@ def test_recipe_goes_to_a_file_and_back_to_the_same_bits(method: str, name: str,
     assert same_bits(snapshot(rebuilt), snapshot(result.model))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("method", "name"), CONTRACT)
 def test_same_seed_same_bits(method: str, name: str) -> None:
     again = pruned(name, method=method, remove=0.4, step=0.2, round_to=1)

@@ -43,6 +43,7 @@ def test_every_rule_has_an_error() -> None:
     assert ERRORS.keys() - interval.RULES.keys() == set()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_points_of_the_box_land_inside(name: str) -> None:
     graph = captured(name)
@@ -55,6 +56,7 @@ def test_points_of_the_box_land_inside(name: str) -> None:
                 assert excess(bound, found[node]) <= 1e-12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", NAMES)
 def test_smaller_boxes_nest_and_outward_is_wider(name: str) -> None:
     graph = captured(name)

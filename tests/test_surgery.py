@@ -79,6 +79,7 @@ def test_computes_what_the_masked_original_does(name: str) -> None:
             torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.sweep
 @EVERY
 def test_removed_units_have_no_effect_on_the_masked_original(name: str) -> None:
     """Whatever makes a removed unit, the outputs stay: nothing hides in a unit that goes."""
@@ -98,6 +99,7 @@ def test_removed_units_have_no_effect_on_the_masked_original(name: str) -> None:
         torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.sweep
 @EVERY
 def test_in_its_own_precision(name: str) -> None:
     case = shrunk(name)
@@ -109,12 +111,14 @@ def test_in_its_own_precision(name: str) -> None:
         torch.testing.assert_close(mine.double(), reference, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.sweep
 @EVERY
 def test_fewer_parameters(name: str) -> None:
     case = shrunk(name)
     assert sum(p.numel() for p in case.model.parameters()) < sum(p.numel() for p in case.original.parameters())
 
 
+@pytest.mark.sweep
 @EVERY
 def test_keeps_its_class_unless_sizes_are_baked_in(name: str) -> None:
     case = shrunk(name)
@@ -125,6 +129,7 @@ def test_keeps_its_class_unless_sizes_are_baked_in(name: str) -> None:
         assert case.model.state_dict().keys() == case.original.state_dict().keys()
 
 
+@pytest.mark.sweep
 @EVERY
 def test_is_in_eval_mode(name: str) -> None:
     assert not [n for n, module in shrunk(name).model.named_modules() if module.training]
@@ -152,6 +157,7 @@ def sizes(module: nn.Module) -> Iterator[tuple[object, object]]:
             yield (module.num_parameters,), module.weight.shape
 
 
+@pytest.mark.sweep
 @EVERY
 def test_attributes_follow_the_weights(name: str) -> None:
     for path, module in shrunk(name).model.named_modules():
@@ -171,6 +177,7 @@ def test_head_counts_follow() -> None:
     assert (attention.num_heads, attention.head_dim, attention.all_head_size) == (2, 5, 10)
 
 
+@pytest.mark.sweep
 @EVERY
 def test_original_is_left_alone(name: str) -> None:
     """Bit for bit, and no memory is shared with the result."""
@@ -183,6 +190,7 @@ def test_original_is_left_alone(name: str) -> None:
     assert not captured & mine
 
 
+@pytest.mark.sweep
 @EVERY
 def test_precision_and_gradients_are_kept(name: str) -> None:
     case = shrunk(name)
@@ -257,6 +265,7 @@ def measured_macs(model: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     return counter.get_total_flops() // 2
 
 
+@pytest.mark.sweep
 @EVERY
 def test_predicted_cost_is_the_cost(name: str) -> None:
     """Parameters as they are, MACs as torch counts them when the model runs (it does not count LSTMs)."""
