@@ -6,10 +6,12 @@ A node is one of these where each of its inputs is a constant, the shape of a va
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from secateur.errors import InputError
 from secateur.formats.onnx.budget import numbers_made
@@ -46,6 +48,20 @@ def on_numbers(nodes: Sequence[Node], rules: Iterable[str], constants: Iterable[
             if node.kind not in _SHAPES:
                 wanted.update(set(node.inputs) - there)
             found.add(node.outputs[0])
+    return found
+
+
+def read_as_numbers(nodes: Sequence[Node], constants: Mapping[str, Tensor], numbers: Container[str]) -> set[str]:
+    """Constants that may be read as numbers: by nodes in `numbers`, beside what such nodes make, or whole numbers."""
+    free, found = value_free(nodes, constants), set[str]()
+    for node in nodes:
+        if node.kind not in FOLDED:
+            continue
+        own = [name for name in node.inputs if name in constants and constants[name].dtype != torch.bfloat16]
+        made = [name for name in node.inputs if name and name not in constants]
+        if node.outputs[0] in numbers or (made and free.issuperset(made)):
+            found.update(own)
+        found.update(name for name in own if not constants[name].is_floating_point())
     return found
 
 

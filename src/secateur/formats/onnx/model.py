@@ -20,7 +20,7 @@ from secateur.errors import InputError, SecateurError, UnsupportedOpError
 from secateur.formats.onnx.batch import Batch, alike
 from secateur.formats.onnx.budget import VALUE_BYTES, numbers_made
 from secateur.formats.onnx.constants import constants_of
-from secateur.formats.onnx.fold import FOLDED, folded, is_plain, on_numbers, value_free
+from secateur.formats.onnx.fold import FOLDED, folded, is_plain, on_numbers, read_as_numbers, value_free
 from secateur.formats.onnx.host import MOST_SIZES, sizes_made
 from secateur.formats.onnx.host import RULES as ON_SIZES
 from secateur.formats.onnx.like import as_large_as
@@ -74,7 +74,8 @@ class OnnxGraph(nn.Module):
         self.hosts = {  # constants as numbers; made here, since tracing looks at no tensor's values
             name: to_host(value, name) for name, value in self.constants.items() if value.numel() <= _SMALL
         }
-        self.arrays = {name: value.numpy() for name, value in self.constants.items() if value.dtype != torch.bfloat16}
+        large = read_as_numbers(self.nodes, self.constants, self.on_numbers) - self.hosts.keys()
+        self.arrays = {name: self.constants[name].numpy() for name in large}
         self.alike = alike(self.constants, self.batch or 1)
         self.shapes = dict[tuple[Any, ...], dict[str, tuple[int, ...]]]()  # with the file's batch, by shapes of inputs
         self.last_use = _last_use(self.nodes, self.outputs)
