@@ -84,6 +84,11 @@ def views_of_views(y: Tensor) -> None:
     y.mul_(2)
 
 
+def one_by_one(y: Tensor) -> None:
+    for i in range(3):
+        y[:, i] = y[:, i] * (i + 2)
+
+
 def mask(y: Tensor) -> None:
     y[y > 0.5] = 0.0
 
@@ -145,7 +150,7 @@ def columns_by_index(y: Tensor) -> None:
 WRITES: dict[Callable[[Tensor], Tensor | None], int] = {
     **{first_unit: 7, last_unit: 7, half: 8, overlapping: 6, every_second: 4, odd_ones: 4, pieces: 4, unbound: 0},
     **{through_other_shapes: 3, view_before_base: 8, views_of_views: 8, mask: 8, of_samples: 0, indices: 0},
-    **{first_sample: 8, nothing_and_all: 8, broadcast: 0},
+    **{one_by_one: 5, first_sample: 8, nothing_and_all: 8, broadcast: 0},
 }
 WRITES_IN_MAPS: dict[Callable[[Tensor], Tensor | None], int] = {
     **{rows_and_patches: 8, strided_patches: 8, other_half: 4, flattened: 8, permuted: 7, uneven_split: 8},
@@ -175,6 +180,24 @@ def test_writes_into_views(kind: type[Dense], write: Callable[[Tensor], Tensor |
         small = secateur.prune(model, example, method="scale").model
         assert small(example).shape == model(example).shape
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "units"),
+    [(Dense, first_unit, 7), (Dense, half, 8), (Dense, odd_ones, 4), (Dense, mask, 8), (Conv, rows_and_patches, 8)],
+    ids=lambda x: getattr(x, "__name__", str(x)),
+)
+def test_writes_in_a_decomposed_program(
+    kind: type[Dense], write: Callable[[Tensor], Tensor | None], units: int
+) -> None:
+    """torch's own functional form: `slice_scatter`, `select_scatter`, `fill` and `copy`."""
+    model, example = built(kind, write)
+    free = {0: torch.export.Dim("batch", min=2)}
+    program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False).run_decompositions({})
+    graph = capture(program)
+    x = torch.randn(3, *example.shape[1:])
+    torch.testing.assert_close(run(graph, [x])[0], model(x.clone()))
+    assert sum(group.units for group in secateur.inspect(program).prunable) == units
 
 
 def test_the_default_method_takes_units_that_are_written_over_first() -> None:

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils import prune as masking
 
 import secateur
+from secateur.bounds.interval import require_rules
 from secateur.errors import CaptureError, InputError, NothingToPruneError, SecateurError, UnsupportedOpError, few
 from secateur.explain import table
 from secateur.graph.capture import capture
@@ -102,6 +103,20 @@ def test_told_what_it_is_and_what_to_do(name: str, tmp_path: Path) -> None:
             use()
         assert all(word in str(caught.value) for word in words), str(caught.value)
         assert "control flow" not in str(caught.value).lower()
+
+
+def test_float_models_made_to_be_quantised_are_float_models() -> None:
+    class Adds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.add = nn.Linear(4, 6), nn.Linear(6, 3), torch.ao.nn.quantized.FloatFunctional()
+            self.quant = torch.ao.quantization.QuantStub()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(self.quant(x)).relu()
+            return self.b(self.add.add(y, y))  # type: ignore[no-any-return]
+
+    assert pruned(Adds().eval()).model.a.out_features == 3
 
 
 def test_evaluate_names_weights_on_meta() -> None:
@@ -214,6 +229,19 @@ def test_an_op_without_bounds_is_named_with_its_line() -> None:
 
 
 def test_lists_end_after_five() -> None:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            for f in ("sinc", "i0", "erfinv", "lgamma", "digamma", "frac", "trunc"):
+                y = getattr(torch, f)(y)
+            return self.b(y)  # type: ignore[no-any-return]
+
+    with pytest.raises(UnsupportedOpError, match=r"Ops of this model without a rule: [^,]*(, [^,]*){4} and 2 more\."):
+        require_rules(capture(Odd().eval(), EXAMPLE))
     assert few(["a", "b"]) == "a, b"
     assert few(list("abcdefg")) == "a, b, c, d, e and 2 more"
     model = nn.Sequential(*(nn.Linear(4, 4, device="meta") for _ in range(6))).eval()

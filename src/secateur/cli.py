@@ -127,7 +127,9 @@ def inspect_command(
 ) -> None:
     """List the groups of units, what is pinned and why."""
     loaded = load_model(model, weights)
-    coupling = inspect(loaded, _example(loaded, _inputs(model, shapes=example_shape)))
+    example = _example(loaded, _inputs(model, shapes=example_shape))
+    with phase("capturing the model", True):
+        coupling = inspect(loaded, example)
     if as_json:
         groups = [
             {

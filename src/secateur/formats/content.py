@@ -61,11 +61,10 @@ def _kind(file: BinaryIO, size: int) -> str:
 def _kind_of_zip(file: BinaryIO) -> str:
     try:
         with zipfile.ZipFile(file) as archive:
-            paths = archive.namelist()
-            cut_off = min((info.header_offset for info in archive.infolist()), default=0)
+            paths, starts = archive.namelist(), [info.header_offset for info in archive.infolist()]
     except Exception:  # of a damaged archive, as many kinds as there are damages
         return ""
-    if cut_off:  # what is seen is an archive inside of one that was cut short
+    if min(starts, default=0) > 0:  # an archive within one that was cut short
         return ""
     names = {path.partition("/")[2] for path in paths} | set(paths)
     if {"archive_format", "models/model.json"} & names or any("serialized_exported_program" in n for n in names):

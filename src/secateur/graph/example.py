@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind
 from torch.utils import _pytree as pytree
 
-from secateur.errors import CaptureError, InputError
+from secateur.errors import CaptureError, InputError, few
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -86,7 +86,7 @@ def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -
     wanted = [a.name for a in inputs if not isinstance(a, ConstantArgument)]
     if len(tensors) != len(wanted):
         raise CaptureError(
-            f"the graph has {len(wanted)} inputs ({', '.join(wanted)}) but the example has {len(tensors)} tensors; "
+            f"the graph has {len(wanted)} inputs ({few(wanted)}) but the example has {len(tensors)} tensors; "
             "give one tensor for each input"
         )
     for argument, leaf in zip(inputs, leaves, strict=False):

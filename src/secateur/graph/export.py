@@ -64,13 +64,13 @@ def export_program(
     check_kind(model)
     output = _tried(model, args, kwargs)
     readable = is_plain(output) if to_file else is_known(output)
-    traced = model if readable else with_plain_outputs(model)
     tensors, free = tensors_in((args, kwargs)), ShapesCollection()
     for x in tensors:
         if x.ndim and x.shape[0] == tensors[0].shape[0]:
             free[x] = {0: Dim.AUTO}
     try:
         with quiet_export():
+            traced = model if readable else with_plain_outputs(model)
             return export(traced, args, kwargs, dynamic_shapes=free, strict=False)  # type: ignore[arg-type]
     except CaptureError:
         raise

@@ -15,6 +15,7 @@ _QUANTISED = (  # where classes of quantised layers and tensors are defined
     "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized", "torch.nn.quantized",
     "torchao", "bitsandbytes", "auto_gptq", "gptqmodel", "awq", "hqq", "quanto", "optimum.quanto",
 )  # fmt: skip
+_FLOAT = ("FloatFunctional", "FXFloatFunctional")  # float modules that are defined beside them
 _PREPARED = ("torch.ao.quantization.observer", "torch.ao.quantization.fake_quantize", "torch.ao.nn.qat",
              "torch.ao.nn.intrinsic.qat")  # fmt: skip
 _QUANTISED_OPS = ("quantized", "quantized_decomposed", "torchao")  # name spaces
@@ -121,7 +122,8 @@ def _quantised(model: nn.Module) -> Iterator[str]:
 
 def _is_quantised(module: nn.Module) -> bool:
     tensors = (*module.parameters(recurse=False), *module.buffers(recurse=False))
-    return _of(module, _QUANTISED) or any(t.is_quantized or _of(t, _QUANTISED) for t in tensors)
+    layer = _of(module, _QUANTISED) and type(module).__name__ not in _FLOAT
+    return layer or any(t.is_quantized or _of(t, _QUANTISED) for t in tensors)
 
 
 def _quantised_told(names: list[str]) -> str:

@@ -8,7 +8,6 @@ rule table knows (`cat`, `stack`, `permute`, `reshape_as`…).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +18,7 @@ from secateur.graph.aliases import use_first_name
 from secateur.graph.memory import Memory, observed
 from secateur.graph.ops import bound_arguments, kind
 from secateur.graph.sources import described
-from secateur.graph.writes import INTO_PARENT, READ_AGAIN, VALUES, Maker
+from secateur.graph.writes import INTO_PARENT, READS, SCATTERS, VALUES, Maker
 
 aten = torch.ops.aten
 
@@ -35,7 +34,7 @@ def make_functional(module: fx.GraphModule, inputs: Sequence[Any]) -> None:
     graph = module.graph
     for node in [n for n in graph.nodes if n.target in _CHECKS]:
         graph.erase_node(node)
-    if any(map(_is_in_place, graph.nodes)):
+    if any(_is_in_place(node) or kind(node) in SCATTERS or f"{kind(node)}_" in VALUES for node in graph.nodes):
         _Functional(graph, observed(module, inputs)).rewrite()
     for node in graph.nodes:
         use_first_name(node)
@@ -54,14 +53,37 @@ class _Functional:
         self.graph, self.memory = graph, memory
         self.captured = {node: (node.args, node.kwargs) for node in graph.nodes}
         self.in_place = {node for node in graph.nodes if _is_in_place(node)}
+        written = {self._place(view) for node in graph.nodes for view in self._written_views(node)}
+        self.written = {node for node in graph.nodes if kind(node) in READS and self._place(node) in written}
         self.now = dict[fx.Node, fx.Node]()  # where it is not the node itself
         self.views = dict[fx.Node, list[fx.Node]]()  # base → its views so far
+
+    def _written_views(self, node: fx.Node) -> list[fx.Node]:
+        """What an op writes to: for `scatter` ops themselves, which have the arguments of the view."""
+        if kind(node) in SCATTERS:
+            return [node]
+        found = [node.args[0]] if node in self.in_place and node.args and isinstance(node.args[0], fx.Node) else []
+        while found and found[-1] in self.memory.parents:
+            found.append(self.memory.parents[found[-1]])
+        return found
+
+    def _place(self, node: fx.Node) -> Any:
+        """What a view shows and a `scatter` op writes: equal for the same indices of the same value."""
+        while node in self.memory.same:
+            node = self.memory.parents[node]
+        name = SCATTERS.get(kind(node), kind(node))
+        if name not in READS or node.op != "call_function":
+            return node
+        a = bound_arguments(node, *self.captured[node])
+        return (name, self._place(a["self"]), *(str(a.get(key)) for key in ("dim", "index", "start", "end", "step")))
 
     def rewrite(self) -> None:
         for node in list(self.graph.nodes):
             node.args, node.kwargs = fx.map_arg(self.captured[node], self.current)
             if node in self.in_place:
                 self._write(node)
+            elif node.op == "call_function":
+                self._replace(node)
             if node in self.memory.parents:
                 self.views.setdefault(self.memory.base(node), []).append(node)
         for node in reversed(list(self.graph.nodes)):
@@ -70,6 +92,34 @@ class _Functional:
 
     def current(self, node: fx.Node) -> fx.Node:
         return self.now.get(node, node)
+
+    def _replace(self, node: fx.Node) -> None:
+        """Reads of what is written elsewhere, and the functional forms of writes in decomposed programs."""
+        maker = Maker(self.graph, self.memory, node)
+        if node in self.written:
+            made = self._freely(maker, node)
+        elif kind(node) in SCATTERS:
+            parent = self.captured[node][0][0]
+            maker.place, (before, value, *_) = node.next, node.args
+            made = INTO_PARENT[SCATTERS[kind(node)]](maker, node, parent, before, value)
+        elif f"{kind(node)}_" in VALUES and node in self.memory.shapes:
+            made = self._form(maker, node, f"{kind(node)}_")
+        else:
+            made = None
+        if made is not None:
+            self.now[node] = made
+
+    def _freely(self, maker: Maker, view: fx.Node) -> fx.Node | None:
+        """A view that is written to somewhere, by ops that leave the units of other indices free."""
+        parent = self.captured[view][0][0]
+        return READS[kind(view)](maker, view, parent, self.current(parent))
+
+    def _taken_anew(self, maker: Maker, view: fx.Node) -> fx.Node:
+        if view in self.in_place:
+            return self.current(self.memory.parents[view])  # such an op returns what it writes to
+        made = self._freely(maker, view) if view in self.written else None
+        args, kwargs = fx.map_arg(self.captured[view], self.current)
+        return made or maker.call(view.target, *args, **kwargs)
 
     def _write(self, node: fx.Node) -> None:
         """The functional form of an in-place op, and what follows for all that shares its memory."""
@@ -86,27 +136,12 @@ class _Functional:
             self.now[node] = self.current(target)
             return
         maker = Maker(self.graph, self.memory, node)
-        self._read_again(maker, target)
-        node.args = (self.current(target), *node.args[1:])
-        maker.target, maker.place = self.current(target), node.next
+        maker.place = node.next
         changed = self._changed(maker, node, target)
         self.now |= changed
         for view in self.views.get(base, ()):
             if view not in changed:
                 self.now[view] = self._taken_anew(maker, view)
-
-    def _read_again(self, maker: Maker, target: fx.Node) -> None:
-        """Take the written views anew, by ops that leave the units of other indices free."""
-        chain = [target]
-        while chain[-1] in self.memory.parents:
-            chain.append(self.memory.parents[chain[-1]])
-        again = False
-        for parent, view in pairwise(reversed(chain)):
-            rule = READ_AGAIN.get(kind(view))
-            made = rule(maker, view, parent, self.current(parent)) if rule is not None else None
-            again = again or made is not None
-            if again:
-                self.now[view] = made or self._taken_anew(maker, view)
 
     def _changed(self, maker: Maker, node: fx.Node, target: fx.Node) -> dict[fx.Node, fx.Node]:
         """The new values of the op's target and of all that it is a view of."""
@@ -129,9 +164,7 @@ class _Functional:
 
     def _value(self, maker: Maker, node: fx.Node) -> fx.Node:
         """What the op writes, of the shape of what it writes to."""
-        form = VALUES.get(kind(node))
-        now, captured = (bound_arguments(node, *x) for x in ((node.args, node.kwargs), self.captured[node]))
-        made = form(maker, now, captured) if form is not None else None
+        made = self._form(maker, node, kind(node)) if kind(node) in VALUES else None
         if made is not None:
             return made
         twin = _functional_twin(node.target)
@@ -140,11 +173,9 @@ class _Functional:
         node.target = twin
         return node
 
-    def _taken_anew(self, maker: Maker, view: fx.Node) -> fx.Node:
-        if view in self.in_place:
-            return self.current(self.memory.parents[view])  # such an op returns what it writes to
-        args, kwargs = fx.map_arg(self.captured[view], self.current)
-        return maker.call(view.target, *args, **kwargs)
+    def _form(self, maker: Maker, node: fx.Node, name: str) -> fx.Node | None:
+        now, captured = (bound_arguments(node, *given) for given in ((node.args, node.kwargs), self.captured[node]))
+        return VALUES[name](maker, now, captured)
 
     def _puts_back(self, node: fx.Node, target: fx.Node) -> bool:
         """`y[:, :4] *= 2` ends with a copy of the slice, which is done by then, onto the same slice."""

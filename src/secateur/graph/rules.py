@@ -266,7 +266,8 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Te
 def _computed(node: fx.Node, *parameters: Any) -> str:
     """Why a layer stays whole of which some parameter is no bare one (weight norm, parametrisations); else empty."""
     computed = any(isinstance(value, Value) and not value.tensor for value in parameters)
-    return (node.meta.get("computed") or f"the weight of {node.name} is computed in the graph") if computed else ""
+    told = f"the weight of {node.name} is computed in the graph, by a weight norm, a mask or a parametrisation"
+    return (node.meta.get("computed") or told) if computed else ""
 
 
 def embedded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:

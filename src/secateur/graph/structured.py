@@ -83,9 +83,10 @@ def _parts(output: Any) -> dict[Any, Any] | list[Any] | tuple[Any, ...]:
         return tuple(output)
     if not pytree.tree_is_leaf(output):  # registered by the user
         return tuple(pytree.tree_flatten(output, lambda x: x is not output)[0])
+    cache = "; leave a cache out with use_cache=False" if "Cache" in type(output).__name__ else ""
     raise CaptureError(
         f"the model's output holds a {type(output).__name__}, which cannot be looked into; return tensors in a tuple, "
-        "a dict or a dataclass, or register the class with torch.utils._pytree.register_pytree_node"
+        f"a dict or a dataclass, or register the class with torch.utils._pytree.register_pytree_node{cache}"
     )
 
 

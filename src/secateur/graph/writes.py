@@ -26,8 +26,6 @@ class Maker:
 
     def __init__(self, graph: fx.Graph, memory: Memory, node: fx.Node) -> None:
         self.graph, self.memory = graph, memory
-        self.shape, self.dtype = memory.shapes[node], memory.dtypes[node]
-        self.target: fx.Node  # what is written to, as it was before
         self.place = node  # new nodes go before this one
         self.meta: dict[str, Any] = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")}
 
@@ -51,35 +49,35 @@ class Maker:
 
 
 def _zero(maker: Maker, a: Arguments, captured: Arguments) -> fx.Node | None:
-    return maker.call(aten.zeros_like.default, maker.target)
+    return maker.call(aten.zeros_like.default, a["self"])
 
 
 def _fill(maker: Maker, a: Arguments, captured: Arguments) -> fx.Node | None:
     """As a sum, which has rules everywhere; whole numbers and truth values by `fill` itself."""
-    if not maker.dtype.is_floating_point:
+    if not maker.memory.dtypes[captured["self"]].is_floating_point:
         return None
-    return maker.call(aten.add.Tensor, maker.call(aten.zeros_like.default, maker.target), a["value"])
+    return maker.call(aten.add.Tensor, maker.call(aten.zeros_like.default, a["self"]), a["value"])
 
 
 def _copy(maker: Maker, a: Arguments, captured: Arguments) -> fx.Node | None:
     """The source itself, of the shape and type of what it is copied to."""
-    source, given = a["src"], captured["src"]
-    if maker.memory.dtypes[given] != maker.dtype:
-        source = maker.call(aten.to.dtype, source, maker.dtype)
-    if maker.memory.shapes[given] != maker.shape:
-        source = maker.call(aten.expand_as.default, source, maker.target)
+    memory, source, given, target = maker.memory, a["src"], captured["src"], captured["self"]
+    if memory.dtypes[given] != memory.dtypes[target]:
+        source = maker.call(aten.to.dtype, source, memory.dtypes[target])
+    if memory.shapes[given] != memory.shapes[target]:
+        source = maker.call(aten.expand_as.default, source, a["self"])
     return source  # type: ignore[no-any-return]
 
 
 def _index_put(maker: Maker, a: Arguments, captured: Arguments) -> fx.Node | None:
     """`y[mask] = number` as `where`."""
     memory, (mask, *others), (given, *_) = maker.memory, a["indices"], captured["indices"]
-    masked = memory.dtypes.get(given) == torch.bool and not others and not a["accumulate"]
-    if not masked or math.prod(memory.shapes[captured["values"]]) != 1 or not maker.dtype.is_floating_point:
+    target, masked = captured["self"], memory.dtypes.get(given) == torch.bool and not others and not a["accumulate"]
+    if not masked or math.prod(memory.shapes[captured["values"]]) != 1 or not memory.dtypes[target].is_floating_point:
         return None
-    for _ in range(len(maker.shape) - len(memory.shapes[given])):
+    for _ in range(len(memory.shapes[target]) - len(memory.shapes[given])):
         mask = maker.call(aten.unsqueeze.default, mask, -1)
-    return maker.call(aten.where.self, mask, a["values"], maker.target)
+    return maker.call(aten.where.self, mask, a["values"], a["self"])
 
 
 VALUES: dict[str, Callable[[Maker, Arguments, Arguments], fx.Node | None]] = {
@@ -178,7 +176,10 @@ INTO_PARENT: dict[str, Callable[[Maker, fx.Node, fx.Node, fx.Node, fx.Node], fx.
     **dict.fromkeys("permute transpose t numpy_T mT adjoint swapaxes swapdims movedim moveaxis".split(), _permuted),
 }
 
-# --- read again: (maker, view, parent, parent's value) → the view by ops that leave units of other indices free ------
+# The functional forms of writes in decomposed programs → the view that they write, whose arguments they have.
+SCATTERS = {"select_scatter": "select", "slice_scatter": "slice"}
+
+# --- reads of what is written: (maker, view, parent, parent's value) → the view, units of other indices left free -----
 
 
 def _selected(maker: Maker, view: fx.Node, parent: fx.Node, value: fx.Node) -> fx.Node | None:
@@ -201,7 +202,7 @@ def _column(maker: Maker, value: fx.Node, dim: int, index: int) -> fx.Node:
     return maker.call(aten.squeeze.dim, maker.call(aten.slice.Tensor, value, dim, index, end), dim)
 
 
-READ_AGAIN: dict[str, Callable[[Maker, fx.Node, fx.Node, fx.Node], fx.Node | None]] = {
+READS: dict[str, Callable[[Maker, fx.Node, fx.Node, fx.Node], fx.Node | None]] = {
     "select": _selected,
     "slice": _strided,
 }
