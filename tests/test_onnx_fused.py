@@ -239,7 +239,7 @@ def test_what_enters_an_op_without_gradient_counts_as_an_output() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (f"y, i, n = {_M}Unique(x_6)", "Unique '0/Unique' has no rule, and the shape of what it gives depends"),
+        (f"y, i, n = {_M}Unique(x_N)", "Unique '0/Unique' has no rule, and the shape of what it gives depends"),
         (f'y = {_M}CDist <metric="euclidean"> (x_N_3_4, x_N_3_4)', "'0/CDist' has no rule, and onnxruntime cannot run"),
         ("y = NonZero(x_N_3)", "'0/NonZero' gives as many numbers as the data make it"),
         ("y = RandomNormalLike(x_N_3)", "'0/RandomNormalLike' gives other numbers in each run"),

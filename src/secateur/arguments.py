@@ -152,7 +152,7 @@ DEVICE = optional(Rule("a device that torch can use here, such as cpu", _as_devi
 def _as_end(value: Any) -> float | Tensor:
     """One end of the bounds: a number, which may be infinite, or a tensor of them."""
     if isinstance(value, Real):
-        return float(value) if not isinstance(value, bool) and math.isinf(value) else _as_number(value)
+        return float(value) if math.isinf(value) else _as_number(value)
     _require(isinstance(value, Tensor | np.ndarray | list | tuple))
     found = torch.as_tensor(value)
     _require(found.dtype != torch.bool and not found.is_complex())

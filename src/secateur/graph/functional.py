@@ -100,8 +100,9 @@ class _Functional:
             made = self._freely(maker, node)
         elif kind(node) in SCATTERS:
             parent = self.captured[node][0][0]
-            maker.place, (before, value, *_) = node.next, node.args
-            made = INTO_PARENT[SCATTERS[kind(node)]](maker, node, parent, before, value)
+            given: Any = node.args
+            maker.place = node.next
+            made = INTO_PARENT[SCATTERS[kind(node)]](maker, node, parent, given[0], given[1])
         elif f"{kind(node)}_" in VALUES and node in self.memory.shapes:
             made = self._form(maker, node, f"{kind(node)}_")
         else:
