@@ -145,7 +145,7 @@ def test_weights_under_another_name(tmp_path: Path) -> None:
     secateur.save_model(tmp_path / "w.safetensors", model)
     (tmp_path / "w.bin").write_bytes((tmp_path / "w.safetensors").read_bytes())
     assert kind_by_content(tmp_path / "w.bin") == "safetensors"
-    with pytest.raises(InputError, match="together with a .safetensors file"):
+    with pytest.raises(InputError, match="together with"):
         load_model(tmp_path / "w.bin")
 
 
@@ -153,7 +153,7 @@ def test_weights_under_another_name(tmp_path: Path) -> None:
 def test_damaged_files_are_nothing_known(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
     assert kind_by_content(tmp_path / "x") == ""
-    with pytest.raises(InputError, match="give a .pt2 or .onnx file"):
+    with pytest.raises(InputError, match=r"give a \.pt2 or \.onnx file"):
         load_model(tmp_path / "x")
 
 
