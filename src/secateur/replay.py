@@ -33,8 +33,8 @@ def replay(
         part = "graph" if found.ops != recipe.model.ops else "weights"
         raise RecipeError(
             f"the recipe belongs to another model: its {part} differ ({recipe.model.parameters} parameters there, "
-            f"{found.parameters} here); replay it on the model that was pruned, with the same example_inputs where these "
-            "held None, truth values, numbers or text"
+            f"{found.parameters} here); replay it on the model that was pruned, with the same example_inputs where "
+            "these held None, truth values, numbers or text"
         )
     coupling = couple(graph)
     run = Run(graph, coupling)
