@@ -1,9 +1,8 @@
-"""The installed command, run as a user types it."""
+"""The command, run as a user types it."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -15,9 +14,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from command import COMMAND, run
 from secateur.formats.torch import load_program
-
-COMMAND = Path(sys.executable).with_name("secateur")
 
 FACTORY = """
 import torch
@@ -71,13 +69,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 EVALUATE = ("evaluate", "small.pt2", "--data", "data.npz")
 PRUNE = ("prune", "net:build", "--weights", "weights.safetensors", "--example-shape", "1,8,8")
-
-
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        [str(COMMAND), *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
-    )
 
 
 def test_prune_writes_a_smaller_program_and_its_recipe(folder: Path) -> None:

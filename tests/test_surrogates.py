@@ -16,6 +16,7 @@ from secateur.graph.capture import ExampleInputs, capture
 from secateur.surrogates import SURROGATES, Source
 from secateur.surrogates.batch_norm import match_batch_norm, mismatch
 from secateur.surrogates.evidence import agreement, draw_probes
+from secateur.surrogates.families import families
 from secateur.types import Samples
 
 PLAIN = [name for name in SURROGATES if not name.startswith("bn_")]
@@ -92,6 +93,16 @@ def test_several_inputs_and_tokens(name: str) -> None:
     tokens, numbers = inputs_of(source_of(TwoInputs(), example), name, 25)
     assert tokens.shape == (25, 6) and tokens.dtype == torch.int64 and numbers.shape == (25, 5)
     assert bool(torch.isin(tokens, example[0]).all() or ((tokens >= 0) & (tokens < 11)).all())
+
+
+def test_integers_alone_are_drawn_in_one_way() -> None:
+    """There is nothing to choose, so no family is judged: a sample takes the passes that keep the surest."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(11, 4), nn.Flatten(), nn.Linear(24, 3))
+    source = source_of(model, torch.randint(0, 11, (2, 6)))
+    assert [family.name for family in families(source)] == ["flat"]
+    (ids,) = inputs_of(source, "auto", 400)
+    assert not ids.is_floating_point() and set(ids.unique().tolist()) == set(range(11))
 
 
 def test_without_classes_the_families_are_there_and_inversion_says_so() -> None:

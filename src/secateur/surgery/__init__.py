@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -25,6 +25,9 @@ from secateur.surgery.constants import check_constants
 from secateur.surgery.rewrite import rewritten
 from secateur.surgery.same_class import same_class, set_tensor
 from secateur.surgery.sizes import Alive, shrunk_tensors, stored_tensors
+
+_TOLERANCE = 1e-8  # between the outputs of the masked original and the shrunk graph, both in float64
+_MAGNIFICATION = 64  # rounding of a whole network, in changes of the last bit of every weight
 
 
 def shrink(
@@ -107,11 +110,28 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
         ) from error
     for index, (a, b) in enumerate(zip(expected, found, strict=True)):
         distance, largest = _distance(a, b)
-        if not distance <= 1e-8 * max(1.0, largest):
+        allowed = _TOLERANCE * max(1.0, largest)
+        if not (distance <= allowed or distance <= allowed + _magnified_rounding(graph, inputs, masked, index)):
             raise VerificationError(
                 f"output {index} of the shrunk model, shape {tuple(b.shape)}, differs by {distance:.3g} from the "
                 f"masked original, shape {tuple(a.shape)}. This is a fault in secateur; please report it"
             )
+
+
+def _magnified_rounding(graph: Graph, inputs: Sequence[Tensor], masked: Mapping[str, Tensor], index: int) -> float:
+    """How far rounding can move an output: a multiple of what it moves by when every weight changes in its last bit.
+
+    A model with very large values before a softmax moves by much more than the rounding of the softmax itself.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def nudged(x: Tensor) -> Tensor:
+        sign = torch.randint(0, 2, x.shape, generator=generator, dtype=torch.float64) * 2 - 1
+        return x.double() * (1 + torch.finfo(torch.float64).eps * sign.to(x.device))
+
+    moved = {name: nudged(x) if x.is_floating_point() else x for name, x in masked.items()}
+    a, b = (run(graph, inputs, tensors, dtype=torch.float64)[index] for tensors in (masked, moved))
+    return _MAGNIFICATION * _distance(a, b)[0]
 
 
 def _distance(a: Tensor, b: Tensor) -> tuple[float, float]:

@@ -93,6 +93,8 @@ def chosen(source: Source, family: Family, count: int) -> Inputs:
 
 def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family]]:
     """Families with their scores, the best first; those on which the model is not finite are left out."""
+    if len(found) == 1:
+        return [(0.0, found[0])]
     draws = [chosen(source, family, _PROBES) for family in found]
     if has_batch_norm(source):
         with torch.no_grad():

@@ -33,7 +33,7 @@ class Family:
 
 def families(source: Source) -> list[Family]:
     """Every drawing in every layout that has space; tables of independent numbers and of felt directions where one
-    input has none."""
+    input has none. Integers are all drawn alike: a model that takes nothing else has one family."""
     found = [layouts(source, i) for i in range(len(source.graph.inputs))]
     directions = cache(lambda index: felt(source, index))
     made = []
@@ -43,10 +43,12 @@ def families(source: Source) -> list[Family]:
             made += [drawn(source, name, chosen, drawing) for name, drawing in DRAWINGS.items()]
     if any(not place.space for places in found for place in places[-1:]):
         tables = tuple(places[-1] for places in found)
+        flat = Family("flat", tables, _numbers(source, lambda u, z: u))
+        if not any(x.is_floating_point() for x in source.graph.example):
+            return [flat]
         made += [_table(source, tables, level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
         made += [_felt(source, tables, directions, level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
-        made += [Family("flat", tables, _numbers(source, lambda u, z: u))]
-        made += [Family("sparse", tables, _numbers(source, lambda u, z: u * (z > 0.5)))]
+        made += [flat, Family("sparse", tables, _numbers(source, lambda u, z: u * (z > 0.5)))]
     return made
 
 
