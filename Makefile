@@ -16,9 +16,9 @@ test: $(READY)
 test-all: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --all
 
-# In less than a minute: what does not run whole networks.
+# In less than a minute: one case of each test that is not slow.
 quick: $(READY)
-	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow and not sweep"
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --quick
 
 check: $(READY)
 	@$(BIN)/ruff check .

@@ -43,7 +43,8 @@ def _serve() -> None:
         if not child:
             _typed(*json.loads(line))
         _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
+        sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
+        sys.stdout.flush()
 
 
 def _load() -> None:

@@ -1,4 +1,5 @@
-"""How much is run: every third case of the tests that are marked as a sweep; with `--all` every case."""
+"""How much is run: every third case of the tests that are marked as a sweep; with `--all` every case; with `--quick`
+one case of each test, and none of the slow ones."""
 
 from __future__ import annotations
 
@@ -11,13 +12,25 @@ SHARE = 3  # of the cases of a sweep, one in so many is run by default
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run every case of the tests that are marked as a sweep")
+    parser.addoption("--quick", action="store_true", help="run one case of each test that is not marked as slow")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Sweeps repeat one property over all architectures or ops; which cases are left out depends on names alone."""
+    """Which cases are left out depends on names alone."""
     if config.getoption("--all") or any("::" in argument for argument in config.args):
         return
-    out = [item for item in items if item.get_closest_marker("sweep") and zlib.crc32(item.nodeid.encode()) % SHARE]
-    config.hook.pytest_deselected(items=out)
-    left_out = set(out)
+    left_out = _beyond_quick(items) if config.getoption("--quick") else _beyond_share(items)
+    config.hook.pytest_deselected(items=[item for item in items if item in left_out])
     items[:] = [item for item in items if item not in left_out]
+
+
+def _beyond_share(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Sweeps repeat one property over all architectures or ops."""
+    return {item for item in items if item.get_closest_marker("sweep") and zlib.crc32(item.nodeid.encode()) % SHARE}
+
+
+def _beyond_quick(items: list[pytest.Item]) -> set[pytest.Item]:
+    first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+    return {
+        item for item in items if item.get_closest_marker("slow") or item is not first[item.nodeid.partition("[")[0]]
+    }

@@ -103,6 +103,7 @@ def test_what_an_error_says() -> None:
             secateur.prune(dense(), torch.rand(2, 6), **{name: value})
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_and_whole_floats_are_numbers() -> None:
     plain = secateur.prune(dense(), torch.rand(2, 6), samples=64, remove=0.5, seed=1, options={"ridge": 0.5})
     same = secateur.prune(
@@ -178,6 +179,7 @@ class Named(nn.Module):
         return self.head(self.block(self.conv1(x).relu()).relu())  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_ignore_takes_a_glob_a_list_or_modules() -> None:
     model = Named().eval()
     for ignore in ("conv1", ["conv1"], "conv*", model.conv1, [model.conv1], ("conv1.weight",)):
@@ -189,6 +191,7 @@ def test_ignore_takes_a_glob_a_list_or_modules() -> None:
         secateur.prune(model, torch.rand(2, 3, 4, 4), ignore=Named().conv1)
 
 
+@pytest.mark.slow
 def test_mean_and_std_are_those_of_images(tmp_path: Path) -> None:
     """The same as bounds and samples of what the model itself takes."""
     torch.manual_seed(0)

@@ -198,6 +198,7 @@ def test_any_point_on_the_way_that_fools_is_kept() -> None:
     assert bool((((far - 0.05).abs() < 0.0201) | (far > 0.19)).all())  # in the band, or at the largest loss
 
 
+@pytest.mark.slow
 def test_apgd_is_not_stopped_where_the_cross_entropy_is_rounded_to_zero() -> None:
     model, x, y = blobs()
 
@@ -212,6 +213,7 @@ def test_apgd_is_not_stopped_where_the_cross_entropy_is_rounded_to_zero() -> Non
     assert sure[1].robust_accuracy == pytest.approx(plain.robust_accuracy, abs=0.03)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("loss", ["ce", "margin", "dlr"])
 def test_apgd_leaves_no_more_than_pgd(norm: Norm, loss: Loss) -> None:
@@ -243,6 +245,7 @@ def autoattack() -> None:
     pytest.importorskip("pyautoattack", reason="AutoAttack needs pyautoattack: pip install pyautoattack")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_leaves_no_more_than_apgd_and_nothing_behind() -> None:
     model, x, y = blobs()
@@ -276,6 +279,7 @@ def test_apgd_is_as_strong_as_its_authors_own(norm: Norm, loss: Loss) -> None:
     assert expected - 0.1 < ours <= expected + 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_on_a_linear_model_is_the_closed_form_in_any_box() -> None:
     """In the box [−10, 10] the attack works on (x + 10) / 20 and ε / 20; two classes, inputs that are no images."""
@@ -295,6 +299,7 @@ def test_autoattack_on_a_linear_model_is_the_closed_form_in_any_box() -> None:
     assert float(torch.linalg.vector_norm(moved - x, dim=1).max()) <= 0.3 + 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_sees_what_gradients_do_not_and_says_so() -> None:
     model, x, y = blobs()

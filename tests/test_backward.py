@@ -208,6 +208,7 @@ def masked(graph: Graph, weights: dict[str, Tensor]) -> dict[str, Tensor]:
             for name, value in weights.items()}  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(FORMS), st.integers(0, 17)), min_size=1, max_size=4),
@@ -273,6 +274,7 @@ def test_linear_networks_are_bounded_exactly(name: str) -> None:
             assert bound.item() == pytest.approx(exact.item(), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([1e-3, 1.0, 1e6]))
 def test_rows_hold_in_exact_arithmetic(seed: int, scale: float) -> None:

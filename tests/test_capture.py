@@ -33,6 +33,7 @@ def test_graph_computes_what_the_model_does_at_any_batch_size(name: str) -> None
             torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_no_node_changes_its_inputs(name: str) -> None:
     """In-place ops have become functional, so that a node's value is the same for all its users."""
@@ -76,6 +77,7 @@ def test_parameters_are_told_from_buffers() -> None:
     assert set(graph.tensors) - names == {f"{i}.running_{s}" for i in (1, 4, 8) for s in ("mean", "var")}
 
 
+@pytest.mark.slow
 def test_tied_weights_have_all_their_names() -> None:
     graph, _ = coupled("tied_embedding")
     (name,) = graph.tensors.keys() & {"embed.weight", "output.weight"}

@@ -36,6 +36,7 @@ def pruned(remove: float = 0.3, method: str = "reconstruct") -> nn.Module:
 # --- a pruned model in the original's graph --------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["reconstruct", "saliency"])
 @pytest.mark.parametrize("name", ["mlp_relu", "resnet_basic", "densenet", "mobilenet", "vision_transformer", "lstm"])
 def test_a_pruned_model_is_found_in_the_original(name: str, method: str) -> None:
@@ -58,6 +59,7 @@ def check_embedding(name: str, method: str) -> None:
     assert all(full[name].shape == tensor.shape for name, tensor in graph.tensors.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(HIDDEN_COUNTS))
 def test_sizes_that_do_not_tell_are_named(name: str) -> None:
     with pytest.raises(
@@ -66,6 +68,7 @@ def test_sizes_that_do_not_tell_are_named(name: str) -> None:
         check_embedding(name, "scale")
 
 
+@pytest.mark.slow
 def test_units_are_found_where_their_weights_are() -> None:
     """A wrong guess would be sound and wide; the merge of close units must not confuse it."""
     model, x, _ = blobs()
@@ -90,6 +93,7 @@ def drift_at(model: nn.Module, small: nn.Module, x: Tensor) -> Tensor:
     return copy.deepcopy(small).double()(x) - copy.deepcopy(model).double()(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["linear", "interval"])
 @pytest.mark.parametrize("eps", [0.0, 1e-6, 0.03, 2.0])
 def test_no_point_of_a_ball_is_outside_and_smaller_balls_say_less(eps: float, method: str) -> None:
@@ -113,6 +117,7 @@ def test_no_point_of_a_ball_is_outside_and_smaller_balls_say_less(eps: float, me
         assert 0 <= share_of.certified <= share_of.empirical <= 1
 
 
+@pytest.mark.slow
 def test_linear_bounds_are_tighter_than_intervals_and_near_what_is_found() -> None:
     model, x, _ = blobs()
     linear, interval = (
@@ -125,6 +130,7 @@ def test_linear_bounds_are_tighter_than_intervals_and_near_what_is_found() -> No
     assert linear.agreement is not None and linear.agreement.certified > 0.5
 
 
+@pytest.mark.slow
 def test_the_box_holds_all_balls() -> None:
     model, x, _ = blobs()
     box = certify(model, pruned(), x[:2])
@@ -135,6 +141,7 @@ def test_the_box_holds_all_balls() -> None:
         assert box.upper[0][k] + 1e-9 >= max(row[k] for row in balls.upper)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_relu", "resnet_basic", "vision_transformer"])
 def test_a_model_does_not_drift_from_itself(name: str) -> None:
     architecture = ARCHITECTURES[name]
@@ -143,6 +150,7 @@ def test_a_model_does_not_drift_from_itself(name: str) -> None:
     assert max(found.drift) <= 1e-9
 
 
+@pytest.mark.slow
 def test_a_point_is_known_exactly() -> None:
     model, x, _ = blobs()
     found = certify(model, pruned(), inputs=x[:5], eps=0.0)
@@ -167,6 +175,7 @@ class Tiny(nn.Module):
         return self.out(torch.relu(self.hidden(x)))
 
 
+@pytest.mark.slow
 def test_by_hand() -> None:
     """g lacks 0.5 · relu(x₀ − x₁), which is between 0 and 0.5 on the unit square: the drift is in [−0.5, 0]."""
     found = certify(Tiny(2).eval(), Tiny(1).eval(), torch.rand(2, 2))
@@ -180,6 +189,7 @@ def test_by_hand() -> None:
     assert silent.agreement is not None and silent.agreement.certified == 1.0
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**6), st.sampled_from([0.2, 0.5]), st.floats(0.0, 0.3), st.booleans())
 def test_random_networks(seed: int, remove: float, eps: float, deep: bool) -> None:
@@ -198,12 +208,14 @@ def test_random_networks(seed: int, remove: float, eps: float, deep: bool) -> No
 # --- what it says ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_same_inputs_give_the_same_certificate() -> None:
     model, x, _ = blobs()
     first, again = (certify(model, pruned(), inputs=x[:6], eps=0.02, seed=3) for _ in range(2))
     assert first.model_dump(exclude={"seconds"}) == again.model_dump(exclude={"seconds"})
 
 
+@pytest.mark.slow
 def test_labels_count_only_what_is_right() -> None:
     model, x, labels = blobs()
     with torch.no_grad():
@@ -230,6 +242,7 @@ def test_a_certificate_survives_its_file(tmp_path: Path) -> None:
         Certificate.load(tmp_path / "none.json")
 
 
+@pytest.mark.slow
 def test_bounds_of_each_channel_and_half_precision() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 16, 3)).eval()
@@ -310,6 +323,7 @@ def test_refused(case: str) -> None:
 # --- the guard -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_guard_on_certified_drift_holds() -> None:
     model, x, _ = blobs()
     settings_of: dict[str, Any] = {"calibration": x[:60], "step": 0.1, "remove": 0.8}
@@ -319,6 +333,7 @@ def test_a_guard_on_certified_drift_holds() -> None:
     assert max(certify(model, result.model, inputs=x[:60], eps=0.01).drift) <= 0.2
 
 
+@pytest.mark.slow
 def test_a_guard_on_certified_agreement_holds() -> None:
     model, x, _ = blobs()
     budgets = {"certified_agreement": 0.83, "eps": 0.02}
@@ -330,6 +345,7 @@ def test_a_guard_on_certified_agreement_holds() -> None:
         secateur.prune(model, x[:2], calibration=x[:60], guard={"certified_agreement": 1.0, "eps": 0.5})
 
 
+@pytest.mark.slow
 def test_a_guard_over_the_whole_box() -> None:
     model, x, _ = blobs()
     loose = max(certify(model, pruned(0.2), x[:2], attack_steps=0).drift)

@@ -155,6 +155,7 @@ few = settings(derandomize=True, deadline=None, max_examples=60, database=None)
 sizes = st.lists(st.tuples(st.integers(2, 200), st.sampled_from([1, 4, 16])), min_size=1, max_size=6)
 
 
+@pytest.mark.slow
 @few
 @given(groups=sizes, wanted=st.floats(0.01, 0.95))
 def test_reaches_the_request_and_not_much_more(groups: list[tuple[int, int]], wanted: float) -> None:
@@ -273,6 +274,7 @@ def counts(result: secateur.Result) -> list[int]:
     return [len(group.kept) for group in result.recipe.groups]
 
 
+@pytest.mark.slow
 def test_rounding_is_the_default_and_its_recipe_replays(tmp_path: Path) -> None:
     result = secateur.prune(wide(), IMAGE, remove=0.3, method="scale", step=1.0)
     assert counts(result) == counts(third()) == [32, 48, 48, 48, 48]
@@ -283,6 +285,7 @@ def test_rounding_is_the_default_and_its_recipe_replays(tmp_path: Path) -> None:
     assert same_bits(snapshot(secateur.replay(wide(), recipe)), snapshot(result.model))
 
 
+@pytest.mark.slow
 def test_numbers_round_as_ever() -> None:
     assert counts(third(1)) == [45] * 5 and "29.69% of units removed" in third(1).shortfall
     assert counts(third(16)) == [48] * 5 and "a multiple of 16" in third(16).shortfall

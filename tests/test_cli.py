@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from safetensors.torch import save_file
 
 from command import COMMAND, run
 from secateur.formats.torch import load_program
+
+pytestmark = pytest.mark.slow
 
 FACTORY = """
 import torch

@@ -352,6 +352,7 @@ def test_prunable_groups(name: str) -> None:
     assert described(coupled(name)[1].prunable) == parsed(PRUNABLE[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "others"), SAME_GROUPS, ids=[name for name, _ in SAME_GROUPS])
 def test_what_does_not_matter_to_groups(name: str, others: str) -> None:
     """Activations, precision, dropout, the kind of recurrent layer, the container of the outputs."""
@@ -367,6 +368,7 @@ def test_pinned_groups_say_why(name: str) -> None:
         assert reason in pinned[group]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["lstm", "gru"])
 def test_recurrent_weights_are_named(layer: str) -> None:
     blocked = coupled(layer)[1].blocked
@@ -374,6 +376,7 @@ def test_recurrent_weights_are_named(layer: str) -> None:
     assert set(blocked.values()) == {"recurrent layers stay whole (rnn)"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_groups_are_sound(name: str) -> None:
     """Units own disjoint indices, as many each; prunable ones are made and read; the model's outputs stay whole."""

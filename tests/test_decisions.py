@@ -302,6 +302,7 @@ def shares(c: Certificate) -> list[float]:
     return [share.certified for share in (c.agreement, c.stable_original, c.stable_pruned) if share is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["linear", "interval"])
 def test_a_certificate_through_a_sigmoid_is_that_on_its_logit(method: str) -> None:
     plain = certificate("logit", 0.03, method)
@@ -311,6 +312,7 @@ def test_a_certificate_through_a_sigmoid_is_that_on_its_logit(method: str) -> No
     assert 0 < shares(plain)[1] <= 1 and len(shares(plain)) == 3
 
 
+@pytest.mark.slow
 def test_what_is_certified_is_also_found() -> None:
     for name in ("sigmoid", "softmax", "two sigmoids"):
         c = certificate(name, 0.05, steps=8)
@@ -318,6 +320,7 @@ def test_what_is_certified_is_also_found() -> None:
             assert share is not None and share.empirical is not None and share.certified <= share.empirical < 1
 
 
+@pytest.mark.slow
 def test_a_batch_of_one_that_loses_its_axis() -> None:
     given: dict[str, Any] = {"inputs": example("logit")[:1], "eps": 0.02}
     for head in (lambda z: z.sigmoid().squeeze(), lambda z: z.squeeze().sigmoid()):
@@ -391,6 +394,7 @@ def test_a_regression_is_certified_by_its_drift() -> None:
     assert said.agreement is None and assumed.agreement is not None and assumed.head == "binary_logit"
 
 
+@pytest.mark.slow
 def test_labels_for_every_head() -> None:
     """Classes, and several labels of each input; class numbers tell that several sigmoids stand for one class."""
     x, pair = example("logits"), [network("two sigmoids", units) for units in (UNITS, KEPT)]
@@ -409,6 +413,7 @@ def test_labels_for_every_head() -> None:
         certify(*pair, labels=half(out), head="none", **settings)
 
 
+@pytest.mark.slow
 def test_a_claim_for_verifiers_is_about_the_outputs(tmp_path: Path) -> None:
     """Of a sigmoid: drift of the probability; no decision is in it."""
     pytest.importorskip("onnxscript", reason="needs the extra onnx: pip install onnx onnxscript")
@@ -442,6 +447,7 @@ def test_a_guard_holds_the_agreement_of_every_head(name: str) -> None:
     assert agreement(free) < budget <= agreement(guarded) and "agreement on samples fell to" in guarded.stopped
 
 
+@pytest.mark.slow
 def test_a_certified_guard_on_a_sigmoid_is_that_on_its_logit() -> None:
     x = torch.rand(40, 4, generator=torch.Generator().manual_seed(5))
     settings: dict[str, Any] = {"remove": 0.8, "method": "scale", "step": 0.1, "calibration": x}
@@ -542,6 +548,7 @@ def build():
 """
 
 
+@pytest.mark.slow
 def test_the_command_line_says_what_was_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scaled_net.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))

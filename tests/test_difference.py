@@ -285,6 +285,7 @@ def merge_setting(name: str) -> tuple[Graph, Group, tuple[Interval, ...], Tensor
     return graph, merged, box_around(graph, 0.2), removed, into
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(MERGES))
 def test_drift_of_each_merge_lands_inside(name: str) -> None:
     graph, merged, box, removed, into = merge_setting(name)

@@ -471,6 +471,7 @@ def of_the_zoo(shared: Path, name: str) -> tuple[nn.Module, Tensor, Tensor]:
     return zoo.load(name), arrays["images"], arrays["labels"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "clean", "eps", "robust"),
     [("paoding_mlp", 0.9787, 0.02, 0.888), ("mnist_mlp_sigmoid", 0.9731, 0.02, 0.829)],
@@ -484,6 +485,7 @@ def test_trained_networks_have_their_known_accuracy(
     assert row.robust_accuracy == pytest.approx(robust, abs=0.003)
 
 
+@pytest.mark.slow
 def test_on_a_trained_network_apgd_leaves_no_more_than_pgd(shared: Path) -> None:
     model, images, labels = of_the_zoo(shared, "mnist_mlp_sigmoid")
     radii: dict[Norm, float] = {"linf": 0.05, "l2": 0.5}

@@ -437,6 +437,7 @@ def test_a_wrong_claim_is_taken_back_down_to_the_units_at_fault(monkeypatch: pyt
 # --- boxes, requests, recipes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_narrower_box_frees_no_fewer_units() -> None:
     """Nested sets in one layer of at most as many units as inputs; in two layers, at least as many in all."""
     generator = torch.Generator().manual_seed(3)
@@ -543,6 +544,7 @@ def test_recipes_replay_to_the_same_bits(method: str, tmp_path: Path) -> None:
 # --- before another method -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [RECONSTRUCT, "saliency", "scale", "folding"])
 def test_what_is_free_counts_towards_the_request(method: str) -> None:
     result = secateur.prune(planted(), torch.zeros(2, 16), method=method, remove=0.5, step=0.25, exact_first=True)

@@ -120,6 +120,7 @@ write_atomically(Path(sys.argv[1]), writer)
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     put(tmp_path / "a", b"old")
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "a")], stdout=subprocess.PIPE)
@@ -225,6 +226,7 @@ def copy(written: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_set_replays(copy: Path) -> None:
     assert names(copy) == {"s.pt2", "s.recipe.json", "s.recipe.solved.safetensors"}
     recipe = Recipe.load(copy / "s.recipe.json")

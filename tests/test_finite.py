@@ -64,6 +64,7 @@ def test_every_run_ends(name: str, method: str) -> None:
         assert all(bool(p.isfinite().all()) for p in result.model.parameters())
 
 
+@pytest.mark.slow
 def test_the_node_is_named() -> None:
     for function, text in ((lambda x: x / 0.0, r"div \(aten.div.Tensor"), (lambda x: (x - 2).log(), r"log \(aten.log")):
         with pytest.raises(InputError, match=f"finite on 0 of 64 samples.*goes wrong at {text}.*narrower input_bounds"):

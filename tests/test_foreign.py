@@ -130,6 +130,7 @@ def test_every_row_of_the_table_has_a_case() -> None:
     assert {kind for _, kind, _ in FILES.values() if kind} | {"huggingface", "folder"} == FOREIGN.keys()
 
 
+@pytest.mark.slow
 def test_what_is_read_is_recognised_under_any_name(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.rand(2, 4)

@@ -182,6 +182,7 @@ def test_writes_into_views(kind: type[Dense], write: Callable[[Tensor], Tensor |
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "write", "units"),
     [(Dense, first_unit, 7), (Dense, half, 8), (Dense, odd_ones, 4), (Dense, mask, 8), (Conv, rows_and_patches, 8)],

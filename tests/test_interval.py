@@ -93,6 +93,7 @@ def test_smaller_boxes_nest(name: str) -> None:
         assert holds(large, small.lower) and holds(large, small.upper)
 
 
+@pytest.mark.slow
 def test_every_rule_has_a_case() -> None:
     seen = {kind(node) for name in NAMES for node in captured(name).nodes if node.op == "call_function"}
     assert set(RULES) - seen == set()
@@ -171,6 +172,7 @@ class CaseModule(nn.Module):
         return self.body(*inputs)  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_cases_that_a_rule_cannot_bound_are_refused() -> None:
     x, ids = torch.rand(2, 4), torch.zeros(2, 4, dtype=torch.long)
     refuse("constant exponent", lambda x: 2**x, x)

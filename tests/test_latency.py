@@ -44,6 +44,7 @@ def test_one_sample_is_timed() -> None:
     assert seen == {(1, 400)}
 
 
+@pytest.mark.slow
 def test_keyword_inputs_and_programs() -> None:
     inputs = {"x": torch.rand(2, 3, 4), "y": torch.rand(2, 5, 4)}
     for runtime in ("torch", "onnxruntime"):
@@ -81,6 +82,7 @@ def onnx_file(path: Path, batch: int | str, width: int = 64, inputs: int = 1) ->
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", ["batch", 1, 4])
 def test_onnx_files_are_timed_in_onnxruntime(batch: int | str, tmp_path: Path) -> None:
     before, after = onnx_file(tmp_path / "a.onnx", batch, 20000), onnx_file(tmp_path / "b.onnx", batch, 10)
@@ -90,6 +92,7 @@ def test_onnx_files_are_timed_in_onnxruntime(batch: int | str, tmp_path: Path) -
     assert loaded.runtime == "onnxruntime" and loaded.fell
 
 
+@pytest.mark.slow
 def test_a_model_of_torch_is_exported_for_onnxruntime(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     found = secateur.latency(dense(10), onnx_file(tmp_path / "a.onnx", "batch"), X)

@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 
 # Each module may import those of lower layers and of its own; `__init__` gives out names and may import all.
 LAYERS = {
-    **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "outputs", "settings"), 0),
+    **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "outputs", "settings", "torch_state"), 0),
     **dict.fromkeys(("graph", "decisions"), 1),
     **dict.fromkeys(("bounds", "surrogates", "inputs"), 2),
     **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "channels", "rounded"), 3),
@@ -137,24 +137,29 @@ def printing(source: Path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_imports_run_one_way() -> None:
     assert wrong_imports(SOURCE) == []
 
 
+@pytest.mark.slow
 def test_no_import_cycles() -> None:
     assert cycles(SOURCE) == []
 
 
+@pytest.mark.slow
 def test_every_part_has_its_place() -> None:
     """A new part is put into the tables above, or it would not be checked."""
     parts = {name.partition(".")[0] for name in trees(SOURCE)} - {""}
     assert parts == LAYERS.keys() | FORBIDDEN.keys() | ALLOWED.keys() | {"explain"}
 
 
+@pytest.mark.slow
 def test_nothing_is_unpickled() -> None:
     assert unsafe(SOURCE) == []
 
 
+@pytest.mark.slow
 def test_only_the_command_line_prints() -> None:
     assert printing(SOURCE) == []
 
@@ -192,6 +197,7 @@ def loaded(statement: str) -> set[str]:
     return set(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_optional_packages_stay_optional() -> None:
     assert loaded("import secateur, secateur.formats, secateur.cli") == set()
 

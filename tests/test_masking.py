@@ -40,6 +40,7 @@ def told(model: nn.Module, *attacks: FGSM | PGD | APGD) -> tuple[tuple[str, ...]
     return report.warnings, report.attacks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_an_ordinary_network_gives_no_warning(norm: Norm) -> None:
     for eps in (0.02, 0.05, 0.1):
@@ -47,6 +48,7 @@ def test_an_ordinary_network_gives_no_warning(norm: Norm) -> None:
         assert told(Seen(), *attacks, APGD(eps, norm))[0] == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_rounded_inputs_have_no_gradient_at_all(norm: Norm) -> None:
     (warning,), _ = told(Seen(rounded), FGSM(0.1, norm))
@@ -59,6 +61,7 @@ def test_rounded_inputs_have_no_gradient_at_all(norm: Norm) -> None:
         assert warning.startswith(f"{row.name} leaves") and "random noise of the same radius only" in warning
 
 
+@pytest.mark.slow
 def test_a_saturated_softmax_hides_the_gradient_of_the_cross_entropy_from_pgd() -> None:
     warnings, _ = told(Seen(scale=1e4), FGSM(0.1))
     assert len(warnings) == 1 and "use APGD, or AutoAttack" in warnings[0]

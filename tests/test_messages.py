@@ -285,6 +285,7 @@ def called(model: nn.Module, example: Any) -> Tensor:
     return model(**example) if isinstance(example, dict) else model(*example)  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_constants_among_the_inputs(name: str, tmp_path: Path) -> None:
     example = EXAMPLES[name]
@@ -349,6 +350,7 @@ class Masked(nn.Module):
         return self.o((self.a(samples).relu() * mask).sum(1) / (1 + mask.abs().sum(1)))  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 def test_dict_inputs_to_onnx_keep_their_names(tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     model, named = Masked().eval(), {"mask": torch.ones(2, 5, 1), "samples": torch.rand(2, 5, 3)}
@@ -360,6 +362,7 @@ def test_dict_inputs_to_onnx_keep_their_names(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(found), model(**more).detach(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_nested_inputs_to_onnx_are_named_by_their_keys(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
 
@@ -469,6 +472,7 @@ def leaves(output: Any) -> list[Tensor]:
     return [t for value in output for t in leaves(value)] if isinstance(output, list | tuple) else []
 
 
+@pytest.mark.slow
 def test_objects_go_to_onnx_as_their_tensors(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     secateur.save_model(tmp_path / "m.onnx", Returns(OUTPUTS["nested"]).eval(), EXAMPLE)

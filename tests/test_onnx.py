@@ -955,6 +955,7 @@ def test_graph_is_pruned(name: str, tmp_path: Path) -> None:
     assert_prunes(path, 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "exporter", "opset", "free"), _EXPORTS)
 def test_export_is_pruned(name: str, exporter: str, opset: int, free: bool, tmp_path: Path) -> None:
     architecture = ARCHITECTURES[name]
@@ -965,6 +966,7 @@ def test_export_is_pruned(name: str, exporter: str, opset: int, free: bool, tmp_
     assert_prunes(path, 0.5, "saliency")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "groups"), [("squeezenet", 25), ("resnet50", 37)])
 def test_light_model_is_pruned(name: str, groups: int, tmp_path: Path) -> None:
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -975,6 +977,7 @@ def test_light_model_is_pruned(name: str, groups: int, tmp_path: Path) -> None:
     assert_prunes(path, 0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["inputs_18", "shape_chain_constant", "attention_by_hand", "grouped"])
 def test_pruned_model_is_pruned_again(name: str) -> None:
     opset, text, options = _GRAPHS[name]
@@ -1018,6 +1021,7 @@ def _kept(model: nn.Module, example: Sequence[Tensor], method: str) -> list[tupl
     return sorted(group.kept for group in result.recipe.groups)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["saliency", "reconstruct"])
 @pytest.mark.parametrize("exporter", ["script", "dynamo"])
 @pytest.mark.parametrize("name", ["mlp_relu", "cnn", "cnn_batch_norm"])

@@ -43,6 +43,7 @@ def test_torch_models_are_written_with_an_open_batch(file: Path, batch: int) -> 
     assert onnx.load(file).graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_param")
 
 
+@pytest.mark.slow
 def test_a_pruned_graph_module_and_program_are_written(tmp_path: Path) -> None:
     x = torch.rand(3, 1, 8, 8)
     program = torch.export.export(net().eval(), (x,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
@@ -78,6 +79,7 @@ def test_one_file_stays_one(file: Path, tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["less.onnx"]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_written_leaves_nothing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Sorted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -95,6 +97,7 @@ def test_what_cannot_be_written_leaves_nothing(file: Path, tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_recipe_rebuilds_the_file(file: Path, tmp_path: Path) -> None:
     model = secateur.load_model(file)
     result = secateur.prune(model, remove=0.5)
@@ -103,6 +106,7 @@ def test_a_recipe_rebuilds_the_file(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_certificates_of_imported_models(file: Path) -> None:
     model = secateur.load_model(file)
     small = secateur.prune(model, remove=0.3).model

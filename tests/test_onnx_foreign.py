@@ -355,6 +355,7 @@ def test_values_beyond_the_budget_are_refused_before_they_are_made(case: str, mo
         model(torch.rand(2, 6))
 
 
+@pytest.mark.slow
 def test_light_vgg_loads() -> None:
     """Its first dense layer is a ConstantOfShape of 4096 × 25088."""
     path = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light" / "light_vgg19.onnx"

@@ -64,6 +64,7 @@ _CNN = """
 """
 
 
+@pytest.mark.slow
 def test_optimised_cnn_is_pruned(tmp_path: Path) -> None:
     plain = saved(tmp_path, graph(_CNN))
     path = optimised(plain)
@@ -72,6 +73,7 @@ def test_optimised_cnn_is_pruned(tmp_path: Path) -> None:
     assert [a["group"] for a in attributes(tmp_path / "smaller.onnx", "FusedConv")][1] < 12  # the depthwise one
 
 
+@pytest.mark.slow
 def test_choices_on_the_optimised_cnn_are_those_on_the_plain_one(tmp_path: Path) -> None:
     path = saved(tmp_path, graph(_CNN))
     models = [load_onnx(path), load_onnx(optimised(path))]
@@ -134,6 +136,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"plain": path, "optimised": optimised(path), "transformers": folder / "transformers.onnx"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
@@ -175,6 +178,7 @@ _HEADS: dict[str, tuple[int, str, str, dict[str, Any]]] = {  # name → opset, n
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _HEADS)
 def test_heads_leave_and_the_op_is_told(name: str, tmp_path: Path) -> None:
     opset, nodes, kind, told = _HEADS[name]

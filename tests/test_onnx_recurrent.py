@@ -147,6 +147,7 @@ def speech(lstm: str = "w_1_24_12, wr_1_24_6, wb_1_48", before: str = "", batch:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", _MADE)
 def test_states_lengths_and_weights_may_be_made_in_the_graph(case: str) -> None:
     before, lstm, kept = _MADE[case]
@@ -163,6 +164,7 @@ def test_states_lengths_and_weights_may_be_made_in_the_graph(case: str) -> None:
         torch.testing.assert_close(ours, torch.from_numpy(run_session(smaller.proto, inputs)[0]), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", ["", "z = Reshape(@[0.0,0.0,0.0,0.0,0.0,0.0], @[1,1,6])"])
 def test_states_of_a_model_of_one_sample_are_those_of_every_sample(made: str) -> None:
     state = "z" if made else "wh_1_1_6"
@@ -175,6 +177,7 @@ def test_states_of_a_model_of_one_sample_are_those_of_every_sample(made: str) ->
         torch.testing.assert_close(smaller(inputs), torch.cat(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_layer_stays_whole_and_the_rest_is_pruned(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(speech(), path)
@@ -214,6 +217,7 @@ class Speech(nn.Module):
         return self.last(torch.relu(self.hidden(output[:, -1] if self.how == "output" else state[-1])))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exporter", "opset", "free", "layer", "settings"),
     [
@@ -234,6 +238,7 @@ def test_export_is_pruned(
     assert_prunes(path, 0.4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_choices_are_those_made_on_the_network_from_torch(name: str) -> None:
     architecture = ARCHITECTURES[name]
@@ -241,6 +246,7 @@ def test_choices_are_those_made_on_the_network_from_torch(name: str) -> None:
     assert _kept(model, architecture.example(), "reconstruct") == _kept_from_torch(name, "reconstruct")
 
 
+@pytest.mark.slow
 def test_keras_layout_is_pruned(tmp_path: Path) -> None:
     """Batch first in and out of the graph, GRU that resets before the product, as tf2onnx writes them."""
     path = tmp_path / "model.onnx"

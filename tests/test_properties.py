@@ -115,6 +115,7 @@ def networks(hidden_layers: int = 0) -> st.SearchStrategy[nn.Sequential]:
 IMAGES = torch.randn(2, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 @several
 @given(model=networks(), seed=st.integers(0, 1000), share=st.sampled_from([0.2, 0.5, 0.9]))
 def test_shrunk_is_masked(model: nn.Module, seed: int, share: float) -> None:
@@ -132,6 +133,7 @@ def test_shrunk_is_masked(model: nn.Module, seed: int, share: float) -> None:
     assert macs_after(graph, coupling, state.alive) < before[1]
 
 
+@pytest.mark.slow
 @few
 @given(model=networks())
 def test_more_asked_is_never_larger_and_the_model_is_untouched(model: nn.Module) -> None:
@@ -144,6 +146,7 @@ def test_more_asked_is_never_larger_and_the_model_is_untouched(model: nn.Module)
     assert same_bits(before, snapshot(model))
 
 
+@pytest.mark.slow
 @few
 @given(model=networks(), method=st.sampled_from(["saliency", "stochastic"]), seed=st.integers(0, 9))
 def test_same_seed_same_bits(model: nn.Module, method: str, seed: int) -> None:
@@ -197,6 +200,7 @@ def merge(form: str, seed: int, units: int, a: int, b: int) -> tuple[nn.Sequenti
     return model, x, graph, merged(graph.tensors, group, Removal(group.name, torch.tensor([a]), torch.tensor([b])))
 
 
+@pytest.mark.slow
 @FORMS
 @settings(few, max_examples=8)
 @given(seed=st.integers(0, 1000), units=st.integers(2, 7), data=st.data())
@@ -214,6 +218,7 @@ def test_merge_changes_the_next_layer_as_predicted(form: str, seed: int, units: 
     assert float((after - before - predicted).abs().max()) < 1e-10
 
 
+@pytest.mark.slow
 @FORMS
 @settings(few, max_examples=8)
 @given(seed=st.integers(0, 1000), units=st.integers(2, 7), data=st.data())
@@ -228,6 +233,7 @@ def test_merge_is_as_if_one_unit_computed_the_other(form: str, seed: int, units:
     assert float(difference.abs().max()) < 1e-12
 
 
+@pytest.mark.slow
 @few
 @given(model=networks(hidden_layers=1))
 def test_merging_copies_changes_nothing(model: nn.Sequential) -> None:

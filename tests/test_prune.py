@@ -109,6 +109,7 @@ def test_same_seed_same_bits(method: str, name: str) -> None:
     assert same_bits(snapshot(again.model), snapshot(standard(method, name).model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", RATIOS)
 def test_stand_ins_are_there_when_they_are_needed(method: str) -> None:
     """Whoever leaves is present until then, and whoever stands in does not leave in the same edit."""
@@ -122,6 +123,7 @@ def test_stand_ins_are_there_when_they_are_needed(method: str) -> None:
             assert -1 not in edit.into or method not in PAIRING
 
 
+@pytest.mark.slow
 def test_caller_keeps_the_model() -> None:
     model = ARCHITECTURES["resnet_basic"].build()
     before = snapshot(model)
@@ -129,6 +131,7 @@ def test_caller_keeps_the_model() -> None:
     assert same_bits(before, snapshot(model)) and not model.training
 
 
+@pytest.mark.slow
 def test_other_seeds_may_choose_otherwise() -> None:
     options = {"temperature": 0.02, "pool": 4.0}
     chosen = {
@@ -179,6 +182,7 @@ def test_reaches_a_size_and_not_more_than_needed(name: str, quantity: str) -> No
     assert result.recipe.achieved >= 0.5 and not result.shortfall
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_to", [2, 4, 8])
 def test_round_to_keeps_multiples(round_to: int) -> None:
     sizes = []
@@ -205,6 +209,7 @@ def test_ignored_layers_stay_whole(pattern: str) -> None:
     assert "left whole" in result.explain()
 
 
+@pytest.mark.slow
 def test_ignoring_one_layer_of_a_stream_keeps_the_stream() -> None:
     result = pruned("resnet_basic", remove=0.5, method="scale", step=1.0, ignore=["1.conv2.*"])
     kept = {group.group for group in result.recipe.groups}
@@ -276,6 +281,7 @@ def test_nothing_to_prune_names_the_reasons() -> None:
         secateur.prune(model, torch.randn(2, 4))
 
 
+@pytest.mark.slow
 def test_missed_target_names_what_is_pinned() -> None:
     with pytest.raises(
         TargetMissedError, match=r"Pinned: conv, rnn\.weight_ih_l0.* \(recurrent layers stay whole \(rnn\)\)"
@@ -332,6 +338,7 @@ def test_schedule_ends_at_the_plan_and_never_jumps(units: list[int], share: floa
             assert 0 <= after[group.name] - before[group.name] <= math.ceil(step * group.units - 1e-9)
 
 
+@pytest.mark.slow
 def test_selected_leaves_out_the_pinned() -> None:
     _, coupling = coupled("vision_transformer")
     assert selected(coupling, []) == list(coupling.prunable)
@@ -341,6 +348,7 @@ def test_selected_leaves_out_the_pinned() -> None:
 # --- inputs of every kind --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_exported_program() -> None:
     model, example = ARCHITECTURES["cnn_batch_norm"].build(), ARCHITECTURES["cnn_batch_norm"].example()
     program = export(model, example, dynamic_shapes=({0: Dim.AUTO},))
@@ -353,6 +361,7 @@ def test_exported_program() -> None:
     assert same_bits(snapshot(rebuilt), snapshot(result.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [("image", "table"), ("table", "image")])
 def test_inputs_by_name(names: tuple[str, str]) -> None:
     model = ARCHITECTURES["two_inputs"].build()
@@ -363,6 +372,7 @@ def test_inputs_by_name(names: tuple[str, str]) -> None:
     assert same_bits(snapshot(secateur.replay(model, result.recipe, example)), snapshot(result.model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("name", "bounds"), [("two_inputs", [(0, 1), (-2, 2)]), ("tied_embedding", (0, 18))])
 def test_several_inputs_and_tokens(method: str, name: str, bounds: Any) -> None:
@@ -372,6 +382,7 @@ def test_several_inputs_and_tokens(method: str, name: str, bounds: Any) -> None:
     assert same_bits(snapshot(secateur.replay(ARCHITECTURES[name].build(), result.recipe)), snapshot(result.model))
 
 
+@pytest.mark.slow
 def test_box_for_each_input_as_tensors() -> None:
     bounds = (torch.zeros(12), torch.ones(12))
     result = pruned("mlp_relu", step=0.5, input_bounds=bounds)
@@ -379,6 +390,7 @@ def test_box_for_each_input_as_tensors() -> None:
     assert result.recipe.steps == pruned("mlp_relu", step=0.5, input_bounds=(0, 1)).recipe.steps
 
 
+@pytest.mark.slow
 def test_inspect_and_explain() -> None:
     coupling = secateur.inspect(
         ARCHITECTURES["vision_transformer"].build(), ARCHITECTURES["vision_transformer"].example()
@@ -392,6 +404,7 @@ def test_inspect_and_explain() -> None:
     assert "blocks.0.attn.qkv.weight[0]×12 | blocks.0.attn.proj.weight[1]×4" in lines["blocks.0.attn.qkv"]
 
 
+@pytest.mark.slow
 def test_explain_names_what_no_rule_could_label() -> None:
     text = pruned("lstm", method="scale").explain()
     assert "rnn.weight_ih_l0" in text and "pinned: recurrent layers stay whole (rnn)" in text

@@ -242,6 +242,7 @@ def test_it_moves_the_outputs_less_than_plain_removal(seed: int) -> None:
     assert error[0] < 0.5 * error[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn_batch_norm", "resnet_basic", "vgg_batch_norm"])
 def test_means_of_the_outputs_are_kept(name: str) -> None:
     """What takes up the means, a bias or a running mean, does."""
@@ -259,6 +260,7 @@ def test_means_of_the_outputs_are_kept(name: str) -> None:
 SETTINGS: dict[str, Any] = {"surrogate": "uniform", "samples": 48, "remove": 0.4, "input_bounds": (-1.0, 1.0)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_relu", "resnet_basic", "mobilenet", "densenet", "vision_transformer"])
 def test_recipe_and_its_tensors_rebuild_the_same_bits(name: str, tmp_path: Path) -> None:
     architecture = ARCHITECTURES[name]
@@ -285,6 +287,7 @@ def test_a_recipe_without_its_tensors_is_refused(tmp_path: Path) -> None:
         Recipe.load(path)
 
 
+@pytest.mark.slow
 def test_units_that_cost_nothing_go_first_in_global_allocation() -> None:
     model = with_dead_units()
     x = torch.randn(300, 6, generator=drawn(0))
@@ -299,6 +302,7 @@ def test_units_that_cost_nothing_go_first_in_global_allocation() -> None:
     assert gone == {3, 4} and len(first.recipe.groups[1].kept) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet_basic", "densenet", "mobilenet", "mlp_residual", "vision_transformer"])
 def test_global_allocation_meets_its_target_on_shared_streams(name: str) -> None:
     """Groups with several readers at different depths are priced too, and more is never less."""

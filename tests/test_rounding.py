@@ -91,6 +91,7 @@ def affine(weight: Tensor, bias: Tensor) -> Graph:
     return capture(layer.eval(), torch.zeros(2, weight.shape[1], dtype=torch.float64))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 30), st.sampled_from([1e-300, 1e-8, 1.0, 1e8]))
 def test_sums_hold_their_exact_value(seed: int, inputs: int, scale: float) -> None:

@@ -67,6 +67,7 @@ def in_double(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model).double()
 
 
+@pytest.mark.slow
 @EVERY
 def test_computes_what_the_masked_original_does(name: str) -> None:
     """In float64 and for any batch size, by our own run of the graph, not by surgery's check of itself."""
@@ -165,6 +166,7 @@ def test_attributes_follow_the_weights(name: str) -> None:
             assert attribute == wanted, path
 
 
+@pytest.mark.slow
 def test_depthwise_and_norm_groups_follow() -> None:
     model = shrunk("mobilenet").model.get_submodule("3.layers.3")
     assert model.groups == model.in_channels == model.out_channels == len(model.weight) < 18
@@ -315,6 +317,7 @@ def test_cost_of_products(model: nn.Module, shape: tuple[int, ...]) -> None:
 EXPORTED = ["resnet_basic", "cnn_baked_sizes", "attention_fused", "multihead_no_weights", "two_inputs", "channel_slice"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_result_can_be_exported(name: str) -> None:
     case = shrunk(name)
@@ -326,6 +329,7 @@ def test_result_can_be_exported(name: str) -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPORTED)
 def test_result_can_be_pruned_again(name: str) -> None:
     case = shrunk(name)

@@ -50,6 +50,7 @@ def classifier(shape: tuple[int, ...], norm: bool = False) -> nn.Module:
 SHAPES = [(7,), (30,), (1, 8, 8), (3, 6, 9), (2, 12), (5, 4), (1, 3, 4, 5)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN)
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(

@@ -109,6 +109,7 @@ def seen_by_windows(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FORMS)
 def test_windows_are_rows_of_the_whole_image(
     name: str, seen_by_windows: list[Window], monkeypatch: pytest.MonkeyPatch
@@ -125,6 +126,7 @@ def test_windows_are_rows_of_the_whole_image(
     assert largest_difference(by_windows, intervals) > 1e-3  # the rows did tell something
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DENSE)
 def test_what_windows_do_not_pass_is_bounded_all_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
@@ -134,6 +136,7 @@ def test_what_windows_do_not_pass_is_bounded_all_the_same(name: str, monkeypatch
     assert largest_difference(found, tighten.bounded(networks, boxes)) <= 1e-9
 
 
+@pytest.mark.slow
 def test_windows_that_outgrow_a_small_image(seen_by_windows: list[Window], monkeypatch: pytest.MonkeyPatch) -> None:
     """A residual stream whose one path sees all of the image and whose other sees a corner of it."""
     torch.manual_seed(1)
