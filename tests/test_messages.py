@@ -45,6 +45,11 @@ def on_meta() -> nn.Module:
     return model
 
 
+def made_in_inference_mode() -> nn.Module:
+    with torch.inference_mode():
+        return nn.Sequential(nn.Linear(4, 3)).eval()
+
+
 def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(3)).eval()
 
@@ -79,6 +84,7 @@ def masked() -> nn.Module:
 
 UNFIT: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "meta": (on_meta, ("no values for 2.weight, 2.bias", "meta device", "assign=True")),
+    "inference mode": (made_in_inference_mode, ("0.weight, 0.bias", "copy.deepcopy")),
     "lazy": (lazy, ("0.weight, 0.bias", "Run the model once")),
     "dynamic": (dynamically_quantised, ("0 (torch.ao.nn.quantized.dynamic.Linear)", "Prune the float model")),
     "static": (statically_quantised, ("1 (torch.ao.nn.quantized.Linear)", "quantise the smaller one")),

@@ -43,6 +43,7 @@ from secateur.run import Run, advance, rebuild
 from secateur.samples import Surrogate, digest, look_at, name_of
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
+from secateur.torch_state import reproducible
 from secateur.types import Group, Groups, Interval, Removal, Samples
 
 _NOTHING_EXACT = (
@@ -54,8 +55,9 @@ _NOTHING_EXACT = (
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
     """The groups of a model: their units and slots, and what is pinned and why. Nothing is changed."""
-    graph = capture(model, example_inputs)
-    coupling = couple(graph)
+    with reproducible(model):
+        graph = capture(model, example_inputs)
+        coupling = couple(graph)
     return Groups(stored_groups(graph, coupling.groups), coupling.blocked)
 
 
@@ -150,7 +152,8 @@ def prune(
         callbacks=callbacks,
         progress=progress,
     )
-    return _pruned(model, example_inputs, asked)
+    with reproducible(model):
+        return _pruned(model, example_inputs, asked)
 
 
 def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, asked: Request) -> Result:

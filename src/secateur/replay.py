@@ -14,6 +14,7 @@ from secateur.report.recipe import Recipe, digest_of, fingerprint
 from secateur.run import Run
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
+from secateur.torch_state import reproducible
 from secateur.types import Removal
 
 
@@ -25,6 +26,13 @@ def replay(
     `example_inputs` is needed only where the model takes more than plain positional tensors. Raises `RecipeError`
     where the recipe belongs to another model.
     """
+    with reproducible(model):
+        return _replayed(model, recipe, example_inputs)
+
+
+def _replayed(
+    model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None
+) -> nn.Module:
     if example_inputs is None and not isinstance(model, ExportedProgram):
         example_inputs = tuple(torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in recipe.inputs)
     graph = capture(model, example_inputs)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -16,12 +15,12 @@ ALONE = threading.RLock()
 
 
 @contextmanager
-def reproducible(model: nn.Module | ExportedProgram) -> Iterator[None]:
+def reproducible(model: nn.Module | ExportedProgram, *, threads: int | None = 1) -> Iterator[None]:
     """The same bits from the same inputs, whatever the caller has set: gradients, inference mode, autocast, default
     dtype and device, precision of products, number of threads.
 
-    One thread of the process at a time is inside; others wait. Work is done on one thread of torch, since sums are
-    rounded differently on more. The default dtype is that of the model, since its own `forward` may rely on it.
+    One thread of the process at a time is inside; others wait. `threads` of torch, since sums are rounded differently
+    on more than one; None leaves them. The default dtype is the model's, since its own `forward` may rely on it.
     """
     with ALONE, ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -31,33 +30,43 @@ def reproducible(model: nn.Module | ExportedProgram) -> Iterator[None]:
                 stack.enter_context(torch.autocast(device, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        stack.enter_context(_settings_of_the_process(_default_dtype(model)))
+        stack.enter_context(_settings_of_the_process(_default_dtype(model), threads))
         yield
 
 
 @contextmanager
-def _settings_of_the_process(dtype: torch.dtype) -> Iterator[None]:
+def no_fast_path() -> Iterator[None]:
+    """Without the fused path of `nn.MultiheadAttention`; to be taken with `ALONE`."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _settings_of_the_process(dtype: torch.dtype, threads: int | None) -> Iterator[None]:
     before = torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision()
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, on oneDNN's flags
-        one_dnn = torch.backends.mkldnn.flags(enabled=True, deterministic=True, allow_tf32=False)
+    one_dnn = torch.backends.mkldnn.enabled
     try:
-        with one_dnn:
-            torch.set_default_dtype(dtype)
-            torch.set_num_threads(1)
-            torch.set_float32_matmul_precision("highest")
-            torch.use_deterministic_algorithms(False)
-            yield
+        torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads or before[1])
+        torch.set_float32_matmul_precision("highest")
+        torch.use_deterministic_algorithms(False)
+        torch.backends.mkldnn.set_flags(True, _fp32_precision=None)
+        yield
     finally:
         torch.set_default_dtype(before[0])
         torch.set_num_threads(before[1])
         torch.set_float32_matmul_precision(before[2])
         torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        torch.backends.mkldnn.set_flags(one_dnn, _fp32_precision=None)
 
 
 def _default_dtype(model: nn.Module | ExportedProgram) -> torch.dtype:
     """float64 for a model of float64 numbers, else float32."""
-    tensors = model.state_dict().values()
+    tensors = model.state_dict().values() if isinstance(model, nn.Module | ExportedProgram) else ()
     first = next((x.dtype for x in tensors if isinstance(x, Tensor) and x.is_floating_point()), torch.float32)
     return first if first == torch.float64 else torch.float32

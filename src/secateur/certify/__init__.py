@@ -27,6 +27,7 @@ from secateur.graph.coupling import couple
 from secateur.inputs import Normalisation
 from secateur.progress import phase, track
 from secateur.report.recipe import fingerprint, versions
+from secateur.torch_state import reproducible
 from secateur.types import Interval
 
 __all__ = ["Certificate", "certify"]
@@ -92,51 +93,52 @@ def certify(
             "progress": progress,
         },
     )
-    _check(inputs, eps, labels)
-    input_bounds = given["input_bounds"]
-    normalisation = Normalisation(given["mean"] or (), given["std"] or ())
-    original, pruned = (normalisation.around(model) for model in (original, pruned))
-    points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
-    example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
-    like = torch.empty(0, dtype=torch.float64)
-    with phase("capturing both models", progress):
-        graph, other = capture(original, example), capture(pruned, example)
-        networks = _networks(graph, other, input_bounds, like, seed)
-    found_head = _decision(networks.graph, head, labels)
-    decision = before_head(networks.graph, found_head) if isinstance(found_head, Decision) else None
-    boxes, centres = _input_set(graph, input_bounds, points, eps)
-    generator = torch.Generator().manual_seed(seed)
+    with reproducible(original, threads=None):
+        _check(inputs, eps, labels)
+        input_bounds = given["input_bounds"]
+        normalisation = Normalisation(given["mean"] or (), given["std"] or ())
+        original, pruned = (normalisation.around(model) for model in (original, pruned))
+        points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
+        example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
+        like = torch.empty(0, dtype=torch.float64)
+        with phase("capturing both models", progress):
+            graph, other = capture(original, example), capture(pruned, example)
+            networks = _networks(graph, other, input_bounds, like, seed)
+        found_head = _decision(networks.graph, head, labels)
+        decision = before_head(networks.graph, found_head) if isinstance(found_head, Decision) else None
+        boxes, centres = _input_set(graph, input_bounds, points, eps)
+        generator = torch.Generator().manual_seed(seed)
 
-    drift, decided, found = list[Interval](), list[_Decided](), list[Found]()
-    for start, block in track(list(blocks(networks, boxes)), "certifying", progress):
-        here = Certified.of(networks, block, method == "linear")
-        drift.append(here.drift())
-        flat = [Interval(x.lower[:, 0], x.upper[:, 0]) for x in block]
-        middle = [c[start : start + here.boxes] for c in centres] or [_middle(x) for x in flat]
-        if centres and decision is not None:
-            decided.append(_decided(networks, here, middle, decision))
-        if attack_steps:
-            found.append(search(networks, flat, middle, decision, steps=attack_steps, generator=generator))
-    right = decision.labelled(labels) if decision is not None and labels is not None else None
-    agreement, stable_original, stable_pruned = _shares(decided, found, right) if decided else (None, None, None)
-    return Certificate(
-        input_set=InputSet(
-            input_bounds=may.plain_bounds(input_bounds), eps=eps, inputs=len(points[0]) if points else None
-        ),
-        method=method,
-        head=found_head.head,
-        undecided=found_head.why if isinstance(found_head, NoDecision) else "",
-        lower=tuple(tuple(row) for row in torch.cat([d.lower for d in drift]).tolist()),
-        upper=tuple(tuple(row) for row in torch.cat([d.upper for d in drift]).tolist()),
-        found=tuple(torch.cat([f.drift for f in found]).tolist()) if found else None,
-        agreement=agreement,
-        stable_original=stable_original,
-        stable_pruned=stable_pruned,
-        original=fingerprint(graph),
-        pruned=fingerprint(other),
-        versions=versions(),
-        seconds=time.perf_counter() - begin,
-    )
+        drift, decided, found = list[Interval](), list[_Decided](), list[Found]()
+        for start, block in track(list(blocks(networks, boxes)), "certifying", progress):
+            here = Certified.of(networks, block, method == "linear")
+            drift.append(here.drift())
+            flat = [Interval(x.lower[:, 0], x.upper[:, 0]) for x in block]
+            middle = [c[start : start + here.boxes] for c in centres] or [_middle(x) for x in flat]
+            if centres and decision is not None:
+                decided.append(_decided(networks, here, middle, decision))
+            if attack_steps:
+                found.append(search(networks, flat, middle, decision, steps=attack_steps, generator=generator))
+        right = decision.labelled(labels) if decision is not None and labels is not None else None
+        agreement, stable_original, stable_pruned = _shares(decided, found, right) if decided else (None, None, None)
+        return Certificate(
+            input_set=InputSet(
+                input_bounds=may.plain_bounds(input_bounds), eps=eps, inputs=len(points[0]) if points else None
+            ),
+            method=method,
+            head=found_head.head,
+            undecided=found_head.why if isinstance(found_head, NoDecision) else "",
+            lower=tuple(tuple(row) for row in torch.cat([d.lower for d in drift]).tolist()),
+            upper=tuple(tuple(row) for row in torch.cat([d.upper for d in drift]).tolist()),
+            found=tuple(torch.cat([f.drift for f in found]).tolist()) if found else None,
+            agreement=agreement,
+            stable_original=stable_original,
+            stable_pruned=stable_pruned,
+            original=fingerprint(graph),
+            pruned=fingerprint(other),
+            versions=versions(),
+            seconds=time.perf_counter() - begin,
+        )
 
 
 _RULES = {

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from secateur.evaluate.accuracy import outputs_of
+from secateur.torch_state import ALONE, no_fast_path
 
 _FEWEST_TURNS = 3  # that are timed, however long they take
 
@@ -35,15 +36,10 @@ def macs(model: nn.Module, image: Tensor) -> int:
 @contextmanager
 def _countable() -> Iterator[None]:
     """Run attention and recurrent layers as the plain products that torch's counter knows, not as fused kernels."""
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own, on switching oneDNN off
-            with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
-                yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with ALONE, no_fast_path(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, on switching oneDNN off
+        with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            yield
 
 
 def state_bytes(model: nn.Module) -> int:

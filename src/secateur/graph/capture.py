@@ -201,7 +201,7 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     tensors = _tensors(module)
     inputs = zip((n for n in module.graph.nodes if n.op == "placeholder"), leaves, strict=True)
     constants = {node.name: leaf for node, leaf in inputs if not isinstance(leaf, Tensor)}
-    graph = Graph(module, tensors, _aliases(model, tensors), tuple(tensors_in(leaves)), constants, layouts)
+    graph = Graph(module, tensors, _aliases(model, tensors), tuple(map(_ordinary, tensors_in(leaves))), constants, layouts)
     return _with_free_batch(graph)
 
 
@@ -229,8 +229,15 @@ def _tensors(module: fx.GraphModule) -> dict[str, Tensor]:
             raise CaptureError(
                 f"the graph reads {name}, a {type(value).__name__} and not a tensor (nested control flow)"
             )
-        values[name] = value.detach()
+        values[name] = _ordinary(value)
     return values
+
+
+def _ordinary(value: Tensor) -> Tensor:
+    """The tensor itself, or where that is one of inference mode or of another memory format, a copy that is not: kernels
+    round by the format."""
+    value = value.detach()
+    return (value.clone() if value.is_inference() else value).contiguous()
 
 
 def _aliases(model: nn.Module | ExportedProgram, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:

@@ -19,6 +19,7 @@ from secateur.graph.example import tensors_in
 from secateur.graph.fitness import FLOAT_FIRST, check_kind
 from secateur.graph.sources import source_of_error
 from secateur.graph.structured import is_known, is_plain, with_plain_outputs
+from secateur.torch_state import ALONE, no_fast_path
 
 _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or its class → what to do
     (
@@ -41,17 +42,17 @@ _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or i
 @contextmanager
 def quiet_export() -> Iterator[None]:
     """Export without the fused path of attention, without gradients (so that `no_grad` blocks leave no subgraphs of
-    their own), and without torch's own messages."""
-    fast_path, silenced = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
-    torch.backends.mha.set_fastpath_enabled(False)
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(io.StringIO()), torch.no_grad():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(silenced)
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    their own), and without torch's own messages. One
+    thread at a time: torch.export keeps state of the process."""
+    with ALONE, no_fast_path(), torch.no_grad():
+        silenced = logging.root.manager.disable
+        logging.disable(logging.WARNING)
+        try:
+            with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(silenced)
 
 
 def export_program(

@@ -108,6 +108,17 @@ def _lazy_told(names: list[str]) -> str:
     return f"lazy layers have no weights yet: {few(names)}. Run the model once on an input, and load its weights"
 
 
+def _inferred(model: nn.Module) -> Iterator[str]:
+    return (name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_inference())
+
+
+def _inferred_told(names: list[str]) -> str:
+    return (
+        f"the model was made in torch.inference_mode, and torch.export takes no such tensors: {few(names)}. Give a "
+        "copy that is made outside of it: copy.deepcopy(model)"
+    )
+
+
 def _of(value: object, packages: tuple[str, ...]) -> bool:
     modules = [c.__module__ for c in type(value).__mro__]
     return any(m == p or m.startswith(f"{p}.") for m in modules for p in packages)
@@ -167,6 +178,7 @@ _REFUSALS: tuple[tuple[Callable[[nn.Module], Iterator[str]], Callable[[list[str]
     (_scripted, _scripted_told),
     (_absent, _absent_told),
     (_lazy, _lazy_told),
+    (_inferred, _inferred_told),
     (_quantised, _quantised_told),
     (_prepared, _prepared_told),
     (_masked, _masked_told),

@@ -22,6 +22,7 @@ from secateur.evaluate.attacks.base import Attack, Target
 from secateur.evaluate.attacks.losses import logits_of
 from secateur.evaluate.attacks.norms import Norm, ball_round
 from secateur.evaluate.box import Box
+from secateur.torch_state import ALONE
 
 _SIDE = 5  # pixels; in L2, Square starts from five by five squares
 _TARGETS = 9  # classes that the targeted attacks of the standard version aim at, at most
@@ -156,7 +157,7 @@ def _kept_apart(device: torch.device) -> Iterator[list[str]]:
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(collector)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with ALONE, torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield said
     finally:
         logger.removeHandler(collector)

@@ -1,0 +1,142 @@
+"""The same bits from the same inputs and seed, whatever is set in torch, and from several threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur
+from architectures import ARCHITECTURES
+from secateur.report.recipe import digest_of
+from secateur.torch_state import ALONE
+
+
+def convolutional() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 16, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(16 * 36, 20), nn.Softmax(1),
+    ).eval()  # fmt: skip
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
+    "convolutions": (convolutional, lambda: torch.zeros(2, 3, 8, 8)),
+    "attention": (ARCHITECTURES["vision_transformer"].build, lambda: ARCHITECTURES["vision_transformer"].example()[0]),
+}
+
+
+def threads(count: int) -> Callable[[], AbstractContextManager[None]]:
+    return lambda: putting_back(torch.get_num_threads, torch.set_num_threads, count)
+
+
+@contextmanager
+def putting_back(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) -> Iterator[None]:
+    before = get()
+    put(value)
+    try:
+        yield
+    finally:
+        assert get() == value, "a command left another setting behind"
+        put(before)
+
+
+STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "two threads": threads(2),
+    "three threads": threads(3),
+    "float64 by default": lambda: putting_back(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "another device by default": lambda: torch.device("meta"),
+    "no gradients": torch.no_grad,
+    "inference mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "coarse products": lambda: putting_back(
+        torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "medium"
+    ),
+    "strict algorithms": lambda: putting_back(
+        torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
+    ),
+    "without oneDNN": lambda: putting_back(
+        lambda: torch.backends.mkldnn.enabled,
+        lambda on: torch.backends.mkldnn.set_flags(on, _fp32_precision=None),
+        False,
+    ),
+}
+
+
+def outcome(model: nn.Module, example: Tensor, method: str) -> tuple[str, str, str]:
+    result = secateur.prune(model, example, method=method, remove=0.4, samples=96, seed=3)
+    return result.recipe.result, result.recipe.solved, digest_of(dict(result.model.state_dict()))
+
+
+@cache
+def usual(name: str, method: str) -> tuple[str, str, str]:
+    build, example = NETWORKS[name]
+    return outcome(build(), example(), method)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["reconstruct", "saliency", "stochastic"])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("state", STATES)
+def test_settings_of_torch_change_no_bit(name: str, method: str, state: str) -> None:
+    build, example = NETWORKS[name]
+    expected, model, x = usual(name, method), build(), example()
+    with STATES[state]():
+        assert outcome(model, x, method) == expected
+
+
+@pytest.mark.slow
+def test_neither_does_another_memory_format() -> None:
+    build, example = NETWORKS["convolutions"]
+    model, x = (v.to(memory_format=torch.channels_last) for v in (build(), example()))  # type: ignore[call-overload]
+    assert outcome(model, x, "reconstruct")[:2] == usual("convolutions", "reconstruct")[:2]
+
+
+def test_a_model_of_float64_is_pruned_alike_under_either_default() -> None:
+    build, example = NETWORKS["convolutions"]
+    model, x = build().double(), example().double()
+    expected = outcome(model, x, "reconstruct")
+    with STATES["float64 by default"]():
+        assert outcome(model, x, "reconstruct") == expected
+
+
+@pytest.mark.slow
+def test_threads_of_one_process() -> None:
+    """Prune, certify, evaluate and inspect beside each other: no error, and the bits of a run alone."""
+
+    def work(model: nn.Module, x: Tensor) -> tuple[str, str, str]:
+        found = outcome(model, x, "reconstruct")
+        secateur.inspect(model, x)
+        small = secateur.prune(model, x, method="scale", remove=0.2).model
+        certificate = secateur.certify(model, small, x, method="interval", attack_steps=0)
+        assert certificate.drift
+        images = torch.linspace(0, 1, 8 * x[0].numel()).reshape(8, *x.shape[1:])
+        report = secateur.evaluate(small, images, torch.zeros(8, dtype=torch.int64), original=model)
+        assert report.samples == 8 and report.cost.macs > 0
+        return found
+
+    names = [*NETWORKS, *NETWORKS]
+    models = [NETWORKS[name][0]() for name in names]  # torch's own generator is one for all threads
+    expected = [usual(name, "reconstruct") for name in names]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, models, (NETWORKS[name][1]() for name in names))) == expected
+    assert ALONE.acquire(blocking=False)
+    ALONE.release()
+
+
+def prune_in_a_process(seed: int) -> str:
+    build, example = NETWORKS["convolutions"]
+    return secateur.prune(build(), example(), samples=64, seed=seed).recipe.result
+
+
+@pytest.mark.slow
+def test_processes_of_joblib() -> None:
+    joblib = pytest.importorskip("joblib")
+    found = joblib.Parallel(n_jobs=2)(joblib.delayed(prune_in_a_process)(seed) for seed in (0, 1, 0))
+    assert found[0] == found[2] == prune_in_a_process(0)
