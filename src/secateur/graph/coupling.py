@@ -192,30 +192,58 @@ def _groups(
 
     # Equal signatures mean equal numbers of indices in every slot: random weights make the comparison one sum.
     random = np.random.default_rng(0).integers(1, 2**62, size=len(slots), dtype=np.int64)
+    free = [vector[vector != FIXED] for vector in slots.values()]
+    used = np.concatenate([np.zeros(0, np.int64), *free])
     signature = pins.copy()
-    for weight, vector in zip(random, slots.values(), strict=True):
-        signature += weight * np.bincount(vector[vector != FIXED], minlength=labels.count)
-    present = np.unique(np.concatenate([v[v != FIXED] for v in slots.values()])) if slots else np.zeros(0, np.int64)
+    np.add.at(signature, used, np.repeat(random, [len(vector) for vector in free]))
+    present = np.unique(used)
     _, first, member = np.unique(signature[present], return_index=True, return_inverse=True)
+    owner = np.full(labels.count, -1)
+    owner[present] = np.argsort(np.argsort(first))[member]
+    places = _places(slots, owner, len(first))
+    members = _split(present, owner[present], len(first))
 
-    groups, ids = list[Group](), dict[str, Tensor]()
-    for number in np.argsort(first):
-        units = present[member == number]
-        group = _group(labels, slots, units, reasons[pins[units[0]]], taken={*taken, *ids})
+    groups, ids, names = list[Group](), dict[str, Tensor](), set(taken)
+    for number, own in enumerate(places):
+        units = members[number]
+        group = _group(labels, slots, own, units, reasons[pins[units[0]]], names)
         groups.append(group)
+        names.add(group.name)
         ids[group.name] = torch.from_numpy(units)
     return tuple(groups), ids
 
 
+def _places(
+    slots: Mapping[tuple[str, int], np.ndarray], owner: np.ndarray, count: int
+) -> list[dict[tuple[str, int], np.ndarray]]:
+    """For each group, the indices of its units along each axis where it has any; `owner`: class → group, or −1."""
+    places: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in range(count)]
+    for key, vector in slots.items():
+        indices = np.flatnonzero(vector != FIXED)
+        owners = owner[vector[indices]]
+        for number in np.unique(owners):
+            places[number][key] = indices[owners == number]
+    return places
+
+
+def _split(values: np.ndarray, numbers: np.ndarray, count: int) -> list[np.ndarray]:
+    """The values with number 0, 1, …, `count` − 1, each ascending."""
+    order = np.argsort(numbers, kind="stable")
+    return np.split(values[order], np.cumsum(np.bincount(numbers, minlength=count))[:-1])
+
+
 def _group(
-    labels: Labels, slots: Mapping[tuple[str, int], np.ndarray], units: np.ndarray, reason: str, taken: Collection[str]
+    labels: Labels,
+    slots: Mapping[tuple[str, int], np.ndarray],
+    places: Mapping[tuple[str, int], np.ndarray],
+    units: np.ndarray,
+    reason: str,
+    taken: Collection[str],
 ) -> Group:
+    """The group of these units; `places`: where they stand, by tensor and axis."""
     found, uneven = [], ""
-    for (tensor, axis), vector in slots.items():
-        indices = np.flatnonzero(np.isin(vector, units))
-        if not len(indices):
-            continue
-        raw = labels.axes.get((tensor, axis))
+    for (tensor, axis), indices in places.items():
+        vector, raw = slots[tensor, axis], labels.axes.get((tensor, axis))
         order = raw.numpy()[indices] if raw is not None else indices
         indices = indices[np.lexsort((indices, order, vector[indices]))]
         if len(indices) % len(units):
