@@ -4,30 +4,43 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import tempfile
 import traceback
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 COMMAND = Path(sys.executable).with_name("secateur")  # as installed; seconds to start
 
-_SECONDS = 240
+
+@dataclass(frozen=True)
+class Limits:
+    """What the process may use; 0: as much as there is."""
+
+    seconds: int = 240
+    data: int = 0  # bytes of memory
+    file: int = 0  # bytes of one file that it writes
+    kill_after: float = 0.0  # seconds until SIGKILL
+    user: int = 0  # that the process runs as, where the caller may change it
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, *arguments: str, limits: Limits = Limits()) -> subprocess.CompletedProcess[str]:
     """`secateur` with these arguments, as if typed in `folder`."""
     with tempfile.TemporaryDirectory() as outputs:
         out, err = Path(outputs, "out"), Path(outputs, "err")
         server = _server()
         assert server.stdin is not None and server.stdout is not None
-        server.stdin.write(json.dumps([str(folder), arguments, str(out), str(err)]) + "\n")
+        request = {"folder": str(folder), "arguments": arguments, "out": str(out), "err": str(err)}
+        server.stdin.write(json.dumps({**request, "limits": asdict(limits)}) + "\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(["secateur", *arguments], code, out.read_text(), err.read_text())
+        said = (path.read_text(errors="surrogateescape") for path in (out, err))
+        return subprocess.CompletedProcess(["secateur", *arguments], code, *said)
 
 
 @cache
@@ -41,7 +54,7 @@ def _serve() -> None:
     for line in sys.stdin:
         child = os.fork()
         if not child:
-            _typed(*json.loads(line))
+            _typed(**json.loads(line))
         _, status = os.waitpid(child, 0)
         sys.stdout.write(f"{os.waitstatus_to_exitcode(status)}\n")
         sys.stdout.flush()
@@ -59,7 +72,7 @@ def _load() -> None:
     torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(2, 2),))
 
 
-def _typed(folder: str, arguments: list[str], out: str, err: str) -> NoReturn:
+def _typed(folder: str, arguments: list[str], out: str, err: str, limits: dict[str, Any]) -> NoReturn:
     import secateur.cli
 
     os.environ["COLUMNS"] = "200"
@@ -69,7 +82,7 @@ def _typed(folder: str, arguments: list[str], out: str, err: str) -> NoReturn:
             os.dup2(file.fileno(), number)
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
-    signal.alarm(_SECONDS)
+    _limit(Limits(**limits))
     sys.argv = ["secateur", *arguments]
     code: object = 1
     try:
@@ -82,6 +95,20 @@ def _typed(folder: str, arguments: list[str], out: str, err: str) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else code is not None)  # the parent's threads are not there to be joined
+
+
+def _limit(limits: Limits) -> None:
+    signal.alarm(limits.seconds)
+    if limits.data:
+        resource.setrlimit(resource.RLIMIT_DATA, (limits.data, limits.data))
+    if limits.file:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file, limits.file))
+    if limits.user and os.geteuid() == 0:
+        os.setgid(limits.user)
+        os.setuid(limits.user)
+    if limits.kill_after:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_REAL, limits.kill_after)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ one case of each test, and none of the slow ones."""
 from __future__ import annotations
 
 import zlib
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ SHARE = 3  # of the cases of a sweep, one in so many is run by default
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run every case of the tests that are marked as a sweep")
+    parser.addoption("--attack", action="store_true", help="run every case of the suites in tests/attack")
     parser.addoption("--quick", action="store_true", help="run one case of each test that is not marked as slow")
 
 
@@ -34,3 +36,15 @@ def _beyond_quick(items: list[pytest.Item]) -> set[pytest.Item]:
     return {
         item for item in items if item.get_closest_marker("slow") or item is not first[item.nodeid.partition("[")[0]]
     }
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What came of the suites in tests/attack, for `make attack`."""
+    if not terminalreporter.config.getoption("--attack"):
+        return
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    rows = [value for report in reports for name, value in report.user_properties if name == "attack"]
+    columns = ("suite", "cases", "refused", "survived", "slowest, s")
+    terminalreporter.write_line("")
+    for row in (columns, ["---"] * len(columns), *sorted(rows)):
+        terminalreporter.write_line(f"| {' | '.join(map(str, row))} |")

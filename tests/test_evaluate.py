@@ -399,7 +399,7 @@ class Detached(nn.Module):
         (network(), X, Y, {"head": "votes"}, "head='votes': give auto, logits"),
         (network(), X, Y, {"top_k": (5,)}, "top_k=5 does not fit a model with 4 classes"),
         (network(), X, Y, {"batch_size": 0}, "at least 1"),
-        (network(), 2 * X + 1, Y, {"attacks": [FGSM(0.1)]}, "range from .* outside input_bounds of 0 to 1"),
+        (network(), 2 * X + 1, Y, {"attacks": [FGSM(0.1)]}, "range from .* outside of input_bounds 0 to 1"),
         (network(), X, Y, {"attacks": [FGSM(0.1)], "input_bounds": (1.0, 0.0)}, "must lie below"),
         (network(), X, Y, {"attacks": [FGSM(0.1)], "input_bounds": (torch.zeros(5), 1.0)}, r"shape \(5,\) do not fit"),
         (network(), X, Y, {"attacks": [FGSM(0.1), FGSM(0.1)]}, "same name"),

@@ -14,6 +14,7 @@ from secateur.graph.capture import capture
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.methods import NAMES
 from secateur.reconstruct.elimination import SolveError, factor
+from secateur.samples import look_at
 
 
 class Head(nn.Module):
@@ -98,6 +99,24 @@ def test_fewer_samples_than_asked_are_warned_about() -> None:
 
     with pytest.warns(SecateurWarning, match="mostly_constant: .* finite on 12 of 32 samples; .* These 12 are used"):
         secateur.prune(Head(standardised).eval(), torch.rand(2, 1, 4, 4), samples=32, surrogate=mostly_constant)
+
+
+def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
+    """A value of 10⁶ numbers for each sample: some forty of them in 1 GiB."""
+    model = nn.Sequential(nn.Linear(4, 10**6), nn.ReLU(), nn.Linear(10**6, 2), nn.Flatten()).eval()
+    with pytest.warns(SecateurWarning, match=r"samples: 44 of 10{12} are drawn; .* do not fit into 1 GiB"):
+        look_at(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", None, 10**12, None, 0)
+
+
+def test_what_is_accepted_but_odd_is_said() -> None:
+    model = Head(torch.relu).eval()
+    with pytest.warns(SecateurWarning, match=r"calibration: 100.0% of the values .* 200 to 200, the bounds from 0"):
+        secateur.prune(model, torch.zeros(2, 1, 4, 4), calibration=torch.full((8, 1, 4, 4), 200.0))
+    with pytest.warns(SecateurWarning, match=r"input_bounds of \w+: the lower bound is the upper one"):
+        secateur.prune(model, torch.zeros(2, 1, 4, 4), input_bounds=(0.5, 0.5), samples=8)
+    images, labels = torch.full((4, 1, 4, 4), 200.0), torch.zeros(4, dtype=torch.int64)
+    (said,) = secateur.evaluate(model, images, labels).warnings
+    assert said.startswith("the images range from 200 to 200, outside of input_bounds 0 to 1: are they in the units")
 
 
 def test_calibration_is_told_which_inputs_to_leave_out() -> None:

@@ -9,6 +9,7 @@ import sys
 import traceback
 import warnings
 from enum import StrEnum
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, cast, get_args
 
@@ -42,6 +43,7 @@ from secateur.inputs import Inputs, numbers, read_inputs
 from secateur.methods import NAMES, options_of
 from secateur.outputs import Output, check_outputs, claim_outputs, model_files, model_outputs
 from secateur.plan import AUTO, Rounding
+from secateur.printable import printable
 from secateur.progress import phase
 from secateur.prune import inspect, prune
 from secateur.replay import replay
@@ -50,7 +52,8 @@ from secateur.request import Request
 from secateur.result import Result
 from secateur.surrogates import SURROGATES
 
-FAILED, TARGET_MISSED = 1, 3
+FAILED, TARGET_MISSED, FAULT = 1, 3, 70
+_LONGEST = 400  # characters of an unexpected error
 
 Method = StrEnum("Method", list(NAMES))  # type: ignore[misc]  # its members are the rows of a table
 Surrogate = StrEnum("Surrogate", list(SURROGATES))  # type: ignore[misc]
@@ -144,7 +147,7 @@ def inspect_command(
         return
     table = Table("group", "units", "made by | read by", "state")
     for row in explain.rows(coupling):
-        table.add_row(*map(escape, row))
+        table.add_row(*map(_safe, row))
     Console().print(table)
 
 
@@ -289,7 +292,7 @@ def replay_command(
     example = _example(loaded, _inputs(model, shapes=shapes))
     with phase("replaying the recipe", True):
         save_model(output, replay(loaded, read, example), example)
-    Console().print(f"wrote {escape(str(output))}")
+    _say_result(f"wrote {output}")
 
 
 @app.command("evaluate")
@@ -361,7 +364,7 @@ def evaluate_command(
         progress=True,
     )
     for warning in report.warnings:
-        print(f"secateur: {warning}", file=sys.stderr)
+        _say(warning)
     if as_json:
         _print_json(report.model_dump(mode="json"))
         return
@@ -437,7 +440,7 @@ def certify_command(
         if vnnlib is not None:
             write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
     if as_json:
-        print(certificate.model_dump_json(indent=1))
+        _print_json(certificate.model_dump(mode="json"))
     else:
         _report_certificate(certificate)
 
@@ -456,6 +459,9 @@ def main() -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     warnings.showwarning = _warn
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # whatever a terminal cannot encode
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except TargetMissedError as error:
@@ -464,11 +470,16 @@ def main() -> None:
         _fail(error, FAILED)
     except _Interrupted as error:
         _fail(error, 128 + error.signal, "interrupted; no file was left half-written")
+    except MemoryError as error:
+        _fail(error, FAILED, "out of memory; nothing was written. Take fewer --samples, or a machine with more")
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
+        _fail(error, FAULT, f"{told}. This is a fault in secateur; --debug shows where. Please report it")
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
     """Warnings as our other messages on stderr."""
-    print(f"secateur: warning: {message}", file=sys.stderr)
+    _say(f"warning: {message}")
 
 
 class _Interrupted(BaseException):
@@ -485,8 +496,8 @@ def _interrupt(number: int, frame: object) -> NoReturn:
 
 def _fail(error: BaseException, code: int, message: str | None = None) -> NoReturn:
     if "--debug" in sys.argv:
-        traceback.print_exception(error)
-    print(f"secateur: {message or error}", file=sys.stderr)
+        sys.stderr.write(printable("".join(traceback.format_exception(error))))
+    _say(message or str(error))
     sys.exit(code)
 
 
@@ -588,19 +599,33 @@ def _timed(
     try:
         timed = latency(original, after, example)
     except SecateurError as error:
-        print(f"secateur: the latency was not measured: {error}", file=sys.stderr)
+        _say(f"the latency was not measured: {error}")
         return None
     if not timed.fell:
         rounding = "" if str(result.recipe.request.round_to) == "16" else "--round-to 16, or "
-        print(
-            f"secateur: one sample takes no less time in {timed.runtime} than before, {timed.before:.3g} → "
-            f"{timed.after:.3g} ms; try {rounding}to remove more (--remove macs=…)",
-            file=sys.stderr,
+        _say(
+            f"one sample takes no less time in {timed.runtime} than before, {timed.before:.3g} → {timed.after:.3g} ms; "
+            f"try {rounding}to remove more (--remove macs=…)"
         )
     return timed
 
 
 # --- printing --------------------------------------------------------------------------------------------------------
+
+
+def _say(message: str) -> None:
+    """A message, on stderr."""
+    print(f"secateur: {printable(message)}", file=sys.stderr)
+
+
+def _say_result(message: str) -> None:
+    """A line of the result, on stdout."""
+    Console().print(_safe(message))
+
+
+def _safe(text: str) -> str:
+    """Text that may hold names from files, for a table or a line of `rich`."""
+    return escape(printable(text))
 
 
 def _print_json(value: Any) -> None:
@@ -610,7 +635,7 @@ def _print_json(value: Any) -> None:
 def _report_pruning(result: Result, output: Path, recipe: Path, timed: Latency | None, as_json: bool) -> None:
     before, after = result.before, result.history[-1]
     if result.shortfall:
-        print(f"secateur: {result.shortfall}", file=sys.stderr)
+        _say(result.shortfall)
     if as_json:
         _print_json(
             {
@@ -640,9 +665,8 @@ def _report_pruning(result: Result, output: Path, recipe: Path, timed: Latency |
     if timed is not None:
         label, less = f"ms for one sample ({timed.runtime})", f"{1 - timed.after / timed.before:.1%}"
         table.add_row(label, f"{timed.before:.3g}", f"{timed.after:.3g}", less)
-    console = Console()
-    console.print(table)
-    console.print(escape(f"wrote {output} and {recipe} ({result.recipe.request.method}, {after.seconds:.1f} s)"))
+    Console().print(table)
+    _say_result(f"wrote {output} and {recipe} ({result.recipe.request.method}, {after.seconds:.1f} s)")
 
 
 def _report_evaluation(report: Evaluation) -> None:
@@ -702,15 +726,14 @@ def _report_certificate(certificate: Certificate) -> None:
         if share is not None:
             searched = "" if share.empirical is None else f"{share.empirical:.2%}"
             table.add_row(label, f"{share.certified:.2%}", searched)
-    console = Console()
-    console.print(table)
-    console.print(
+    Console().print(table)
+    _say_result(
         f"{certificate.method} bounds, {certificate.dtype}, rounded {certificate.rounding}; {certificate.seconds:.1f} s"
     )
     if certificate.undecided:
-        console.print(escape(f"no decision: {certificate.undecided}; the claim is about drift alone"))
+        _say_result(f"no decision: {certificate.undecided}; the claim is about drift alone")
     elif certificate.agreement is not None:
-        console.print(f"decisions: the outputs were taken for {certificate.head} (--head)")
+        _say_result(f"decisions: the outputs were taken for {certificate.head} (--head)")
 
 
 if __name__ == "__main__":

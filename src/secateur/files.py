@@ -28,7 +28,8 @@ class _Staged:
     target: Path
 
     def drop(self) -> None:
-        self.file.close()
+        with suppress(OSError):  # what a full disk did not take is not flushed either
+            self.file.close()
         self.temporary.unlink(missing_ok=True)
 
 

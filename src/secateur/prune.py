@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.arguments import plain_bounds
-from secateur.bounds.interval import input_box
+from secateur.bounds.interval import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
 from secateur.errors import NothingToPruneError, TargetMissedError
@@ -291,6 +291,7 @@ class _Log:
 
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
     box = input_box(graph, input_bounds, dtype=torch.float32)
+    warn_without_width(graph, box)
     return tuple(replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box)
 
 

@@ -30,9 +30,7 @@ def replay(
         return _replayed(model, recipe, example_inputs)
 
 
-def _replayed(
-    model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None
-) -> nn.Module:
+def _replayed(model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None) -> nn.Module:
     if example_inputs is None and not isinstance(model, ExportedProgram):
         example_inputs = tuple(torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in recipe.inputs)
     graph = capture(model, example_inputs)

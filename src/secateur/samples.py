@@ -18,7 +18,7 @@ from secateur.formats.arrays import load_arrays
 from secateur.graph.capture import Graph, run
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.surrogates import SURROGATES, Source
-from secateur.types import Samples
+from secateur.types import Interval, Samples
 
 Surrogate = str | Callable[[Source, int], Any]
 
@@ -39,12 +39,19 @@ def look_at(
     normalise: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Samples:
     """Surrogates or the user's own inputs, at most `count`, on the device; `normalise` is for the latter."""
-    count = affordable(graph, count)
+    asked, count = count, affordable(graph, count)
+    box = input_box(graph, input_bounds, dtype=torch.float32)
     if calibration is not None:
         found = own(graph, calibration, count, normalise)
         _refuse_bad(graph, found)
+        _warn_of_range(graph, found, box)
     else:
-        box = input_box(graph, input_bounds, dtype=torch.float32)
+        if count < asked:
+            warnings.warn(
+                f"samples: {count} of {asked} are drawn; the values of more do not fit into {_BYTES / 2**30:g} GiB",
+                SecateurWarning,
+                stacklevel=2,
+            )
         found = _drawn(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
     return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
 
@@ -58,6 +65,26 @@ def _refuse_bad(graph: Graph, samples: Samples) -> None:
             f"calibration: the model's outputs are not finite for {len(bad)} of {len(samples.inputs[0])} inputs "
             f"(number {named}); it goes wrong at {culprit}. Leave these inputs out"
         )
+
+
+def _warn_of_range(graph: Graph, samples: Samples, bounds: Sequence[Interval]) -> None:
+    for node, x, box in zip(graph.inputs, samples.inputs, bounds, strict=True):
+        outside = _outside(x, box) if x.is_floating_point() else None
+        if outside is not None and bool(outside.any()):
+            warnings.warn(
+                f"calibration: {float(outside.float().mean()):.1%} of the values for the input {node.name} are outside "
+                f"of input_bounds. As the model takes them, they range from {float(x.min()):g} to {float(x.max()):g}, "
+                f"the bounds from {float(box.lower.min()):g} to {float(box.upper.max()):g}. Are they in the units that "
+                "the model takes? (input_bounds, mean, std)",
+                SecateurWarning,
+                stacklevel=2,
+            )
+
+
+def _outside(x: Tensor, box: Interval) -> Tensor:
+    """Which values are outside of the box by more than rounding."""
+    slack = _ROUNDING * (1.0 + torch.maximum(box.lower.abs(), box.upper.abs()).nan_to_num(posinf=0.0))
+    return (x < box.lower - slack) | (x > box.upper + slack)
 
 
 def _drawn(source: Source, surrogate: Surrogate, count: int) -> Samples:
@@ -119,8 +146,7 @@ def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
     _check(source.graph, samples.inputs, name)
     for node, x, box in zip(source.graph.inputs, samples.inputs, source.box, strict=True):
         if x.is_floating_point():
-            slack = _ROUNDING * (1.0 + torch.maximum(box.lower.abs(), box.upper.abs()).nan_to_num(posinf=0.0))
-            outside = (x < box.lower - slack) | (x > box.upper + slack)
+            outside = _outside(x, box)
             if bool(outside.any()):
                 raise InputError(
                     f"{name}: {int(outside.sum())} values for the input {node.name} are outside of input_bounds"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,19 +56,25 @@ def _settings_of_the_process(dtype: torch.dtype, threads: int | None) -> Iterato
         torch.set_default_dtype(dtype)
         torch.set_num_threads(threads or before[1])
         torch.set_float32_matmul_precision("highest")
-        torch.use_deterministic_algorithms(False)
+        if strict[0]:  # torch imports its compiler for this call
+            torch.use_deterministic_algorithms(False)
         torch.backends.mkldnn.set_flags(True, _fp32_precision=None)
         yield
     finally:
         torch.set_default_dtype(before[0])
         torch.set_num_threads(before[1])
         torch.set_float32_matmul_precision(before[2])
-        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
+        if strict[0]:
+            torch.use_deterministic_algorithms(True, warn_only=strict[1])
         torch.backends.mkldnn.set_flags(one_dnn, _fp32_precision=None)
 
 
 def _default_dtype(model: nn.Module | ExportedProgram) -> torch.dtype:
     """float64 for a model of float64 numbers, else float32."""
-    tensors = model.state_dict().values() if isinstance(model, nn.Module | ExportedProgram) else ()
+    tensors: Iterable[Any] = ()
+    if isinstance(model, nn.Module):
+        tensors = chain(model.parameters(), model.buffers())
+    elif isinstance(model, ExportedProgram):
+        tensors = model.state_dict.values()
     first = next((x.dtype for x in tensors if isinstance(x, Tensor) and x.is_floating_point()), torch.float32)
     return first if first == torch.float64 else torch.float32

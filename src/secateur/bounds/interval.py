@@ -8,6 +8,7 @@ cross, and to nearest a box of one point gives the forward pass.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -44,7 +45,7 @@ from secateur.bounds.layers import (
     softmax,
 )
 from secateur.bounds.op import Op, Rounding
-from secateur.errors import InputError, UnsupportedOpError, few
+from secateur.errors import InputError, SecateurWarning, UnsupportedOpError, few
 from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, told, walk
 from secateur.graph.sources import place_of
 from secateur.types import Interval
@@ -74,6 +75,17 @@ def input_box(graph: Graph, input_bounds: Any, dtype: torch.dtype = torch.float6
         _box_of_input(node.name, example, pair, batch, dtype)
         for node, example, pair in zip(graph.inputs, graph.example, bounds, strict=True)
     )
+
+
+def warn_without_width(graph: Graph, box: Box) -> None:
+    """A `SecateurWarning` for bounds between which an input has one value only."""
+    for node, side in zip(graph.inputs, box, strict=True):
+        if side.lower.is_floating_point() and bool((side.lower == side.upper).all()):
+            warnings.warn(
+                f"input_bounds of {node.name}: the lower bound is the upper one, so that only one input is legal",
+                SecateurWarning,
+                stacklevel=2,
+            )
 
 
 def _is_pair(bounds: Any) -> bool:

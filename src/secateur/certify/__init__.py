@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from secateur import arguments as may
 from secateur.arguments import checked
 from secateur.bounds.certified import Certified, ball, blocks
-from secateur.bounds.interval import input_box
+from secateur.bounds.interval import input_box, warn_without_width
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.certify.certificate import Certificate, InputSet, Share
@@ -198,6 +198,7 @@ def _input_set(
 ) -> tuple[list[Interval], list[Tensor]]:
     """The boxes, (N, …) for each input, and the centres of balls."""
     whole = input_box(graph, input_bounds)
+    warn_without_width(graph, whole)
     if eps is None:
         return list(whole), []
     if len(points) != len(graph.inputs) or any(len(p) != len(points[0]) for p in points):

@@ -26,7 +26,7 @@ from secateur.evaluate.attacks import (
     run_attack,
     target_of,
 )
-from secateur.evaluate.box import Bounds, Box, input_box
+from secateur.evaluate.box import Bounds, Box, input_box, outside
 from secateur.evaluate.classes import per_class, worst
 from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
@@ -147,7 +147,9 @@ def evaluate(
         original_worst_class_accuracy=worst(row.original_accuracy for row in classes),
         attacks=tuple(_attack_row(attack, outcome) for attack, outcome in outcomes),
         corruptions=tuple(_corruption_row(measured, images, labels, c, box, streaming) for c in worse if box),
-        warnings=_warnings(subject, images, labels, outcomes, box, streaming) if box else (),
+        warnings=_warnings(subject, images, labels, outcomes, box, streaming)
+        if box
+        else _of_range(images, input_bounds),
         cost=costs[0],
         cost_before=costs[1] if reference is not None else None,
         latency_batch=latency_batch,
@@ -276,6 +278,12 @@ def _attack_row(attack: Attack, outcome: Outcome) -> AttackRow:
         robust_instances_per_1000=outcome.robust_instances_per_1000,
         samples=len(outcome.robust),
     )
+
+
+def _of_range(images: Tensor, bounds: Bounds) -> tuple[str, ...]:
+    """Without attacks the box is not needed, but images outside of it are likely in other units than was thought."""
+    said = outside(images, bounds)
+    return (f"{said}: are they in the units that the model takes? (input_bounds, mean, std)",) if said else ()
 
 
 def _warnings(

@@ -31,12 +31,25 @@ def input_box(images: Tensor, bounds: Bounds) -> Box:
     lower, upper = (_end(end, images) for end in bounds)
     if not bool((lower <= upper).all()) or not bool((lower < upper).any()):
         raise InputError(f"input_bounds={bounds}: the lower end must lie below the upper one")
-    if bool((images < lower - _TOLERANCE).any()) or bool((images > upper + _TOLERANCE).any()):
-        raise InputError(
-            f"the images range from {float(images.min()):g} to {float(images.max()):g}, outside input_bounds of "
-            f"{float(lower.min()):g} to {float(upper.max()):g}; give the bounds that the model's inputs have"
-        )
+    if said := outside(images, bounds):
+        raise InputError(f"{said}; give the bounds that the model's inputs have")
     return lower, upper
+
+
+def outside(images: Tensor, bounds: Bounds) -> str:
+    """That images lie outside of the box, in words; empty where they do not, or where the box does not fit them."""
+    if not images.is_floating_point():
+        return ""
+    try:
+        lower, upper = (_end(end, images) for end in bounds)
+    except InputError:
+        return ""
+    if not bool((images < lower - _TOLERANCE).any() or (images > upper + _TOLERANCE).any()):
+        return ""
+    return (
+        f"the images range from {float(images.min()):g} to {float(images.max()):g}, outside of input_bounds "
+        f"{float(lower.min()):g} to {float(upper.max()):g}"
+    )
 
 
 def _end(end: End, images: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, NoReturn
 
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.errors import InputError
+from secateur.files import refusals_named
 from secateur.graph.export import first_line
 
 JSON_LIMIT = 128 << 20  # bytes of one JSON record; a 100-layer network needs less than 2 MiB
@@ -70,14 +71,16 @@ def clean_copy(path: str | os.PathLike[str]) -> IO[bytes]:
 
     Raises `InputError` naming the part at fault, why it is refused, and how to export the model again.
     """
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
-    try:
-        with _opened(path) as archive:
-            _rewrite(archive, copy)
-    except BaseException:
-        copy.close()
-        raise
-    copy.seek(0)
+    with refusals_named(f"cannot copy {path} to the folder for temporary files, {tempfile.gettempdir()}"):
+        copy = tempfile.TemporaryFile()  # noqa: SIM115 (the caller closes it)
+        try:
+            with _opened(path) as archive:
+                _rewrite(archive, copy)
+            copy.seek(0)
+        except BaseException:
+            with suppress(OSError):  # what could not be written cannot be flushed
+                copy.close()
+            raise
     return copy
 
 

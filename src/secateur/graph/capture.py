@@ -162,6 +162,18 @@ def run(
     return tuple(env[node] for node in graph.outputs)
 
 
+def numbers_of_a_sample(graph: Graph) -> int:
+    """How many numbers the values of all nodes hold for one sample; at least 1. Cost: one pass of the example."""
+    total = 0
+
+    def observe(node: fx.Node, value: Any) -> None:
+        nonlocal total
+        total += sum(x.numel() for x in pytree.tree_leaves(value) if isinstance(x, Tensor))
+
+    run(graph, graph.example, observe=observe)
+    return max(1, total // len(graph.example[0]))
+
+
 def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Graph:
     """Capture `model` in eval mode on `example_inputs` (a tensor, a tuple of them, or a dict of keyword arguments).
 
@@ -201,7 +213,8 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     tensors = _tensors(module)
     inputs = zip((n for n in module.graph.nodes if n.op == "placeholder"), leaves, strict=True)
     constants = {node.name: leaf for node, leaf in inputs if not isinstance(leaf, Tensor)}
-    graph = Graph(module, tensors, _aliases(model, tensors), tuple(map(_ordinary, tensors_in(leaves))), constants, layouts)
+    example = tuple(map(_ordinary, tensors_in(leaves)))
+    graph = Graph(module, tensors, _aliases(model, tensors), example, constants, layouts)
     return _with_free_batch(graph)
 
 
@@ -234,8 +247,8 @@ def _tensors(module: fx.GraphModule) -> dict[str, Tensor]:
 
 
 def _ordinary(value: Tensor) -> Tensor:
-    """The tensor itself, or where that is one of inference mode or of another memory format, a copy that is not: kernels
-    round by the format."""
+    """The tensor itself; a copy where it is one of inference mode, or of a memory format for which kernels round in
+    another way."""
     value = value.detach()
     return (value.clone() if value.is_inference() else value).contiguous()
 

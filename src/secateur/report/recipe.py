@@ -209,4 +209,13 @@ def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:
 
 
 def versions() -> dict[str, str]:
-    return {"secateur": version("secateur"), "torch": torch.__version__, "python": platform.python_version()}
+    """Of the software; and `arithmetic`, what bits depend on besides: processor, kernels and libraries of products."""
+    told = [line.strip(" -") for line in torch.__config__.show().splitlines()]
+    libraries = [line.partition(" for ")[0] for line in told if "Math Kernel" in line or "MKL-DNN" in line]
+    kernels = torch.backends.cpu.get_cpu_capability()
+    return {
+        "secateur": version("secateur"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "arithmetic": "; ".join([platform.machine(), kernels, *libraries]),
+    }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from secateur.errors import InputError
+from secateur.graph.capture import numbers_of_a_sample
 from secateur.graph.finite import first_not_finite
 from secateur.surrogates.batch_norm import STEPS, has_batch_norm, match_batch_norm, mismatch, require_batch_norm
 from secateur.surrogates.bn_moments import standardised
@@ -20,7 +21,9 @@ from secateur.surrogates.source import Inputs, Source
 from secateur.types import Samples
 
 _CANDIDATES = 6  # drawn for each that is kept
-_PROBES = 192  # samples by which a family is judged
+_PROBES = 192  # samples by which a family is judged; at least _FEWEST, where the values of a pass are many
+_FEWEST = 32
+_NUMBERS = 2**28  # in the values of all nodes, for the samples of one family
 _TEMPERATURE = 0.004  # of agreement: a family so much behind the best has 1/e of its share
 _BN_TEMPERATURE = 0.1  # the same, of the mismatch of statistics
 _MOVED = 512  # samples, at most, that are moved to match batch norm
@@ -95,13 +98,14 @@ def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family
     """Families with their scores, the best first; those on which the model is not finite are left out."""
     if len(found) == 1:
         return [(0.0, found[0])]
-    draws = [chosen(source, family, _PROBES) for family in found]
+    probes = max(_FEWEST, min(_PROBES, _NUMBERS // numbers_of_a_sample(source.graph)))
+    draws = [chosen(source, family, probes) for family in found]
     if has_batch_norm(source):
         with torch.no_grad():
             scores = [-float(mismatch(source, x)[0]) for x in draws]
     else:
-        probes = draw_probes(source, draws[0])
-        scores = [agreement(source, x, probes) for x in draws]
+        directions = draw_probes(source, draws[0])
+        scores = [agreement(source, x, directions) for x in draws]
     finite = [(score, family) for score, family in zip(scores, found, strict=True) if math.isfinite(score)]
     if not finite:
         raise InputError(
