@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-all quick check bench clean
+.PHONY: demo test test-all quick attack check bench clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
@@ -15,6 +15,10 @@ test: $(READY)
 # Every case of the tests that sweep over all architectures and ops.
 test-all: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --all
+
+# All cases of the suites in tests/attack, and a table of what came of them.
+attack: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --attack tests/attack
 
 # In less than a minute: one case of each test that is not slow.
 quick: $(READY)

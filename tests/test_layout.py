@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 # Each module may import those of lower layers and of its own; `__init__` gives out names and may import all.
 LAYERS = {
     **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "outputs", "settings"), 0),
-    **dict.fromkeys(("torch_state", "printable"), 0),
+    **dict.fromkeys(("torch_state", "printable", "budget"), 0),
     **dict.fromkeys(("graph", "decisions"), 1),
     **dict.fromkeys(("bounds", "surrogates", "inputs"), 2),
     **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "channels", "rounded"), 3),

@@ -22,6 +22,7 @@ from secateur.reconstruct.elimination import Problem, eliminate
 from secateur.reconstruct.layers import blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.robust import perturbed
+from secateur.reconstruct.sensitivity import _root
 from secateur.reconstruct.solve import best_weights
 from secateur.reconstruct.sweep import sweep
 from secateur.report.recipe import Recipe
@@ -419,3 +420,20 @@ def test_shared_weights_stay_shared() -> None:
     architecture = ARCHITECTURES["tied_linear"]
     result = secateur.prune(architecture.build(), architecture.example(), **SETTINGS)
     assert result.history[-1].parameters < result.before.parameters
+
+
+def test_a_root_of_many_outputs_gives_the_costs_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer rows of gradients than outputs: no matrix of all outputs is made, and the same units go."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 300)).eval()
+    settings = {"samples": 64, "remove": 0.5}
+    whole = secateur.prune(model, torch.zeros(2, 12), **settings).recipe
+    monkeypatch.setattr("secateur.reconstruct.sensitivity._WIDE", 16)
+    assert secateur.prune(model, torch.zeros(2, 12), **settings).recipe.groups == whole.groups
+
+    rows, weight = torch.randn(2, 7, 300, dtype=torch.float64), torch.randn(2, 300, 5, dtype=torch.float64)
+    narrow = _root(rows, 3).times(weight)
+    monkeypatch.setattr("secateur.reconstruct.sensitivity._WIDE", 1000)
+    expected = _root(rows, 3).times(weight)
+    torch.testing.assert_close(narrow.mT @ narrow, expected.mT @ expected)
+    assert narrow.shape == (2, 5, 5)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur import __version__, explain, outputs
+from secateur.budget import check_input
 from secateur.certify import Certificate, certify
 from secateur.certify.vnnlib import write_claim
 from secateur.decisions import HEADS, Head
@@ -470,9 +471,9 @@ def main() -> None:
         _fail(error, FAILED)
     except _Interrupted as error:
         _fail(error, 128 + error.signal, "interrupted; no file was left half-written")
-    except MemoryError as error:
-        _fail(error, FAILED, "out of memory; nothing was written. Take fewer --samples, or a machine with more")
     except Exception as error:
+        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's
+            _fail(error, FAILED, "out of memory; nothing was written. Take fewer --samples, or a machine with more")
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
         _fail(error, FAULT, f"{told}. This is a fault in secateur; --debug shows where. Please report it")
 
@@ -574,6 +575,7 @@ def _sample(text: str, value: float) -> Tensor:
         shape = [0]
     if any(size < 1 for size in shape) or not isinstance(dtype, torch.dtype):
         raise InputError(f"--example-shape {text}: write sizes as 3,32,32, with a type where needed as 16:int64")
+    check_input(f"--example-shape {text}", (2, *shape), dtype)
     return torch.full((2, *shape), value if dtype.is_floating_point else 0, dtype=dtype)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from secateur.budget import check_input
 from secateur.errors import RecipeError, SecateurError
 from secateur.graph.capture import ExampleInputs, capture
 from secateur.graph.coupling import couple
-from secateur.report.recipe import Recipe, digest_of, fingerprint
+from secateur.report.recipe import InputSpec, Recipe, digest_of, fingerprint
 from secateur.run import Run
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
@@ -32,7 +33,7 @@ def replay(
 
 def _replayed(model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None) -> nn.Module:
     if example_inputs is None and not isinstance(model, ExportedProgram):
-        example_inputs = tuple(torch.zeros(s.shape, dtype=getattr(torch, s.dtype)) for s in recipe.inputs)
+        example_inputs = tuple(_zeros(spec) for spec in recipe.inputs)
     graph = capture(model, example_inputs)
     found = fingerprint(graph)
     if found != recipe.model:
@@ -48,6 +49,12 @@ def _replayed(model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs
     _take_solved(recipe, run)
     _check_outcome(recipe, run)
     return shrink(model, graph, coupling, run.weights, run.alive)
+
+
+def _zeros(spec: InputSpec) -> Tensor:
+    dtype = getattr(torch, spec.dtype)
+    check_input("the recipe's inputs", spec.shape, dtype)
+    return torch.zeros(spec.shape, dtype=dtype)
 
 
 def _replay_edits(recipe: Recipe, run: Run) -> None:

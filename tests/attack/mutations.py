@@ -59,6 +59,8 @@ def odd(rng: random.Random, like: Any = None) -> Any:
 def damaged_json(rng: random.Random, content: Any) -> Any:
     """One place in plain data changed, left out, doubled or added; the data themselves are changed."""
     places = list(_places(content))
+    if not places:
+        return content
     holder, key = rng.choice(places)
     match rng.randrange(5):
         case 0:
@@ -132,7 +134,7 @@ def _set(rng: random.Random, put: Callable[[Any], None], field: Any) -> None:
     for _ in range(20):
         like = kinds.get(field.cpp_type, (1,))[0]
         value = rng.choice(TEXTS) if like == "" else rng.choice(FRACTIONS if like == 0.5 else NUMBERS)
-        for made in (value, value.encode() if isinstance(value, str) else int(value) if value == value else 0):
+        for made in (value, str(value).encode()):
             try:
                 put(made)
             except (TypeError, ValueError, OverflowError):

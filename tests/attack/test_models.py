@@ -10,9 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+import pytest
+from arena import LIMITS
 from mutations import archive, damaged_bytes, damaged_json, damaged_message, records
 from onnx import TensorProto, helper, numpy_helper
+
+from command import run
 
 NETWORKS = ("net", "cnn_batch_norm", "encoder_layer_pre_norm")
 
@@ -54,7 +59,10 @@ GROWING: dict[str, Callable[[int], tuple[list[Any], list[Any]]]] = {
     "ConstantOfShape": lambda n: ([("ConstantOfShape", ["size"], {}), ("Add", ["h", "g0"], {})], [n]),
     "Tile": lambda n: ([("Tile", ["h", "size"], {})], [1, n]),
     "Pad": lambda n: ([("Pad", ["h", "size"], {})], [0, n, 0, n]),
-    "Range": lambda n: ([("Range", ["zero", "last", "one"], {}), ("Add", ["h", "g0"], {})], [n]),
+    "Range": lambda n: (
+        [("Range", ["zero", "last", "one"], {}), ("Cast", ["g0"], {"to": TensorProto.FLOAT}), ("Add", ["h", "g1"], {})],
+        [n],
+    ),
     "OneHot": lambda n: ([("OneHot", ["ids", "last", "ends"], {}), ("Add", ["h", "g0"], {})], [n]),
     "Resize": lambda n: ([("Resize", ["picture", "", "", "size"], {}), ("Flatten", ["g0"], {})], [1, 1, n, n]),
     "doubled": lambda n: (_doubled(n.bit_length()), [1]),
@@ -68,18 +76,22 @@ def test_onnx_that_grows(attack: Callable[..., None], folder_with: Callable[...,
     attack("ONNX, growing", cases, folder_with())
 
 
+@pytest.mark.parametrize("how", GROWING)
+def test_the_same_graphs_are_sound_where_they_are_small(how: str, tmp_path: Path) -> None:
+    done = run(tmp_path, *_growing(how, 4, tmp_path), limits=LIMITS)
+    assert done.returncode == 0, done.stderr
+
+
 def _growing(how: str, size: int, folder: Path) -> tuple[str, ...]:
     steps, sizes = GROWING[how](size)
     nodes = [helper.make_node("Gemm", ["x", "w"], ["h"])]
     nodes += [helper.make_node(op, inputs, [f"g{i}"], **more) for i, (op, inputs, more) in enumerate(steps)]
-    numbers = {"size": sizes, "last": sizes[-1], "zero": 0, "one": 1, "ids": [0, 1]}
-    import numpy as np
-
+    numbers = {"size": sizes, "last": sizes[-1], "zero": 0, "one": 1, "ids": [0]}
     weights = [numpy_helper.from_array(np.array(v, np.int64), name) for name, v in numbers.items()]
     weights += [numpy_helper.from_array(np.array(v, np.float32), name)
                 for name, v in {"w": np.eye(4), "ends": [0, 1], "picture": np.zeros((1, 1, 2, 2))}.items()]  # fmt: skip
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])
-    y = helper.make_tensor_value_info(f"g{len(steps) - 1}", TensorProto.FLOAT, None)
+    y = helper.make_tensor_value_info(f"g{len(steps) - 1}", TensorProto.FLOAT, ["a", "b"])
     graph = helper.make_graph(nodes, "g", [x], [y], weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (folder / "big.onnx").write_bytes(made.SerializeToString())

@@ -6,7 +6,6 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
-from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from secateur.budget import budget
 from secateur.errors import InputError
 
 IMAGE_NAMES = ("images", "test_images", "x")
@@ -87,16 +87,6 @@ def _check_headers(path: str | os.PathLike[str], archive: zipfile.ZipFile, names
     if image_name and label_name and shapes[image_name][:1] != shapes[label_name][:1]:
         images, labels = (shapes[name][0] if shapes[name] else 0 for name in (image_name, label_name))
         raise InputError(f"{path} holds {images} images but {labels} labels")
-
-
-@cache
-def budget() -> int:
-    """Bytes that one array may take."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # not on Windows
-        total = 2**33
-    return max(total // 4, 2**30)
 
 
 def _images(array: NDArray[Any], where: str) -> Tensor:

@@ -16,9 +16,10 @@ from secateur.compensate import merged
 from secateur.reconstruct.elimination import eliminate
 from secateur.reconstruct.layers import Arguments, Consumer
 from secateur.reconstruct.moments import Moments
+from secateur.reconstruct.naming import naming
 from secateur.reconstruct.robust import perturbed
 from secateur.reconstruct.solve import best_weights, mean_error, repaired
-from secateur.reconstruct.study import Study, features_left, make_study, moments_at, naming, problem_of, sum_of
+from secateur.reconstruct.study import Study, features_left, make_study, moments_at, problem_of, sum_of
 from secateur.reconstruct.sweep import sweep
 from secateur.types import Group, Removal
 

@@ -25,7 +25,7 @@ class Problem:
     """One layer that reads the units. B channel groups, D features, O outputs."""
 
     curvature: Tensor  # A, positive definite; shape: (B, D, D)
-    weight: Tensor  # √S W*, its optimum while all units are there; shape: (B, O, D)
+    weight: Tensor  # √S W*, W* its optimum while all units are there; shape: (B, any, D)
     features: Tensor  # of each unit; shape: (units, features of a unit)
 
 

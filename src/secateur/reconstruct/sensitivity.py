@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,17 +11,52 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph.capture import Graph, as_work, call_op, kind, walk
+from secateur.reconstruct.elimination import factor
 from secateur.reconstruct.layers import Consumer
+from secateur.reconstruct.naming import naming
+
+_WIDE = 2048  # outputs beyond which S is not made
+_DAMPING = 1e-3  # share of the mean of its diagonal that is added to it, against directions that no sample moved
+
+
+@dataclass(frozen=True, eq=False)
+class Root:
+    """R with RᵀR = S + δI: one square matrix, or, for very many outputs, the fewer rows of gradients and δ."""
+
+    rows: Tensor  # shape: (B, rows, O)
+    damping: Tensor | None = None  # δ where `rows` do not hold it; shape: (B, 1, 1)
+
+    def times(self, weight: Tensor) -> Tensor:
+        """A matrix with the same norms of all combinations of columns as R @ `weight`; shapes: (B, any, D)."""
+        if self.damping is None:
+            return self.rows @ weight
+        tall = torch.cat([self.rows @ weight, self.damping.sqrt() * weight], 1)
+        return torch.linalg.qr(tall, mode="r").R if tall.shape[1] > tall.shape[2] else tall
+
+
+def _root(rows: Tensor, samples: int) -> Root:
+    """Of S = Σ rows rowsᵀ / `samples`; shape of `rows`: (B, rows, O). Raises `SolveError`."""
+    outputs = rows.shape[2]
+    if outputs > _WIDE and rows.shape[1] < outputs:
+        rows = rows / samples**0.5
+        return Root(rows, _damping(rows.square().sum(1)))
+    s = rows.mT @ rows / samples
+    damping = _damping(s.diagonal(dim1=1, dim2=2))
+    return Root(factor(s + damping * torch.eye(outputs, dtype=s.dtype)).mT)
+
+
+def _damping(diagonal: Tensor) -> Tensor:
+    return (_DAMPING * diagonal.mean(1)).clamp_min(1e-30)[:, None, None]
 
 
 def sensitivities(
     graph: Graph, consumers: Sequence[Consumer], tensors: Mapping[str, Tensor], inputs: Sequence[Tensor],
     generator: torch.Generator,
-) -> dict[fx.Node, Tensor]:  # fmt: skip
-    """S = Σ over positions of E[JᵀJ] at each consumer, J the Jacobian of the outputs with respect to its output.
+) -> dict[fx.Node, Root]:  # fmt: skip
+    """√S at each consumer, S = Σ over positions of E[JᵀJ], J the Jacobian of the outputs with respect to its output.
 
-    One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Shapes: (B, O, O).
-    Memory: all values of the network for the samples of `inputs`.
+    One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Memory: all values of the
+    network for the samples of `inputs`. Raises `InputError` naming the layer whose S has no root.
     """
     like = next((x for x in inputs if x.is_floating_point()), torch.zeros(0))
     given = dict(zip(graph.inputs, inputs, strict=True))
@@ -47,7 +83,7 @@ def sensitivities(
         signs = [(torch.rand(y.shape, generator=generator) < 0.5).to(y) * 2 - 1 for y in outputs]
         total = sum((y * v).sum() for y, v in zip(outputs, signs, strict=True))
         grads = torch.autograd.grad(total, list(seen.values()), allow_unused=True) if outputs else [None] * len(seen)
-    found = {}
+    found = dict[fx.Node, Root]()
     for (node, value), grad in zip(seen.items(), grads, strict=True):
         consumer = wanted[node]
         g = torch.zeros_like(value) if grad is None else grad
@@ -55,5 +91,6 @@ def sensitivities(
         at = torch.arange(positions, device=g.device)
         rows = consumer.view.outputs(g, at).unflatten(1, (consumer.blocks, -1)).movedim(1, 0).double().cpu()
         rows = rows.nan_to_num(0.0, 0.0, 0.0)  # slopes of √x and the like at 0; the others still tell the costs
-        found[node] = rows.mT @ rows / len(inputs[0])
+        with naming(consumer):
+            found[node] = _root(rows, len(inputs[0]))
     return found

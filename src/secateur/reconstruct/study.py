@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,15 +11,15 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.reconstruct.elimination import Problem, SolveError, factor
+from secateur.reconstruct.elimination import Problem, factor
 from secateur.reconstruct.layers import Arguments, Consumer, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
-from secateur.reconstruct.sensitivity import sensitivities
+from secateur.reconstruct.naming import naming, told
+from secateur.reconstruct.sensitivity import Root, sensitivities
 from secateur.reconstruct.solve import ridged
 from secateur.types import Group, Interval, Samples
 
 _SENSED = 256  # samples of the backward pass
-_DAMPING = 1e-3  # of the sensitivities, against directions that no sample moved
 _ROWS_PER_FEATURE = 8
 
 
@@ -35,7 +34,7 @@ class Study:
     samples: Samples
     plain: Mapping[str, Tensor]  # the original's tensors, float64 where floating
     original: Mapping[str, Tensor]  # the same, the samples' own in place
-    roots: Mapping[fx.Node, Tensor]  # √S of each consumer; shape: (B, O, O)
+    roots: Mapping[fx.Node, Root]  # √S of each consumer
     box: tuple[Interval, ...]
     ridge: float
     repair: float
@@ -86,11 +85,7 @@ def make_study(
     original = {**plain, **samples.tensors}
     few = [x[:_SENSED] for x in samples.inputs]
     read = [consumer for weight in readers for consumer in consumers[weight]]
-    moved = sensitivities(graph, read, original, few, torch.Generator().manual_seed(seed))
-    roots = {}
-    for consumer in read:
-        with naming(consumer):
-            roots[consumer.node] = _root(moved[consumer.node])
+    roots = sensitivities(graph, read, original, few, torch.Generator().manual_seed(seed))
     return Study(
         graph,
         groups,
@@ -114,12 +109,6 @@ def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
     return bool(slots) and all(s.tensor in consumers and consumers[s.tensor][0].view.axis == s.axis for s in slots)
 
 
-def _root(s: Tensor) -> Tensor:
-    damping = (_DAMPING * s.diagonal(dim1=1, dim2=2).mean(1)).clamp_min(1e-30)[:, None, None]
-    root = factor(s + damping * torch.eye(s.shape[1], dtype=s.dtype))
-    return root.mT
-
-
 def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor, target: Tensor) -> Moments:
     """Second moments of what a consumer reads with what it should give, its bias taken off where that must stay."""
     generator = torch.Generator().manual_seed(study.seed)
@@ -137,23 +126,6 @@ def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor
         return total
     bias = study.original[consumer.bias].reshape(consumer.blocks, -1)
     return replace(total, y=total.y - total.count * bias, yx=total.yx - bias[:, :, None] * total.x[:, None])
-
-
-def told(consumer: Consumer) -> str:
-    """A layer that reads units, for a message."""
-    return f"{consumer.weight} ({consumer.node.target}, {consumer.node.name})"
-
-
-@contextmanager
-def naming(consumer: Consumer) -> Iterator[None]:
-    """A system that cannot be solved is named by the layer it belongs to."""
-    try:
-        yield
-    except SolveError as error:
-        raise InputError(
-            f"{told(consumer)}: it cannot be refitted, {error}. Give a larger ridge (options={{'ridge': 0.1}}), or "
-            "leave the layer whole (ignore=)"
-        ) from error
 
 
 def sum_of(moments: Iterable[Moments]) -> Moments:
@@ -191,4 +163,4 @@ def problem_of(
     curvature[:, gone, gone] = 1.0
     with naming(consumer):
         optimum = torch.cholesky_solve(goal.mT, factor(curvature)).mT
-    return Problem(curvature, study.roots[consumer.node] @ optimum, consumer.features(group))
+    return Problem(curvature, study.roots[consumer.node].times(optimum), consumer.features(group))
