@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from arena import contents
 from mutations import FRACTIONS, NUMBERS, TEXTS, archive, damaged_bytes, damaged_json, odd, records
 from safetensors.torch import load, save
+
+pytestmark = pytest.mark.slow
 
 SET = ("net.onnx", "small.recipe.json", "small.recipe.solved.safetensors")
 

@@ -19,7 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from command import run
 
-NETWORKS = ("net", "cnn_batch_norm", "encoder_layer_pre_norm")
+pytestmark = pytest.mark.slow
+
+NETWORKS = ("net", "encoder")
 
 
 def test_damaged_onnx(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:

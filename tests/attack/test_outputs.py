@@ -20,6 +20,8 @@ from secateur.errors import SecateurError
 from secateur.formats.models import load_model
 from secateur.report.recipe import Recipe
 
+pytestmark = pytest.mark.slow
+
 PRUNE = ("prune", "net.onnx", "--method", "scale", "--no-latency")
 FILES = ("net.onnx", "net.pt2", "small.onnx", "small.recipe.json", "small.recipe.solved.safetensors", "data.npz")
 
