@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -214,3 +215,40 @@ def test_mean_and_std_are_those_of_images(tmp_path: Path) -> None:
     assert ours.input_set.input_bounds == [0.0, 1.0] and len(ours.lower) == 3
     with pytest.raises(InputError, match="mean and std go with one pair of input_bounds"):
         secateur.prune(model, images[:2], input_bounds=[(0, 1)], **outside)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: secateur.prune(None), "model=None: give a torch.nn.Module"),  # type: ignore[arg-type]
+        (lambda: secateur.inspect(0), "model=0: give"),  # type: ignore[arg-type]
+        (lambda: secateur.replay(dense(), None), "recipe=None: give a Recipe"),  # type: ignore[arg-type]
+        (lambda: secateur.load_model(None), "source=None: give the path"),  # type: ignore[arg-type]
+        (lambda: secateur.load_model("a\0b"), "source="),
+        (lambda: secateur.load_model("/"), "source='/'"),
+        (lambda: secateur.save_model("x.pt2", 0), "model=0"),  # type: ignore[arg-type]
+        (lambda: secateur.save_model(None, dense()), "path=None"),  # type: ignore[arg-type]
+        (lambda: secateur.FGSM(None), "eps=None: give a radius"),  # type: ignore[arg-type]
+        (lambda: secateur.PGD(0.1, steps=0), "steps=0: give a whole number, at least 1"),
+        (lambda: secateur.PGD(0.1, step_size="x"), "step_size='x'"),  # type: ignore[arg-type]
+        (
+            lambda: secateur.prune(dense(), torch.rand(2, 6), input_bounds=(torch.zeros(6).to_sparse(), 1)),
+            "input_bounds",
+        ),
+        (lambda: secateur.prune(dense(), torch.rand(2, 6), mean=torch.zeros(6, device="meta")), "mean="),
+        (lambda: secateur.certify(dense(), dense(), inputs=[1], eps=0.1, labels=torch.zeros(1)), "inputs="),
+    ],
+)
+def test_what_is_no_model_path_or_tensor_is_named(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        call()
+
+
+def test_a_minute_step_is_one_unit_at_a_time() -> None:
+    result = secateur.prune(dense(), torch.rand(2, 6), method="scale", step=1e-300)
+    assert [row.units_removed for row in result.history] == [1, 2, 3, 4]
+
+
+def test_a_seed_of_numpy_does_for_certificates() -> None:
+    found = secateur.certify(dense(), dense(), torch.rand(2, 6), seed=np.int64(2), attack_steps=0)
+    assert found.drift

@@ -322,6 +322,10 @@ FAILURES = {
         "VNN-LIB holds one claim, the certificate makes 2",
     ),
     "pickle": (("prune", "model.pth", "-o", "x.pt2"), 1, "unpickling can run any code"),
+    "no name": ((*PRUNE, "-o", "."), 1, "give the path of a file"),
+    "no model's name": (("inspect", ""), 1, "give the path of a file"),
+    "a superscript": ((*PRUNE, "-o", "x.pt2", "--round-to", "²"), 1, "round_to='²': give a whole number"),
+    "an odd type": (("inspect", "small.pt2", "--example-shape", "1,8,8:complex64"), 1, "1,8,8:complex64"),
     "missing file": (("inspect", "nowhere.pt2"), 1, "nowhere.pt2"),
     "no shape": (("inspect", "net:build"), 1, "--example-shape 3,32,32"),
     "onto itself": (("prune", "small.pt2", "-o", "small.pt2"), 1, "stays as it is"),
@@ -423,3 +427,19 @@ def test_interrupt_leaves_no_file(tmp_path: Path) -> None:
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130 and "interrupted" in message and "Traceback" not in message
     assert {path.name for path in tmp_path.iterdir()} - {"__pycache__"} == {"slow.py", "started"}
+
+
+def test_interrupted_while_torch_is_imported(tmp_path: Path) -> None:
+    process = subprocess.Popen([str(COMMAND), "inspect", "net.pt2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130 and message.startswith("secateur: interrupted") and "Traceback" not in message
+
+
+@pytest.mark.parametrize("stream", ["2>&-", ">&-", ">/dev/full"])
+def test_streams_that_cannot_be_written(tmp_path: Path, stream: str) -> None:
+    done = subprocess.run(
+        f"{COMMAND} inspect net.pt2 {stream}", shell=True, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "fault in secateur" not in done.stderr

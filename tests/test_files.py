@@ -19,7 +19,7 @@ from secateur import outputs
 from secateur.errors import InputError, RecipeError
 from secateur.files import staged_files, write_atomically, written_together
 from secateur.outputs import Output, check_outputs, claim_outputs, model_files, model_outputs
-from secateur.report.recipe import Recipe, beside
+from secateur.report.recipe import Recipe, beside, seal_of
 
 
 def put(path: Path, content: bytes) -> None:
@@ -250,8 +250,26 @@ def edited(folder: Path, change: object) -> Recipe:
     path = folder / "s.recipe.json"
     content = json.loads(path.read_text())
     change(content)  # type: ignore[operator]
+    content["seal"] = seal_of(content)
     path.write_text(json.dumps(content))
     return Recipe.load(path)
+
+
+def test_any_change_of_a_recipe_is_seen(copy: Path) -> None:
+    """Also of what a replay does not need."""
+    path = copy / "s.recipe.json"
+    text = path.read_text()
+    path.write_text(json.dumps(json.loads(text), sort_keys=True))  # the layout of the file does not matter
+    Recipe.load(path)
+    for old, new in (
+        ('"seed": 0', '"seed": 1'),
+        ('"method": "reconstruct"', '"method": "scale"'),
+        ('"shortfall": ""', '"shortfall": "x"'),
+    ):
+        assert old in text
+        path.write_text(text.replace(old, new))
+        with pytest.raises(RecipeError, match="was changed after it was written"):
+            Recipe.load(path)
 
 
 def _swap_units(content: dict) -> None:
@@ -282,6 +300,7 @@ EDITS = {
     "an absurd shape": (_set("inputs", 0, "shape", [2, 10**6, 10**6]), "too large to be run"),
     "an empty shape": (_set("inputs", 0, "shape", [0, 6]), "inputs.0.shape.0"),
     "a shape of words": (_set("inputs", 0, "shape", ["a"]), "inputs.0.shape.0"),
+    "no digest of the result": (_set("result", ""), "result"),
     "an unknown field": (_set("trust", "me"), "trust"),
 }
 

@@ -61,6 +61,11 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "strict algorithms": lambda: putting_back(
         torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms, True
     ),
+    "coarse products, by the newer name": lambda: putting_back(
+        lambda: torch.backends.mkldnn.matmul.fp32_precision,
+        lambda name: setattr(torch.backends.mkldnn.matmul, "fp32_precision", name),
+        "bf16",
+    ),
     "without oneDNN": lambda: putting_back(
         lambda: torch.backends.mkldnn.enabled,
         lambda on: torch.backends.mkldnn.set_flags(on, _fp32_precision=None),
@@ -140,3 +145,26 @@ def test_processes_of_joblib() -> None:
     joblib = pytest.importorskip("joblib")
     found = joblib.Parallel(n_jobs=2)(joblib.delayed(prune_in_a_process)(seed) for seed in (0, 1, 0))
     assert found[0] == found[2] == prune_in_a_process(0)
+
+
+def test_the_smallest_numbers_count() -> None:
+    """Where the processor flushes them to 0, a certificate would miss what they are multiplied to, and ranks change."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    with torch.no_grad():
+        model[0].weight.abs_().mul_(1e-39 / float(model[0].weight.max()))
+        model[0].bias.zero_()
+        model[2].weight.mul_(1e38)
+    small = secateur.prune(model, torch.zeros(2, 4), method="scale", remove=0.34, round_to=1).model
+    expected = secateur.certify(model, small, torch.zeros(2, 4), attack_steps=0)
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush denormal numbers")
+    try:
+        found = secateur.certify(model, small, torch.zeros(2, 4), attack_steps=0)
+        again = secateur.prune(model, torch.zeros(2, 4), method="scale", remove=0.34, round_to=1).model
+        assert float(torch.tensor(1e-40) * 0.5) == 0.0, "the caller's setting is back"
+    finally:
+        torch.set_flush_denormal(False)
+    assert (found.lower, found.upper) == (expected.lower, expected.upper)
+    assert max(map(abs, expected.lower[0] + expected.upper[0])) > 0.01
+    assert digest_of(dict(again.state_dict())) == digest_of(dict(small.state_dict()))

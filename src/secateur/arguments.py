@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,7 +157,8 @@ def _as_end(value: Any) -> float | Tensor:
         return float(value) if math.isinf(value) else _as_number(value)
     _require(isinstance(value, Tensor | np.ndarray | list | tuple))
     found = torch.as_tensor(value)
-    _require(found.dtype != torch.bool and not found.is_complex())
+    _require(found.dtype != torch.bool and not found.is_complex() and not found.is_quantized)
+    _require(found.layout == torch.strided and not found.is_meta)
     return found
 
 
@@ -185,6 +188,8 @@ ONE_PAIR = Rule(
 
 
 def _as_channels(value: Any) -> tuple[float, ...]:
+    if isinstance(value, Tensor):
+        value = _as_end(value)
     if isinstance(value, Tensor | np.ndarray):
         value = value.reshape(-1).tolist()
     items = [value] if isinstance(value, Real) else value
@@ -206,7 +211,17 @@ MODEL = instance(
 )
 TENSOR = instance(Tensor, "a torch.Tensor (torch.as_tensor makes one of an array or a list)")
 SEED = whole(-(2**63), "a whole number of at most 64 bits")
-PATH = instance((str, os.PathLike), "a path")
+
+
+def _as_path(value: Any) -> str | os.PathLike[str]:
+    text = os.fspath(value)
+    _require(isinstance(text, str) and Path(text).name not in ("", "..") and "\0" not in text)
+    text.encode(sys.getfilesystemencoding(), "surrogateescape")
+    found: str | os.PathLike[str] = value
+    return found
+
+
+PATH = Rule("the path of a file", _as_path)
 
 
 def plain_bounds(bounds: Any) -> Any:

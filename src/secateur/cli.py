@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur import __version__, explain, outputs
+from secateur.arguments import PATH, parsed
 from secateur.budget import check_input
 from secateur.certify import Certificate, certify
 from secateur.certify.vnnlib import write_claim
@@ -285,6 +286,8 @@ def replay_command(
     debug: Debug = False,
 ) -> None:
     """Rebuild a pruned model from the original and a recipe."""
+    parsed("RECIPE", recipe, PATH)
+    parsed("--output", output, PATH)
     _check_packages(model, output)
     check_outputs(model_files(model, weights, recipe, beside(recipe)), model_outputs(output), overwrite)
     loaded = load_model(model, weights)
@@ -455,27 +458,39 @@ def version_option(version: Annotated[bool, typer.Option("--version", help="Prin
 
 def main() -> None:
     """Entry point. Expected failures are one message on stderr and an exit code; a traceback only with --debug."""
-    sys.path.insert(0, os.getcwd())  # so that a factory in the current folder can be named
+    sys.path.insert(0, "")  # so that a factory in the current folder can be named
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last is not on Windows
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
     warnings.showwarning = _warn
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # whatever a terminal cannot encode
-            stream.reconfigure(errors="backslashreplace")
+    _open_streams()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except TargetMissedError as error:
         _fail(error, TARGET_MISSED)
     except SecateurError as error:
         _fail(error, FAILED)
     except _Interrupted as error:
         _fail(error, 128 + error.signal, "interrupted; no file was left half-written")
+    except OSError as error:
+        _fail(error, FAILED, f"the system refuses: {error.strerror or error}")
     except Exception as error:
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's
             _fail(error, FAILED, "out of memory; nothing was written. Take fewer --samples, or a machine with more")
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
         _fail(error, FAULT, f"{told}. This is a fault in secateur; --debug shows where. Please report it")
+
+
+def _open_streams() -> None:
+    """Streams that the shell has closed lead nowhere; what a terminal cannot encode is escaped."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 (open until the end)
+        elif isinstance(stream := getattr(sys, name), TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _warn(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
@@ -539,7 +554,10 @@ def _options(method: str, pairs: list[str]) -> dict[str, float | int]:
 
 def _rounding(text: str) -> Rounding:
     """As given where it is no number: `prune` says what it may be."""
-    return int(text) if text.lstrip("+-").isdigit() else cast(Rounding, text)
+    try:
+        return int(text)
+    except ValueError:
+        return cast(Rounding, text)
 
 
 def _corruptions(text: str, seed: int) -> tuple[Corruption, ...]:
@@ -573,10 +591,16 @@ def _sample(text: str, value: float) -> Tensor:
         shape = [int(size) for size in sizes.split(",") if size]
     except ValueError:
         shape = [0]
-    if any(size < 1 for size in shape) or not isinstance(dtype, torch.dtype):
+    if any(size < 1 for size in shape) or dtype not in _DTYPES:
         raise InputError(f"--example-shape {text}: write sizes as 3,32,32, with a type where needed as 16:int64")
     check_input(f"--example-shape {text}", (2, *shape), dtype)
     return torch.full((2, *shape), value if dtype.is_floating_point else 0, dtype=dtype)
+
+
+_DTYPES = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+)
 
 
 def _shape_text(shape: tuple[int, ...], dtype: str) -> str:
@@ -584,7 +608,7 @@ def _shape_text(shape: tuple[int, ...], dtype: str) -> str:
 
 
 def _recipe_path(output: Path, recipe: Path | None) -> Path:
-    return output.with_suffix(".recipe.json") if recipe is None else recipe
+    return parsed("--output", output, PATH).with_suffix(".recipe.json") if recipe is None else recipe
 
 
 def _check_packages(model: str, output: Path) -> None:

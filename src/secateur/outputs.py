@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from secateur.arguments import PATH, parsed
 from secateur.errors import InputError
 from secateur.files import refusals_named
 
@@ -144,4 +145,5 @@ def claim_outputs(path: Path) -> list[Output]:
 
 def model_files(model: str, *more: str | os.PathLike[str] | None) -> list[str | os.PathLike[str] | None]:
     """What belongs to a model that is read: its weights beside it, and the settings of its inputs."""
+    parsed("model", model, PATH)
     return [model, f"{model}.data", Path(model).with_suffix(".yaml"), *more]

@@ -188,6 +188,7 @@ def schedule(
 
     At most `step` of a group goes at a time, or where that is less, the one of `multiples` that it keeps.
     """
+    step = max(step, 1 / (1 + max(g.units for g in groups)))  # a smaller one removes nothing in most steps
     steps = max(math.ceil(removed[g.name] / g.units / step - _EPSILON) for g in groups)
     rows = []
     for number in range(1, steps + 1):

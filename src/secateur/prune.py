@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from secateur.arguments import plain_bounds
+from secateur.arguments import MODEL, parsed, plain_bounds
 from secateur.bounds.interval import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
@@ -55,6 +55,7 @@ _NOTHING_EXACT = (
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
     """The groups of a model: their units and slots, and what is pinned and why. Nothing is changed."""
+    parsed("model", model, MODEL)
     with reproducible(model):
         graph = capture(model, example_inputs)
         coupling = couple(graph)
@@ -152,6 +153,7 @@ def prune(
         callbacks=callbacks,
         progress=progress,
     )
+    parsed("model", model, MODEL)
     with reproducible(model):
         return _pruned(model, example_inputs, asked)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from secateur.arguments import MODEL, instance, parsed
 from secateur.budget import check_input
 from secateur.errors import RecipeError, SecateurError
 from secateur.graph.capture import ExampleInputs, capture
@@ -27,6 +28,8 @@ def replay(
     `example_inputs` is needed only where the model takes more than plain positional tensors. Raises `RecipeError`
     where the recipe belongs to another model.
     """
+    parsed("model", model, MODEL)
+    parsed("recipe", recipe, instance(Recipe, "a Recipe; Recipe.load reads one"))
     with reproducible(model):
         return _replayed(model, recipe, example_inputs)
 
@@ -101,7 +104,7 @@ def _check_outcome(recipe: Recipe, run: Run) -> None:
                 "names; it was edited. Prune the model again"
             )
     made = digest_of(typed_tensors(run.graph, run.coupling, run.weights, run.alive))
-    if recipe.result and made != recipe.result:
+    if made != recipe.result:
         raise RecipeError(
             "the replayed weights are not those that the recipe was written for: its steps or refitted tensors were "
             "changed, or come from another run. Prune the model again"

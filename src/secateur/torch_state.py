@@ -15,6 +15,9 @@ from torch.export import ExportedProgram
 # Held where settings of the process are changed or must not change. A thread may take it again.
 ALONE = threading.RLock()
 
+_ONE_DNN: Any = torch.backends.mkldnn
+_PRODUCTS = (_ONE_DNN.matmul, _ONE_DNN.conv, _ONE_DNN.rnn)
+
 
 @contextmanager
 def reproducible(model: nn.Module | ExportedProgram, *, threads: int | None = 1) -> Iterator[None]:
@@ -49,24 +52,35 @@ def no_fast_path() -> Iterator[None]:
 
 @contextmanager
 def _settings_of_the_process(dtype: torch.dtype, threads: int | None) -> Iterator[None]:
-    before = torch.get_default_dtype(), torch.get_num_threads(), torch.get_float32_matmul_precision()
+    one_dnn, products = torch.backends.mkldnn.enabled, [p.fp32_precision for p in _PRODUCTS]
+    before = torch.get_default_dtype(), torch.get_num_threads(), _flushes_denormals()
     strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    one_dnn = torch.backends.mkldnn.enabled
     try:
         torch.set_default_dtype(dtype)
-        torch.set_num_threads(threads or before[1])
-        torch.set_float32_matmul_precision("highest")
+        # Other threads of torch keep the way in which they round: where this one rounded otherwise, it works alone.
+        torch.set_num_threads(1 if before[2] else threads or before[1])
+        torch.set_flush_denormal(False)
         if strict[0]:  # torch imports its compiler for this call
             torch.use_deterministic_algorithms(False)
         torch.backends.mkldnn.set_flags(True, _fp32_precision=None)
+        for part in _PRODUCTS:
+            part.fp32_precision = "ieee"
         yield
     finally:
-        torch.set_default_dtype(before[0])
-        torch.set_num_threads(before[1])
-        torch.set_float32_matmul_precision(before[2])
+        for part, precision in zip(_PRODUCTS, products, strict=True):
+            part.fp32_precision = precision
+        torch.backends.mkldnn.set_flags(one_dnn, _fp32_precision=None)
         if strict[0]:
             torch.use_deterministic_algorithms(True, warn_only=strict[1])
-        torch.backends.mkldnn.set_flags(one_dnn, _fp32_precision=None)
+        torch.set_flush_denormal(before[2])
+        torch.set_num_threads(before[1])
+        torch.set_default_dtype(before[0])
+
+
+def _flushes_denormals() -> bool:
+    """Whether the smallest numbers become 0, which no bound allows for; torch has no way to ask."""
+    tiny = torch.full((1,), torch.finfo(torch.float64).tiny, dtype=torch.float64)
+    return float(tiny / 2) == 0.0
 
 
 def _default_dtype(model: nn.Module | ExportedProgram) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -16,6 +17,8 @@ import pytest
 from arena import contents
 from mutations import FRACTIONS, NUMBERS, TEXTS, archive, damaged_bytes, damaged_json, odd, records
 from safetensors.torch import load, save
+
+from secateur.report.recipe import seal_of
 
 pytestmark = pytest.mark.slow
 
@@ -41,18 +44,23 @@ def _recipe(how: str, seed: int, folder: Path) -> tuple[str, ...]:
         _damage_tensors(rng, solved)
         content = json.loads(recipe.read_text())
         if rng.random() < 0.7:  # as a forger would
-            import hashlib
-
             content["solved"] = hashlib.sha256(solved.read_bytes()).hexdigest()
-        recipe.write_text(json.dumps(content))
+        _write_sealed(rng, recipe, content)
     elif how == "bytes":
         recipe.write_bytes(damaged_bytes(rng, recipe.read_bytes()))
     else:
         content = json.loads(recipe.read_text())
         for _ in range(1 if how == "json" else 3):
             damaged_json(rng, content)
-        recipe.write_text(json.dumps(content))
+        _write_sealed(rng, recipe, content)
     return "replay", "net.onnx", recipe.name, "-o", "out.onnx"
+
+
+def _write_sealed(rng: random.Random, recipe: Path, content: dict[str, Any]) -> None:
+    """Mostly with a right digest, so that what is behind it is tried too."""
+    if rng.random() < 0.8:
+        content["seal"] = seal_of(content)
+    recipe.write_text(json.dumps(content))
 
 
 def _damage_tensors(rng: random.Random, path: Path) -> None:

@@ -95,7 +95,7 @@ def certify(
     )
     with reproducible(original, threads=None):
         _check(inputs, eps, labels)
-        input_bounds = given["input_bounds"]
+        input_bounds, seed = given["input_bounds"], given["seed"]
         normalisation = Normalisation(given["mean"] or (), given["std"] or ())
         original, pruned = (normalisation.around(model) for model in (original, pruned))
         points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
@@ -158,12 +158,17 @@ _RULES = {
 }
 
 
+_SEVERAL = may.list_of(may.TENSOR, "a tensor of inputs, or a list of one for each input of the model")
+
+
 def _check(inputs: Any, eps: float | None, labels: Tensor | None) -> None:
     if (inputs is None) != (eps is None):
         raise InputError("inputs and eps belong together: the balls' centres and their radius")
+    if not isinstance(inputs, Tensor | None):
+        may.parsed("inputs", inputs, _SEVERAL)
     if labels is None:
         return
-    count = 0 if inputs is None else len(inputs if isinstance(inputs, Tensor) else inputs[0])
+    count = 0 if inputs is None else len(inputs if isinstance(inputs, Tensor) else next(iter(inputs), ()))
     if labels.ndim < 1 or len(labels) != count or labels.is_floating_point():
         raise InputError(f"labels of shape {tuple(labels.shape)}: give one class number for each of {count} inputs")
 

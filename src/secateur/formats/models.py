@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import nn
 from torch.export import ExportedProgram
 
+from secateur.arguments import MODEL, PATH, parsed
 from secateur.errors import InputError
 from secateur.formats.foreign import refuse_foreign
 from secateur.formats.onnx import OnnxModel, export_onnx, load_onnx, save_onnx
@@ -22,7 +23,7 @@ def load_model(
 
     What a file is, its first bytes tell before its name. Raises `InputError`, with what to do, for other formats.
     """
-    text = os.fspath(source)
+    text = os.fspath(parsed("source", source, PATH))
     kind = refuse_foreign(text)
     if kind in ("pt2", "onnx"):
         if weights is not None:
@@ -45,7 +46,8 @@ def save_model(
     A model that was read from ONNX is written as that file made smaller; any other is exported by torch. Raises as
     `save_program` does, and `VerificationError` where onnxruntime computes another function than the model.
     """
-    suffix = Path(path).suffix.lower()
+    parsed("model", model, MODEL)
+    suffix = Path(parsed("path", path, PATH)).suffix.lower()
     if suffix == ".safetensors" and isinstance(model, nn.Module):
         save_weights(path, model)
     elif suffix != ".onnx":

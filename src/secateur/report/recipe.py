@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import platform
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
@@ -21,6 +23,7 @@ from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.capture import Graph, kind
 
 _MOST = 2**31  # numbers in an input, units in a group
+_SHA256 = r"^[0-9a-f]{64}$"
 _DTYPES = {str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
 
 
@@ -110,9 +113,10 @@ class Recipe(Record):
     shortfall: str
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
-    result: str = ""  # digest of the smaller model's tensors, which replay must give again
+    result: str = Field(pattern=_SHA256)  # digest of the smaller model's tensors, which replay must give again
     files: dict[str, str] = {}  # files that were written with the recipe, by path from it: SHA-256
     solved: str = ""  # SHA-256 of `tensors`, where there are any
+    seal: str = ""  # SHA-256 of all that is above, when it was written
     tensors: bytes = Field(default=b"", exclude=True, repr=False)  # safetensors: values that no edit tells; full size
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -125,21 +129,35 @@ class Recipe(Record):
         with written_together():
             if self.tensors:
                 write_atomically(beside(path), lambda file: file.write(self.tensors))
-            write_atomically(path, lambda file: file.write((complete.model_dump_json(indent=1) + "\n").encode()))
+            write_atomically(path, lambda file: file.write(complete.sealed()))
+
+    def sealed(self) -> bytes:
+        """The recipe as JSON, with a digest of its content."""
+        content = from_json(self.model_dump_json())
+        return (json.dumps({**content, "seal": seal_of(content)}, indent=1) + "\n").encode()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recipe:
         """Read a recipe; `RecipeError` where it is not one, or of a version that this secateur does not know."""
         try:
-            recipe = Recipe.model_validate_json(Path(path).read_bytes())
+            data = Path(path).read_bytes()
+            recipe = Recipe.model_validate_json(data)
         except OSError as error:
             raise RecipeError(f"cannot read {path}: {error.strerror}") from error
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise RecipeError(f"{path} is not a recipe of version 1: {where}: {first['msg']}") from error
+        if recipe.seal != seal_of(from_json(data)):
+            raise RecipeError(f"{path} was changed after it was written; a recipe is evidence. Prune the model again")
         _check_files(path, recipe.files)
         return recipe.model_copy(update={"tensors": _read_solved(beside(path), recipe.solved)})
+
+
+def seal_of(content: Mapping[str, Any]) -> str:
+    """SHA-256 of a recipe's content, as plain data, whatever the order and the layout of its JSON."""
+    plain = json.dumps({name: value for name, value in content.items() if name != "seal"}, sort_keys=True)
+    return hashlib.sha256(plain.encode()).hexdigest()
 
 
 def beside(path: str | os.PathLike[str]) -> Path:

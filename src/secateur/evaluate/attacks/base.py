@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from secateur import arguments as may
 from secateur.decisions import Head, decide
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import outputs_of, placed
@@ -55,6 +55,10 @@ def target_of(model: nn.Module, head: Head, box: Box, device: torch.device | str
     return Target(model, head, (box[0].to(found), box[1].to(found)), found)
 
 
+_RADIUS = may.number("a radius of at least 0, in the units of the input", low=0)
+_AT_LEAST_ONE = may.whole(1, "a whole number, at least 1")
+
+
 class Attack:
     """Moves inputs by at most `eps`, in input units and in `norm`, inside the input box, so that the model errs."""
 
@@ -64,12 +68,11 @@ class Attack:
     restarts: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.eps < math.inf:
-            raise InputError(f"eps={self.eps}: give a radius of at least 0, in the units of the input")
-        if self.norm not in get_args(Norm):
+        may.parsed("eps", self.eps, _RADIUS)
+        if not isinstance(self.norm, str) or self.norm not in get_args(Norm):
             raise InputError(f"norm={self.norm!r}: choose one of {', '.join(get_args(Norm))}")
-        if self.steps < 1 or self.restarts < 1:
-            raise InputError(f"steps={self.steps}, restarts={self.restarts}: an attack needs at least one of each")
+        for name in ("steps", "restarts"):
+            may.parsed(name, getattr(self, name), _AT_LEAST_ONE)
 
     @property
     def name(self) -> str:

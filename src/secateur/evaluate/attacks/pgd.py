@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from secateur import arguments as may
 from secateur.errors import InputError
 from secateur.evaluate.attacks.base import Attack, Target, check_loss
 from secateur.evaluate.attacks.losses import Loss
@@ -58,8 +58,7 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_loss(self.loss)
-        if self.step_size is not None and not 0 < self.step_size < math.inf:
-            raise InputError(f"step_size={self.step_size}: give a positive number of input units, or None")
+        may.parsed("step_size", self.step_size, may.optional(may.number("a positive number of input units", above=0)))
         if self.restarts > 1 and not self.random_start:
             raise InputError("restarts without random_start repeat the same attack; leave restarts at 1")
 
