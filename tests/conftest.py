@@ -1,4 +1,4 @@
-"""How much is run: every third case of the tests that are marked as a sweep; with `--all` every case; with `--quick`
+"""How much is run: every fourth case of the tests that are marked as a sweep; with `--all` every case; with `--quick`
 one case of each test, and none of the slow ones."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-SHARE = 3  # of the cases of a sweep, one in so many is run by default
+SHARE = 4  # of the cases of a sweep, one in so many is run by default
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

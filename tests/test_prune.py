@@ -590,7 +590,7 @@ def recipe() -> Recipe:
 def test_recipe_says_what_was_asked_and_what_became_of_it() -> None:
     record = json.loads(recipe().model_dump_json())
     assert record["schema_version"] == 1
-    assert record["versions"].keys() == {"secateur", "torch", "python"}
+    assert record["versions"].keys() == {"secateur", "torch", "python", "arithmetic"}
     assert record["inputs"] == [{"shape": [2, 12], "dtype": "float32"}]
     assert (record["request"]["remove"], record["request"]["method"]) == ("0.4", "saliency")
     assert record["model"]["parameters"] == parameters(ARCHITECTURES["mlp_relu"].build())

@@ -30,6 +30,9 @@ from secateur.surrogates import Source
 from secateur.surrogates.bn_moments import bn_moments
 from secateur.types import Samples
 
+# Inputs here are drawn from a Gaussian, not from the box.
+pytestmark = pytest.mark.filterwarnings("ignore:calibration.*outside of input_bounds")
+
 
 def drawn(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)

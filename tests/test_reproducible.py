@@ -86,6 +86,7 @@ def usual(name: str, method: str) -> tuple[str, str, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["reconstruct", "saliency", "stochastic"])
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("state", STATES)

@@ -116,7 +116,7 @@ class Recipe(Record):
     result: str = Field(pattern=_SHA256)  # digest of the smaller model's tensors, which replay must give again
     files: dict[str, str] = {}  # files that were written with the recipe, by path from it: SHA-256
     solved: str = ""  # SHA-256 of `tensors`, where there are any
-    seal: str = ""  # SHA-256 of all that is above, when it was written
+    seal: str = ""  # in a file, SHA-256 of all that is above
     tensors: bytes = Field(default=b"", exclude=True, repr=False)  # safetensors: values that no edit tells; full size
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -151,7 +151,7 @@ class Recipe(Record):
         if recipe.seal != seal_of(from_json(data)):
             raise RecipeError(f"{path} was changed after it was written; a recipe is evidence. Prune the model again")
         _check_files(path, recipe.files)
-        return recipe.model_copy(update={"tensors": _read_solved(beside(path), recipe.solved)})
+        return recipe.model_copy(update={"seal": "", "tensors": _read_solved(beside(path), recipe.solved)})
 
 
 def seal_of(content: Mapping[str, Any]) -> str:
