@@ -267,9 +267,15 @@ def _aliases(model: nn.Module | ExportedProgram, tensors: Mapping[str, Tensor]) 
 def _with_free_batch(graph: Graph) -> Graph:
     """Check that the graph runs with another batch size, after freeing sizes that a static export has baked in."""
     size = graph.example[0].shape[0]
-    if not _runs_with_batch(graph, size + 1):
+    try:
+        found = run(graph, graph.example)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise CaptureError(
+            f"the captured graph does not run on the example inputs: {first_line(error)}. Export the model again"
+        ) from error
+    if not _runs_with_batch(graph, size + 1, found):
         _free_baked_batch(graph, size)
-        if not _runs_with_batch(graph, size + 1):
+        if not _runs_with_batch(graph, size + 1, found):
             raise CaptureError(
                 f"the model fixes its batch size at {size}; make axis 0 dynamic where it is exported, "
                 f"or use x.shape[0] in place of a constant in reshape and view. {_fixed_by(graph, size)}"
@@ -315,10 +321,10 @@ def resized(graph: Graph, batch: int) -> tuple[Tensor, ...]:
     return tuple(x[index.to(x.device)] if x.ndim and x.shape[0] == size else x for x in graph.example)
 
 
-def _runs_with_batch(graph: Graph, batch: int) -> bool:
-    """Whether more samples give outputs with more samples."""
+def _runs_with_batch(graph: Graph, batch: int, small: Sequence[Tensor]) -> bool:
+    """Whether more samples give outputs with more samples than `small`, those of the example."""
     try:
-        small, large = run(graph, graph.example), run(graph, resized(graph, batch))
+        large = run(graph, resized(graph, batch))
     except (RuntimeError, IndexError, ValueError):
         return False
     return all(map(_begins_with, large, small))
