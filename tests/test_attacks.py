@@ -347,8 +347,8 @@ def test_names_tell_norm_loss_and_restarts() -> None:
         (lambda: APGD(-1.0), "radius of at least 0"),
         (lambda: APGD(0.1, loss="hinge"), "loss='hinge': choose one of ce, margin, dlr"),
         (lambda: PGD(0.1, loss="hinge"), "loss='hinge': choose one of ce, margin, dlr"),
-        (lambda: APGD(0.1, steps=0), "at least one of each"),
-        (lambda: APGD(0.1, restarts=0), "at least one of each"),
+        (lambda: APGD(0.1, steps=0), "at least 1"),
+        (lambda: APGD(0.1, restarts=0), "at least 1"),
     ],
 )
 def test_attack_without_sense_is_refused(make: Callable[[], Attack], said: str) -> None:

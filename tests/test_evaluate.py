@@ -302,7 +302,7 @@ def test_names_of_attacks() -> None:
     [
         (lambda: FGSM(-0.1), "radius of at least 0"),
         (lambda: PGD(float("nan")), "radius of at least 0"),
-        (lambda: PGD(0.1, steps=0), "at least one"),
+        (lambda: PGD(0.1, steps=0), "at least 1"),
         (lambda: PGD(0.1, step_size=0.0), "positive number"),
         (lambda: PGD(0.1, random_start=False, restarts=2), "repeat the same attack"),
     ],

@@ -19,7 +19,7 @@ from secateur.methods import METHODS, RECONSTRUCT
 from secateur.methods.exact.alike import first_equal
 from secateur.methods.exact.finding import Finding, plain
 from secateur.methods.exact.scene import Scene, left
-from secateur.report.recipe import Recipe
+from secateur.report.recipe import Recipe, seal_of
 from secateur.types import Group
 
 KINDS = (  # streams, norms before and behind, maps, depthwise and grouped layers, heads, gates, ties, half precision
@@ -593,5 +593,6 @@ def test_older_recipes_load(tmp_path: Path) -> None:
     secateur.prune(planted(), torch.zeros(2, 16), method="scale").recipe.save(path)
     old = json.loads(path.read_text())
     del old["request"]["exact_first"]
+    old["seal"] = seal_of(old)
     path.write_text(json.dumps(old))
     assert Recipe.load(path).request.exact_first is False
