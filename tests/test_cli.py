@@ -443,3 +443,14 @@ def test_streams_that_cannot_be_written(tmp_path: Path, stream: str) -> None:
         f"{COMMAND} inspect net.pt2 {stream}", shell=True, cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 1 and "fault in secateur" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["inspect small.pt2", "replay small.pt2 small.recipe.json -o again.pt2"])
+def test_modules_beside_a_model_are_not_run(folder: Path, tmp_path: Path, command: str) -> None:
+    """As in an archive that someone sent; only a factory is looked for in the current folder."""
+    for name in ("small.pt2", "small.recipe.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    for name in ("onnx", "yaml", "sympy", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'marker')!r}, 'w')")
+    subprocess.run([str(COMMAND), *command.split()], cwd=tmp_path, capture_output=True, check=False)
+    assert not (tmp_path / "marker").exists()

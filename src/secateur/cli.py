@@ -131,7 +131,7 @@ def inspect_command(
     debug: Debug = False,
 ) -> None:
     """List the groups of units, what is pinned and why."""
-    loaded = load_model(model, weights)
+    loaded = _loaded(model, weights)
     example = _example(loaded, _inputs(model, shapes=example_shape))
     with phase("capturing the model", True):
         coupling = inspect(loaded, example)
@@ -263,7 +263,7 @@ def prune_command(
         "progress": True,
     }
     Request.parse(**settings)  # before a large file is read
-    loaded = load_model(model, weights)
+    loaded = _loaded(model, weights)
     example = _example(loaded, given)
     result = prune(loaded, example, **settings)
     with phase(f"writing {output}", True), written_together():
@@ -290,7 +290,7 @@ def replay_command(
     parsed("--output", output, PATH)
     _check_packages(model, output)
     check_outputs(model_files(model, weights, recipe, beside(recipe)), model_outputs(output), overwrite)
-    loaded = load_model(model, weights)
+    loaded = _loaded(model, weights)
     read = Recipe.load(recipe)
     shapes = example_shape or [_shape_text(s.shape, s.dtype) for s in read.inputs]
     example = _example(loaded, _inputs(model, shapes=shapes))
@@ -352,10 +352,10 @@ def evaluate_command(
     attacks += [AutoAttack(eps, ball, seed=seed) for eps in autoattack or ()]
     given = _inputs(model, input_bounds, mean, std)
     report = evaluate(
-        given.around(load_model(model, weights)),
+        given.around(_loaded(model, weights)),
         arrays["images"][:samples],
         arrays["labels"][:samples],
-        original=given.around(load_model(original, original_weights)) if original else None,
+        original=given.around(_loaded(original, original_weights)) if original else None,
         attacks=attacks,
         corruptions=[c for text in corruption or () for c in _corruptions(text, seed)],
         top_k=top_k or (1,),
@@ -420,7 +420,7 @@ def certify_command(
     given = _inputs(original, input_bounds, mean, std, example_shape)
     arrays = {} if data is None else load_arrays(data)
     images = arrays["images"][:samples] if arrays else None
-    loaded, smaller = load_model(original, weights), load_model(pruned, pruned_weights)
+    loaded, smaller = _loaded(original, weights), _loaded(pruned, pruned_weights)
     known = images is not None and not given.example_shape
     example = (arrays["images"][:2],) if known else _example(loaded, given)
     loaded, smaller = given.around(loaded), given.around(smaller)
@@ -458,7 +458,6 @@ def version_option(version: Annotated[bool, typer.Option("--version", help="Prin
 
 def main() -> None:
     """Entry point. Expected failures are one message on stderr and an exit code; a traceback only with --debug."""
-    sys.path.insert(0, "")  # so that a factory in the current folder can be named
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # the last is not on Windows
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), _interrupt)
@@ -605,6 +604,14 @@ _DTYPES = (
 
 def _shape_text(shape: tuple[int, ...], dtype: str) -> str:
     return f"{','.join(map(str, shape[1:]))}:{dtype}"
+
+
+def _loaded(model: str, weights: Path | None = None) -> nn.Module | ExportedProgram:
+    """The model. The current folder is searched for modules only where a factory is named: beside a model that someone
+    sent, an `onnx.py` would be run in place of the library."""
+    if ":" in model and not os.path.exists(model):
+        sys.path.insert(0, "")
+    return load_model(model, weights)
 
 
 def _recipe_path(output: Path, recipe: Path | None) -> Path:
