@@ -20,7 +20,7 @@ test-all: $(READY)
 attack: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --attack tests/attack
 
-# In less than a minute: one case of each test that is not slow.
+# In about a minute: one case of each test that is not slow.
 quick: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --quick
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from secateur.bounds.interval import input_box
 from secateur.errors import InputError, SecateurWarning
 from secateur.formats.arrays import load_arrays
-from secateur.graph.capture import Graph, run
+from secateur.graph.capture import Graph, sizes_of_values
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.surrogates import SURROGATES, Source
 from secateur.types import Interval, Samples
@@ -183,15 +183,7 @@ def own(
 
 def affordable(graph: Graph, count: int) -> int:
     """`count`, or as many samples as keep a sweep's values within about 1 GiB; at least 32."""
-    largest = 0
-
-    def observe(node: Any, value: Any) -> None:
-        nonlocal largest
-        if isinstance(value, Tensor):
-            largest = max(largest, value.numel())
-
-    run(graph, graph.example, observe=observe)
-    each = 4 * _LIVE_VALUES * max(1, largest // len(graph.example[0]))
+    each = 4 * _LIVE_VALUES * max(1, *sizes_of_values(graph))
     return min(count, max(32, _BYTES // each))
 
 

@@ -85,10 +85,10 @@ def _flushes_denormals() -> bool:
 
 def _default_dtype(model: nn.Module | ExportedProgram) -> torch.dtype:
     """float64 for a model of float64 numbers, else float32."""
-    tensors: Iterable[Any] = ()
-    if isinstance(model, nn.Module):
-        tensors = chain(model.parameters(), model.buffers())
-    elif isinstance(model, ExportedProgram):
+    tensors: Iterable[Tensor]
+    if isinstance(model, ExportedProgram):
         tensors = model.state_dict.values()
-    first = next((x.dtype for x in tensors if isinstance(x, Tensor) and x.is_floating_point()), torch.float32)
+    else:
+        tensors = chain(model.parameters(), model.buffers())
+    first = next((x.dtype for x in tensors if x.is_floating_point()), torch.float32)
     return first if first == torch.float64 else torch.float32

@@ -162,16 +162,15 @@ def run(
     return tuple(env[node] for node in graph.outputs)
 
 
-def numbers_of_a_sample(graph: Graph) -> int:
-    """How many numbers the values of all nodes hold for one sample; at least 1. Cost: one pass of the example."""
-    total = 0
+def sizes_of_values(graph: Graph) -> list[int]:
+    """How many numbers each value holds for one sample. Cost: one pass of the example."""
+    found, samples = list[int](), len(graph.example[0])
 
     def observe(node: fx.Node, value: Any) -> None:
-        nonlocal total
-        total += sum(x.numel() for x in pytree.tree_leaves(value) if isinstance(x, Tensor))
+        found.extend(x.numel() // samples for x in pytree.tree_leaves(value) if isinstance(x, Tensor))
 
     run(graph, graph.example, observe=observe)
-    return max(1, total // len(graph.example[0]))
+    return found
 
 
 def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Graph:

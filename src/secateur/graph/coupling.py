@@ -220,9 +220,9 @@ def _places(
     places: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in range(count)]
     for key, vector in slots.items():
         indices = np.flatnonzero(vector != FIXED)
-        owners = owner[vector[indices]]
-        for number in np.unique(owners):
-            places[number][key] = indices[owners == number]
+        numbers, part = np.unique(owner[vector[indices]], return_inverse=True)
+        for number, own in zip(numbers, _split(indices, part, len(numbers)), strict=False):
+            places[number][key] = own
     return places
 
 

@@ -133,7 +133,7 @@ class Recipe(Record):
 
     def sealed(self) -> bytes:
         """The recipe as JSON, with a digest of its content."""
-        content = from_json(self.model_dump_json())
+        content = self.model_dump(mode="json")
         return (json.dumps({**content, "seal": seal_of(content)}, indent=1) + "\n").encode()
 
     @staticmethod

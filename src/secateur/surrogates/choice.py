@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from secateur.errors import InputError
-from secateur.graph.capture import numbers_of_a_sample
+from secateur.graph.capture import sizes_of_values
 from secateur.graph.finite import first_not_finite
 from secateur.surrogates.batch_norm import STEPS, has_batch_norm, match_batch_norm, mismatch, require_batch_norm
 from secateur.surrogates.bn_moments import standardised
@@ -98,7 +98,7 @@ def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family
     """Families with their scores, the best first; those on which the model is not finite are left out."""
     if len(found) == 1:
         return [(0.0, found[0])]
-    probes = max(_FEWEST, min(_PROBES, _NUMBERS // numbers_of_a_sample(source.graph)))
+    probes = max(_FEWEST, min(_PROBES, _NUMBERS // max(1, sum(sizes_of_values(source.graph)))))
     draws = [chosen(source, family, probes) for family in found]
     if has_batch_norm(source):
         with torch.no_grad():
