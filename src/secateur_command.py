@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from typing import NoReturn
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, _stop)
+    try:
+        os.getcwd()
+    except OSError:  # torch's own libraries would end the process, with a message that says another thing
+        sys.exit("secateur: the current folder is gone; change to another one")
     from secateur.cli import main as command  # seconds
 
     command()

@@ -437,6 +437,12 @@ def test_interrupted_while_torch_is_imported(tmp_path: Path) -> None:
     assert process.returncode == 130 and message.startswith("secateur: interrupted") and "Traceback" not in message
 
 
+def test_a_folder_that_is_gone(tmp_path: Path) -> None:
+    script = f"cd {tmp_path} && rmdir {tmp_path} && {COMMAND} inspect net.pt2"
+    done = subprocess.run(["sh", "-c", script], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "secateur: the current folder is gone; change to another one\n"
+
+
 @pytest.mark.parametrize("stream", ["2>&-", ">&-", ">/dev/full"])
 def test_streams_that_cannot_be_written(tmp_path: Path, stream: str) -> None:
     done = subprocess.run(

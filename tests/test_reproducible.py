@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -134,6 +135,35 @@ def test_threads_of_one_process() -> None:
         assert list(pool.map(work, models, (NETWORKS[name][1]() for name in names))) == expected
     assert ALONE.acquire(blocking=False)
     ALONE.release()
+
+
+@pytest.mark.slow
+def test_threads_with_one_model(tmp_path: Path) -> None:
+    """torch.export puts its own tensors into the model; nobody who runs or writes it meanwhile may see them."""
+    build, example = NETWORKS["convolutions"]
+    model, x = build(), example()
+    images, labels = torch.rand(64, *x.shape[1:]), torch.zeros(64, dtype=torch.int64)
+    expected = usual("convolutions", "scale"), secateur.evaluate(model, images, labels).accuracy
+
+    def pruned() -> str:
+        return outcome(model, x, "scale")
+
+    def measured() -> dict[int, float]:
+        attacks = [secateur.PGD(0.01, steps=3)]
+        return secateur.evaluate(model, images, labels, attacks=attacks, batch_size=4).accuracy
+
+    def written(name: str) -> None:
+        secateur.save_model(tmp_path / name, model, x)
+
+    with ThreadPoolExecutor(6) as pool:
+        runs = [pool.submit(pruned) for _ in range(4)]
+        others = [pool.submit(measured) for _ in range(4)]
+        more = [pool.submit(secateur.latency, model, model, x), pool.submit(written, "a.pt2")]
+        more += [pool.submit(written, "a.safetensors")]
+        assert {run.result() for run in runs} == {expected[0]}
+        assert all(other.result() == expected[1] for other in others)
+        for each in more:
+            each.result()
 
 
 def prune_in_a_process(seed: int) -> str:

@@ -14,6 +14,8 @@ from torch.export import ExportedProgram
 
 # Held where settings of the process are changed or must not change. A thread may take it again.
 ALONE = threading.RLock()
+# Held, after `ALONE`, while torch.export has put its own tensors into a model; who runs a model of the user takes it.
+EXPORTING = threading.RLock()
 
 _ONE_DNN: Any = torch.backends.mkldnn
 _PRODUCTS = (_ONE_DNN.matmul, _ONE_DNN.conv, _ONE_DNN.rnn)

@@ -37,6 +37,7 @@ from secateur.graph.export import unlifted
 from secateur.graph.fitness import check_values
 from secateur.inputs import Normalisation
 from secateur.progress import phase, track
+from secateur.torch_state import ALONE
 
 __all__ = [
     "APGD",
@@ -221,7 +222,8 @@ def _module(model: Model, role: str) -> nn.Module:
         return unlifted(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"{role} is a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram")
-    check_values({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    with ALONE:
+        check_values({**dict(model.named_parameters()), **dict(model.named_buffers())})
     training = [name or "(the model)" for name, m in model.named_modules() if m.training]
     if training and not isinstance(model, fx.GraphModule):
         raise InputError(f"{role} is in training mode ({few(training)}); call eval() on it first")
@@ -339,8 +341,9 @@ def _costs(
         if runtime == "onnxruntime":
             timed = batch[: min(fixed_batch(m) or len(batch) for m in modules)]
         milliseconds = latency_ms([forward_pass(m, timed, runtime) for m in modules], batch.device)
-    costs = [
-        Cost(parameters=parameters(m), macs=macs(m, batch[:1]), bytes=state_bytes(m), latency_ms=elapsed)
-        for m, elapsed in zip(modules, milliseconds, strict=True)
-    ]
+    with ALONE:
+        costs = [
+            Cost(parameters=parameters(m), macs=macs(m, batch[:1]), bytes=state_bytes(m), latency_ms=elapsed)
+            for m, elapsed in zip(modules, milliseconds, strict=True)
+        ]
     return costs, len(timed) if runtime is not None else None

@@ -14,6 +14,7 @@ from secateur.graph.capture import capture
 from secateur.graph.export import first_line
 from secateur.graph.meaning import Meaning, meanings
 from secateur.progress import track
+from secateur.torch_state import ALONE, EXPORTING
 
 
 def predict(
@@ -45,15 +46,17 @@ def predict(
 
 def placed(model: nn.Module, device: torch.device | str | None) -> tuple[nn.Module, torch.device]:
     """The model and the device it is on; a copy of the model where `device` names another one."""
-    first = next((t for t in (*model.parameters(), *model.buffers())), torch.empty(0))
-    wanted = first.device if device is None else torch.device(device)
-    return (model if wanted == first.device else copy.deepcopy(model).to(wanted)), wanted
+    with ALONE:
+        first = next((t for t in (*model.parameters(), *model.buffers())), torch.empty(0))
+        wanted = first.device if device is None else torch.device(device)
+        return (model if wanted == first.device else copy.deepcopy(model).to(wanted)), wanted
 
 
 def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
     """The model's output for one batch as (batch, outputs); one number per image becomes a column."""
     try:
-        output = model(batch)
+        with EXPORTING:
+            output = model(batch)
     except Exception as error:
         raise InputError(
             f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: {first_line(error)}. "
@@ -102,7 +105,8 @@ def _meaning(model: nn.Module, example: Tensor) -> Meaning | None:
             nodes = tuple(model.graph.nodes)
             made = list(nodes[-1].all_input_nodes)
         else:
-            graph = capture(model, example)
+            with ALONE:
+                graph = capture(model, example)
             nodes, made = graph.nodes, list(graph.outputs)
     except SecateurError:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from secateur.formats.onnx.export import exported
 from secateur.formats.onnx.read import read_proto
 from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
 from secateur.graph.export import as_module, export_program, first_line
+from secateur.torch_state import ALONE, EXPORTING
 
 Timed = nn.Module | ExportedProgram | str | os.PathLike[str]
 
@@ -76,8 +78,9 @@ def _forward_pass(model: Timed, example_inputs: ExampleInputs, runtime: Runtime)
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         run = session_pass(inference_session(_proto(model, example_inputs)), tensors)
     elif isinstance(model, nn.Module | ExportedProgram):
-        module = as_module(model)
-        run = lambda: module(*args, **kwargs)  # noqa: E731
+        with ALONE:
+            module = as_module(model)
+        run = partial(_alone, module, args, kwargs)
     else:
         raise InputError(f"{model} cannot be timed in torch; load it with load_model, or take onnxruntime")
     try:
@@ -86,6 +89,11 @@ def _forward_pass(model: Timed, example_inputs: ExampleInputs, runtime: Runtime)
     except Exception as error:
         raise InputError(f"{runtime} cannot run the model on one sample: {first_line(error)}") from error
     return run
+
+
+def _alone(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+    with EXPORTING:
+        return module(*args, **kwargs)
 
 
 def _first(x: Any) -> Any:

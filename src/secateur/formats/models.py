@@ -14,6 +14,7 @@ from secateur.formats.foreign import refuse_foreign
 from secateur.formats.onnx import OnnxModel, export_onnx, load_onnx, save_onnx
 from secateur.formats.torch import load_factory, load_program, save_program, save_weights
 from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
+from secateur.torch_state import ALONE
 
 
 def load_model(
@@ -48,14 +49,15 @@ def save_model(
     """
     parsed("model", model, MODEL)
     suffix = Path(parsed("path", path, PATH)).suffix.lower()
-    if suffix == ".safetensors" and isinstance(model, nn.Module):
-        save_weights(path, model)
-    elif suffix != ".onnx":
-        save_program(path, model, example_inputs)
-    elif isinstance(model, OnnxModel):
-        save_onnx(path, model)
-    else:
-        if example_inputs is None:
-            raise InputError("example_inputs is needed to export a model: give one tensor of a legal input")
-        args, kwargs = at_least_two(*split_inputs(example_inputs))
-        export_onnx(path, model, args, kwargs)
+    with ALONE:
+        if suffix == ".safetensors" and isinstance(model, nn.Module):
+            save_weights(path, model)
+        elif suffix != ".onnx":
+            save_program(path, model, example_inputs)
+        elif isinstance(model, OnnxModel):
+            save_onnx(path, model)
+        else:
+            if example_inputs is None:
+                raise InputError("example_inputs is needed to export a model: give one tensor of a legal input")
+            args, kwargs = at_least_two(*split_inputs(example_inputs))
+            export_onnx(path, model, args, kwargs)

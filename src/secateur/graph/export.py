@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import io
 import logging
@@ -13,13 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram, ShapesCollection, export
+from torch.fx import config as fx_settings
 
 from secateur.errors import CaptureError, few
 from secateur.graph.example import tensors_in
 from secateur.graph.fitness import FLOAT_FIRST, check_kind
+from secateur.graph.imported import Imported
 from secateur.graph.sources import source_of_error
 from secateur.graph.structured import is_known, is_plain, with_plain_outputs
-from secateur.torch_state import ALONE, no_fast_path
+from secateur.torch_state import ALONE, EXPORTING, no_fast_path
 
 _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or its class → what to do
     (
@@ -44,7 +47,7 @@ def quiet_export() -> Iterator[None]:
     """Export without the fused path of attention, without gradients (so that `no_grad` blocks leave no subgraphs of
     their own), and without torch's own messages. One
     thread at a time: torch.export keeps state of the process."""
-    with ALONE, no_fast_path(), torch.no_grad():
+    with ALONE, EXPORTING, no_fast_path(), torch.no_grad():
         silenced = logging.root.manager.disable
         logging.disable(logging.WARNING)
         try:
@@ -62,6 +65,11 @@ def export_program(
 
     `to_file`: one that returns tensors in plain containers alone. Raises `CaptureError`.
     """
+    with ALONE:
+        return _exported(model, args, kwargs, to_file)
+
+
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], to_file: bool) -> ExportedProgram:
     check_kind(model)
     output = _tried(model, args, kwargs)
     readable = is_plain(output) if to_file else is_known(output)
@@ -70,7 +78,7 @@ def export_program(
         if x.ndim and x.shape[0] == tensors[0].shape[0]:
             free[x] = {0: Dim.AUTO}
     try:
-        with quiet_export():
+        with quiet_export(), _collector_paused(), _source_lines(not isinstance(model, Imported)):
             traced = model if readable else with_plain_outputs(model)
             return export(traced, args, kwargs, dynamic_shapes=free, strict=False)  # type: ignore[arg-type]
     except CaptureError:
@@ -81,6 +89,30 @@ def export_program(
             f"torch.export cannot capture {type(model).__name__}: {first_line(error).rstrip('.')}"
             f"{f' ({at})' if at else ''}. {_advice(error)}"
         ) from error
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """An export makes millions of objects that stay; on large graphs, looking for garbage among them is 15 % of it."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@contextmanager
+def _source_lines(wanted: bool) -> Iterator[None]:
+    """Whether nodes know the line that made them. Those of an importer tell a user nothing, and take time."""
+    name = "do_not_emit_stack_traces"  # not in older versions of torch, where it does nothing
+    before = getattr(fx_settings, name, False)
+    setattr(fx_settings, name, before or not wanted)
+    try:
+        yield
+    finally:
+        setattr(fx_settings, name, before)
 
 
 def _tried(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
