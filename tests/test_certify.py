@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,9 @@ import secateur
 from architectures import ARCHITECTURES
 from helpers import coupled
 from secateur.certify import Certificate, certify
+from secateur.certify.checking import check_certificate
 from secateur.certify.embed import embedded
-from secateur.errors import InputError, TargetMissedError
+from secateur.errors import InputError, SecateurWarning, TargetMissedError, VerificationError
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 from trained import blobs
@@ -212,7 +214,49 @@ def test_random_networks(seed: int, remove: float, eps: float, deep: bool) -> No
 def test_the_same_inputs_give_the_same_certificate() -> None:
     model, x, _ = blobs()
     first, again = (certify(model, pruned(), inputs=x[:6], eps=0.02, seed=3) for _ in range(2))
-    assert first.model_dump(exclude={"seconds"}) == again.model_dump(exclude={"seconds"})
+    when = {"seconds", "date"}
+    assert first.model_dump(exclude=when) == again.model_dump(exclude=when)
+
+
+@pytest.mark.slow
+def test_a_certificate_belongs_to_its_models_and_inputs(tmp_path: Path) -> None:
+    model, x, _ = blobs()
+    small, other = pruned(), pruned(method="scale")
+    certify(model, small, inputs=x[2:5], eps=0.02, indices=[2, 3, 4], attack_steps=0).save(tmp_path / "c.json")
+    found = Certificate.load(tmp_path / "c.json")
+    assert found.input_set.indices == (2, 3, 4) and found.input_set.digest and found.date.endswith("+00:00")
+    check_certificate(found, model, small, inputs=x[2:5], prove=True)
+    with pytest.raises(VerificationError, match=r"the pruned model is not the one that was certified$"):
+        check_certificate(found, model, other, inputs=x[2:5])
+    with pytest.raises(VerificationError, match="the inputs are not those it is about"):
+        check_certificate(found, model, small, inputs=x[1:4])
+    with pytest.raises(VerificationError, match="give them"):
+        check_certificate(found, model, small, x[:2])
+    edited = found.model_copy(update={"upper": tuple(tuple(u - 1e-3 for u in row) for row in found.upper)})
+    with pytest.raises(VerificationError, match="12 of 12 bounds cannot be proved"):
+        check_certificate(edited, model, small, inputs=x[2:5], prove=True)
+
+
+def test_a_certificate_of_a_box_with_bounds_of_every_shape() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    x, low = torch.zeros(2, 4), torch.linspace(-1, 0, 4)
+    small = secateur.prune(model, x, method="scale", input_bounds=(low, 1.0)).model
+    found = certify(model, small, x, input_bounds=(low, 1.0), mean=0.5, std=2.0, attack_steps=0)
+    check_certificate(found, model, small, x, prove=True)
+    with pytest.raises(InputError, match="indices: 1 of them"):
+        certify(model, small, x, inputs=x, eps=0.1, indices=[1])
+
+
+def test_a_long_proof_is_said_before() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.ReLU(), nn.Flatten()).eval()
+    small = secateur.prune(model, torch.zeros(2, 1, 48, 48), method="scale", remove=0.25).model
+    images = torch.rand(20, 1, 48, 48)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(SecateurWarning, match=r"of 49,\d+ activations may have either sign.*about \d+ minutes"):
+            certify(model, small, inputs=images, eps=0.3, attack_steps=0)
 
 
 @pytest.mark.slow

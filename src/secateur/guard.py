@@ -12,9 +12,10 @@ from torch import Tensor
 from secateur.bounds.certified import Certified, ball, blocks
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
-from secateur.decisions import Decision, Head, NoDecision, before_head, check_head, decide_on, decision_of, same
+from secateur.decisions import Decision, Head, NoDecision, before_head, check_head, decide_on, decision_of
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, run
+from secateur.fidelity import Fidelity, fidelity
+from secateur.graph.capture import Graph
 from secateur.types import Interval, Samples
 
 _BUDGETS = {"agreement": 1.0, "drift": inf, "certified_agreement": 1.0, "certified_drift": inf, "eps": inf}  # largest
@@ -65,7 +66,7 @@ class Guard:
 
     def breach(self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]) -> str:
         """Which budget the network with `weights` exceeds and by what, or empty."""
-        found = fidelity(graph, weights, samples, self._decision(graph)).breach(self) if self.looks else ""
+        found = self._breach_seen(fidelity(graph, weights, samples, self._decision(graph))) if self.looks else ""
         certain = self.certified_agreement is not None or self.certified_drift is not None
         return found or (self._breach_certain(graph, weights, samples, box) if certain else "")
 
@@ -84,6 +85,15 @@ class Guard:
                 'the drift instead, or say what the outputs are: guard={…, "head": "binary_logit"} (--head)'
             )
         return found
+
+    def _breach_seen(self, found: Fidelity) -> str:
+        if not found.drift < inf:
+            return "the outputs are not finite"
+        if self.agreement is not None and found.agreement is not None and found.agreement < self.agreement:
+            return f"agreement on samples fell to {found.agreement:.2%}, below {self.agreement:.2%}"
+        if self.drift is not None and found.drift > self.drift:
+            return f"drift on samples rose to {found.drift:.4g}, above {self.drift:.4g}"
+        return ""
 
     def _breach_certain(
         self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
@@ -117,38 +127,3 @@ def _ball(centre: Tensor, whole: Interval, eps: float | None) -> Interval:
     low, high = whole.lower.cpu(), whole.upper.cpu()
     whole = Interval(low.double(), high.double()) if centre.is_floating_point() else Interval(low, high)
     return whole if eps is None else ball(centre, eps, whole)
-
-
-@dataclass(frozen=True)
-class Fidelity:
-    """How close a network is to the original on samples."""
-
-    agreement: float | None  # share of equal decisions; None where these were not asked for
-    drift: float  # largest difference of any output
-
-    def breach(self, guard: Guard) -> str:
-        """Which budget is exceeded and by what, or empty."""
-        if not self.drift < float("inf"):
-            return "the outputs are not finite"
-        if guard.agreement is not None and self.agreement is not None and self.agreement < guard.agreement:
-            return f"agreement on samples fell to {self.agreement:.2%}, below {guard.agreement:.2%}"
-        if guard.drift is not None and self.drift > guard.drift:
-            return f"drift on samples rose to {self.drift:.4g}, above {guard.drift:.4g}"
-        return ""
-
-
-def fidelity(
-    graph: Graph, weights: Mapping[str, Tensor], samples: Samples, decision: Decision | None = None
-) -> Fidelity:
-    """Compare the outputs under `weights` with the original's, and the decisions read from them."""
-    pairs = list(zip(run(graph, samples.inputs), run(graph, samples.inputs, weights), strict=True))
-    floating = [(f, g) for f, g in pairs if f.is_floating_point()]
-    if not floating:
-        raise InputError("guard: the model gives no floating-point output, so that nothing can be measured")
-    drift = max(float((f - g).abs().max()) for f, g in floating)
-    if not all(bool(torch.isfinite(x).all()) for pair in floating for x in pair):
-        drift = float("inf")
-    if decision is None:
-        return Fidelity(None, drift)
-    first, second = map(decision.classes, pairs[decision.output])
-    return Fidelity(float(same(first, second).double().mean()), drift)

@@ -105,6 +105,12 @@ class Normalisation:
     std: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
+        if bool(self.mean) != bool(self.std):
+            given, missing, none = ("mean", "std", 1) if self.mean else ("std", "mean", 0)
+            raise InputError(
+                f"{given} is given without {missing}; images are normalised by both, (x - mean) / std. Give {missing} "
+                f"too, {none} where training used none"
+            )
         if len({len(self.mean), len(self.std)} - {0, 1}) > 1:
             raise InputError(f"mean has {len(self.mean)} values and std {len(self.std)}; give one for each channel")
 

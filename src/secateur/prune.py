@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,9 +19,10 @@ from secateur.arguments import MODEL, parsed, plain_bounds
 from secateur.bounds.interval import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
-from secateur.errors import NothingToPruneError, TargetMissedError
+from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
-from secateur.graph.coupling import couple, stored_groups
+from secateur.graph.coupling import Coupling, couple, stored_groups
+from secateur.judging import OWN, SURROGATES, Judges, judging_count, judging_surrogate, kept_apart, verdict_of
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
 from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
@@ -40,7 +42,7 @@ from secateur.report.recipe import (
 from secateur.request import Request
 from secateur.result import HistoryRow, Result, Size
 from secateur.run import Run, advance, rebuild
-from secateur.samples import Surrogate, digest, look_at, name_of
+from secateur.samples import Surrogate, affordable, digest, look_at, name_of
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
 from secateur.torch_state import reproducible
@@ -183,10 +185,9 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
             log.note(run, free)
     gone = {group.name: run.gone(group) for group in groups}
 
-    look = partial(_look, graph, bounds, asked)
     by_cost = asked.allocation == "global" and method != EXACT
     with tell("drawing samples"):
-        seen = look(asked.seed) if method == RECONSTRUCT or by_cost else None
+        seen, judges = _samples(graph, coupling, bounds, asked, solves=method == RECONSTRUCT or by_cost)
     with tell("measuring the layers on samples"):
         settings = _of_study(asked)
         study = None if seen is None else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **settings)
@@ -198,7 +199,6 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         plan = make_plan(graph, coupling, groups, target, asked.round_to, costs, gone, reach)
     rest = [g for g in groups if study is None or method != RECONSTRUCT or g.name not in study.names]
     _check_reach(rest, plan, asked.recursive or method not in PAIRING)
-    watched = look(asked.seed + 1) if budgets is not None and method != EXACT else None
 
     def decide(group: Group, need: int, progress: float) -> Removal:
         context = Context(graph, run.weights, box, generator, run.alive, run.used, asked.recursive, progress, norms)
@@ -214,8 +214,8 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         edits = advance(run, rest, goal, plan.removed, decide)
         if method == RECONSTRUCT and study is not None:
             edits += rebuild(run, study, goal)
-        if budgets is not None and watched is not None:
-            stopped = budgets.breach(graph, run.weights, watched, input_box(graph, bounds))
+        if budgets is not None and judges is not None and method != EXACT:
+            stopped = budgets.breach(graph, run.weights, judges.samples, input_box(graph, bounds))
         if stopped:
             run.go_back(before_step)
             break
@@ -227,12 +227,16 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
     with tell("making and checking the smaller model"):
         small = shrink(model, graph, coupling, run.weights, run.alive)
+    with tell("judging it"):
+        head = "auto" if budgets is None else budgets.head
+        verdict = None if judges is None else verdict_of(graph, run.weights, judges, head)
     tensors = _solved_tensors(graph, run)
     recipe = Recipe(
         versions=versions(),
         model=fingerprint(graph),
         inputs=input_specs(graph.example),
         request=_recorded(asked, ignored, bounds, size, seen),
+        verdict=verdict,
         achieved=plan.achieved,
         shortfall=plan.shortfall,
         steps=tuple(log.steps),
@@ -269,10 +273,33 @@ def _recorded(
     )
 
 
-def _look(graph: Graph, bounds: Any, asked: Request, seed: int) -> Samples:
-    """Samples of another seed; a user's own are images where a mean or deviation was given."""
-    normalise = asked.normalisation.taken
-    return look_at(graph, bounds, asked.surrogate, asked.calibration, asked.samples, asked.device, seed, normalise)
+def _samples(
+    graph: Graph, coupling: Coupling, bounds: Any, asked: Request, solves: bool
+) -> tuple[Samples | None, Judges | None]:
+    """What the method solves on, where it looks at samples at all, and what only judges: a third of a user's inputs
+    (all of them, where nothing is solved), or surrogates of another kind; None where these cannot be drawn."""
+    look = partial(look_at, graph, bounds, device=asked.device, normalise=asked.normalisation.taken)
+    seen = None
+    if asked.calibration is not None:
+        most = asked.samples + (asked.samples + 1) // 2 if solves else asked.samples
+        own = look(asked.surrogate, asked.calibration, most, seed=asked.seed)
+        if not solves:
+            return None, Judges(own, OWN)
+        if len(own.inputs[0]) > 1:
+            seen, apart = kept_apart(own, asked.seed)
+            return seen, Judges(apart, OWN)
+        seen = own
+    elif solves:
+        seen = look(asked.surrogate, None, asked.samples, seed=asked.seed)
+    judging = judging_surrogate(name_of(asked.surrogate) if solves else "")
+    count = affordable(graph, judging_count(graph, coupling))
+    try:
+        return seen, Judges(look(judging, None, count, seed=asked.seed + 1), SURROGATES, judging)
+    except SecateurError as error:
+        if asked.guard is not None:
+            raise
+        warnings.warn(f"there is no verdict: {error}", SecateurWarning, stacklevel=2)
+        return seen, None
 
 
 class _Log:

@@ -10,6 +10,7 @@ from torch import nn
 from secateur.explain import table
 from secateur.report.recipe import Recipe
 from secateur.types import Group, Groups
+from secateur.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,12 @@ class Result:
     stopped: str = ""  # which budget of the guard the next step would have exceeded, or empty
 
     @property
+    def verdict(self) -> Verdict | None:
+        """Whether to trust the smaller model, from what it does on inputs that it was not solved on; None where nothing
+        could be compared, as a warning has said."""
+        return self.recipe.verdict
+
+    @property
     def after(self) -> Size:
         """The size of the smaller model."""
         last = self.history[-1]
@@ -66,4 +73,5 @@ class Result:
         notes = [f"  {name}: {text}" for name in ("shortfall", "stopped") if (text := getattr(self, name))]
         method, steps = self.recipe.request.method, len(self.history)
         head = f"Result: {type(self.model).__name__} by {method}, {steps} step{'s' if steps > 1 else ''}"
-        return "\n".join([head, *sizes, *notes])
+        verdict = [] if self.verdict is None else [f"  {line}" for line in self.verdict.lines()]
+        return "\n".join([head, *sizes, *notes, *verdict])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.certify.certificate import Certificate, InputSet, Share
 from secateur.certify.embed import embedded
+from secateur.certify.estimate import warn_if_long
 from secateur.certify.search import Found, Passed, search
 from secateur.decisions import HEADS, Decision, Head, NoDecision, before_head, decision_of, same
 from secateur.errors import InputError
@@ -27,8 +29,9 @@ from secateur.graph.coupling import couple
 from secateur.inputs import Normalisation
 from secateur.progress import phase, track
 from secateur.report.recipe import fingerprint, versions
+from secateur.samples import digest
 from secateur.torch_state import reproducible
-from secateur.types import Interval
+from secateur.types import Interval, Samples
 
 __all__ = ["Certificate", "certify"]
 
@@ -46,6 +49,7 @@ def certify(
     std: float | Sequence[float] | Tensor | None = None,
     inputs: Tensor | Sequence[Tensor] | None = None,
     eps: float | None = None,
+    indices: Sequence[int] | None = None,
     labels: Tensor | None = None,
     head: Head = "auto",
     method: str = "linear",
@@ -62,6 +66,7 @@ def certify(
         mean, std: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units of the images.
         inputs, eps: inputs, batch first (a tensor, or one for each input of the model), and the radius of the L∞ balls
             round them, in input units. The balls are cut with the box. Whole-number inputs stay as they are.
+        indices: which inputs these are in the data that they are from, for the record.
         labels: classes of the inputs; then only inputs that are rightly classified count as stable. For several labels
             of each input (and for dense outputs), in the shape of the decisions.
         head: what the outputs are, see `secateur.decisions`; `none` for a regression, whose outputs decide nothing.
@@ -85,6 +90,7 @@ def certify(
             "std": std,
             "inputs": inputs,
             "eps": eps,
+            "indices": indices,
             "labels": labels,
             "head": head,
             "method": method,
@@ -95,6 +101,8 @@ def certify(
     )
     with reproducible(original, threads=None):
         _check(inputs, eps, labels)
+        if given["indices"] is not None and (inputs is None or len(given["indices"]) != len(_first(inputs))):
+            raise InputError(f"indices: {len(given['indices'])} of them; give one for each of the inputs")
         input_bounds, seed = given["input_bounds"], given["seed"]
         normalisation = Normalisation(given["mean"] or (), given["std"] or ())
         original, pruned = (normalisation.around(model) for model in (original, pruned))
@@ -107,6 +115,8 @@ def certify(
         found_head = _decision(networks.graph, head, labels)
         decision = before_head(networks.graph, found_head) if isinstance(found_head, Decision) else None
         boxes, centres = _input_set(graph, input_bounds, points, eps)
+        if method == "linear":
+            warn_if_long(graph, couple(graph), networks, boxes)
         generator = torch.Generator().manual_seed(seed)
 
         drift, decided, found = list[Interval](), list[_Decided](), list[Found]()
@@ -123,7 +133,13 @@ def certify(
         agreement, stable_original, stable_pruned = _shares(decided, found, right) if decided else (None, None, None)
         return Certificate(
             input_set=InputSet(
-                input_bounds=may.plain_bounds(input_bounds), eps=eps, inputs=len(points[0]) if points else None
+                input_bounds=may.plain_bounds(input_bounds),
+                mean=normalisation.mean,
+                std=normalisation.std,
+                eps=eps,
+                inputs=len(points[0]) if points else None,
+                indices=given["indices"],
+                digest=digest(Samples(tuple(points))) if points else "",
             ),
             method=method,
             head=found_head.head,
@@ -137,6 +153,7 @@ def certify(
             original=fingerprint(graph),
             pruned=fingerprint(other),
             versions=versions(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=time.perf_counter() - begin,
         )
 
@@ -149,6 +166,7 @@ _RULES = {
     "std": may.STD,
     "inputs": may.optional(may.instance((Tensor, list, tuple), "a tensor, or a list with one for each input")),
     "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
+    "indices": may.optional(may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")),
     "labels": may.optional(may.TENSOR),
     "head": may.one_of(*HEADS),
     "method": may.one_of("linear", "interval"),
@@ -168,9 +186,13 @@ def _check(inputs: Any, eps: float | None, labels: Tensor | None) -> None:
         may.parsed("inputs", inputs, _SEVERAL)
     if labels is None:
         return
-    count = 0 if inputs is None else len(inputs if isinstance(inputs, Tensor) else next(iter(inputs), ()))
+    count = 0 if inputs is None else len(_first(inputs))
     if labels.ndim < 1 or len(labels) != count or labels.is_floating_point():
         raise InputError(f"labels of shape {tuple(labels.shape)}: give one class number for each of {count} inputs")
+
+
+def _first(inputs: Tensor | Sequence[Tensor]) -> Any:
+    return inputs if isinstance(inputs, Tensor) else next(iter(inputs), ())
 
 
 def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoDecision:

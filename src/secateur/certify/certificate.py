@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from secateur.decisions import Head
 from secateur.errors import InputError
 from secateur.files import write_atomically
 from secateur.report.recipe import Fingerprint
@@ -28,8 +29,12 @@ class InputSet(Record):
     """All inputs of the box, or of the L∞ balls of radius `eps` round `inputs` given ones, cut with the box."""
 
     input_bounds: Any
+    mean: tuple[float, ...] = ()  # bounds, eps and inputs are those of images x; the models take (x − mean) / std
+    std: tuple[float, ...] = ()
     eps: float | None = None
     inputs: int | None = None
+    indices: tuple[int, ...] | None = None  # of the inputs in the data that they are from
+    digest: str = ""  # SHA-256 of the inputs: shapes, types and values
 
 
 class Share(Record):
@@ -49,7 +54,7 @@ class Certificate(Record):
     schema_version: Literal[1] = 1
     input_set: InputSet
     method: str  # linear (and intervals), or interval
-    head: str | None = None  # what the outputs were taken for: a name in secateur.decisions; not in older files
+    head: Head | None = None  # what the outputs were taken for: a name in secateur.decisions; not in older files
     undecided: str = ""  # why nothing is claimed about decisions, where the head is none
     lower: tuple[tuple[float, ...], ...]
     upper: tuple[tuple[float, ...], ...]
@@ -63,6 +68,7 @@ class Certificate(Record):
     rounding: str = "outward"
     assumptions: tuple[str, ...] = ASSUMPTIONS
     versions: dict[str, str]
+    date: str = ""  # when it was made, UTC; not in older files
     seconds: float
 
     @property

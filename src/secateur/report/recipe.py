@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 from secateur.errors import RecipeError
 from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.capture import Graph, kind
+from secateur.verdict import Verdict
 
 _MOST = 2**31  # numbers in an input, units in a group
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -113,6 +114,7 @@ class Recipe(Record):
     shortfall: str
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
+    verdict: Verdict | None = None
     result: str = Field(pattern=_SHA256)  # digest of the smaller model's tensors, which replay must give again
     files: dict[str, str] = {}  # files that were written with the recipe, by path from it: SHA-256
     solved: str = ""  # SHA-256 of `tensors`, where there are any

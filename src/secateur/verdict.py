@@ -1,0 +1,156 @@
+"""Whether to trust a pruned model, from what it does on inputs that it was not solved on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from secateur.evaluate.intervals import clopper_pearson
+from secateur.fidelity import Fidelity
+
+Word = Literal["fine", "check", "do not use"]
+Basis = Literal["inputs kept apart", "surrogates"]
+
+# Thresholds of the words; docs/results/verdict.md tells how often they are right.
+FINE, POOR = 0.95, 0.85  # agreement, as it is estimated
+SURELY = 0.90  # lower end of the interval on a user's own inputs
+FINE_DRIFT, POOR_DRIFT = 0.1, 0.5  # relative drift, where the network decides nothing
+# Surrogates are harder than real inputs. Where so many decisions changed on them, that share of it did on real ones:
+LEAST_OF_IT, ABOUT_OF_IT = 0.15, 0.4
+_FEWEST = 20  # inputs of a class, from which its absence among the pruned network's decisions counts
+CONFIDENCE = 0.95
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassAgreement(Record):
+    """Of the inputs that the original puts into class `label`, the share that the pruned network puts there, too."""
+
+    label: int
+    inputs: int
+    agreement: float
+
+
+class Verdict(Record):
+    """What the pruned network does on `inputs` inputs that it was not solved on, and in a word whether to use it.
+
+    `agreement` is the share of equal decisions. On inputs of a user's own, `interval` is its 95 % Clopper–Pearson
+    interval. On surrogates, which are harder than real inputs, it says where agreement on these is likely to be: from
+    the lower end of the same interval to what is left if 15 % as many decisions change. Both are None for a network
+    that decides nothing.
+
+    An output moves by at most `drift`, and in the median over the inputs by `typical_drift`; `relative_drift` is the
+    root of the mean square of all moves in units of the outputs' spread.
+    """
+
+    word: Word
+    reasons: tuple[str, ...]  # why it is not fine
+    basis: Basis
+    surrogate: str = ""  # which, where the basis is surrogates
+    inputs: int
+    agreement: float | None
+    interval: tuple[float, float] | None
+    drift: float
+    typical_drift: float
+    relative_drift: float
+    worst_class: ClassAgreement | None
+    vanished: tuple[int, ...]  # classes that the original gives to at least 20 of the inputs and the pruned to none
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """The verdict in a few lines: the word, what it rests on, and the figures."""
+        own = self.basis != "surrogates"
+        on = "of your inputs, kept apart" if own else f"{self.surrogate} surrogates; inputs of your own would tell more"
+        found = [f"verdict: {self.word} (on {self.inputs:,} {on})", *(f"  {reason}" for reason in self.reasons)]
+        if self.agreement is not None and self.interval is not None:
+            what = "95 % interval" if own else "on real inputs likely"
+            low, high = self.interval
+            found.append(f"  agreement with the original {self.agreement:.1%}, {what} {low:.1%} to {high:.1%}")
+        found.append(
+            f"  outputs move by {self.typical_drift:.3g} typically and {self.drift:.3g} at most, "
+            f"{self.relative_drift:.1%} of their spread"
+        )
+        if self.worst_class is not None:
+            worst = self.worst_class
+            found.append(f"  worst class {worst.label}: agreement {worst.agreement:.1%} on {worst.inputs:,} inputs")
+        return found
+
+
+def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[str] = ()) -> Verdict:
+    """The verdict on what was measured. `doubts` are reasons from elsewhere not to trust it; with one, no verdict is
+    better than `check`.
+
+    The estimate of the agreement is what was measured on inputs of a user's own; on surrogates, 40 % as many decisions
+    are taken to change as on these. Fine: at least 95 %, and on own inputs the lower end of the interval is 90 %. Do
+    not use: below 85 %, a class has vanished, or an output is not finite. Without decisions the relative drift decides:
+    fine up to 0.1, not to be used above 0.5.
+    """
+    own = basis != "surrogates"
+    interval = _interval(found, own)
+    worst, vanished = _classes(found)
+    bad, doubtful = list[str](), list(doubts)
+    if not math.isfinite(found.drift):
+        bad.append("the outputs are not finite on some inputs")
+    if vanished:
+        bad.append(f"classes that the pruned model never gives: {', '.join(map(str, vanished[:10]))}")
+    if found.agreement is not None and interval is not None:
+        estimate = found.agreement if own else 1 - ABOUT_OF_IT * (1 - found.agreement)
+        changed = f"about {1 - estimate:.0%} of its decisions are other than the original's"
+        if estimate < POOR:
+            bad.append(changed)
+        elif estimate < FINE:
+            doubtful.append(changed)
+        elif own and interval[0] < SURELY:
+            doubtful.append(f"{found.samples:,} inputs do not tell whether agreement is above {interval[0]:.0%}")
+    elif found.relative > FINE_DRIFT:
+        moved = f"the outputs move by {found.relative:.1%} of their spread"
+        (bad if found.relative > POOR_DRIFT else doubtful).append(moved)
+    return Verdict(
+        word="do not use" if bad else "check" if doubtful else "fine",
+        reasons=(*bad, *doubtful),
+        basis=basis,
+        surrogate=surrogate,
+        inputs=found.samples,
+        agreement=found.agreement,
+        interval=interval,
+        drift=found.drift,
+        typical_drift=float(found.moved.median()),
+        relative_drift=found.relative,
+        worst_class=worst,
+        vanished=vanished,
+    )
+
+
+def _interval(found: Fidelity, own: bool) -> tuple[float, float] | None:
+    """Where an input has many decisions, which depend on each other, it counts by the share of them that agree, and the
+    interval is taken at the whole numbers of inputs below and above."""
+    if found.agreed is None:
+        return None
+    total = float(found.agreed.sum())
+    low, _ = clopper_pearson(math.floor(total + 1e-9), found.samples, CONFIDENCE)
+    _, high = clopper_pearson(math.ceil(total - 1e-9), found.samples, CONFIDENCE)
+    return low, high if own else 1 - LEAST_OF_IT * (1 - high)
+
+
+def _classes(found: Fidelity) -> tuple[ClassAgreement | None, tuple[int, ...]]:
+    """The class with the least agreement, and those that have vanished; of networks that give one class to an input."""
+    if found.first is None or found.second is None or found.first.shape[1:] != (1, 1):
+        return None, ()
+    before, after = found.first.flatten(), found.second.flatten()
+    labels, counts = before.unique(return_counts=True)
+    rows = [(int(label), int(n)) for label, n in zip(labels, counts, strict=True) if label >= 0 and n >= _FEWEST]
+    shares = [ClassAgreement(label=c, inputs=n, agreement=_share(after[before == c] == c)) for c, n in rows]
+    gone = tuple(c for c, _ in rows if not bool((after == c).any()))
+    return min(shares, key=lambda row: row.agreement, default=None), gone
+
+
+def _share(mask: Tensor) -> float:
+    return float(mask.double().mean()) if len(mask) else math.nan

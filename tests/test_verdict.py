@@ -1,0 +1,140 @@
+"""Whether to trust a pruned model: what judges it is not what it was solved on, and the word follows the figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import secateur
+from secateur.errors import InputError, SecateurWarning
+from secateur.fidelity import Fidelity, fidelity
+from secateur.graph.capture import capture
+from secateur.judging import judging_surrogate, kept_apart
+from secateur.surrogates import SURROGATES
+from secateur.types import Samples
+from secateur.verdict import judge
+from trained import blobs
+
+
+def of_classes(first: list[int], second: list[int], moved: float = 0.1) -> Fidelity:
+    a, b = (torch.tensor(x).reshape(-1, 1, 1) for x in (first, second))
+    return Fidelity(torch.full((len(a),), moved), 0.05, a, b)
+
+
+def test_figures_by_hand() -> None:
+    """100 inputs, 4 of which change: 3 of class 1, of which there are 30, and 1 of class 0."""
+    first = [0] * 70 + [1] * 30
+    second = [1, *first[1:-3], 0, 0, 0]
+    found = judge(of_classes(first, second), "inputs kept apart")
+    assert found.agreement == pytest.approx(0.96) and found.interval is not None
+    assert found.interval == pytest.approx((0.90074, 0.98900), abs=1e-5)  # Clopper and Pearson of 96 in 100
+    assert found.worst_class is not None
+    assert (found.worst_class.label, found.worst_class.inputs, found.worst_class.agreement) == (1, 30, 0.9)
+    assert found.word == "fine" and not found.reasons and found.vanished == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "inputs", "basis", "word", "reason"),
+    [
+        (0, 100, "inputs kept apart", "fine", ""),
+        (0, 20, "inputs kept apart", "check", "20 inputs do not tell whether agreement is above 83%"),
+        (8, 100, "inputs kept apart", "check", "about 8% of its decisions"),
+        (20, 100, "inputs kept apart", "do not use", "about 20% of its decisions"),
+        (20, 200, "surrogates", "fine", ""),  # on real inputs about 4 % change
+        (40, 200, "surrogates", "check", "about 8% of its decisions"),
+        (80, 200, "surrogates", "do not use", "about 16% of its decisions"),
+    ],
+)
+def test_the_word(changed: int, inputs: int, basis: str, word: str, reason: str) -> None:
+    first = [i % 2 for i in range(inputs)]
+    second = [1 - c if i < changed else c for i, c in enumerate(first)]
+    found = judge(of_classes(first, second), basis, "shapes" if basis == "surrogates" else "")  # type: ignore[arg-type]
+    assert found.word == word and reason in " ".join(found.reasons)
+    assert found.lines()[0].startswith(f"verdict: {word} (on {inputs}") and reason in str(found)
+
+
+def test_a_class_that_vanishes_and_outputs_that_are_not_finite() -> None:
+    first = [0] * 480 + [1] * 20
+    gone = judge(of_classes(first, [0] * 500), "inputs kept apart")
+    assert gone.word == "do not use" and gone.vanished == (1,) and "never gives: 1" in gone.reasons[0]
+    few = judge(of_classes(first[:-1], [0] * 499), "inputs kept apart")
+    assert few.vanished == ()  # 19 inputs may be chance
+    wild = judge(of_classes([0] * 99, [0] * 99, moved=float("inf")), "inputs kept apart")
+    assert wild.word == "do not use" and "not finite" in wild.reasons[0]
+
+
+def test_a_doubt_from_elsewhere() -> None:
+    found = judge(of_classes([0] * 99, [0] * 99), "inputs kept apart", doubts=["the inputs are doubtful"])
+    assert found.word == "check" and found.reasons == ("the inputs are doubtful",)
+
+
+def test_fidelity_in_batches_is_that_of_all() -> None:
+    """Two linear models whose outputs differ by 0.5 in the second place, on four inputs."""
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2))
+        model[0].bias.zero_()
+    graph = capture(model, torch.zeros(2, 2))
+    x = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.4, 0.0], [2.0, 1.8]])
+    bias = next(n for n in graph.tensors if n.endswith("bias"))
+    found = fidelity(graph, {**graph.tensors, bias: torch.tensor([0.0, 0.5])}, Samples((x,)))
+    assert found.agreement is None and found.moved.tolist() == [0.5] * 4 and found.drift == 0.5
+    spread = (x.double().var(0, unbiased=False)).mean()
+    assert found.relative == pytest.approx(float((0.125 / spread).sqrt()))
+
+
+def test_inputs_are_kept_apart() -> None:
+    x = torch.arange(31.0)[:, None]
+    solve, apart = (s.inputs[0].flatten().tolist() for s in kept_apart(Samples((x,)), seed=3))
+    assert len(apart) == 10 and sorted(solve + apart) == x.flatten().tolist()
+    assert [len(s.inputs[0]) for s in kept_apart(Samples((x[:2],)), 0)] == [1, 1]
+    assert judging_surrogate("auto") == "shapes" and judging_surrogate("shapes") != "shapes"
+
+
+def test_the_verdict_of_a_run_on_a_users_inputs() -> None:
+    """The interval holds the agreement on inputs that the run has never seen."""
+    model, x, _ = blobs()
+    result = secateur.prune(model, x[:2], remove=0.7, calibration=x[:150])
+    verdict = result.verdict
+    assert verdict is not None and verdict.basis == "inputs kept apart" and verdict.inputs == 50
+    assert result.recipe.request.samples == 100 and result.recipe.verdict == verdict
+    unseen = agreement(model, result.model, x[150:])
+    assert verdict.interval is not None and verdict.interval[0] <= unseen <= verdict.interval[1]
+    assert str(verdict.word) in repr(result)
+
+
+def test_a_method_that_solves_nothing_is_judged_on_all() -> None:
+    model, x, _ = blobs()
+    verdict = secateur.prune(model, x[:2], remove=0.3, method="scale", calibration=x[:60]).verdict
+    assert verdict is not None and verdict.inputs == 60
+    drawn = secateur.prune(model, x[:2], remove=0.3, method="scale").verdict
+    assert drawn is not None and drawn.basis == "surrogates" and drawn.surrogate == "shapes"
+
+
+def test_exact_changes_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[2:4] = model[0].weight[:2]
+        model[0].bias[2:4] = model[0].bias[:2]
+    verdict = secateur.prune(model, torch.zeros(2, 4), method="exact", round_to=1).verdict
+    assert verdict is not None and verdict.agreement == 1 and verdict.drift < 1e-5 and verdict.word == "fine"
+
+
+def test_a_model_that_cannot_be_judged_is_still_pruned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> object:
+        raise InputError("nothing can be drawn")
+
+    monkeypatch.setitem(SURROGATES, "shapes", refuse)
+    model, x, _ = blobs()
+    with pytest.warns(SecateurWarning, match="there is no verdict: nothing can be drawn"):
+        result = secateur.prune(model, x[:2], method="scale", remove=0.5)
+    assert result.verdict is None and "verdict" not in repr(result)
+    with pytest.raises(InputError, match="nothing can be drawn"):
+        secateur.prune(model, x[:2], method="scale", remove=0.5, guard={"agreement": 0.9})
+
+
+def agreement(first: nn.Module, second: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        return float((first(x).argmax(1) == second(x).argmax(1)).float().mean())
