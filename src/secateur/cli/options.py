@@ -1,7 +1,7 @@
 """Arguments and options that several commands take. What a single command takes stands above its function.
 
-To add an option to several commands: a row here, a line in each function. A help text says what the option is, its format and its default, and what happens if it is wrong or missing. The groups
-of the help are the `rich_help_panel` of each option; `command.py` shows them.
+A new option is a type here or there, and a parameter of the function. Its help text says what it is, its format and
+default, and what happens if it is wrong or missing; its `rich_help_panel` is the group of the help that shows it.
 """
 
 from __future__ import annotations
