@@ -33,7 +33,6 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "replay": replay_command,
 }
 
-
 _LONGEST = 400  # characters of an unexpected error
 
 _HELP = """Make pre-trained neural networks smaller, without training data and without retraining.
