@@ -1,4 +1,4 @@
-"""The entry point of the command: an interrupt while torch is imported ends it like any other, in one line."""
+"""The entry point of the command: an interrupt while it is imported ends it like any other, in one line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main() -> None:
         os.getcwd()
     except OSError:  # torch's own libraries would end the process, with a message that says another thing
         sys.exit("secateur: the current folder is gone; change to another one")
-    from secateur.cli import main as command  # seconds
+    from secateur.cli import main as command
 
     command()
 

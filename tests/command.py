@@ -67,8 +67,11 @@ def _load() -> None:
     import onnxscript  # noqa: F401
     import torch
 
-    import secateur.cli  # noqa: F401
+    import secateur
+    import secateur.cli.reading
 
+    for name in secateur.__all__:
+        getattr(secateur, name)
     torch.export.export(torch.nn.Linear(2, 2), (torch.zeros(2, 2),))
 
 

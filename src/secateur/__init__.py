@@ -1,27 +1,35 @@
-"""Prune pre-trained networks without data and without retraining; keep them accurate and hard to fool."""
+"""Prune pre-trained networks without data and without retraining; keep them accurate and hard to fool.
 
-from importlib.metadata import version
+Names are imported on first use, so that `import secateur` takes milliseconds and not the seconds of torch.
+"""
 
-from secateur.certify import Certificate, certify
-from secateur.errors import (
-    CaptureError,
-    InputError,
-    NothingToPruneError,
-    RecipeError,
-    SecateurError,
-    TargetMissedError,
-    UnsupportedOpError,
-    VerificationError,
-)
-from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
-from secateur.evaluate.latency import Latency, latency
-from secateur.formats import load_model, save_model
-from secateur.prune import inspect, prune
-from secateur.replay import replay
-from secateur.report.recipe import Recipe
-from secateur.result import HistoryRow, Result
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("secateur")
+if TYPE_CHECKING:
+    from secateur.certify import Certificate, certify
+    from secateur.errors import (
+        CaptureError,
+        InputError,
+        NothingToPruneError,
+        RecipeError,
+        SecateurError,
+        TargetMissedError,
+        UnsupportedOpError,
+        VerificationError,
+    )
+    from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
+    from secateur.evaluate.latency import Latency, latency
+    from secateur.formats import load_model, save_model
+    from secateur.prune import inspect, prune
+    from secateur.replay import replay
+    from secateur.report.recipe import Recipe
+    from secateur.result import HistoryRow, Result
+
+    __version__: str
 
 __all__ = [
     "APGD",
@@ -53,3 +61,52 @@ __all__ = [
     "replay",
     "save_model",
 ]
+
+# Module → what it defines of `__all__`; the same as the imports above, which type checkers and editors read.
+_NAMES = {
+    "certify": "Certificate certify",
+    "errors": "CaptureError InputError NothingToPruneError RecipeError SecateurError TargetMissedError "
+    "UnsupportedOpError VerificationError",
+    "evaluate": "APGD FGSM PGD AutoAttack Corruption Evaluation evaluate",
+    "evaluate.latency": "Latency latency",
+    "formats": "load_model save_model",
+    "prune": "inspect prune",
+    "replay": "replay",
+    "report.recipe": "Recipe",
+    "result": "HistoryRow Result",
+}
+_HOMES = {name: f"secateur.{module}" for module, names in _NAMES.items() for name in names.split()}
+
+
+def _attribute(name: str) -> Any:
+    """A public name, imported now; or a module of the package, as `secateur.formats`."""
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+    elif name == "__version__":
+        value = import_module("importlib.metadata").version("secateur")
+    elif not name.startswith("_") and find_spec(f"secateur.{name}"):
+        return import_module(f"secateur.{name}")
+    else:
+        raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+class _Package(ModuleType):
+    """`secateur.certify` is the function of that name, whatever imports the module `secateur.certify` when: the import
+    system sets a module as an attribute of its package, and would put it in the function's place."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _HOMES or value is not sys.modules.get(f"secateur.{name}"):
+            super().__setattr__(name, value)
+
+
+if not TYPE_CHECKING:  # or any name would do for a type checker
+    __getattr__ = _attribute
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,0 +1,205 @@
+"""`secateur certify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+from typer import Argument, Option
+
+import secateur
+from secateur.cli.names import Bounds, Head
+from secateur.cli.options import (
+    COMMON,
+    OUTPUT,
+    AsJson,
+    Debug,
+    HeadOption,
+    InputBounds,
+    Mean,
+    Model,
+    Overwrite,
+    Seed,
+    Shapes,
+    Std,
+    Weights,
+)
+from secateur.cli.printing import print_json, print_result, print_table
+from secateur.cli.tables import certificate_table
+from secateur.errors import InputError
+
+if TYPE_CHECKING:
+    from secateur import decisions
+
+Pruned = Annotated[
+    str,
+    Argument(
+        metavar="PRUNED",
+        help="Pruned form of MODEL: a .pt2 file, an .onnx file, or package.module:function. Other models are refused.",
+    ),
+]
+
+# --- common ----------------------------------------------------------------------------------------------------------
+
+Data = Annotated[
+    Path | None,
+    Option(
+        metavar="PATH",
+        rich_help_panel=COMMON,
+        help=".npz file with the array images (uint8, or floats in the range of --input-bounds) to prove something "
+        "about; needs --eps. With labels too (class numbers), only correctly classified images count as stable. "
+        "Default: the proof is about every input in --input-bounds.",
+    ),
+]
+Eps = Annotated[
+    float | None,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=COMMON,
+        help="Radius of the L∞ ball around each image of --data: how far each pixel may move, in the units of "
+        "--input-bounds, e.g. 0.01. Wide balls give weak bounds.",
+    ),
+]
+Samples = Annotated[
+    int,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=COMMON,
+        help="Number of images to use, from the first of --data. An image can take up to a minute.",
+    ),
+]
+MethodOption = Annotated[
+    Bounds,
+    Option(
+        "--method",
+        metavar="NAME",
+        rich_help_panel=COMMON,
+        help="How bounds are computed. linear: linear bounds on both models together, tighter; interval: interval "
+        "arithmetic, much faster and looser.",
+    ),
+]
+AttackSteps = Annotated[
+    int,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=COMMON,
+        help="Steps of a gradient search for real inputs with a large change, to compare the proved bound with. 0: no "
+        "search.",
+    ),
+]
+PrunedWeights = Annotated[
+    Path | None,
+    Option(
+        metavar="PATH",
+        rich_help_panel=COMMON,
+        help="Weights for PRUNED, a .safetensors file, if PRUNED is package.module:function.",
+    ),
+]
+
+# --- output and other ------------------------------------------------------------------------------------------------
+
+CertificateFile = Annotated[
+    Path | None,
+    Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        rich_help_panel=OUTPUT,
+        help="File for the certificate, a .json file. Default: not written.",
+    ),
+]
+Vnnlib = Annotated[
+    Path | None,
+    Option(
+        metavar="PREFIX",
+        rich_help_panel=OUTPUT,
+        help="Write the claim as a task for other verifiers: PREFIX.onnx and PREFIX.vnnlib (VNN-LIB 1.0). One claim "
+        "only: without --data, or with --samples 1. Needs the packages onnx and onnxscript.",
+    ),
+]
+
+
+def certify_command(
+    original: Model,
+    pruned: Pruned,
+    # common
+    data: Data = None,
+    eps: Eps = None,
+    samples: Samples = 100,
+    method: MethodOption = Bounds.linear,
+    attack_steps: AttackSteps = 40,
+    weights: Weights = None,
+    pruned_weights: PrunedWeights = None,
+    # inputs of the model
+    example_shape: Shapes = None,
+    input_bounds: InputBounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    head: HeadOption = Head.auto,
+    # output and other
+    output: CertificateFile = None,
+    vnnlib: Vnnlib = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    seed: Seed = 0,
+    debug: Debug = False,
+) -> None:
+    """Prove how far the outputs of a pruned model can be from those of its original.
+
+    The bounds hold for every input within --eps of the images of --data, or for every input in --input-bounds.
+    """
+    from secateur import outputs
+    from secateur.certify.vnnlib import write_claim
+    from secateur.cli.reading import example_from, inputs_from, model_from
+    from secateur.files import written_together
+    from secateur.formats.arrays import load_arrays
+    from secateur.graph.example import tensors_in
+
+    if (data is None) != (eps is None):
+        raise InputError("--data and --eps belong together; without them, the certificate is about the whole input box")
+    if samples < 1:
+        raise InputError(f"--samples {samples}: give at least 1")
+    writes = [outputs.Output("--output", output, outputs.CERTIFICATE)] if output is not None else []
+    writes += [] if vnnlib is None else outputs.claim_outputs(vnnlib)
+    reads = outputs.model_files(original, *outputs.model_files(pruned), weights, pruned_weights, data)
+    outputs.check_outputs(reads, writes, overwrite)
+    given = inputs_from(original, input_bounds, mean, std, example_shape)
+    arrays = {} if data is None else load_arrays(data)
+    images = arrays["images"][:samples] if arrays else None
+    loaded, smaller = model_from(original, weights), model_from(pruned, pruned_weights)
+    known = images is not None and not given.example_shape
+    example = (arrays["images"][:2],) if known else example_from(loaded, given)
+    loaded, smaller = given.around(loaded), given.around(smaller)
+    certificate = secateur.certify(
+        loaded,
+        smaller,
+        example,
+        input_bounds=given.input_bounds,
+        inputs=images,
+        eps=eps,
+        labels=arrays["labels"][:samples] if "labels" in arrays else None,
+        head=cast("decisions.Head", head.value),
+        method=method.value,
+        attack_steps=attack_steps,
+        seed=seed,
+        progress=True,
+    )
+    with written_together():
+        if output is not None:
+            certificate.save(output)
+        if vnnlib is not None:
+            write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
+    _print(certificate, as_json)
+
+
+def _print(certificate: secateur.Certificate, as_json: bool) -> None:
+    if as_json:
+        print_json(certificate.model_dump(mode="json"))
+        return
+    print_table(*certificate_table(certificate))
+    bounds = f"{certificate.method} bounds, {certificate.dtype}, rounded {certificate.rounding}"
+    print_result(f"{bounds}; {certificate.seconds:.1f} s")
+    if certificate.undecided:
+        print_result(f"no decision: {certificate.undecided}; the claim is about drift alone")
+    elif certificate.agreement is not None:
+        print_result(f"decisions: the outputs were taken for {certificate.head} (--head)")

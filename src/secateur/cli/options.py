@@ -1,0 +1,136 @@
+"""Arguments and options that several commands take. What a single command takes stands above its function.
+
+A new option is a type here or there, and a parameter of the function. Its help text says what it is, its format and
+default, and what happens if it is wrong or missing; its `rich_help_panel` is the group of the help that shows it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument, Option
+
+from secateur.cli.names import Head
+
+COMMON = "Common options"
+INPUTS = "Inputs of the model (or in net.yaml, a file next to net.onnx)"
+OUTPUT = "Output and other options"
+
+Model = Annotated[
+    str,
+    Argument(
+        metavar="MODEL",
+        help="Model to read: a .pt2 file (torch.export), an .onnx file, or package.module:function, where the function "
+        "returns an nn.Module (its weights: --weights).",
+    ),
+]
+ModelOutput = Annotated[
+    Path,
+    Option(
+        "--output",
+        "-o",
+        metavar="PATH",
+        rich_help_panel=COMMON,
+        help="File for the smaller model. The ending chooses the format: .pt2 (torch.export), .onnx, or .safetensors "
+        "(weights only).",
+    ),
+]
+Weights = Annotated[
+    Path | None,
+    Option(
+        metavar="PATH",
+        rich_help_panel=COMMON,
+        help="Weights for package.module:function, a .safetensors file. Default: the weights that the function sets. "
+        "Files of models hold their own weights and refuse this option.",
+    ),
+]
+
+# --- inputs of the model ---------------------------------------------------------------------------------------------
+
+Shapes = Annotated[
+    list[str] | None,
+    Option(
+        "--example-shape",
+        metavar="SHAPE",
+        rich_help_panel=INPUTS,
+        help="Shape of one input without the batch axis, e.g. 3,32,32; for integer inputs with the dtype, e.g. "
+        "16:int64. Repeat it if the model has several inputs. Default: the shape stored in the file; required where "
+        "none is stored.",
+    ),
+]
+InputBounds = Annotated[
+    str | None,
+    Option(
+        "--input-bounds",
+        metavar="LOW,HIGH",
+        rich_help_panel=INPUTS,
+        help="Smallest and largest legal input value, before --mean and --std are applied. Default: 0,1. Generated "
+        "inputs, attacks and proofs stay in this range: if it is wrong, accuracy suffers and results do not apply.",
+    ),
+]
+Mean = Annotated[
+    str | None,
+    Option(
+        metavar="NUMBERS",
+        rich_help_panel=INPUTS,
+        help="Mean that training subtracted from each channel, e.g. 0.485,0.456,0.406, or one number for all. Default: "
+        "none. If it is missing or wrong, accuracy can collapse.",
+    ),
+]
+Std = Annotated[
+    str | None,
+    Option(
+        metavar="NUMBERS",
+        rich_help_panel=INPUTS,
+        help="Standard deviation by which training divided each channel, e.g. 0.229,0.224,0.225, or one number for "
+        "all. Default: none. If it is missing or wrong, accuracy can collapse.",
+    ),
+]
+HEAD_HELP = (
+    "How outputs become a prediction. logits, probabilities: the largest output wins; binary_logit: yes above 0; "
+    "binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a yes or no of its own; none: "
+    "no prediction, a regression; auto: inferred from the model's last layers. If it is wrong, accuracy and agreement "
+    "are counted wrongly."
+)
+HeadOption = Annotated[Head, Option("--head", metavar="NAME", rich_help_panel=INPUTS, help=HEAD_HELP)]
+
+# --- output and other ------------------------------------------------------------------------------------------------
+
+AsJson = Annotated[
+    bool,
+    Option("--json", rich_help_panel=OUTPUT, help="Print the result as JSON instead of a table."),
+]
+Overwrite = Annotated[
+    bool,
+    Option(
+        "--overwrite",
+        rich_help_panel=OUTPUT,
+        help="Replace any existing file of that name. Without this, the command replaces only a file of the kind that "
+        "it writes, and stops before any work at other files.",
+    ),
+]
+Seed = Annotated[
+    int,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=OUTPUT,
+        help="Seed of all random numbers. The same seed and options give the same result.",
+    ),
+]
+Device = Annotated[
+    str | None,
+    Option(
+        metavar="DEVICE",
+        rich_help_panel=OUTPUT,
+        help="torch device that samples are run on, e.g. cpu or cuda. Default: cpu.",
+    ),
+]
+Debug = Annotated[
+    bool,
+    Option(
+        "--debug",
+        rich_help_panel=OUTPUT,
+        help="Show the Python traceback of a failure as well as the message.",
+    ),
+]

@@ -1,0 +1,48 @@
+"""The only printing: results on stdout, messages on stderr. `tables.py` makes the tables of results."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from secateur.printable import printable
+
+
+def say(message: str) -> None:
+    """A message, on stderr."""
+    print(f"secateur: {printable(message)}", file=sys.stderr)
+
+
+def print_line(text: str) -> None:
+    """Text of our own, as it is."""
+    print(text)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1))
+
+
+def print_result(message: str) -> None:
+    """A line of the result; it may hold names from files."""
+    from rich.console import Console
+
+    Console().print(_safe(message))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Cells may hold names from files."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*map(_safe, columns))
+    for row in rows:
+        table.add_row(*map(_safe, row))
+    Console().print(table)
+
+
+def _safe(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(printable(text))

@@ -1,0 +1,415 @@
+"""`secateur prune`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from typer import Exit, Option
+
+import secateur
+from secateur.cli.exit_codes import TARGET_MISSED
+from secateur.cli.names import Allocation, Head, Method, Surrogate
+from secateur.cli.options import (
+    COMMON,
+    HEAD_HELP,
+    OUTPUT,
+    AsJson,
+    Debug,
+    Device,
+    InputBounds,
+    Mean,
+    Model,
+    ModelOutput,
+    Overwrite,
+    Seed,
+    Shapes,
+    Std,
+    Weights,
+)
+from secateur.cli.printing import print_json, print_result, print_table, say
+from secateur.cli.tables import pruning_table
+from secateur.errors import InputError, SecateurError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from secateur.plan import Rounding
+
+FIDELITY = "Fidelity (how closely the smaller model follows the original)"
+BUDGETS = "Budgets (pruning stops before it exceeds one, with exit code 3)"
+
+# --- common ----------------------------------------------------------------------------------------------------------
+
+Remove = Annotated[
+    str | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=COMMON,
+        help="How much to remove: 0.5 or 50% of the units (neurons, channels, attention heads) of every layer, "
+        "params=50% of all parameters, or macs=50% of all multiply-accumulates. Default: 0.5; with --method exact, all "
+        "that the outputs do not need.",
+    ),
+]
+MethodOption = Annotated[
+    Method,
+    Option(
+        metavar="NAME",
+        rich_help_panel=COMMON,
+        help="How units are chosen, and how their removal is compensated. reconstruct: those that change the outputs "
+        "least; the layers that read them are solved for anew (most accurate). exact: only what the outputs do not "
+        "need at all. saliency, impact, stochastic: similar units are merged. scale: smallest weights go, nothing is "
+        "compensated. folding, ridge, scaled_merging: published methods, for comparison.",
+    ),
+]
+Ignore = Annotated[
+    list[str] | None,
+    Option(
+        metavar="GLOB",
+        rich_help_panel=COMMON,
+        help="Layers that stay whole, as a glob over layer names, e.g. 'head.*'. Repeatable. `secateur inspect` lists "
+        "the names; a glob that matches none is an error.",
+    ),
+]
+RoundTo = Annotated[
+    str,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=COMMON,
+        help="Keep a multiple of this number of units, e.g. 8. 1: any number. auto: numbers of channels that runtimes "
+        "compute fast; odd numbers can make a smaller model slower.",
+    ),
+]
+
+# --- fidelity --------------------------------------------------------------------------------------------------------
+
+SurrogateOption = Annotated[
+    Surrogate,
+    Option(
+        metavar="NAME",
+        rich_help_panel=FIDELITY,
+        help="Inputs that are generated from the model, in place of data. auto: what the model responds to best. "
+        "shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: optimised for the "
+        "model. bn_moments: noise with the statistics of batch norm. No effect with --calibration.",
+    ),
+]
+Calibration = Annotated[
+    Path | None,
+    Option(
+        metavar="PATH",
+        rich_help_panel=FIDELITY,
+        help=".npz file of your own inputs, without labels, as the array images (uint8, or floats in the range of "
+        "--input-bounds). Used in place of generated inputs; real inputs usually keep more accuracy.",
+    ),
+]
+Samples = Annotated[
+    int,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=FIDELITY,
+        help="Generated inputs, or inputs of --calibration, to use; fewer if they do not fit into memory. Fewer are "
+        "faster and less accurate.",
+    ),
+]
+AllocationOption = Annotated[
+    Allocation,
+    Option(
+        metavar="NAME",
+        rich_help_panel=FIDELITY,
+        help="uniform: the same share of every layer. global: more of the layers where it changes the outputs less.",
+    ),
+]
+ParameterOption = Annotated[
+    list[str] | None,
+    Option(
+        metavar="NAME=NUMBER",
+        rich_help_panel=FIDELITY,
+        help="Parameter of --method, e.g. ridge=0.05 for reconstruct. Repeatable. The error for an unknown name lists "
+        "those of the method.",
+    ),
+]
+Step = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=FIDELITY,
+        help="Largest share of a layer that is removed at a time, above 0 and up to 1; 1: all at once. Smaller is "
+        "slower. Default: 1 for reconstruct without budgets, else 0.0625.",
+    ),
+]
+Recursive = Annotated[
+    bool,
+    Option(
+        rich_help_panel=FIDELITY,
+        help="Whether a unit that others were merged into may be merged or receive others again. With --no-recursive "
+        "at most half of a layer can go.",
+    ),
+]
+ExactFirst = Annotated[
+    bool,
+    Option(
+        "--exact-first",
+        rich_help_panel=FIDELITY,
+        help="First remove all units that the outputs do not need. They count towards --remove, and may be more.",
+    ),
+]
+
+# --- budgets ---------------------------------------------------------------------------------------------------------
+
+MinAgreement = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=BUDGETS,
+        help="Smallest share, from 0 to 1, of generated inputs (or inputs of --calibration) that both models predict "
+        "alike, e.g. 0.98. The last model within all budgets is written.",
+    ),
+]
+MaxDrift = Annotated[
+    float | None,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=BUDGETS,
+        help="Largest change of any output on these inputs, in the units of the outputs, e.g. 2.0.",
+    ),
+]
+MinCertifiedAgreement = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=BUDGETS,
+        help="As --min-agreement, but proved for every input within --eps of those of --calibration; needs both. Slow.",
+    ),
+]
+MaxCertifiedDrift = Annotated[
+    float | None,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=BUDGETS,
+        help="As --max-drift, but proved: for every input within --eps of these inputs, or without --eps for every "
+        "input in --input-bounds. Slow.",
+    ),
+]
+Eps = Annotated[
+    float | None,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=BUDGETS,
+        help="Radius for the two budgets that are proved (L∞): how far each input value may move, in the units of "
+        "--input-bounds, e.g. 0.01.",
+    ),
+]
+HeadOption = Annotated[
+    Head,
+    Option("--head", metavar="NAME", rich_help_panel=BUDGETS, help=f"{HEAD_HELP} Only with a budget."),
+]
+
+# --- output and other ------------------------------------------------------------------------------------------------
+
+RecipeFile = Annotated[
+    Path | None,
+    Option(
+        "--recipe",
+        metavar="PATH",
+        rich_help_panel=OUTPUT,
+        help="File for the recipe, a .json file: what was removed, for `secateur replay`. Default: small.recipe.json "
+        "for -o small.onnx.",
+    ),
+]
+TimeIt = Annotated[
+    bool,
+    Option(
+        "--latency/--no-latency",
+        rich_help_panel=OUTPUT,
+        help="Measure the time for one sample before and after, and say so if it did not fall.",
+    ),
+]
+
+
+def prune_command(
+    model: Model,
+    # common
+    output: ModelOutput,
+    remove: Remove = None,
+    method: MethodOption = Method.reconstruct,
+    ignore: Ignore = None,
+    round_to: RoundTo = "auto",
+    weights: Weights = None,
+    # inputs of the model
+    input_bounds: InputBounds = None,
+    mean: Mean = None,
+    std: Std = None,
+    example_shape: Shapes = None,
+    # fidelity
+    surrogate: SurrogateOption = Surrogate.auto,
+    calibration: Calibration = None,
+    samples: Samples = 2048,
+    allocation: AllocationOption = Allocation.uniform,
+    option: ParameterOption = None,
+    step: Step = None,
+    recursive: Recursive = True,
+    exact_first: ExactFirst = False,
+    # budgets
+    min_agreement: MinAgreement = None,
+    max_drift: MaxDrift = None,
+    min_certified_agreement: MinCertifiedAgreement = None,
+    max_certified_drift: MaxCertifiedDrift = None,
+    eps: Eps = None,
+    head: HeadOption = Head.auto,
+    # output and other
+    recipe: RecipeFile = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+    time_it: TimeIt = True,
+    seed: Seed = 0,
+    device: Device = None,
+    debug: Debug = False,
+) -> None:
+    """Write a smaller copy of a model, and a recipe of what was removed.
+
+    Needs no training data and no retraining. MODEL itself stays as it is.
+    """
+    from secateur.cli.reading import example_from, inputs_from, model_from
+    from secateur.files import written_together
+    from secateur.progress import phase
+    from secateur.request import Request
+
+    recipe = _checked_recipe(model, weights, calibration, output, recipe, overwrite)
+    given = inputs_from(model, input_bounds, mean, std, example_shape)
+    budgets = {
+        "agreement": min_agreement,
+        "drift": max_drift,
+        "certified_agreement": min_certified_agreement,
+        "certified_drift": max_certified_drift,
+        "eps": eps,
+        "head": None if head == "auto" else head.value,
+    }
+    settings: dict[str, Any] = {
+        "remove": remove,
+        "method": method.value,
+        "options": _method_options(method.value, option or []),
+        "input_bounds": given.input_bounds,
+        "mean": given.mean or None,
+        "std": given.std or None,
+        "surrogate": surrogate.value,
+        "calibration": calibration,
+        "samples": samples,
+        "allocation": allocation.value,
+        "guard": {name: value for name, value in budgets.items() if value is not None},
+        "step": step,
+        "recursive": recursive,
+        "exact_first": exact_first,
+        "ignore": ignore or (),
+        "round_to": _rounding(round_to),
+        "seed": seed,
+        "device": device,
+        "callbacks": (),
+        "progress": True,
+    }
+    Request.parse(**settings)  # before a large file is read
+    loaded = model_from(model, weights)
+    example = example_from(loaded, given)
+    result = secateur.prune(loaded, example, **settings)
+    with phase(f"writing {output}", True), written_together():
+        secateur.save_model(output, result.model, example)
+        result.recipe.save(recipe)
+    timed = _timed(loaded, result, output, example) if time_it else None
+    _print(result, output, recipe, timed, as_json)
+    if result.stopped:
+        raise Exit(TARGET_MISSED)
+
+
+def _checked_recipe(
+    model: str, weights: Path | None, calibration: Path | None, output: Path, recipe: Path | None, overwrite: bool
+) -> Path:
+    """Where the recipe goes, if it and the other files that are written may be: before any work."""
+    from secateur import outputs
+    from secateur.arguments import PATH, parsed
+    from secateur.cli.reading import check_packages
+    from secateur.report.recipe import beside
+
+    if recipe is None:
+        recipe = parsed("--output", output, PATH).with_suffix(".recipe.json")
+    check_packages(model, output)
+    writes = [
+        *outputs.model_outputs(output),
+        outputs.Output("--recipe", recipe, outputs.RECIPE),
+        outputs.Output("--recipe", beside(recipe), outputs.SOLVED),
+    ]
+    outputs.check_outputs(outputs.model_files(model, weights, calibration), writes, overwrite)
+    return recipe
+
+
+def _method_options(method: str, pairs: list[str]) -> dict[str, float | int]:
+    from secateur.methods import options_of
+
+    options: dict[str, float | int] = {}
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        try:
+            options[name] = int(value) if value.lstrip("+-").isdigit() else float(value)
+        except ValueError:
+            known = ", ".join(f"{k}={v}" for k, v in options_of(method).items()) or "none"
+            raise InputError(f"--option {pair}: write name=number; {method} has {known}") from None
+    return options
+
+
+def _rounding(text: str) -> Rounding:
+    """As given where it is no number: `prune` says what it may be."""
+    try:
+        return int(text)
+    except ValueError:
+        return text  # type: ignore[return-value]
+
+
+def _timed(
+    original: nn.Module | ExportedProgram,
+    result: secateur.Result,
+    output: Path,
+    example: tuple[Any, ...] | dict[str, Any],
+) -> secateur.Latency | None:
+    """One sample before and after, where the result will run; on stderr, why not, or that it takes no less time."""
+    after = output if output.suffix.lower() == ".onnx" else result.model
+    try:
+        timed = secateur.latency(original, after, example)
+    except SecateurError as error:
+        say(f"the latency was not measured: {error}")
+        return None
+    if not timed.fell:
+        rounding = "" if str(result.recipe.request.round_to) == "16" else "--round-to 16, or "
+        say(
+            f"one sample takes no less time in {timed.runtime} than before, {timed.before:.3g} → {timed.after:.3g} ms; "
+            f"try {rounding}to remove more (--remove macs=…)"
+        )
+    return timed
+
+
+def _print(result: secateur.Result, output: Path, recipe: Path, timed: secateur.Latency | None, as_json: bool) -> None:
+    if result.shortfall:
+        say(result.shortfall)
+    if as_json:
+        print_json(_as_json(result, output, recipe, timed))
+        return
+    print_table(*pruning_table(result, timed))
+    seconds = result.history[-1].seconds
+    print_result(f"wrote {output} and {recipe} ({result.recipe.request.method}, {seconds:.1f} s)")
+
+
+def _as_json(result: secateur.Result, output: Path, recipe: Path, timed: secateur.Latency | None) -> dict[str, Any]:
+    before, after = result.before, result.history[-1]
+    return {
+        "output": str(output),
+        "recipe": str(recipe),
+        "method": result.recipe.request.method,
+        "achieved": result.recipe.achieved,
+        "shortfall": result.shortfall or None,
+        "stopped": result.stopped or None,
+        "units": [before.units, before.units - after.units_removed],
+        "parameters": [before.parameters, after.parameters],
+        "macs": [before.macs, after.macs],
+        "latency_ms": None if timed is None else [timed.before, timed.after],
+        "latency_runtime": None if timed is None else timed.runtime,
+        "seconds": after.seconds,
+        "class": type(result.model).__name__,
+    }

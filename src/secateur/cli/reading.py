@@ -1,0 +1,90 @@
+"""From options to what the library takes: models, their inputs. Imports torch: for the inside of functions."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from secateur.budget import check_input
+from secateur.errors import InputError
+from secateur.formats.foreign import kind_of
+from secateur.formats.models import load_model
+from secateur.formats.onnx import OnnxModel
+from secateur.formats.onnx.read import require_packages
+from secateur.inputs import Inputs, numbers, read_inputs
+
+_DTYPES = (
+    *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+)
+
+
+def model_from(source: str, weights: Path | None = None) -> nn.Module | ExportedProgram:
+    """The model. The current folder is searched for modules only where a factory is named: beside a model that someone
+    sent, an `onnx.py` would be run in place of the library."""
+    if ":" in source and not os.path.exists(source):
+        sys.path.insert(0, "")
+    return load_model(source, weights)
+
+
+def inputs_from(
+    model: str,
+    bounds: str | None = None,
+    mean: str | None = None,
+    std: str | None = None,
+    shapes: list[str] | None = None,
+) -> Inputs:
+    """What is said of the model's inputs, in options or in the file beside it."""
+    ends = numbers(bounds, "--input-bounds")
+    if ends is not None and len(ends) != 2:
+        raise InputError(f"--input-bounds {bounds}: give two numbers, low,high")
+    return read_inputs(
+        model,
+        input_bounds=ends,
+        mean=numbers(mean, "--mean"),
+        std=numbers(std, "--std"),
+        example_shape=shapes or None,
+    )
+
+
+def example_from(model: nn.Module | ExportedProgram, given: Inputs) -> tuple[Any, ...] | dict[str, Any]:
+    """Two samples of every input: halfway in the box (their values do not matter), zeros for integers."""
+    if given.example_shape:
+        return tuple(_sample(text, sum(given.input_bounds) / 2) for text in given.example_shape)
+    if isinstance(model, OnnxModel):
+        return model.example_inputs
+    if isinstance(model, ExportedProgram) and model.example_inputs is not None:
+        args, kwargs = model.example_inputs
+        if not args or not kwargs:
+            return kwargs if kwargs else tuple(args)
+    raise InputError("give the shape of an input: --example-shape 3,32,32 (without the batch axis)")
+
+
+def _sample(text: str, value: float) -> Tensor:
+    sizes, _, dtype_name = text.partition(":")
+    dtype = getattr(torch, dtype_name or "float32", None)
+    try:
+        shape = [int(size) for size in sizes.split(",") if size]
+    except ValueError:
+        shape = [0]
+    if any(size < 1 for size in shape) or dtype not in _DTYPES:
+        raise InputError(f"--example-shape {text}: write sizes as 3,32,32, with a type where needed as 16:int64")
+    check_input(f"--example-shape {text}", (2, *shape), dtype)
+    return torch.full((2, *shape), value if dtype.is_floating_point else 0, dtype=dtype)
+
+
+def shape_text(shape: tuple[int, ...], dtype: str) -> str:
+    """As for --example-shape, of a shape with its batch axis."""
+    return f"{','.join(map(str, shape[1:]))}:{dtype}"
+
+
+def check_packages(model: str, output: Path) -> None:
+    """Before the work begins: what writes the output is installed."""
+    if output.suffix == ".onnx":
+        require_packages("onnx", "onnxruntime", *(() if kind_of(model) == "onnx" else ("onnxscript",)))

@@ -1,0 +1,53 @@
+"""`secateur replay`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument
+
+import secateur
+from secateur.cli.options import Debug, Model, ModelOutput, Overwrite, Shapes, Weights
+from secateur.cli.printing import print_result
+
+RecipeFile = Annotated[
+    Path,
+    Argument(
+        metavar="RECIPE",
+        help="Recipe that `secateur prune` wrote, a .recipe.json file, with the .solved.safetensors file beside it if "
+        "there is one. It must belong to MODEL.",
+    ),
+]
+
+
+def replay_command(
+    model: Model,
+    recipe: RecipeFile,
+    output: ModelOutput,
+    weights: Weights = None,
+    example_shape: Shapes = None,
+    overwrite: Overwrite = False,
+    debug: Debug = False,
+) -> None:
+    """Rebuild a pruned model from the original model and its recipe.
+
+    Nothing is chosen anew: the result equals the pruned model bit for bit, or the command fails and says why.
+    """
+    from secateur.arguments import PATH, parsed
+    from secateur.cli.reading import check_packages, example_from, inputs_from, model_from, shape_text
+    from secateur.outputs import check_outputs, model_files, model_outputs
+    from secateur.progress import phase
+    from secateur.report.recipe import beside
+
+    parsed("RECIPE", recipe, PATH)
+    parsed("--output", output, PATH)
+    check_packages(model, output)
+    check_outputs(model_files(model, weights, recipe, beside(recipe)), model_outputs(output), overwrite)
+    loaded = model_from(model, weights)
+    read = secateur.Recipe.load(recipe)
+    shapes = example_shape or [shape_text(s.shape, s.dtype) for s in read.inputs]
+    example = example_from(loaded, inputs_from(model, shapes=shapes))
+    with phase("replaying the recipe", True):
+        secateur.save_model(output, secateur.replay(loaded, read, example), example)
+    print_result(f"wrote {output}")

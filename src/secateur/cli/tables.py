@@ -1,0 +1,95 @@
+"""Results as tables for people, one function a kind of result: (columns, rows)."""
+
+from __future__ import annotations
+
+import secateur
+
+Rows = list[tuple[str, ...]]
+
+
+def pruning_table(result: secateur.Result, timed: secateur.Latency | None) -> tuple[tuple[str, ...], Rows]:
+    before, after = result.before, result.history[-1]
+    rows: Rows = [
+        (name, f"{old:,}", f"{new:,}", f"{1 - new / old:.1%}")
+        for name, old, new in (
+            ("units", before.units, before.units - after.units_removed),
+            ("parameters", before.parameters, after.parameters),
+            ("MACs", before.macs, after.macs),
+        )
+    ]
+    if timed is not None:
+        label, less = f"ms for one sample ({timed.runtime})", f"{1 - timed.after / timed.before:.1%}"
+        rows.append((label, f"{timed.before:.3g}", f"{timed.after:.3g}", less))
+    return ("", "before", "after", "removed"), rows
+
+
+def evaluation_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
+    return (f"{report.samples:,} samples, {report.head}", "value", "original"), [*_quality(report), *_cost(report)]
+
+
+def _quality(report: secateur.Evaluation) -> Rows:
+    old = report.original_accuracy
+    rows: Rows = [(f"top-{k} accuracy", f"{v:.2%}", f"{old[k]:.2%}" if old else "") for k, v in report.accuracy.items()]
+    if report.agreement is not None:
+        rows.append(("agreement with the original", f"{report.agreement:.2%}", ""))
+    if report.worst_class_accuracy is not None:
+        before = _percent(report.original_worst_class_accuracy)
+        rows.append(("accuracy of the worst class", f"{report.worst_class_accuracy:.2%}", before))
+    for row in report.attacks:
+        rows.append((f"{row.name}: robust accuracy", f"{row.robust_accuracy:.2%}", ""))
+        rows.append((f"{row.name}: robust instances per 1,000", f"{row.robust_instances_per_1000:.1f}", ""))
+    for worse in report.corruptions:
+        label = f"{worse.kind}:{worse.strength:g}: accuracy"
+        rows.append((label, f"{worse.accuracy:.2%}", _percent(worse.original_accuracy)))
+    return rows
+
+
+def _cost(report: secateur.Evaluation) -> Rows:
+    new, old = report.cost, report.cost_before
+    rows: Rows = [
+        ("parameters", f"{new.parameters:,}", f"{old.parameters:,}" if old else ""),
+        ("MACs", f"{new.macs:,}", f"{old.macs:,}" if old else ""),
+        ("bytes", f"{new.bytes:,}", f"{old.bytes:,}" if old else ""),
+    ]
+    if new.latency_ms is not None:
+        label = f"latency in ms ({report.latency_runtime}), batch of {report.latency_batch}"
+        before = old.latency_ms if old else None
+        rows.append((label, f"{new.latency_ms:.2f}", "" if before is None else f"{before:.2f}"))
+    return rows
+
+
+def classes_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
+    rows: Rows = [
+        (
+            str(row.label),
+            f"{row.samples:,}",
+            f"{row.accuracy:.2%}",
+            _percent(row.original_accuracy),
+            "" if row.change is None else f"{100 * row.change:+.2f}",
+        )
+        for row in report.classes
+    ]
+    return ("class", "samples", "accuracy", "original", "change"), rows
+
+
+def certificate_table(found: secateur.Certificate) -> tuple[tuple[str, ...], Rows]:
+    drift, searched, where = sorted(found.drift), sorted(found.found or ()), found.input_set
+    about = "the input box" if where.eps is None else f"balls of radius {where.eps:g} round {where.inputs:,} inputs"
+    places = {"largest drift of an output": -1}
+    if len(drift) > 1:
+        places["the same, median over inputs"] = len(drift) // 2
+    rows: Rows = [(label, f"{drift[i]:.4g}", f"{searched[i]:.4g}" if searched else "") for label, i in places.items()]
+    rows += [
+        (label, f"{share.certified:.2%}", _percent(share.empirical))
+        for label, share in (
+            ("both models keep the original's class", found.agreement),
+            ("the original keeps its class", found.stable_original),
+            ("the pruned model keeps its class", found.stable_pruned),
+        )
+        if share is not None
+    ]
+    return (about, "certified", "found by search"), rows
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.2%}"
