@@ -12,7 +12,7 @@ from torch import nn
 
 from secateur.errors import InputError
 from secateur.graph.capture import capture
-from secateur.inputs import Inputs, numbers, read_inputs
+from secateur.inputs import InputSpec, numbers, read_inputs
 
 
 def conv() -> nn.Module:
@@ -24,10 +24,10 @@ def test_settings_beside_the_model_and_what_goes_before_them(tmp_path: Path) -> 
     text = "input_bounds: [0, 255]\nmean: [1, 2, 3]\nstd: 2\nexample_shape: [3, 4, 4]\n"
     (tmp_path / "net.yaml").write_text(text)
     found = read_inputs(tmp_path / "net.onnx")
-    assert found == Inputs(input_bounds=(0, 255), mean=(1, 2, 3), std=(2,), example_shape=("3,4,4",))
+    assert found == InputSpec(input_bounds=(0, 255), mean=(1, 2, 3), std=(2,), example_shape=("3,4,4",))
     said = read_inputs(tmp_path / "net.onnx", input_bounds=[0, 1], mean=None)
     assert said.input_bounds == (0, 1) and said.mean == (1, 2, 3)
-    assert read_inputs(tmp_path / "other.onnx") == Inputs() == read_inputs("package:factory")
+    assert read_inputs(tmp_path / "other.onnx") == InputSpec() == read_inputs("package:factory")
 
 
 def test_numbers_in_every_way_to_write_them(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_settings_that_are_no_file(tmp_path: Path) -> None:
 
 
 def test_the_box_of_what_the_model_takes() -> None:
-    assert Inputs(input_bounds=(0, 2)).box() == (0, 2)
-    low, high = Inputs(mean=(0.5, 0.25), std=(0.5, 0.25)).box()
+    assert InputSpec(input_bounds=(0, 2)).box() == (0, 2)
+    low, high = InputSpec(mean=(0.5, 0.25), std=(0.5, 0.25)).box()
     assert low.shape == (2, 1, 1) and low.flatten().tolist() == [-1, -1] and high.flatten().tolist() == [1, 3]
-    low, high = Inputs(input_bounds=(0, 255), mean=(127.5,), std=(127.5,)).box()
+    low, high = InputSpec(input_bounds=(0, 255), mean=(127.5,), std=(127.5,)).box()
     assert (float(low), float(high)) == (-1, 1)
 
 
@@ -62,7 +62,7 @@ def test_the_box_of_what_the_model_takes() -> None:
 def test_images_are_normalised_first(exported: bool) -> None:
     model, x = conv(), torch.rand(2, 3, 4, 4)
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
-    given = Inputs(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+    given = InputSpec(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
     seen = given.around(torch.export.export(model, (x,)) if exported else model)
     assert isinstance(seen, nn.Module) and not any(part.training for part in seen.modules())
     expected = model((x - mean[:, None, None]) / std[:, None, None])
@@ -70,7 +70,7 @@ def test_images_are_normalised_first(exported: bool) -> None:
     torch.testing.assert_close(model(given.taken(x)), expected)
     if not exported:
         assert len(capture(seen, x).inputs) == 1
-        assert Inputs().around(model) is model
+        assert InputSpec().around(model) is model
 
 
 WRONG: dict[str, tuple[str, str]] = {
@@ -108,13 +108,13 @@ def test_wrong_settings_are_named(case: str, tmp_path: Path) -> None:
 
 def test_unequal_channels_and_texts() -> None:
     with pytest.raises(InputError, match="mean has 3 values and std 2"):
-        Inputs(mean=(1, 2, 3), std=(1, 2)).box()
+        InputSpec(mean=(1, 2, 3), std=(1, 2)).box()
     assert numbers("0.5,1", "--mean") == [0.5, 1.0] and numbers(None, "--mean") is None
     with pytest.raises(InputError, match=r"--mean a,b: give numbers with commas"):
         numbers("a,b", "--mean")
 
 
 def test_settings_do_not_change() -> None:
-    given: Any = Inputs()
+    given: Any = InputSpec()
     with pytest.raises(ValueError, match="frozen"):
         given.mean = (1.0,)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from secateur.certify import Certificate, certify
+    from secateur.certify.checking import check_certificate
     from secateur.errors import (
         CaptureError,
         InputError,
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
     from secateur.evaluate.latency import Latency, latency
     from secateur.formats import load_model, save_model
+    from secateur.inputs import InputSpec
     from secateur.prune import inspect, prune
     from secateur.replay import replay
     from secateur.report.recipe import Recipe
+    from secateur.report.verdict import Verdict
     from secateur.result import HistoryRow, Result
 
     __version__: str
@@ -42,6 +45,7 @@ __all__ = [
     "Evaluation",
     "HistoryRow",
     "InputError",
+    "InputSpec",
     "Latency",
     "NothingToPruneError",
     "Recipe",
@@ -50,9 +54,11 @@ __all__ = [
     "SecateurError",
     "TargetMissedError",
     "UnsupportedOpError",
+    "Verdict",
     "VerificationError",
     "__version__",
     "certify",
+    "check_certificate",
     "evaluate",
     "inspect",
     "latency",
@@ -65,14 +71,17 @@ __all__ = [
 # Module → what it defines of `__all__`; the same as the imports above, which type checkers and editors read.
 _NAMES = {
     "certify": "Certificate certify",
+    "certify.checking": "check_certificate",
     "errors": "CaptureError InputError NothingToPruneError RecipeError SecateurError TargetMissedError "
     "UnsupportedOpError VerificationError",
     "evaluate": "APGD FGSM PGD AutoAttack Corruption Evaluation evaluate",
     "evaluate.latency": "Latency latency",
     "formats": "load_model save_model",
+    "inputs": "InputSpec",
     "prune": "inspect prune",
     "replay": "replay",
     "report.recipe": "Recipe",
+    "report.verdict": "Verdict",
     "result": "HistoryRow Result",
 }
 _HOMES = {name: f"secateur.{module}" for module, names in _NAMES.items() for name in names.split()}

@@ -6,6 +6,10 @@ Said on the command line, or in a small YAML file beside the model (`net.onnx` â
     mean: [0.485, 0.456, 0.406]   # one number, or one for each channel
     std: [0.229, 0.224, 0.225]
     example_shape: 3,224,224      # of one sample; a list of such lines for several inputs
+
+In place of mean and std, `normalize` names a row of `secateur.presets`: `imagenet`, `cifar10`, `minus1to1`, or `none`
+where the model takes images as they are. Without a settings file, a `preprocessor_config.json` beside the model is
+read.
 """
 
 from __future__ import annotations
@@ -18,23 +22,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator, model_validator
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from secateur import preprocessor
 from secateur.errors import InputError
 from secateur.graph.export import as_module
+from secateur.presets import PRESETS, Preset
 from secateur.settings import read_settings
 
 
-class Inputs(BaseModel):
-    """`input_bounds` are those of the images; a model that takes normalised ones has `mean` and `std`."""
+class InputSpec(BaseModel):
+    """What a model takes. `input_bounds` are those of the images; one that takes normalised ones has `mean` and `std`.
+
+    `normalize` is a name in `secateur.presets.PRESETS`, in units of the bounds; `mean` and `std` are then its own.
+
+    Example:
+        >>> InputSpec(normalize="minus1to1", input_bounds=(0, 255)).mean
+        (127.5,)
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     input_bounds: tuple[float, float] = (0.0, 1.0)
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    normalize: str | None = None
     example_shape: tuple[str, ...] = ()
 
     @field_validator("mean", "std", mode="before")
@@ -64,6 +78,19 @@ class Inputs(BaseModel):
         if any(not s > 0 for s in value):
             raise ValueError("standard deviations must be above 0")
         return value
+
+    @model_validator(mode="after")
+    def _named(self) -> InputSpec:
+        if self.normalize is not None:
+            found = Normalisation.named(self.normalize, self.input_bounds, self.mean, self.std)
+            object.__setattr__(self, "mean", found.mean)  # of a frozen object that is not handed out yet
+            object.__setattr__(self, "std", found.std)
+        return self
+
+    @property
+    def declared(self) -> bool:
+        """Whether it was said how images are normalised, if only that they are not."""
+        return bool(self.mean or self.std or self.normalize)
 
     @property
     def normalisation(self) -> Normalisation:
@@ -117,6 +144,18 @@ class Normalisation:
     def __bool__(self) -> bool:
         return bool(self.mean or self.std)
 
+    @staticmethod
+    def named(name: str | None, bounds: Any, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Normalisation:
+        """`mean` and `std`, or in their place the preset of that name, in units of `bounds`, a pair of numbers."""
+        if name is None:
+            return Normalisation(tuple(mean), tuple(std))
+        if name not in PRESETS:
+            raise InputError(f"normalize={name!r}: there are {', '.join(PRESETS)}; or give mean and std")
+        preset = PRESETS[name]
+        if (mean or std) and (tuple(mean), tuple(std)) != _spread(preset, bounds):
+            raise InputError(f"normalize={name!r} stands for a mean and std of its own; give one or the other")
+        return Normalisation(*_spread(preset, bounds))
+
     def box(self, bounds: Any, spatial: int = 2) -> Any:
         """`bounds`, a pair of ends (numbers, or tensors that broadcast to one input), as the model itself takes them.
 
@@ -151,6 +190,16 @@ class Normalisation:
         return first, second
 
 
+def _spread(preset: Preset, bounds: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of images in `bounds`, a pair of numbers, in place of the preset's own bounds."""
+    if not preset.mean or tuple(bounds) == preset.bounds:
+        return preset.mean, preset.std
+    if len(bounds) != 2 or not all(isinstance(end, int | float) for end in bounds):
+        raise InputError("normalize goes with one pair of numbers for input_bounds; give mean and std")
+    low, width = float(bounds[0]), float(bounds[1]) - float(bounds[0])
+    return tuple(low + width * m for m in preset.mean), tuple(width * s for s in preset.std)
+
+
 class Normalised(nn.Module):
     """`model` on (x âˆ’ mean) / std."""
 
@@ -174,21 +223,32 @@ def beside(model: str | os.PathLike[str]) -> Path:
     return Path(model).with_suffix(".yaml")
 
 
-def read_inputs(model: str | os.PathLike[str], **given: Any) -> Inputs:
+def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
     """Settings from the file beside the model, where there is one; those in `given` that are not None go before."""
-    path = beside(model)
-    found: Any = {}
-    if ":" not in path.name and path.exists():
-        found = read_settings(path)
+    path, found = _settings_of(model)
     said = {name: value for name, value in given.items() if value is not None}
+    if "normalize" in said:
+        found = {name: value for name, value in found.items() if name not in ("mean", "std")}
+    elif "mean" in said or "std" in said:
+        found = {name: value for name, value in found.items() if name != "normalize"}
     where = f"{path}: " if found else ""
     try:
-        return Inputs.model_validate({**found, **said})
+        return InputSpec.model_validate({**found, **said})
     except ValidationError as error:
         first = error.errors()[0]
-        raise InputError(
-            f"{where}{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}"
-        ) from error
+        name = f"{'.'.join(map(str, first['loc']))}: " if first["loc"] else ""
+        raise InputError(f"{where}{name}{first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _settings_of(model: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
+    """The settings beside the model, and from which file; those of a preprocessor where there are no others."""
+    path = beside(model)
+    if ":" in path.name:
+        return path, {}
+    if path.exists():
+        return path, read_settings(path)
+    other = preprocessor.beside(model)
+    return other, preprocessor.read_preprocessor(other) if other.is_file() else {}
 
 
 def numbers(text: str | None, option: str) -> Sequence[float] | None:

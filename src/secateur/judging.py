@@ -13,8 +13,9 @@ from secateur.decisions import Decision, Head, decision_of
 from secateur.fidelity import fidelity
 from secateur.graph.capture import Graph, run
 from secateur.graph.coupling import Coupling
+from secateur.report.verdict import Basis, Verdict
 from secateur.types import Samples
-from secateur.verdict import Basis, Verdict, judge
+from secateur.verdict import judge
 
 OWN: Basis = "inputs kept apart"
 SURROGATES: Basis = "surrogates"

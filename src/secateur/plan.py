@@ -26,6 +26,9 @@ AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
 
 
+_QUANTITIES = {"units": "units", "params": "params", "size": "params", "macs": "macs"}
+
+
 @dataclass(frozen=True)
 class Target:
     """What to remove: `share` (between 0 and 1) of `quantity` (units, params or macs)."""
@@ -35,15 +38,16 @@ class Target:
 
     @staticmethod
     def parse(remove: float | str) -> Target:
-        """0.5, "50%", "units=50%", "params=50%" or "macs=0.5"; always the share that goes."""
+        """0.5, "50%", "units=50%", "params=50%", "macs=0.5"; always the share that goes. "size", that of the weights in
+        a file, is the parameters."""
         quantity, _, amount = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
-        quantity = quantity.strip() or "units"
+        quantity = _QUANTITIES.get(quantity.strip() or "units", "")
         try:
             text = str(amount).strip()
             share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         except ValueError:
             share = math.nan
-        if quantity not in ("units", "params", "macs") or not 0 < share < 1:
+        if not quantity or not 0 < share < 1:
             raise InputError(
                 f"remove={remove!r}: give the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'"
             )

@@ -74,6 +74,7 @@ def prune(
     input_bounds: Any = (0.0, 1.0),
     mean: float | Sequence[float] | Tensor | None = None,
     std: float | Sequence[float] | Tensor | None = None,
+    normalize: str | None = None,
     surrogate: Surrogate = "auto",
     calibration: Any = None,
     samples: int = 2048,
@@ -104,6 +105,8 @@ def prune(
             pairs for several inputs.
         mean, std: for a model that takes (x − mean) / std of images x: numbers, or one value for each channel.
             `input_bounds` and `calibration` are then those of the images.
+        normalize: the same by name, `imagenet`, `cifar10` or `minus1to1`; `none` for a model that takes images as they
+            are. Where none of the three is given, it is looked at whether another normalisation fits the model better.
         surrogate: of what inputs made from the model are; a name in `secateur.surrogates.SURROGATES`, or a function
             (source, count) → tensor. For `reconstruct`, `allocation="global"` and the guard.
         calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz` path.
@@ -140,6 +143,7 @@ def prune(
         input_bounds=input_bounds,
         mean=mean,
         std=std,
+        normalize=normalize,
         surrogate=surrogate,
         calibration=calibration,
         samples=samples,
@@ -235,7 +239,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         versions=versions(),
         model=fingerprint(graph),
         inputs=input_specs(graph.example),
-        request=_recorded(asked, ignored, bounds, size, seen),
+        request=_recorded(asked, ignored, bounds, size, seen, judges),
         verdict=verdict,
         achieved=plan.achieved,
         shortfall=plan.shortfall,
@@ -251,7 +255,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
 
 def _recorded(
-    asked: Request, ignored: Sequence[str], bounds: Any, step: float, seen: Samples | None
+    asked: Request, ignored: Sequence[str], bounds: Any, step: float, seen: Samples | None, judges: Judges | None
 ) -> RecordedRequest:
     own = asked.calibration is not None
     return RecordedRequest(
@@ -263,10 +267,13 @@ def _recorded(
         ignore=tuple(ignored),
         round_to=asked.round_to,
         input_bounds=plain_bounds(bounds),
+        mean=asked.normalisation.mean,
+        std=asked.normalisation.std,
         seed=asked.seed,
         surrogate="" if seen is None or own else name_of(asked.surrogate),
         calibration=digest(seen) if seen is not None and own else "",
         samples=0 if seen is None else len(seen.inputs[0]),
+        judged_on=0 if judges is None else len(judges.samples.inputs[0]),
         allocation=asked.allocation,
         guard=dict(asked.budgets),
         exact_first=asked.exact_first,

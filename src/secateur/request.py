@@ -18,6 +18,7 @@ from secateur.guard import Guard
 from secateur.inputs import Normalisation
 from secateur.methods import EXACT, NAMES, checked_options
 from secateur.plan import AUTO, Rounding, Target
+from secateur.presets import PRESETS
 from secateur.samples import Surrogate
 from secateur.surrogates import SURROGATES
 
@@ -32,6 +33,7 @@ class Request:
     options: dict[str, float | int]
     input_bounds: Any  # of what the model itself takes
     normalisation: Normalisation
+    declared: bool  # whether it was said how images are normalised, if only that they are not
     surrogate: Surrogate
     calibration: Any
     samples: int
@@ -55,12 +57,14 @@ class Request:
         method, remove = values["method"], values["remove"]
         values["remove"] = 0.5 if remove is None and method != EXACT else remove
         target = None if values["remove"] is None else Target.parse(values["remove"])
-        normalisation = Normalisation(values.pop("mean") or (), values.pop("std") or ())
+        mean, std, name = (values.pop(argument) for argument in ("mean", "std", "normalize"))
+        normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
         budgets = values.pop("guard") or {}
         values |= {
             "target": target,
             "options": checked_options(method, values["options"] or {}),
             "normalisation": normalisation,
+            "declared": bool(normalisation or name),
             "budgets": budgets,
             "guard": Guard.parse(budgets, values["calibration"] is not None),
         }
@@ -137,6 +141,7 @@ RULES: dict[str, Rule] = {
     "input_bounds": may.BOUNDS,
     "mean": may.MEAN,
     "std": may.STD,
+    "normalize": may.optional(may.one_of(*PRESETS)),
     "surrogate": Rule(f"one of {', '.join(SURROGATES)}, or a function (source, count) → inputs", _as_surrogate),
     "calibration": may.optional(
         Rule("a tensor of inputs, batches of them, or the path of a .npz file", _as_calibration)

@@ -9,8 +9,8 @@ from torch import nn
 
 from secateur.explain import table
 from secateur.report.recipe import Recipe
+from secateur.report.verdict import Verdict
 from secateur.types import Group, Groups
-from secateur.verdict import Verdict
 
 
 @dataclass(frozen=True)

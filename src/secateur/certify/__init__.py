@@ -27,6 +27,7 @@ from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import couple
 from secateur.inputs import Normalisation
+from secateur.presets import PRESETS
 from secateur.progress import phase, track
 from secateur.report.recipe import fingerprint, versions
 from secateur.samples import digest
@@ -47,6 +48,7 @@ def certify(
     input_bounds: Any = (0.0, 1.0),
     mean: float | Sequence[float] | Tensor | None = None,
     std: float | Sequence[float] | Tensor | None = None,
+    normalize: str | None = None,
     inputs: Tensor | Sequence[Tensor] | None = None,
     eps: float | None = None,
     indices: Sequence[int] | None = None,
@@ -63,7 +65,8 @@ def certify(
         original, pruned: an `nn.Module` in eval mode or an exported program; the pruned form of the original.
         example_inputs: as for `prune`; default: `inputs`.
         input_bounds: the input box, as for `prune`.
-        mean, std: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units of the images.
+        mean, std, normalize: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units of the
+            images.
         inputs, eps: inputs, batch first (a tensor, or one for each input of the model), and the radius of the L∞ balls
             round them, in input units. The balls are cut with the box. Whole-number inputs stay as they are.
         indices: which inputs these are in the data that they are from, for the record.
@@ -88,6 +91,7 @@ def certify(
             "input_bounds": input_bounds,
             "mean": mean,
             "std": std,
+            "normalize": normalize,
             "inputs": inputs,
             "eps": eps,
             "indices": indices,
@@ -104,7 +108,7 @@ def certify(
         if given["indices"] is not None and (inputs is None or len(given["indices"]) != len(_first(inputs))):
             raise InputError(f"indices: {len(given['indices'])} of them; give one for each of the inputs")
         input_bounds, seed = given["input_bounds"], given["seed"]
-        normalisation = Normalisation(given["mean"] or (), given["std"] or ())
+        normalisation = Normalisation.named(normalize, input_bounds, given["mean"] or (), given["std"] or ())
         original, pruned = (normalisation.around(model) for model in (original, pruned))
         points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
         example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
@@ -164,6 +168,7 @@ _RULES = {
     "input_bounds": may.BOUNDS,
     "mean": may.MEAN,
     "std": may.STD,
+    "normalize": may.optional(may.one_of(*PRESETS)),
     "inputs": may.optional(may.instance((Tensor, list, tuple), "a tensor, or a list with one for each input")),
     "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
     "indices": may.optional(may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")),

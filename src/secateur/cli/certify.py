@@ -18,6 +18,7 @@ from secateur.cli.options import (
     InputBounds,
     Mean,
     Model,
+    Normalize,
     Overwrite,
     Seed,
     Shapes,
@@ -29,7 +30,11 @@ from secateur.cli.tables import certificate_table
 from secateur.errors import InputError
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
     from secateur import decisions
+    from secateur.inputs import InputSpec
 
 Pruned = Annotated[
     str,
@@ -87,6 +92,24 @@ AttackSteps = Annotated[
         "search.",
     ),
 ]
+Check = Annotated[
+    Path | None,
+    Option(
+        "--check",
+        metavar="CERTIFICATE",
+        rich_help_panel=COMMON,
+        help="Check that an existing certificate (.json) is about MODEL, PRUNED and the images of --data, instead of "
+        "making one. Radius, bounds and normalisation are those of the certificate.",
+    ),
+]
+Prove = Annotated[
+    bool,
+    Option(
+        "--prove",
+        rich_help_panel=COMMON,
+        help="With --check: compute all bounds again, too, and compare. Takes as long as making the certificate did.",
+    ),
+]
 PrunedWeights = Annotated[
     Path | None,
     Option(
@@ -128,6 +151,8 @@ def certify_command(
     samples: Samples = 100,
     method: MethodOption = Bounds.linear,
     attack_steps: AttackSteps = 40,
+    check: Check = None,
+    prove: Prove = False,
     weights: Weights = None,
     pruned_weights: PrunedWeights = None,
     # inputs of the model
@@ -135,6 +160,7 @@ def certify_command(
     input_bounds: InputBounds = None,
     mean: Mean = None,
     std: Std = None,
+    normalize: Normalize = None,
     head: HeadOption = Head.auto,
     # output and other
     output: CertificateFile = None,
@@ -155,6 +181,15 @@ def certify_command(
     from secateur.formats.arrays import load_arrays
     from secateur.graph.example import tensors_in
 
+    if check is not None:
+        if eps is not None or output is not None or vnnlib is not None:
+            raise InputError("--check reads a certificate, which holds its own --eps; leave --eps and outputs out")
+        given = inputs_from(original, shapes=example_shape)
+        models = model_from(original, weights), model_from(pruned, pruned_weights)
+        _check(check, *models, data, given, prove)
+        return
+    if prove:
+        raise InputError("--prove goes with --check CERTIFICATE")
     if (data is None) != (eps is None):
         raise InputError("--data and --eps belong together; without them, the certificate is about the whole input box")
     if samples < 1:
@@ -163,19 +198,21 @@ def certify_command(
     writes += [] if vnnlib is None else outputs.claim_outputs(vnnlib)
     reads = outputs.model_files(original, *outputs.model_files(pruned), weights, pruned_weights, data)
     outputs.check_outputs(reads, writes, overwrite)
-    given = inputs_from(original, input_bounds, mean, std, example_shape)
+    given = inputs_from(original, input_bounds, mean, std, normalize, example_shape)
     arrays = {} if data is None else load_arrays(data)
     images = arrays["images"][:samples] if arrays else None
     loaded, smaller = model_from(original, weights), model_from(pruned, pruned_weights)
     known = images is not None and not given.example_shape
     example = (arrays["images"][:2],) if known else example_from(loaded, given)
-    loaded, smaller = given.around(loaded), given.around(smaller)
     certificate = secateur.certify(
         loaded,
         smaller,
         example,
         input_bounds=given.input_bounds,
+        mean=given.mean or None,
+        std=given.std or None,
         inputs=images,
+        indices=None if images is None else range(len(images)),
         eps=eps,
         labels=arrays["labels"][:samples] if "labels" in arrays else None,
         head=cast("decisions.Head", head.value),
@@ -188,8 +225,36 @@ def certify_command(
         if output is not None:
             certificate.save(output)
         if vnnlib is not None:
+            loaded, smaller = given.around(loaded), given.around(smaller)
             write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
     _print(certificate, as_json)
+
+
+def _check(
+    path: Path,
+    original: nn.Module | ExportedProgram,
+    pruned: nn.Module | ExportedProgram,
+    data: Path | None,
+    given: InputSpec,
+    prove: bool,
+) -> None:
+    from secateur.certify.checking import check_certificate
+    from secateur.cli.reading import example_from
+    from secateur.formats.arrays import load_arrays
+
+    certificate = secateur.Certificate.load(path)
+    arrays = {} if data is None else load_arrays(data)
+    images, labels = arrays.get("images"), arrays.get("labels")
+    rows = certificate.input_set.indices
+    if images is not None and rows is not None:
+        if max(rows, default=0) >= len(images):
+            raise InputError(f"{data} holds {len(images):,} images; the certificate is about number {max(rows):,}")
+        images, labels = images[list(rows)], None if labels is None else labels[list(rows)]
+    example = (images[:2],) if images is not None and not given.example_shape else example_from(original, given)
+    check_certificate(certificate, original, pruned, example, inputs=images, labels=labels, prove=prove, progress=True)
+    print_result(f"{path} is about these models{'' if images is None else ' and inputs'}")
+    if prove:
+        print_result("all that it claims was proved again")
 
 
 def _print(certificate: secateur.Certificate, as_json: bool) -> None:

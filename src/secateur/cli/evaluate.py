@@ -18,6 +18,7 @@ from secateur.cli.options import (
     InputBounds,
     Mean,
     Model,
+    Normalize,
     Seed,
     Std,
     Weights,
@@ -189,6 +190,7 @@ def evaluate_command(
     input_bounds: InputBounds = None,
     mean: Mean = None,
     std: Std = None,
+    normalize: Normalize = None,
     head: HeadOption = Head.auto,
     # attacks
     fgsm: Fgsm = None,
@@ -228,7 +230,7 @@ def evaluate_command(
     ]
     attacks += [secateur.APGD(eps, ball, climbed, restarts=restarts, seed=seed) for eps in apgd or ()]
     attacks += [secateur.AutoAttack(eps, ball, seed=seed) for eps in autoattack or ()]
-    given = inputs_from(model, input_bounds, mean, std)
+    given = inputs_from(model, input_bounds, mean, std, normalize)
     report = secateur.evaluate(
         given.around(model_from(model, weights)),
         arrays["images"][:samples],

@@ -87,6 +87,16 @@ Std = Annotated[
         "all. Default: none. If it is missing or wrong, accuracy can collapse.",
     ),
 ]
+Normalize = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        rich_help_panel=INPUTS,
+        help="Mean and standard deviation by name, in place of --mean and --std: imagenet, cifar10, minus1to1 (0.5 and "
+        "0.5), or none for a model that takes images as they are. Default: none, and a warning if another one fits the "
+        "model better.",
+    ),
+]
 HEAD_HELP = (
     "How outputs become a prediction. logits, probabilities: the largest output wins; binary_logit: yes above 0; "
     "binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a yes or no of its own; none: "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ from secateur.cli.options import (
     Mean,
     Model,
     ModelOutput,
+    Normalize,
     Overwrite,
     Seed,
     Shapes,
@@ -28,7 +30,7 @@ from secateur.cli.options import (
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table, say
-from secateur.cli.tables import pruning_table
+from secateur.cli.tables import next_steps, pruning_table
 from secateur.errors import InputError, SecateurError
 
 if TYPE_CHECKING:
@@ -48,8 +50,17 @@ Remove = Annotated[
         metavar="SHARE",
         rich_help_panel=COMMON,
         help="How much to remove: 0.5 or 50% of the units (neurons, channels, attention heads) of every layer, "
-        "params=50% of all parameters, or macs=50% of all multiply-accumulates. Default: 0.5; with --method exact, all "
-        "that the outputs do not need.",
+        "size=50% (or params=50%) of all parameters, or macs=50% of all multiply-accumulates. Default: 0.5; with "
+        "--method exact, all that the outputs do not need.",
+    ),
+]
+Faster = Annotated[
+    str | None,
+    Option(
+        metavar="TIMES",
+        rich_help_panel=COMMON,
+        help="In place of --remove: how many times fewer multiply-accumulates the model is to need, e.g. 2x. How much "
+        "faster it then is depends on the runtime, and is measured at the end.",
     ),
 ]
 MethodOption = Annotated[
@@ -162,8 +173,17 @@ MinAgreement = Annotated[
     Option(
         metavar="SHARE",
         rich_help_panel=BUDGETS,
-        help="Smallest share, from 0 to 1, of generated inputs (or inputs of --calibration) that both models predict "
-        "alike, e.g. 0.98. The last model within all budgets is written.",
+        help="Smallest share, from 0 to 1, of inputs that both models predict alike, e.g. 0.98; counted on inputs that "
+        "are not used otherwise: a third of --calibration, or generated ones. The last model within all budgets is "
+        "written.",
+    ),
+]
+MaxLoss = Annotated[
+    str | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=BUDGETS,
+        help="Largest share of predictions that may change, e.g. 1%; the same as --min-agreement 0.99.",
     ),
 ]
 MaxDrift = Annotated[
@@ -232,6 +252,7 @@ def prune_command(
     # common
     output: ModelOutput,
     remove: Remove = None,
+    faster: Faster = None,
     method: MethodOption = Method.reconstruct,
     ignore: Ignore = None,
     round_to: RoundTo = "auto",
@@ -240,6 +261,7 @@ def prune_command(
     input_bounds: InputBounds = None,
     mean: Mean = None,
     std: Std = None,
+    normalize: Normalize = None,
     example_shape: Shapes = None,
     # fidelity
     surrogate: SurrogateOption = Surrogate.auto,
@@ -251,6 +273,7 @@ def prune_command(
     recursive: Recursive = True,
     exact_first: ExactFirst = False,
     # budgets
+    max_loss: MaxLoss = None,
     min_agreement: MinAgreement = None,
     max_drift: MaxDrift = None,
     min_certified_agreement: MinCertifiedAgreement = None,
@@ -276,9 +299,9 @@ def prune_command(
     from secateur.request import Request
 
     recipe = _checked_recipe(model, weights, calibration, output, recipe, overwrite)
-    given = inputs_from(model, input_bounds, mean, std, example_shape)
+    given = inputs_from(model, input_bounds, mean, std, normalize, example_shape)
     budgets = {
-        "agreement": min_agreement,
+        "agreement": _least_agreement(max_loss, min_agreement),
         "drift": max_drift,
         "certified_agreement": min_certified_agreement,
         "certified_drift": max_certified_drift,
@@ -286,12 +309,13 @@ def prune_command(
         "head": None if head == "auto" else head.value,
     }
     settings: dict[str, Any] = {
-        "remove": remove,
+        "remove": remove if faster is None else _fewer_macs(faster, remove),
         "method": method.value,
         "options": _method_options(method.value, option or []),
         "input_bounds": given.input_bounds,
         "mean": given.mean or None,
         "std": given.std or None,
+        "normalize": given.normalize,
         "surrogate": surrogate.value,
         "calibration": calibration,
         "samples": samples,
@@ -308,6 +332,9 @@ def prune_command(
         "progress": True,
     }
     Request.parse(**settings)  # before a large file is read
+    if not given.declared:
+        low, high = given.input_bounds
+        say(f"inputs are taken to lie between {low:g} and {high:g}, not normalised (--input-bounds, --normalize)")
     loaded = model_from(model, weights)
     example = example_from(loaded, given)
     result = secateur.prune(loaded, example, **settings)
@@ -315,7 +342,7 @@ def prune_command(
         secateur.save_model(output, result.model, example)
         result.recipe.save(recipe)
     timed = _timed(loaded, result, output, example) if time_it else None
-    _print(result, output, recipe, timed, as_json)
+    _print(result, model, output, recipe, timed, as_json)
     if result.stopped:
         raise Exit(TARGET_MISSED)
 
@@ -339,6 +366,33 @@ def _checked_recipe(
     ]
     outputs.check_outputs(outputs.model_files(model, weights, calibration), writes, overwrite)
     return recipe
+
+
+def _fewer_macs(faster: str, remove: str | None) -> str:
+    """`2x` as what it asks to remove."""
+    try:
+        times = float(faster.removesuffix("x"))
+    except ValueError:
+        times = 0.0
+    if not 1 < times < math.inf:
+        raise InputError(f"--faster {faster}: give how many times faster, above 1, e.g. 2x")
+    if remove is not None:
+        raise InputError("--faster and --remove say the same; give one of them")
+    return f"macs={1 - 1 / times:.6g}"
+
+
+def _least_agreement(loss: str | None, agreement: float | None) -> float | None:
+    if loss is None:
+        return agreement
+    if agreement is not None:
+        raise InputError("--max-loss and --min-agreement say the same; give one of them")
+    try:
+        share = float(loss[:-1]) / 100 if loss.endswith("%") else float(loss)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share < 1:
+        raise InputError(f"--max-loss {loss}: give the share of predictions that may change, e.g. 1% or 0.01")
+    return 1 - share
 
 
 def _method_options(method: str, pairs: list[str]) -> dict[str, float | int]:
@@ -385,7 +439,9 @@ def _timed(
     return timed
 
 
-def _print(result: secateur.Result, output: Path, recipe: Path, timed: secateur.Latency | None, as_json: bool) -> None:
+def _print(
+    result: secateur.Result, model: str, output: Path, recipe: Path, timed: secateur.Latency | None, as_json: bool
+) -> None:
     if result.shortfall:
         say(result.shortfall)
     if as_json:
@@ -394,6 +450,9 @@ def _print(result: secateur.Result, output: Path, recipe: Path, timed: secateur.
     print_table(*pruning_table(result, timed))
     seconds = result.history[-1].seconds
     print_result(f"wrote {output} and {recipe} ({result.recipe.request.method}, {seconds:.1f} s)")
+    if result.verdict is not None:
+        for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output)):
+            print_result(line)
 
 
 def _as_json(result: secateur.Result, output: Path, recipe: Path, timed: secateur.Latency | None) -> dict[str, Any]:
@@ -412,4 +471,5 @@ def _as_json(result: secateur.Result, output: Path, recipe: Path, timed: secateu
         "latency_runtime": None if timed is None else timed.runtime,
         "seconds": after.seconds,
         "class": type(result.model).__name__,
+        "verdict": None if result.verdict is None else result.verdict.model_dump(mode="json"),
     }

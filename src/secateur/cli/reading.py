@@ -17,7 +17,7 @@ from secateur.formats.foreign import kind_of
 from secateur.formats.models import load_model
 from secateur.formats.onnx import OnnxModel
 from secateur.formats.onnx.read import require_packages
-from secateur.inputs import Inputs, numbers, read_inputs
+from secateur.inputs import InputSpec, numbers, read_inputs
 
 _DTYPES = (
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool),
@@ -38,8 +38,9 @@ def inputs_from(
     bounds: str | None = None,
     mean: str | None = None,
     std: str | None = None,
+    normalize: str | None = None,
     shapes: list[str] | None = None,
-) -> Inputs:
+) -> InputSpec:
     """What is said of the model's inputs, in options or in the file beside it."""
     ends = numbers(bounds, "--input-bounds")
     if ends is not None and len(ends) != 2:
@@ -49,11 +50,12 @@ def inputs_from(
         input_bounds=ends,
         mean=numbers(mean, "--mean"),
         std=numbers(std, "--std"),
+        normalize=normalize,
         example_shape=shapes or None,
     )
 
 
-def example_from(model: nn.Module | ExportedProgram, given: Inputs) -> tuple[Any, ...] | dict[str, Any]:
+def example_from(model: nn.Module | ExportedProgram, given: InputSpec) -> tuple[Any, ...] | dict[str, Any]:
     """Two samples of every input: halfway in the box (their values do not matter), zeros for integers."""
     if given.example_shape:
         return tuple(_sample(text, sum(given.input_bounds) / 2) for text in given.example_shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import secateur
 
 Rows = list[tuple[str, ...]]
@@ -21,6 +23,16 @@ def pruning_table(result: secateur.Result, timed: secateur.Latency | None) -> tu
         label, less = f"ms for one sample ({timed.runtime})", f"{1 - timed.after / timed.before:.1%}"
         rows.append((label, f"{timed.before:.3g}", f"{timed.after:.3g}", less))
     return ("", "before", "after", "removed"), rows
+
+
+def next_steps(verdict: secateur.Verdict, model: str, output: Path) -> list[str]:
+    """What to run after `prune`, by its verdict."""
+    own = verdict.basis != "surrogates"
+    compare = f"secateur evaluate {output} --original {model} --data IMAGES"
+    if verdict.word == "fine":
+        return [f"next: {compare}"]
+    more = "a smaller --remove" if own else "your own images (--calibration IMAGES), or a smaller --remove"
+    return [f"next: prune again with {more}; then {compare}"]
 
 
 def evaluation_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:

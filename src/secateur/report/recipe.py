@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_map
 from secateur.errors import RecipeError
 from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.capture import Graph, kind
-from secateur.verdict import Verdict
+from secateur.report.verdict import Verdict
 
 _MOST = 2**31  # numbers in an input, units in a group
 _SHA256 = r"^[0-9a-f]{64}$"
@@ -92,11 +92,14 @@ class RecordedRequest(Record):
     recursive: bool
     ignore: tuple[str, ...]
     round_to: int | Literal["auto"]
-    input_bounds: Any
+    input_bounds: Any  # of what the model itself takes
+    mean: tuple[float, ...] = ()  # of images, from which these bounds follow
+    std: tuple[float, ...] = ()
     seed: int
     surrogate: str = ""  # where samples were looked at
     calibration: str = ""  # SHA-256 of the user's own samples
     samples: int = 0
+    judged_on: int = 0  # samples that only judged
     allocation: str = "uniform"
     guard: dict[str, float | str] = {}
     exact_first: bool = False

@@ -1,0 +1,69 @@
+"""What `prune` says of its result: whether to use it, and the figures behind that."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Word = Literal["fine", "check", "do not use"]
+Basis = Literal["inputs kept apart", "surrogates"]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassAgreement(Record):
+    """Of the inputs that the original puts into class `label`, the share that the pruned network puts there, too."""
+
+    label: int
+    inputs: int
+    agreement: float
+
+
+class Verdict(Record):
+    """What the pruned network does on `inputs` inputs that it was not solved on, and in a word whether to use it.
+
+    `agreement` is the share of equal decisions. On inputs of a user's own, `interval` is its 95 % Clopper–Pearson
+    interval. On surrogates, which are harder than real inputs, it says where agreement on these is likely to be: from
+    the lower end of the same interval to what is left if 15 % as many decisions change. Both are None for a network
+    that decides nothing.
+
+    An output moves by at most `drift`, and in the median over the inputs by `typical_drift`; `relative_drift` is the
+    root of the mean square of all moves in units of the outputs' spread.
+    """
+
+    word: Word
+    reasons: tuple[str, ...]  # why it is not fine
+    basis: Basis
+    surrogate: str = ""  # which, where the basis is surrogates
+    inputs: int
+    agreement: float | None
+    interval: tuple[float, float] | None
+    drift: float
+    typical_drift: float
+    relative_drift: float
+    worst_class: ClassAgreement | None
+    vanished: tuple[int, ...]  # classes that the original gives to at least 20 of the inputs and the pruned to none
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
+
+    def lines(self) -> list[str]:
+        """The verdict in a few lines: the word, what it rests on, and the figures."""
+        own = self.basis != "surrogates"
+        on = "of your inputs, kept apart" if own else f"{self.surrogate} surrogates; inputs of your own would tell more"
+        found = [f"verdict: {self.word} (on {self.inputs:,} {on})", *(f"  {reason}" for reason in self.reasons)]
+        if self.agreement is not None and self.interval is not None:
+            what = "95 % interval" if own else "on real inputs likely"
+            low, high = self.interval
+            found.append(f"  agreement with the original {self.agreement:.1%}, {what} {low:.1%} to {high:.1%}")
+        found.append(
+            f"  outputs move by {self.typical_drift:.3g} typically and {self.drift:.3g} at most, "
+            f"{self.relative_drift:.1%} of their spread"
+        )
+        if self.worst_class is not None:
+            worst = self.worst_class
+            found.append(f"  worst class {worst.label}: agreement {worst.agreement:.1%} on {worst.inputs:,} inputs")
+        return found
