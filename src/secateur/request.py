@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from secateur import arguments as may
@@ -18,7 +18,7 @@ from secateur.guard import Guard
 from secateur.inputs import Normalisation
 from secateur.methods import EXACT, NAMES, checked_options
 from secateur.plan import AUTO, Rounding, Target
-from secateur.samples import Surrogate
+from secateur.samples import Calibration, Surrogate
 from secateur.surrogates import SURROGATES
 
 
@@ -33,7 +33,7 @@ class Request:
     input_bounds: Any  # of what the model itself takes
     normalisation: Normalisation
     surrogate: Surrogate
-    calibration: Any
+    calibration: Calibration | None
     samples: int
     allocation: str
     budgets: Mapping[str, float | str]
@@ -57,12 +57,14 @@ class Request:
         target = None if values["remove"] is None else Target.parse(values["remove"])
         normalisation = Normalisation(values.pop("mean") or (), values.pop("std") or ())
         budgets = values.pop("guard") or {}
+        own = values["calibration"]
         values |= {
             "target": target,
             "options": checked_options(method, values["options"] or {}),
             "normalisation": normalisation,
+            "calibration": None if own is None else Calibration(own, values["input_bounds"]),
             "budgets": budgets,
-            "guard": Guard.parse(budgets, values["calibration"] is not None),
+            "guard": Guard.parse(budgets, own is not None),
         }
         return Request(**values)
 
@@ -122,9 +124,12 @@ def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
 
 
 def _as_calibration(value: Any) -> Any:
-    if isinstance(value, Tensor | str) or hasattr(value, "__fspath__") or isinstance(value, Iterable):
+    if isinstance(value, str | Iterable) or any(hasattr(value, name) for name in _INPUTS):
         return value
     raise ValueError
+
+
+_INPUTS = ("__fspath__", "__array__", "keys", "__dataclass_fields__")  # what paths, arrays, mappings, dataclasses have
 
 
 _PAIRS = "a dict of names and values"
@@ -139,7 +144,10 @@ RULES: dict[str, Rule] = {
     "std": may.STD,
     "surrogate": Rule(f"one of {', '.join(SURROGATES)}, or a function (source, count) → inputs", _as_surrogate),
     "calibration": may.optional(
-        Rule("a tensor of inputs, batches of them, or the path of a .npz file", _as_calibration)
+        Rule(
+            "a tensor of inputs, batches of them, or the path of a folder of images, an image, an .npz or an .npy file",
+            _as_calibration,
+        )
     ),
     "samples": may.whole(1, "a whole number of inputs, at least 1"),
     "allocation": may.one_of("uniform", "global"),
