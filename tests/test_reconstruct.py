@@ -31,7 +31,7 @@ from secateur.surrogates.bn_moments import bn_moments
 from secateur.types import Samples
 
 # Inputs here are drawn from a Gaussian, not from the box.
-NORMAL = (-8.0, 8.0)  # bounds in which normal draws lie
+NORMAL = (-32.0, 32.0)  # bounds in which all normal draws here lie
 
 
 def drawn(seed: int = 0) -> torch.Generator:

@@ -65,8 +65,8 @@ def certify(
         inputs, eps: inputs in any form that `calibration` of `prune` may have (but a list has one array for each input
             of the model), inside of the box, and the radius of the L∞ balls round them, in input units. The balls are
             cut with the box. Whole-number inputs stay as they are.
-        labels: classes of the inputs, an array or a list; then only inputs that are rightly classified count as stable. For several labels
-            of each input (and for dense outputs), in the shape of the decisions.
+        labels: classes of the inputs, an array or a list; then only inputs that are rightly classified count as
+            stable. For several labels of each input (and for dense outputs), in the shape of the decisions.
         head: what the outputs are, see `secateur.decisions`; `none` for a regression, whose outputs decide nothing.
             `auto` goes by the last ops; what it found is `Certificate.head`. Without decisions, the certificate is
             about the drift alone, and `Certificate.undecided` says why.

@@ -76,7 +76,7 @@ def decode(path: str | os.PathLike[str], shape: tuple[int, ...] | None) -> NDArr
     with opened as image:
         _check_pixels(path, image)
         channels, size = (1 if image.mode in _GREY else 3, None) if layout is None else layout
-        found = np.asarray(_fitted(_plain(image, _CHANNELS[channels]), size))
+        found = np.array(_fitted(_plain(image, _CHANNELS[channels]), size))
     found = found.reshape(*found.shape[:2], channels)
     if shape is None:
         return np.ascontiguousarray(found.transpose(2, 0, 1))

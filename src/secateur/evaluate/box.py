@@ -38,6 +38,10 @@ def input_box(images: Tensor, bounds: Bounds) -> Box:
 def pixels_in(images: Tensor, bounds: Bounds) -> Tensor:
     """uint8 `images` (n, …) as float32, spread over the box."""
     lower, upper = (_end(end, torch.empty(0, *images.shape[1:])) for end in bounds)
+    if not bool(torch.isfinite(upper - lower).all()):
+        raise InputError(
+            f"input_bounds={bounds}: uint8 images are spread over the bounds, which must be finite for that"
+        )
     return spread(images, lower, upper)
 
 
