@@ -136,8 +136,8 @@ WRONG: list[tuple[Callable[..., object], str, Any, str]] = [
     (measured, "top_k", 1, "a list of whole numbers"),
     (measured, "top_k", [0], "a list of whole numbers"),
     (measured, "batch_size", 0, "at least 1"),
-    (measured, "images", [[0.0] * 6], "a torch.Tensor"),
-    (measured, "labels", [0, 1], "a torch.Tensor"),
+    (measured, "images", [["a"] * 6], "a tensor, an array"),
+    (measured, "labels", ["cat"], "a tensor, an array"),
     (measured, "device", "nope", "a device"),
     (measured, "input_bounds", None, "lower, upper"),
     (measured, "runtime", "tflite", "torch or onnxruntime"),
@@ -147,7 +147,7 @@ WRONG: list[tuple[Callable[..., object], str, Any, str]] = [
     (certified, "seed", None, "64 bits"),
     (certified, "input_bounds", None, "lower, upper"),
     (certified, "eps", torch.nan, "a radius"),
-    (certified, "labels", [0], "a torch.Tensor"),
+    (certified, "labels", ["cat"], "a tensor, an array"),
     (certified, "original", "net.onnx", "a torch.nn.Module in eval mode"),
 ]
 
@@ -238,7 +238,7 @@ def test_mean_and_std_are_those_of_images(tmp_path: Path) -> None:
             "input_bounds",
         ),
         (lambda: secateur.prune(dense(), torch.rand(2, 6), mean=torch.zeros(6, device="meta")), "mean="),
-        (lambda: secateur.certify(dense(), dense(), inputs=[1], eps=0.1, labels=torch.zeros(1)), "inputs="),
+        (lambda: secateur.certify(dense(), dense(), inputs=["a"], eps=0.1, labels=torch.zeros(1)), "inputs="),
     ],
 )
 def test_what_is_no_model_path_or_tensor_is_named(call: Callable[[], object], said: str) -> None:

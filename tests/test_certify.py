@@ -338,8 +338,14 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "inputs alone": ({"inputs": torch.rand(3, 6)}, "inputs and eps belong together"),
     "negative": ({"inputs": torch.rand(3, 6), "eps": -1.0}, "eps=-1.0: give a radius of at least 0"),
     "not a number": ({"inputs": torch.rand(3, 6), "eps": float("nan")}, "eps=nan"),
-    "outside": ({"inputs": torch.rand(3, 6) + 2, "eps": 0.1}, "18 values for .* are outside of input_bounds"),
-    "NaN": ({"inputs": torch.full((3, 6), torch.nan), "eps": 0.1, "x": torch.rand(2, 6)}, "are outside of input"),
+    "outside": (
+        {"inputs": torch.rand(3, 6) + 2, "eps": 0.1},
+        "the values for .* range from .* outside of input_bounds 0 to 1",
+    ),
+    "NaN": (
+        {"inputs": torch.full((3, 6), torch.nan), "eps": 0.1, "x": torch.rand(2, 6)},
+        "holds NaN or infinite values",
+    ),
     "shape": ({"inputs": torch.rand(3, 5), "eps": 0.1, "x": torch.rand(2, 6)}, r"inputs of shape \(3, 5\).*\(6,\)"),
     "labels": (
         {"inputs": torch.rand(3, 6), "eps": 0.1, "labels": torch.rand(3)},

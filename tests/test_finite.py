@@ -108,15 +108,15 @@ def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
         look_at(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", None, 10**12, None, 0)
 
 
-def test_what_is_accepted_but_odd_is_said() -> None:
+def test_what_is_odd_is_said() -> None:
     model = Head(torch.relu).eval()
-    with pytest.warns(SecateurWarning, match=r"calibration: 100.0% of the values .* 200 to 200, the bounds from 0"):
+    with pytest.raises(InputError, match=r"calibration: the values for .* 200 to 200, outside of .* 0 to 1: 0–255\?"):
         secateur.prune(model, torch.zeros(2, 1, 4, 4), calibration=torch.full((8, 1, 4, 4), 200.0))
     with pytest.warns(SecateurWarning, match=r"input_bounds of \w+: the lower bound is the upper one"):
         secateur.prune(model, torch.zeros(2, 1, 4, 4), input_bounds=(0.5, 0.5), samples=8)
     images, labels = torch.full((4, 1, 4, 4), 200.0), torch.zeros(4, dtype=torch.int64)
     (said,) = secateur.evaluate(model, images, labels).warnings
-    assert said.startswith("the images range from 200 to 200, outside of input_bounds 0 to 1: are they in the units")
+    assert said.startswith("the images range from 200 to 200, outside of input_bounds 0 to 1: 0–255? divide by 255")
 
 
 def test_calibration_is_told_which_inputs_to_leave_out() -> None:

@@ -555,7 +555,7 @@ PIXELS = np.zeros((2, 4, 4), dtype=np.uint8)
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
-        ({"pictures": PIXELS}, "holds no images"),
+        ({"pictures": PIXELS, "masks": PIXELS}, "holds no images"),
         ({"images": PIXELS.astype(np.int32)}, "type int32"),
         ({"images": PIXELS[:0]}, "axis 0 must be the samples"),
         ({"images": np.zeros((2, 8, 8, 2), np.uint8)}, "expected"),

@@ -31,7 +31,7 @@ from secateur.surrogates.bn_moments import bn_moments
 from secateur.types import Samples
 
 # Inputs here are drawn from a Gaussian, not from the box.
-pytestmark = pytest.mark.filterwarnings("ignore:calibration.*outside of input_bounds")
+NORMAL = (-32.0, 32.0)  # bounds in which all normal draws here lie
 
 
 def drawn(seed: int = 0) -> torch.Generator:
@@ -228,7 +228,7 @@ def test_what_is_redundant_leaves_at_no_loss(case: str) -> None:
     make, shape = EXACT[case]
     model, x = make(), torch.randn(400, *shape, generator=drawn(1))
     ignore = [name for name, m in model.named_modules() if name and isinstance(m, nn.Linear | nn.Conv2d)][1:]
-    result = secateur.prune(model, x[:2], remove=0.25, calibration=x, options=TIGHT, ignore=ignore)
+    result = secateur.prune(model, x[:2], remove=0.25, calibration=x, input_bounds=NORMAL, options=TIGHT, ignore=ignore)
     assert result.recipe.groups[0].units - len(result.recipe.groups[0].kept) == 2
     fresh = torch.randn(50, *shape, generator=drawn(2))
     assert largest_change(model, result.model, fresh) < 1e-4
@@ -240,7 +240,7 @@ def test_it_moves_the_outputs_less_than_plain_removal(seed: int) -> None:
     model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 4)).eval()
     mix = torch.randn(20, 20, generator=drawn(seed)) * torch.logspace(0, -2, 20)
     seen, fresh = (torch.randn(600, 20, generator=drawn(s)) @ mix.T for s in (seed, seed + 100))
-    ours = secateur.prune(model, seen[:2], remove=0.5, calibration=seen).model
+    ours = secateur.prune(model, seen[:2], remove=0.5, calibration=seen, input_bounds=NORMAL).model
     plain = secateur.prune(model, seen[:2], remove=0.5, method="scale").model
     error = [float((outputs(m, [fresh])[0] - outputs(model, [fresh])[0]).square().mean()) for m in (ours, plain)]
     assert error[0] < 0.5 * error[1]
@@ -254,7 +254,7 @@ def test_means_of_the_outputs_are_kept(name: str) -> None:
     (example,) = architecture.example()
     x = torch.randn(256, *example.shape[1:], generator=drawn(3))
     model = architecture.build()
-    small = secateur.prune(model, example, remove=0.3, calibration=x).model
+    small = secateur.prune(model, example, remove=0.3, calibration=x, input_bounds=NORMAL).model
     before, after = (outputs(m, [x])[0] for m in (model, small))
     torch.testing.assert_close(before.mean(0), after.mean(0), rtol=1e-3, atol=1e-3)
 
@@ -295,13 +295,14 @@ def test_a_recipe_without_its_tensors_is_refused(tmp_path: Path) -> None:
 def test_units_that_cost_nothing_go_first_in_global_allocation() -> None:
     model = with_dead_units()
     x = torch.randn(300, 6, generator=drawn(0))
+    settings: dict[str, Any] = {"calibration": x, "input_bounds": NORMAL, "allocation": "global"}
     kept = {}
     for share in (0.15, 0.4, 0.7):
-        result = secateur.prune(model, x[:2], remove=f"params={share}", calibration=x, allocation="global")
+        result = secateur.prune(model, x[:2], remove=f"params={share}", **settings)
         kept[share] = sum(p.numel() for p in result.model.parameters())
         assert result.recipe.achieved >= share
     assert kept[0.15] > kept[0.4] > kept[0.7]
-    first = secateur.prune(model, x[:2], remove=0.15, calibration=x, allocation="global", options=TIGHT)
+    first = secateur.prune(model, x[:2], remove=0.15, options=TIGHT, **settings)
     gone = set(range(8)) - set(first.recipe.groups[0].kept)
     assert gone == {3, 4} and len(first.recipe.groups[1].kept) == 5
 
@@ -322,7 +323,7 @@ def test_global_allocation_meets_its_target_on_shared_streams(name: str) -> None
 
 def test_a_guard_stops_and_goes_back() -> None:
     x = torch.randn(300, 6, generator=drawn(0))
-    settings: dict[str, Any] = {"calibration": x, "step": 0.125}
+    settings: dict[str, Any] = {"calibration": x, "input_bounds": NORMAL, "step": 0.125}
     result = secateur.prune(dense(), x[:2], remove=0.7, guard={"drift": 0.12}, **settings)
     assert "drift on samples rose to" in result.stopped and "stopped after step" in result.shortfall
     steps = len(result.history)
@@ -347,8 +348,8 @@ def test_calibration_comes_in_any_form(kind: str, tmp_path: Path) -> None:
     x = torch.cat(list(batches()))
     np.savez(tmp_path / "x.npz", images=x.numpy())
     forms = {"tensor": x, "batches": list(batches()), "generator": batches(), "path": tmp_path / "x.npz"}
-    found = secateur.prune(dense(), x[:2], calibration=forms[kind])
-    assert same_bits(snapshot(found.model), snapshot(secateur.prune(dense(), x[:2], calibration=x).model))
+    found, plain = (secateur.prune(dense(), x[:2], calibration=c, input_bounds=NORMAL) for c in (forms[kind], x))
+    assert same_bits(snapshot(found.model), snapshot(plain.model))
     assert len(found.recipe.request.calibration) == 64 and found.recipe.request.samples == 300
 
 
@@ -415,7 +416,8 @@ def test_bn_moments_give_every_norm_its_mean_and_deviation() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_chooses_the_same_units() -> None:
     x = torch.randn(300, 6, generator=drawn(0))
-    chosen = [secateur.prune(dense(), x[:2], calibration=x, device=d).recipe.groups for d in ("cpu", "cuda")]
+    settings: dict[str, Any] = {"calibration": x, "input_bounds": NORMAL}
+    chosen = [secateur.prune(dense(), x[:2], device=d, **settings).recipe.groups for d in ("cpu", "cuda")]
     assert chosen[0] == chosen[1]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.export import ExportedProgram
 
 from secateur import arguments as may
@@ -19,7 +19,7 @@ from secateur.inputs import Normalisation
 from secateur.methods import EXACT, NAMES, checked_options
 from secateur.plan import AUTO, Rounding, Target
 from secateur.presets import PRESETS
-from secateur.samples import Surrogate
+from secateur.samples import Calibration, Surrogate
 from secateur.surrogates import SURROGATES
 
 
@@ -35,7 +35,7 @@ class Request:
     normalisation: Normalisation
     declared: bool  # whether it was said how images are normalised, if only that they are not
     surrogate: Surrogate
-    calibration: Any
+    calibration: Calibration | None
     samples: int
     allocation: str
     budgets: Mapping[str, float | str]
@@ -60,13 +60,15 @@ class Request:
         mean, std, name = (values.pop(argument) for argument in ("mean", "std", "normalize"))
         normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
         budgets = values.pop("guard") or {}
+        own = values["calibration"]
         values |= {
             "target": target,
             "options": checked_options(method, values["options"] or {}),
             "normalisation": normalisation,
             "declared": bool(normalisation or name),
+            "calibration": None if own is None else Calibration(own, values["input_bounds"]),
             "budgets": budgets,
-            "guard": Guard.parse(budgets, values["calibration"] is not None),
+            "guard": Guard.parse(budgets, own is not None),
         }
         return Request(**values)
 
@@ -126,9 +128,12 @@ def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
 
 
 def _as_calibration(value: Any) -> Any:
-    if isinstance(value, Tensor | str) or hasattr(value, "__fspath__") or isinstance(value, Iterable):
+    if isinstance(value, str | Iterable) or any(hasattr(value, name) for name in _INPUTS):
         return value
     raise ValueError
+
+
+_INPUTS = ("__fspath__", "__array__", "keys", "__dataclass_fields__")  # what paths, arrays, mappings, dataclasses have
 
 
 _PAIRS = "a dict of names and values"
@@ -144,7 +149,10 @@ RULES: dict[str, Rule] = {
     "normalize": may.optional(may.one_of(*PRESETS)),
     "surrogate": Rule(f"one of {', '.join(SURROGATES)}, or a function (source, count) → inputs", _as_surrogate),
     "calibration": may.optional(
-        Rule("a tensor of inputs, batches of them, or the path of a .npz file", _as_calibration)
+        Rule(
+            "a tensor of inputs, batches of them, or the path of a folder of images, an image, an .npz or an .npy file",
+            _as_calibration,
+        )
     ),
     "samples": may.whole(1, "a whole number of inputs, at least 1"),
     "allocation": may.one_of("uniform", "global"),

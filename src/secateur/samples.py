@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from secateur.bounds.interval import input_box
+from secateur.data import as_tensors, check_within
+from secateur.data.within import outside
 from secateur.errors import InputError, SecateurWarning
-from secateur.formats.arrays import load_arrays
 from secateur.graph.capture import Graph, sizes_of_values
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.surrogates import SURROGATES, Source
-from secateur.types import Interval, Samples
+from secateur.types import Samples
 
 Surrogate = str | Callable[[Source, int], Any]
 
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """A user's unlabelled inputs, and the legal range that they are in: that of images, where a model normalises."""
+
+    inputs: Any
+    bounds: Any
+
+
 _LIVE_VALUES = 6  # of the largest size, in the two networks of a sweep
 _BYTES = 2**30  # that these may take
-_ROUNDING = 1e-6
 _DRAWS = 3  # of samples, where the model is not finite on some
 
 
@@ -32,7 +40,7 @@ def look_at(
     graph: Graph,
     input_bounds: Any,
     surrogate: Surrogate,
-    calibration: Any,
+    calibration: Calibration | None,
     count: int,
     device: torch.device | str | None,
     seed: int,
@@ -44,7 +52,6 @@ def look_at(
     if calibration is not None:
         found = own(graph, calibration, count, normalise)
         _refuse_bad(graph, found)
-        _warn_of_range(graph, found, box)
     else:
         if count < asked:
             warnings.warn(
@@ -65,26 +72,6 @@ def _refuse_bad(graph: Graph, samples: Samples) -> None:
             f"calibration: the model's outputs are not finite for {len(bad)} of {len(samples.inputs[0])} inputs "
             f"(number {named}); it goes wrong at {culprit}. Leave these inputs out"
         )
-
-
-def _warn_of_range(graph: Graph, samples: Samples, bounds: Sequence[Interval]) -> None:
-    for node, x, box in zip(graph.inputs, samples.inputs, bounds, strict=True):
-        outside = _outside(x, box) if x.is_floating_point() else None
-        if outside is not None and bool(outside.any()):
-            warnings.warn(
-                f"calibration: {float(outside.float().mean()):.1%} of the values for the input {node.name} are outside "
-                f"of input_bounds. As the model takes them, they range from {float(x.min()):g} to {float(x.max()):g}, "
-                f"the bounds from {float(box.lower.min()):g} to {float(box.upper.max()):g}. Are they in the units that "
-                "the model takes? (input_bounds, mean, std)",
-                SecateurWarning,
-                stacklevel=2,
-            )
-
-
-def _outside(x: Tensor, box: Interval) -> Tensor:
-    """Which values are outside of the box by more than rounding."""
-    slack = _ROUNDING * (1.0 + torch.maximum(box.lower.abs(), box.upper.abs()).nan_to_num(posinf=0.0))
-    return (x < box.lower - slack) | (x > box.upper + slack)
 
 
 def _drawn(source: Source, surrogate: Surrogate, count: int) -> Samples:
@@ -146,39 +133,27 @@ def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
     _check(source.graph, samples.inputs, name)
     for node, x, box in zip(source.graph.inputs, samples.inputs, source.box, strict=True):
         if x.is_floating_point():
-            outside = _outside(x, box)
-            if bool(outside.any()):
+            wrong = outside(x, box.lower, box.upper)
+            if bool(wrong.any()):
                 raise InputError(
-                    f"{name}: {int(outside.sum())} values for the input {node.name} are outside of input_bounds"
+                    f"{name}: {int(wrong.sum())} values for the input {node.name} are outside of input_bounds"
                 )
     return samples
 
 
 def own(
-    graph: Graph, calibration: Any, count: int, normalise: Callable[[Tensor], Tensor] = lambda images: images
+    graph: Graph, calibration: Calibration, count: int, normalise: Callable[[Tensor], Tensor] = lambda images: images
 ) -> Samples:
-    """The first `count` of a user's unlabelled inputs: a tensor (or a tuple, one for each input of the model), an
-    iterable of such batches, or the path of a `.npz` file. Raises `InputError` for other shapes, types and values."""
-    if isinstance(calibration, str | os.PathLike):
-        found: tuple[Tensor, ...] = (load_arrays(calibration)["images"],)
-    elif isinstance(calibration, Tensor) or _is_one_batch(graph, calibration):
-        found = _as_tuple(calibration)
-    elif isinstance(calibration, Iterable):
-        batches, total = [], 0
-        for batch in calibration:
-            batches.append(_as_tuple(batch))
-            total += len(batches[-1][0])
-            if total >= count:
-                break
-        if not batches or len({len(batch) for batch in batches}) > 1:
-            raise InputError("calibration gives no batches, or batches of different numbers of tensors")
-        found = tuple(torch.cat(parts) for parts in zip(*batches, strict=True))
-    else:
-        raise InputError(f"calibration is a {type(calibration).__name__}; give a tensor, batches, or a .npz path")
-    found = tuple(x.detach().cpu()[:count] for x in found)
-    found = tuple(normalise(x) if x.is_floating_point() else x for x in found)
+    """At most `count` of a user's inputs, in any form that `secateur.data.as_tensors` takes, as the model takes them.
+
+    Raises `InputError` for other shapes, types and values, and for values outside of the bounds.
+    """
+    found = as_tensors(calibration.inputs, graph, calibration.bounds, name="calibration", limit=count)
     _check(graph, found, "calibration")
-    return Samples(found)
+    box = input_box(graph, calibration.bounds, dtype=torch.float32)
+    for node, x, side in zip(graph.inputs, found, box, strict=True):
+        check_within(x, (side.lower.cpu(), side.upper.cpu()), f"calibration: the values for the input {node.name}")
+    return Samples(tuple(normalise(x) if x.is_floating_point() else x for x in found))
 
 
 def affordable(graph: Graph, count: int) -> int:
@@ -192,11 +167,6 @@ def _as_tuple(value: Any) -> tuple[Tensor, ...]:
     if parts is None or not parts or not all(isinstance(x, Tensor) for x in parts):
         raise InputError(f"samples are a {type(value).__name__}; give a tensor, or a tuple of one for each input")
     return parts
-
-
-def _is_one_batch(graph: Graph, value: Any) -> bool:
-    """A tuple with one tensor for each of several inputs; a list is one of batches."""
-    return isinstance(value, tuple) and len(value) == len(graph.inputs) and all(isinstance(x, Tensor) for x in value)
 
 
 def _check(graph: Graph, inputs: Sequence[Tensor], name: str) -> None:

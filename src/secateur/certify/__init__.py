@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,8 @@ from secateur.certify.certificate import Certificate, InputSet, Share
 from secateur.certify.embed import embedded
 from secateur.certify.estimate import warn_if_long
 from secateur.certify.search import Found, Passed, search
+from secateur.data import as_tensors, check_within
+from secateur.data.plain import is_array, tensor_of
 from secateur.decisions import HEADS, Decision, Head, NoDecision, before_head, decision_of, same
 from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
@@ -49,10 +51,10 @@ def certify(
     mean: float | Sequence[float] | Tensor | None = None,
     std: float | Sequence[float] | Tensor | None = None,
     normalize: str | None = None,
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Any = None,
     eps: float | None = None,
     indices: Sequence[int] | None = None,
-    labels: Tensor | None = None,
+    labels: Any = None,
     head: Head = "auto",
     method: str = "linear",
     attack_steps: int = 40,
@@ -63,15 +65,16 @@ def certify(
 
     Args:
         original, pruned: an `nn.Module` in eval mode or an exported program; the pruned form of the original.
-        example_inputs: as for `prune`; default: `inputs`.
+        example_inputs: as for `prune`; default: `inputs`, where these are arrays as the model takes them.
         input_bounds: the input box, as for `prune`.
         mean, std, normalize: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units of the
             images.
-        inputs, eps: inputs, batch first (a tensor, or one for each input of the model), and the radius of the L∞ balls
-            round them, in input units. The balls are cut with the box. Whole-number inputs stay as they are.
+        inputs, eps: inputs in any form that `calibration` of `prune` may have (but a list has one array for each input
+            of the model), inside of the box, and the radius of the L∞ balls round them, in input units. The balls are
+            cut with the box. Whole-number inputs stay as they are.
         indices: which inputs these are in the data that they are from, for the record.
-        labels: classes of the inputs; then only inputs that are rightly classified count as stable. For several labels
-            of each input (and for dense outputs), in the shape of the decisions.
+        labels: classes of the inputs, an array or a list; then only inputs that are rightly classified count as
+            stable. For several labels of each input (and for dense outputs), in the shape of the decisions.
         head: what the outputs are, see `secateur.decisions`; `none` for a regression, whose outputs decide nothing.
             `auto` goes by the last ops; what it found is `Certificate.head`. Without decisions, the certificate is
             about the drift alone, and `Certificate.undecided` says why.
@@ -104,17 +107,20 @@ def certify(
         },
     )
     with reproducible(original, threads=None):
-        _check(inputs, eps, labels)
-        if given["indices"] is not None and (inputs is None or len(given["indices"]) != len(_first(inputs))):
-            raise InputError(f"indices: {len(given['indices'])} of them; give one for each of the inputs")
+        if (inputs is None) != (eps is None):
+            raise InputError("inputs and eps belong together: the balls' centres and their radius")
+        inputs, labels = given["inputs"], given["labels"]
         input_bounds, seed = given["input_bounds"], given["seed"]
         normalisation = Normalisation.named(normalize, input_bounds, given["mean"] or (), given["std"] or ())
         original, pruned = (normalisation.around(model) for model in (original, pruned))
-        points = [] if inputs is None else [inputs] if isinstance(inputs, Tensor) else list(inputs)
-        example = example_inputs if example_inputs is not None or not points else tuple(p[:2] for p in points)
+        example = example_inputs if example_inputs is not None or inputs is None else example_of(inputs)
         like = torch.empty(0, dtype=torch.float64)
         with phase("capturing both models", progress):
             graph, other = capture(original, example), capture(pruned, example)
+            points = [] if inputs is None else points_of(graph, input_bounds, inputs)
+            if indices is not None and len(given["indices"]) != (len(points[0]) if points else 0):
+                raise InputError(f"indices: {len(given['indices'])} of them; give one for each of the inputs")
+            _check_labels(labels, points)
             networks = _networks(graph, other, input_bounds, like, seed)
         found_head = _decision(networks.graph, head, labels)
         decision = before_head(networks.graph, found_head) if isinstance(found_head, Decision) else None
@@ -162,6 +168,16 @@ def certify(
         )
 
 
+def _as_inputs(value: Any) -> Any:
+    """As `as_tensors` takes it; a list has one array for each input, as a tuple has."""
+    found = tuple(value) if isinstance(value, list) and not is_array(value) else value
+    if not isinstance(found, str | Iterable) and not hasattr(found, "__fspath__") and not is_array(found):
+        raise ValueError
+    if isinstance(found, tuple) and not (found and all(map(is_array, found))):
+        raise ValueError
+    return found
+
+
 _RULES = {
     "original": may.MODEL,
     "pruned": may.MODEL,
@@ -169,10 +185,12 @@ _RULES = {
     "mean": may.MEAN,
     "std": may.STD,
     "normalize": may.optional(may.one_of(*PRESETS)),
-    "inputs": may.optional(may.instance((Tensor, list, tuple), "a tensor, or a list with one for each input")),
+    "inputs": may.optional(
+        may.Rule("a tensor, an array, a list with one for each input, batches, or a path", _as_inputs)
+    ),
     "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
     "indices": may.optional(may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")),
-    "labels": may.optional(may.TENSOR),
+    "labels": may.optional(may.Rule("a tensor, an array, or a list of class numbers", tensor_of)),
     "head": may.one_of(*HEADS),
     "method": may.one_of("linear", "interval"),
     "attack_steps": may.whole(0, "a whole number of steps, at least 0"),
@@ -181,23 +199,37 @@ _RULES = {
 }
 
 
-_SEVERAL = may.list_of(may.TENSOR, "a tensor of inputs, or a list of one for each input of the model")
+def example_of(inputs: Any) -> ExampleInputs:
+    """The first two of the inputs, where these are at hand as arrays."""
+    if is_array(inputs):
+        return tensor_of(inputs)[:2]
+    if isinstance(inputs, tuple) and all(map(is_array, inputs)):
+        return tuple(tensor_of(x)[:2] for x in inputs)
+    raise InputError("inputs in batches, by name or from a path do not tell the model's arguments; give example_inputs")
 
 
-def _check(inputs: Any, eps: float | None, labels: Tensor | None) -> None:
-    if (inputs is None) != (eps is None):
-        raise InputError("inputs and eps belong together: the balls' centres and their radius")
-    if not isinstance(inputs, Tensor | None):
-        may.parsed("inputs", inputs, _SEVERAL)
-    if labels is None:
-        return
-    count = 0 if inputs is None else len(_first(inputs))
-    if labels.ndim < 1 or len(labels) != count or labels.is_floating_point():
+def points_of(graph: Graph, input_bounds: Any, inputs: Any) -> list[Tensor]:
+    """The centres of the balls, one tensor (n, …) for each input, inside of the box."""
+    points = as_tensors(inputs, graph, input_bounds, name="inputs")
+    if any(len(x) != len(points[0]) for x in points):
+        raise InputError(f"inputs: give as many samples for each of the model's {len(graph.inputs)} inputs")
+    found = []
+    for node, x, box in zip(graph.inputs, points, input_box(graph, input_bounds), strict=True):
+        if x.shape[1:] != box.lower.shape[1:]:
+            raise InputError(f"inputs of shape {tuple(x.shape)}: {node.name} takes {tuple(box.lower.shape[1:])} each")
+        if x.is_floating_point():
+            if not bool(torch.isfinite(x).all()):
+                raise InputError(f"inputs: the input {node.name} holds NaN or infinite values")
+            check_within(x, (box.lower, box.upper), f"inputs: the values for {node.name}")
+            x = x.double().clamp(box.lower, box.upper)  # what was rounding
+        found.append(x)
+    return found
+
+
+def _check_labels(labels: Tensor | None, points: Sequence[Tensor]) -> None:
+    count = len(points[0]) if points else 0
+    if labels is not None and (labels.ndim < 1 or len(labels) != count or labels.is_floating_point()):
         raise InputError(f"labels of shape {tuple(labels.shape)}: give one class number for each of {count} inputs")
-
-
-def _first(inputs: Tensor | Sequence[Tensor]) -> Any:
-    return inputs if isinstance(inputs, Tensor) else next(iter(inputs), ())
 
 
 def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoDecision:
@@ -233,24 +265,7 @@ def _input_set(
     warn_without_width(graph, whole)
     if eps is None:
         return list(whole), []
-    if len(points) != len(graph.inputs) or any(len(p) != len(points[0]) for p in points):
-        raise InputError(f"inputs: give as many samples for each of the model's {len(graph.inputs)} inputs")
-    boxes, centres = [], []
-    for node, point, box in zip(graph.inputs, points, whole, strict=True):
-        if point.shape[1:] != box.lower.shape[1:]:
-            raise InputError(
-                f"inputs of shape {tuple(point.shape)}: {node.name} takes {tuple(box.lower.shape[1:])} each"
-            )
-        centre = point.double() if point.is_floating_point() else point
-        if point.is_floating_point():
-            outside = (centre < box.lower) | (centre > box.upper)
-            if not bool(torch.isfinite(centre).all()) or bool(outside.any()):
-                raise InputError(
-                    f"inputs: {int(outside.sum())} values for {node.name} are outside of input_bounds, or none"
-                )
-        boxes.append(ball(centre, eps, box))
-        centres.append(centre)
-    return boxes, centres
+    return [ball(centre, eps, box) for centre, box in zip(points, whole, strict=True)], list(points)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.certify import Model, certify
+from secateur.certify import Model, certify, example_of, points_of
 from secateur.certify.certificate import Certificate
 from secateur.errors import VerificationError
 from secateur.graph.capture import ExampleInputs, capture
@@ -27,7 +27,7 @@ def check_certificate(
     pruned: Model,
     example_inputs: ExampleInputs | None = None,
     *,
-    inputs: Tensor | Sequence[Tensor] | None = None,
+    inputs: Any = None,
     labels: Tensor | None = None,
     prove: bool = False,
     progress: bool = False,
@@ -44,22 +44,23 @@ def check_certificate(
     """
     about = certificate.input_set
     normalisation = Normalisation(about.mean, about.std)
-    points = () if inputs is None else (inputs,) if isinstance(inputs, Tensor) else tuple(inputs)
-    if example_inputs is None and points:
-        example_inputs = tuple(p[:2] for p in points)
+    if example_inputs is None and inputs is not None:
+        example_inputs = example_of(inputs)
     problems = []
-    for role, model in (("original", original), ("pruned", pruned)):
+    for role, model in (("pruned", pruned), ("original", original)):
         with reproducible(model, threads=None):
             graph = capture(normalisation.around(model), example_inputs)
         if fingerprint(graph) != getattr(certificate, role):
             problems.append(f"the {role} model is not the one that was certified")
+    bounds = _bounds(about.input_bounds, len(graph.inputs))
+    points = () if inputs is None else tuple(points_of(graph, bounds, inputs))
     problems += _of_inputs(certificate, points)
     if prove and not problems:
         found = certify(
             original,
             pruned,
             example_inputs,
-            input_bounds=_bounds(about.input_bounds, len(graph.inputs)),
+            input_bounds=bounds,
             mean=about.mean or None,
             std=about.std or None,
             inputs=points or None,

@@ -12,9 +12,10 @@ from torch.export import ExportedProgram
 
 from secateur import arguments as may
 from secateur.arguments import checked
+from secateur.data.plain import tensor_of
 from secateur.decisions import HEADS, MULTI_LABEL, Head, classes_of
 from secateur.errors import InputError, few
-from secateur.evaluate.accuracy import accuracies, agreement, placed, predict, resolve_head, right
+from secateur.evaluate.accuracy import accuracies, agreement, outputs_of, placed, predict, resolve_head, right
 from secateur.evaluate.attacks import (
     APGD,
     FGSM,
@@ -26,7 +27,7 @@ from secateur.evaluate.attacks import (
     run_attack,
     target_of,
 )
-from secateur.evaluate.box import Bounds, Box, input_box, outside
+from secateur.evaluate.box import Bounds, Box, input_box, pixels_in, range_warning
 from secateur.evaluate.classes import per_class, worst
 from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
@@ -55,12 +56,13 @@ __all__ = [
 ]
 
 Model = nn.Module | ExportedProgram
+Array = Any  # a tensor, an array, or nested lists of numbers
 
 
 def evaluate(
     model: Model,
-    images: Tensor,
-    labels: Tensor,
+    images: Array,
+    labels: Array,
     *,
     original: Model | None = None,
     attacks: Sequence[Attack] = (),
@@ -77,6 +79,9 @@ def evaluate(
     progress: bool = False,
 ) -> Evaluation:
     """Measure the classifier `model` on `images` (n, …) with class numbers `labels` (n,).
+
+    Both are tensors, arrays, or nested lists; `secateur.data.load_data` reads them from files. uint8 images of a model
+    that does not take these are pixels, and spread over `input_bounds`.
 
     `attacks` run against `model`, inside `input_bounds` (numbers, one value per channel, or what broadcasts to one
     image); `mean` and `std` are as for `prune`, all else then in units of the images. `warnings` in the report tell
@@ -108,9 +113,12 @@ def evaluate(
             "progress": progress,
         },
     )
-    labels, input_bounds, device = given["labels"], given["input_bounds"], given["device"]
+    images, labels = given["images"], given["labels"]
+    input_bounds, device = given["input_bounds"], given["device"]
     _check_data(images, labels)
     normalisation = Normalisation(given["mean"] or (), given["std"] or ())
+    if images.dtype == torch.uint8 and (normalisation or not _takes(model, images[:2], device)):
+        images = pixels_in(images, input_bounds)
     model = normalisation.around(model, images.ndim - 2)
     original = None if original is None else normalisation.around(original, images.ndim - 2)
     check_names(attacks)
@@ -160,14 +168,15 @@ def evaluate(
 
 def _as_labels(value: Any) -> Tensor:
     """Class numbers; truth values are those of two classes."""
-    found: Tensor = may.TENSOR.parse(value)
+    found = tensor_of(value)
     return found.long() if found.dtype == torch.bool else found
 
 
+_ARRAY = "a tensor, an array, or nested lists of numbers"
 _RULES = {
     "model": may.MODEL,
-    "images": may.TENSOR,
-    "labels": may.Rule(may.TENSOR.may_be, _as_labels),
+    "images": may.Rule(_ARRAY, tensor_of),
+    "labels": may.Rule(_ARRAY, _as_labels),
     "original": may.optional(may.MODEL),
     "attacks": may.list_of(may.instance(Attack, ""), "a list of attacks, such as [secateur.PGD(0.01)]"),
     "corruptions": may.list_of(
@@ -230,6 +239,17 @@ def _module(model: Model, role: str) -> nn.Module:
     return model
 
 
+def _takes(model: Model, images: Tensor, device: torch.device | str | None) -> bool:
+    """Whether the model takes images of this type as they are."""
+    module, place = placed(_module(model, "model"), device)
+    try:
+        with torch.no_grad():
+            outputs_of(module, images.to(place))
+    except InputError:
+        return False
+    return True
+
+
 def _check_data(images: Tensor, labels: Tensor) -> None:
     if images.ndim < 2 or not len(images):
         raise InputError(f"images of shape {tuple(images.shape)}: axis 0 must be the samples, at least one of them")
@@ -284,8 +304,8 @@ def _attack_row(attack: Attack, outcome: Outcome) -> AttackRow:
 
 def _of_range(images: Tensor, bounds: Bounds) -> tuple[str, ...]:
     """Without attacks the box is not needed, but images outside of it are likely in other units than was thought."""
-    said = outside(images, bounds)
-    return (f"{said}: are they in the units that the model takes? (input_bounds, mean, std)",) if said else ()
+    said = range_warning(images, bounds)
+    return (said,) if said else ()
 
 
 def _warnings(

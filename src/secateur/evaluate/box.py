@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur.data.pixels import spread
+from secateur.data.within import check_within, range_problem
 from secateur.errors import InputError
 
 End = float | Sequence[float] | Tensor
 Bounds = tuple[End, End]
 Box = tuple[Tensor, Tensor]
-
-_TOLERANCE = 1e-6  # rounding of the given images at the ends of the box
 
 
 def input_box(images: Tensor, bounds: Bounds) -> Box:
@@ -31,25 +31,27 @@ def input_box(images: Tensor, bounds: Bounds) -> Box:
     lower, upper = (_end(end, images) for end in bounds)
     if not bool((lower <= upper).all()) or not bool((lower < upper).any()):
         raise InputError(f"input_bounds={bounds}: the lower end must lie below the upper one")
-    if said := outside(images, bounds):
-        raise InputError(f"{said}; give the bounds that the model's inputs have")
+    check_within(images, (lower, upper), "the images")
     return lower, upper
 
 
-def outside(images: Tensor, bounds: Bounds) -> str:
+def pixels_in(images: Tensor, bounds: Bounds) -> Tensor:
+    """uint8 `images` (n, …) as float32, spread over the box."""
+    lower, upper = (_end(end, torch.empty(0, *images.shape[1:])) for end in bounds)
+    if not bool(torch.isfinite(upper - lower).all()):
+        raise InputError(
+            f"input_bounds={bounds}: uint8 images are spread over the bounds, which must be finite for that"
+        )
+    return spread(images, lower, upper)
+
+
+def range_warning(images: Tensor, bounds: Bounds) -> str:
     """That images lie outside of the box, in words; empty where they do not, or where the box does not fit them."""
-    if not images.is_floating_point():
-        return ""
     try:
         lower, upper = (_end(end, images) for end in bounds)
     except InputError:
         return ""
-    if not bool((images < lower - _TOLERANCE).any() or (images > upper + _TOLERANCE).any()):
-        return ""
-    return (
-        f"the images range from {float(images.min()):g} to {float(images.max()):g}, outside of input_bounds "
-        f"{float(lower.min()):g} to {float(upper.max()):g}"
-    )
+    return range_problem(images, (lower, upper), "the images")
 
 
 def _end(end: End, images: Tensor) -> Tensor:

@@ -1,0 +1,26 @@
+"""Pixels as numbers in a range, and axes in the order in which a model takes them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def spread(pixels: Tensor, lower: float | Tensor, upper: float | Tensor) -> Tensor:
+    """uint8 `pixels` (n, …) linearly from `lower` (0) to `upper` (255), as float32; the ends broadcast.
+
+    0 and 1 divide by 255; 0 and 255 leave the values as they are.
+    """
+    return (pixels.to(torch.float32) / 255).mul_(upper - lower).add_(lower)
+
+
+def laid_out(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
+    """`x` (n, …) with its axes as in `shape` (of one sample), where one of two changes makes it fit: (n, h, w) becomes
+    (n, 1, h, w), and (n, h, w, c) becomes (n, c, h, w). Otherwise, and without a shape, `x` as it is."""
+    if shape is None or tuple(x.shape[1:]) == shape:
+        return x
+    if (1, *x.shape[1:]) == shape:
+        return x[:, None]
+    if x.ndim == 4 and (x.shape[3], *x.shape[1:3]) == shape:
+        return x.permute(0, 3, 1, 2).contiguous()
+    return x
