@@ -203,9 +203,11 @@ def test_of_several_outputs_the_logits_are_taken(name: str) -> None:
 def test_the_head_is_that_of_the_logits(name: str) -> None:
     """The other part holds no probabilities, the logits do; the ops tell, not the values."""
     model = InParts(linear([[0.1, 0], [0, 0.1]], None, nn.Sigmoid()), TOGETHER[name])
+    program = torch.export.export(model, (torch.rand(2, 2),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
     images = torch.rand(20, 2)
-    assert resolve_head(model, "auto", predict(model, images), images[:2]) == "probabilities"
-    assert resolve_head(model, "auto", predict(model, images), images[:2], one_of_k=None) == "multi_label"
+    for subject in (model, program):
+        assert evaluate(subject, images, torch.zeros(20).long()).head == "probabilities"
+        assert evaluate(subject, images, original=model).head == "multi_label"
 
 
 @pytest.mark.parametrize(

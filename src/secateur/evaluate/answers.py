@@ -13,7 +13,7 @@ from torch.export import ExportedProgram
 from secateur.decisions import Head, classes_of, decide
 from secateur.errors import InputError, few
 from secateur.evaluate.accuracy import equal, predict, resolve_head
-from secateur.graph.export import unlifted
+from secateur.graph.export import as_module
 from secateur.graph.fitness import check_values
 from secateur.torch_state import ALONE
 
@@ -65,7 +65,7 @@ def answers_of(
 def _module(model: Model, role: str) -> nn.Module:
     """The model as a module; an exported graph has its mode baked in, any other must be in eval mode."""
     if isinstance(model, ExportedProgram):
-        return unlifted(model)
+        return as_module(model)
     if not isinstance(model, nn.Module):
         raise InputError(f"{role} is a {type(model).__name__}; give a torch.nn.Module or an ExportedProgram")
     with ALONE:

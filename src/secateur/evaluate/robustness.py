@@ -53,7 +53,7 @@ def _under(
         (a, run_attack(target, images, labels, a, correct=correct, batch_size=size, progress=progress)) for a in attacks
     ]
     signs = signs_of_masking(target, images, labels, outcomes, size)
-    return outcomes, (*signs, *dict.fromkeys(target.notes))
+    return outcomes, (*signs, *(note for _, outcome in outcomes for note in outcome.notes))
 
 
 def _told(attack: Attack, outcome: Outcome) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Against two models, `labels` are the original's decisions, and an input is right
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ class Outcome:
 
     correct: Tensor
     robust: Tensor
+    notes: tuple[str, ...] = ()  # what the attack had to say about the model
 
     @property
     def robust_share(self) -> float:
@@ -50,15 +51,16 @@ def run_attack(
 ) -> Outcome:
     """Attack the `images` (n, …) that are `correct` (n,), with `labels` (n,); the models stay as they are.
 
-    What the attack has to say is added to `target.notes`. Raises `InputError` for models that give no gradient.
+    Raises `InputError` for models that give no gradient.
     """
+    target = replace(target, notes=[])
     robust = correct.clone()
     todo = torch.nonzero(correct)[:, 0].split(batch_size) if bool(correct.any()) else ()
     for rows in track(todo, attack.name, progress):
         x0, y = images[rows].to(target.device), labels[rows].to(target.device)
         for restart in range(attack.restarts):
             robust[rows] &= ~target.wrong(attack.perturb(target, x0, y, rows, restart), y).cpu()
-    return Outcome(correct, robust)
+    return Outcome(correct, robust, tuple(dict.fromkeys(target.notes)))
 
 
 def perturb(
