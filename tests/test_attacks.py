@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError
 from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, evaluate
 from secateur.evaluate.accuracy import Head
-from secateur.evaluate.attacks import perturb, run_attack
+from secateur.evaluate.attacks import perturb, run_attack, target_of
 from secateur.evaluate.attacks.apgd import checkpoints
 from secateur.evaluate.attacks.losses import Loss, logits_of, loss_of
 from secateur.evaluate.attacks.norms import Norm, ball_round, steepest
@@ -359,6 +359,7 @@ def test_attack_without_sense_is_refused(make: Callable[[], Attack], said: str) 
 def test_nothing_is_attacked_where_nothing_is_right() -> None:
     model, x, _ = blobs()
     wrong = (model(x).argmax(1) + 1) % 4
-    outcome = run_attack(model, x, wrong, APGD(0.1), head="logits", correct=torch.zeros(len(x), dtype=torch.bool))
-    assert outcome.robust_accuracy == 0.0
+    target = target_of(model, "logits", input_box(x, (0.0, 1.0)), None)
+    outcome = run_attack(target, x, wrong, APGD(0.1), correct=torch.zeros(len(x), dtype=torch.bool))
+    assert outcome.robust_share == 0.0
     assert evaluate(model, x, wrong, attacks=[APGD(0.1)]).attacks[0].robust_accuracy == 0.0

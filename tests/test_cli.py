@@ -352,7 +352,11 @@ FAILURES = {
     "guard at once": ((*PRUNE, "-o", "x.pt2", "--max-drift", "0"), 3, "the guard stopped the first step"),
     "unknown corruption": ((*EVALUATE, "--corruption", "fog"), 1, "there are gaussian_noise"),
     "corruption without a number": ((*EVALUATE, "--corruption", "contrast:much"), 1, "e.g. contrast:0.1"),
-    "AutoAttack in an endless box": ((*EVALUATE, "--autoattack", "0.1", "--input-bounds", "0,inf"), 1, "finite width"),
+    "AutoAttack in an endless box": (
+        (*EVALUATE, "--autoattack", "0.1", "--input-bounds", "0,inf"),
+        1,
+        "give two finite numbers",
+    ),
     "unknown norm": ((*EVALUATE, "--norm", "l1"), 2, "linf"),
     "calibration": ((*PRUNE, "-o", "x.pt2", "--calibration", "none.npz"), 1, "cannot read none.npz"),
     "beyond reach": ((*PRUNE, "-o", "x.pt2", "--remove", "params=99.9%"), 3, "cannot go"),

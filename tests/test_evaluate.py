@@ -6,7 +6,9 @@ import importlib.util
 import io
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from torch import Tensor, nn
 from secateur.errors import InputError
 from secateur.evaluate import APGD, FGSM, PGD, Attack, Evaluation, evaluate
 from secateur.evaluate.accuracy import Head, decide, predict, resolve_head, top_k_correct
-from secateur.evaluate.attacks import perturb, run_attack
+from secateur.evaluate.attacks import perturb, run_attack, target_of
 from secateur.evaluate.attacks.losses import Loss
 from secateur.evaluate.attacks.norms import Norm
 from secateur.evaluate.box import input_box
@@ -149,6 +151,89 @@ def test_binary_thresholds_by_hand() -> None:
         assert result.accuracy == {1: 0.75, 2: 1.0}
 
 
+# --- outputs in parts ---------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Parts:
+    """As the models of transformers give it."""
+
+    logits: Any
+    hidden: Tensor | None = None
+
+
+class PartsByName(OrderedDict[str, Any]):
+    """As above: a dict whose values are attributes, too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+class InParts(nn.Module):
+    def __init__(self, model: nn.Module, together: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.model, self.together = model, together
+        self.eval()
+
+    def forward(self, x: Tensor) -> Any:
+        return self.together(self.model(x), x)
+
+
+TOGETHER: dict[str, Callable[[Tensor, Tensor], Any]] = {
+    "dataclass": lambda z, x: Parts(z, x),
+    "dict": lambda z, x: {"hidden": x, "logits": z},
+    "dict of one": lambda z, x: {"logits": z},
+    "subclass of dict": lambda z, x: PartsByName(loss=x.sum(), logits=z),
+    "tuple of one": lambda z, x: (z,),
+}
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_of_several_outputs_the_logits_are_taken(name: str) -> None:
+    plain, x, labels = data()
+    model = InParts(plain, TOGETHER[name])
+    attacks = [PGD(0.05, steps=3)]
+    expected = evaluate(plain, x, labels, attacks=attacks)
+    assert evaluate(model, x, labels, attacks=attacks) == expected
+    report = evaluate(model, x, original=plain, attacks=attacks)
+    assert report.agreement == 1.0 and report.head == "logits"
+
+
+@pytest.mark.parametrize("name", ["dict", "dict of one"])
+def test_the_head_is_that_of_the_logits(name: str) -> None:
+    """The other part holds no probabilities, the logits do; the ops tell, not the values."""
+    model = InParts(linear([[0.1, 0], [0, 0.1]], None, nn.Sigmoid()), TOGETHER[name])
+    program = torch.export.export(model, (torch.rand(2, 2),), dynamic_shapes=({0: torch.export.Dim.AUTO},))
+    images = torch.rand(20, 2)
+    for subject in (model, program):
+        assert evaluate(subject, images, torch.zeros(20).long()).head == "probabilities"
+        assert evaluate(subject, images, original=model).head == "multi_label"
+
+
+@pytest.mark.parametrize(
+    ("case", "expected"),
+    [
+        ("many logits", "logits"),
+        ("logits inside [0, 1]", "logits"),
+        ("softmax", "probabilities"),
+        ("many sigmoids", "multi_label"),
+        ("one logit", "binary_logit"),
+        ("uncapturable sigmoid", "binary_probability"),
+        ("uncapturable softmax", "probabilities"),
+    ],
+)
+def test_head_without_labels(case: str, expected: str) -> None:
+    images = torch.rand(20, 2)
+    model = HEADS[case][0]
+    assert resolve_head(model, "auto", predict(model, images), images[:2], one_of_k=None) == expected
+    assert evaluate(model, images, original=model).head == expected
+
+
+def test_uncapturable_logits_are_told_by_their_values() -> None:
+    model = opaque(lambda x: 4 * x - 2)
+    assert evaluate(model, torch.rand(20, 2), original=model).head == "logits"
+
+
 # --- attacks ------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +302,8 @@ def test_more_attack_never_leaves_more() -> None:
 def test_inputs_that_are_wrong_before_the_attack_are_not_robust() -> None:
     model, x, labels = data()
     correct = model(x).argmax(1) == labels
-    outcome = run_attack(model, x, labels, FGSM(0.0), head="logits", correct=correct)
+    target = target_of(model, "logits", input_box(x, (0.0, 1.0)), None)
+    outcome = run_attack(target, x, labels, FGSM(0.0), correct=correct)
     assert torch.equal(outcome.robust, correct) and torch.equal(outcome.correct, correct)
     assert outcome.robust_instances_per_1000 == pytest.approx(1000 * int(correct.sum()) / len(x))
 
@@ -411,7 +497,8 @@ class Detached(nn.Module):
             "int64",
         ),
         (Detached().eval(), X, X[:, :4].argmax(1), {"attacks": [FGSM(0.1)]}, "has no gradient"),
-        (Gives({"logits": X}).eval(), X, Y, {}, "gives a dict, not one tensor"),
+        (Gives({"scores": X}).eval(), X, Y, {}, "gives a dict, neither one tensor nor .* with logits"),
+        (Gives({"logits": "X"}).eval(), X, Y, {}, "gives a dict, neither one tensor"),
         (Gives(torch.zeros(4, 2, 2)).eval(), X, Y, {}, r"has shape \(4, 2, 2\)"),
         (Gives(torch.full((4, 4), torch.nan)).eval(), X, Y, {}, "NaN for 4 of 4 images"),
         (lambda x: x, X, Y, {}, "model=<function.*give a torch.nn.Module"),

@@ -51,8 +51,9 @@ Data = Annotated[
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help=".npz file with the array images (uint8, or floats in the range of --input-bounds) to prove something "
-        "about; needs --eps. With labels too (class numbers), only correctly classified images count as stable. "
+        help="Images to prove something about: a folder, an .npy file, or an .npz file with the array images (uint8, "
+        "or floats in the range of --input-bounds); needs --eps. With the array labels too (class numbers), only "
+        "correctly classified images count as stable. "
         "Default: the proof is about every input in --input-bounds.",
     ),
 ]
@@ -176,9 +177,8 @@ def certify_command(
     """
     from secateur import outputs
     from secateur.certify.vnnlib import write_claim
-    from secateur.cli.reading import example_from, inputs_from, model_from
+    from secateur.cli.reading import data_from, example_from, inputs_from, model_from
     from secateur.files import written_together
-    from secateur.formats.arrays import load_arrays
     from secateur.graph.example import tensors_in
 
     if check is not None:
@@ -199,9 +199,9 @@ def certify_command(
     reads = outputs.model_files(original, *outputs.model_files(pruned), weights, pruned_weights, data)
     outputs.check_outputs(reads, writes, overwrite)
     given = inputs_from(original, input_bounds, mean, std, normalize, example_shape)
-    arrays = {} if data is None else load_arrays(data)
-    images = arrays["images"][:samples] if arrays else None
     loaded, smaller = model_from(original, weights), model_from(pruned, pruned_weights)
+    arrays = {} if data is None else data_from(data, loaded, given, samples)
+    images = arrays.get("images")
     known = images is not None and not given.example_shape
     example = (arrays["images"][:2],) if known else example_from(loaded, given)
     certificate = secateur.certify(
@@ -214,7 +214,7 @@ def certify_command(
         inputs=images,
         indices=None if images is None else range(len(images)),
         eps=eps,
-        labels=arrays["labels"][:samples] if "labels" in arrays else None,
+        labels=arrays.get("labels"),
         head=cast("decisions.Head", head.value),
         method=method.value,
         attack_steps=attack_steps,
@@ -239,13 +239,13 @@ def _check(
     prove: bool,
 ) -> None:
     from secateur.certify.checking import check_certificate
-    from secateur.cli.reading import example_from
-    from secateur.formats.arrays import load_arrays
+    from secateur.cli.reading import data_from, example_from
 
     certificate = secateur.Certificate.load(path)
-    arrays = {} if data is None else load_arrays(data)
-    images, labels = arrays.get("images"), arrays.get("labels")
     rows = certificate.input_set.indices
+    given = given.model_copy(update={"input_bounds": tuple(certificate.input_set.input_bounds)})
+    arrays = {} if data is None else data_from(data, original, given, None if rows is None else len(rows))
+    images, labels = arrays.get("images"), arrays.get("labels")
     if images is not None and rows is not None:
         if max(rows, default=0) >= len(images):
             raise InputError(f"{data} holds {len(images):,} images; the certificate is about number {max(rows):,}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from secateur.evaluate import runtime as runtimes
     from secateur.evaluate.attacks import Attack, losses, norms
 
-ATTACKS = "Adversarial attacks (accuracy that is left under each)"
+ATTACKS = "Adversarial attacks (accuracy or agreement that is left)"
 CORRUPTIONS = "Corruptions"
 LATENCY = "Latency"
 
@@ -43,8 +43,8 @@ Data = Annotated[
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help=".npz file with the arrays images (uint8, or floats in the range of --input-bounds) and labels (class "
-        "numbers).",
+        help="Images to measure on: a folder, an .npy file, or an .npz file with the array images (uint8, or floats in "
+        "the range of --input-bounds) and, if there are any, labels (class numbers). Without labels, give --original.",
     ),
 ]
 Original = Annotated[
@@ -53,7 +53,7 @@ Original = Annotated[
         metavar="MODEL",
         rich_help_panel=COMMON,
         help="Model before pruning, in any form that MODEL has. Adds its results for comparison, and agreement: the "
-        "share of images that both models predict alike.",
+        "share of images that both models predict alike. Needed if --data holds no labels.",
     ),
 ]
 OriginalWeights = Annotated[
@@ -211,18 +211,14 @@ def evaluate_command(
     device: Device = None,
     debug: Debug = False,
 ) -> None:
-    """Measure accuracy, robustness, size and latency on labelled images.
+    """Measure accuracy, robustness, size and latency on images; without labels, agreement with the original.
 
     Takes any classifier, pruned or not. With --original, the model before pruning is measured beside it.
     """
-    from secateur.cli.reading import inputs_from, model_from
-    from secateur.formats.arrays import load_arrays
+    from secateur.cli.reading import data_from, inputs_from, model_from
 
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
-    arrays = load_arrays(data)
-    if "labels" not in arrays:
-        raise InputError(f"{data} holds no labels; name them labels, test_labels or y")
     ball, climbed = cast("norms.Norm", norm.value), cast("losses.Loss", loss.value)
     attacks: list[Attack] = [secateur.FGSM(eps, ball) for eps in fgsm or ()]
     attacks += [
@@ -230,16 +226,25 @@ def evaluate_command(
     ]
     attacks += [secateur.APGD(eps, ball, climbed, restarts=restarts, seed=seed) for eps in apgd or ()]
     attacks += [secateur.AutoAttack(eps, ball, seed=seed) for eps in autoattack or ()]
-    given = inputs_from(model, input_bounds, mean, std, normalize)
+    given = inputs_from(original or model, input_bounds, mean, std, normalize)
+    loaded = model_from(model, weights)
+    arrays = data_from(data, loaded, given, samples)
+    if "labels" not in arrays and original is None:
+        raise InputError(
+            f"{data} holds no labels; give --original, the model before pruning, or an .npz file with the arrays "
+            "images and labels (sub-folders are not taken for labels)"
+        )
     report = secateur.evaluate(
-        given.around(model_from(model, weights)),
-        arrays["images"][:samples],
-        arrays["labels"][:samples],
-        original=given.around(model_from(original, original_weights)) if original else None,
+        loaded,
+        arrays["images"],
+        arrays.get("labels"),
+        original=model_from(original, original_weights) if original else None,
         attacks=attacks,
         corruptions=[c for text in corruption or () for c in _corruptions(text, seed)],
         top_k=top_k or (1,),
         input_bounds=given.input_bounds,
+        mean=given.mean or None,
+        std=given.std or None,
         batch_size=batch_size,
         device=device,
         head=cast("decisions.Head", head.value),

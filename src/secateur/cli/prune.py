@@ -110,8 +110,9 @@ Calibration = Annotated[
     Option(
         metavar="PATH",
         rich_help_panel=FIDELITY,
-        help=".npz file of your own inputs, without labels, as the array images (uint8, or floats in the range of "
-        "--input-bounds). Used in place of generated inputs; real inputs usually keep more accuracy.",
+        help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy file, or an "
+        ".npz file with the array images (uint8, or floats in the range of --input-bounds). They usually keep more "
+        "accuracy; a third of them is kept apart to judge the result.",
     ),
 ]
 Samples = Annotated[

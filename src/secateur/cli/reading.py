@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.budget import check_input
+from secateur.data import load_data
 from secateur.errors import InputError
 from secateur.formats.foreign import kind_of
 from secateur.formats.models import load_model
 from secateur.formats.onnx import OnnxModel
 from secateur.formats.onnx.read import require_packages
+from secateur.graph.example import tensors_in
 from secateur.inputs import InputSpec, numbers, read_inputs
 
 _DTYPES = (
@@ -79,6 +81,18 @@ def _sample(text: str, value: float) -> Tensor:
         raise InputError(f"--example-shape {text}: write sizes as 3,32,32, with a type where needed as 16:int64")
     check_input(f"--example-shape {text}", (2, *shape), dtype)
     return torch.full((2, *shape), value if dtype.is_floating_point else 0, dtype=dtype)
+
+
+def data_from(
+    path: Path, model: nn.Module | ExportedProgram, given: InputSpec, limit: int | None = None
+) -> dict[str, Tensor]:
+    """Images, and labels where there are any; those of a folder in the shape that the model takes."""
+    try:
+        shapes = [tuple(x.shape[1:]) for x in tensors_in(example_from(model, given))]
+    except InputError:  # a module from a factory does not tell it
+        shapes = []
+    shape = shapes[0] if len(shapes) == 1 else None
+    return load_data(path, image_shape=shape, bounds=given.input_bounds, limit=limit)
 
 
 def shape_text(shape: tuple[int, ...], dtype: str) -> str:

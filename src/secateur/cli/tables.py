@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import secateur
+from secateur.errors import few
 
 Rows = list[tuple[str, ...]]
 
@@ -43,7 +44,7 @@ def _quality(report: secateur.Evaluation) -> Rows:
     old = report.original_accuracy
     rows: Rows = [(f"top-{k} accuracy", f"{v:.2%}", f"{old[k]:.2%}" if old else "") for k, v in report.accuracy.items()]
     if report.agreement is not None:
-        rows.append(("agreement with the original", f"{report.agreement:.2%}", ""))
+        rows += _agreement(report)
     if report.worst_class_accuracy is not None:
         before = _percent(report.original_worst_class_accuracy)
         rows.append(("accuracy of the worst class", f"{report.worst_class_accuracy:.2%}", before))
@@ -51,8 +52,27 @@ def _quality(report: secateur.Evaluation) -> Rows:
         rows.append((f"{row.name}: robust accuracy", f"{row.robust_accuracy:.2%}", ""))
         rows.append((f"{row.name}: robust instances per 1,000", f"{row.robust_instances_per_1000:.1f}", ""))
     for worse in report.corruptions:
-        label = f"{worse.kind}:{worse.strength:g}: accuracy"
-        rows.append((label, f"{worse.accuracy:.2%}", _percent(worse.original_accuracy)))
+        label = f"{worse.kind}:{worse.strength:g}"
+        if worse.accuracy is not None:
+            rows.append((f"{label}: accuracy", f"{worse.accuracy:.2%}", _percent(worse.original_accuracy)))
+        if worse.agreement is not None:
+            rows.append((f"{label}: agreement", f"{worse.agreement:.2%}", ""))
+    return rows
+
+
+def _agreement(report: secateur.Evaluation) -> Rows:
+    low, high = report.agreement_interval or (0.0, 1.0)
+    rows: Rows = [("agreement with the original", f"{report.agreement:.2%} (95 %: {low:.2%} to {high:.2%})", "")]
+    if report.worst_class_agreement is not None:
+        rows.append((f"agreement of the worst class, {report.worst_class}", f"{report.worst_class_agreement:.2%}", ""))
+    if report.vanished_classes:
+        rows.append(("classes that the model never gives", few([str(c) for c in report.vanished_classes]), ""))
+    if report.drift is not None:
+        rows.append(("largest drift of an output", f"{report.drift.largest:.4g}", ""))
+        rows.append(("the same, median over inputs", f"{report.drift.median:.4g}", ""))
+    for row in report.agreement_attacks:
+        rows.append((f"{row.name}: agreement that stands", f"{row.robust_agreement:.2%}", ""))
+        rows.append((f"{row.name}: instances per 1,000", f"{row.robust_instances_per_1000:.1f}", ""))
     return rows
 
 
@@ -71,6 +91,12 @@ def _cost(report: secateur.Evaluation) -> Rows:
 
 
 def classes_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
+    if not report.classes:
+        shares: Rows = [
+            (str(row.label), f"{row.share:.2%}", f"{row.original_share:.2%}", _percent(row.agreement))
+            for row in report.class_shares
+        ]
+        return ("class", "share of inputs", "original", "agreement"), shares
     rows: Rows = [
         (
             str(row.label),

@@ -100,5 +100,5 @@ def _as_bounds(value: Any) -> tuple[float, float]:
 
 
 _PATH = may.Rule("the path of a file or a folder", _as_path)
-_BOUNDS = may.Rule("two numbers, the lower below the upper", _as_bounds)
+_BOUNDS = may.Rule("two finite numbers, the lower below the upper", _as_bounds)
 _LIMIT = may.optional(may.whole(1, "a whole number of images, at least 1"))

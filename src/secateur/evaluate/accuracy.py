@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -53,7 +54,11 @@ def placed(model: nn.Module, device: torch.device | str | None) -> tuple[nn.Modu
 
 
 def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
-    """The model's output for one batch as (batch, outputs); one number per image becomes a column."""
+    """The model's output for one batch as (batch, outputs); one number per image becomes a column.
+
+    Of an object or a dict with `logits`, as the models of transformers give it, these. Raises `InputError` where the
+    model refuses the batch, and for other outputs.
+    """
     try:
         with EXPORTING:
             output = model(batch)
@@ -62,38 +67,63 @@ def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
             f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: {first_line(error)}. "
             "Check the shape (axis 0 is the batch, channels come first), and that the model takes any batch size"
         ) from error
-    if isinstance(output, (tuple, list)) and len(output) == 1:
-        output = output[0]
-    if not isinstance(output, Tensor):
+    found = _logits(output)
+    if not isinstance(found, Tensor):
         raise InputError(
-            f"the model gives a {type(output).__name__}, not one tensor; wrap it so that it gives the logits"
+            f"the model gives a {type(output).__name__}, neither one tensor nor an object or a dict with logits; wrap "
+            "it so that it gives the logits"
         )
-    rows: Tensor = output[:, None] if output.ndim == 1 else output
+    rows: Tensor = found[:, None] if found.ndim == 1 else found
     if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
         raise InputError(
-            f"the model's output for {len(batch)} images has shape {tuple(output.shape)}; a classifier gives "
+            f"the model's output for {len(batch)} images has shape {tuple(found.shape)}; a classifier gives "
             "(images, classes), or (images, 1) where there are two classes"
         )
     return rows
 
 
-def resolve_head(model: nn.Module, head: Head, outputs: Tensor, example: Tensor, *, one_of_k: bool = True) -> Head:
+def _logits(output: Any) -> Any:
+    """The one value of an output that decides; the output itself where there is none of that name."""
+    if isinstance(output, Mapping):
+        return output.get("logits", output)
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, tuple | list) and len(output) == 1:
+        return output[0]
+    return getattr(output, "logits", output)
+
+
+class _Logits(nn.Module):
+    """A model without what else it gives."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = False
+
+    def forward(self, x: Tensor) -> Any:
+        return _logits(self.model(x))
+
+
+def resolve_head(
+    model: nn.Module, head: Head, outputs: Tensor, example: Tensor, *, one_of_k: bool | None = True
+) -> Head:
     """What the columns of `outputs` (n, outputs) are; `auto` is decided by their number and the model's last ops.
 
-    `one_of_k`: whether the labels are class numbers. Where the model cannot be captured on `example` (batch, …), the
-    values tell: a column between 0 and 1 holds probabilities, and so do rows that sum to one. Raises `InputError` where
-    `auto` cannot tell, and for models that decide nothing.
+    `one_of_k`: whether the labels are class numbers; None where there are no labels. Where the model cannot be captured
+    on `example` (batch, …), the values tell: a column between 0 and 1 holds probabilities, and so do rows that sum to
+    one. Raises `InputError` where `auto` cannot tell, and for models that decide nothing.
     """
     check_head(head)
     meaning = _meaning(model, example)
     if meaning is None:
         meaning = _by_values(outputs, head, one_of_k)
-    found = fitting_head(head, meaning, outputs.shape[1], one_of_k=one_of_k)
+    found = fitting_head(head, meaning, outputs.shape[1], one_of_k=bool(one_of_k))
     if found == "none":
         said = "the head was given as none" if head == "none" else "the last ops do not tell the threshold"
         raise InputError(
             f"the model decides nothing that could be measured ({said}); give the head (--head), such as "
-            "binary_probability. Of a regression, certify bounds how far its outputs move"
+            "logits or binary_probability. Of a regression, certify bounds how far its outputs move"
         )
     return found
 
@@ -104,31 +134,36 @@ def _meaning(model: nn.Module, example: Tensor) -> Meaning | None:
         if isinstance(model, fx.GraphModule) and not any(n.op == "call_module" for n in model.graph.nodes):
             nodes = tuple(model.graph.nodes)
             made = list(nodes[-1].all_input_nodes)
-        else:
-            with ALONE:
-                graph = capture(model, example)
-            nodes, made = graph.nodes, list(graph.outputs)
+            if len(made) == 1:
+                return meanings(nodes)[made[0]]
+        with ALONE:
+            graph = capture(model, example)
+            if len(graph.outputs) > 1:
+                graph = capture(_Logits(model), example)
     except SecateurError:
         return None
-    return meanings(nodes)[made[0]] if made else "constant"
+    return meanings(graph.nodes)[graph.outputs[0]] if graph.outputs else "constant"
 
 
-def _by_values(outputs: Tensor, head: Head, one_of_k: bool) -> Meaning:
+def _by_values(outputs: Tensor, head: Head, one_of_k: bool | None) -> Meaning:
     if head not in ("auto", "multi_label"):
         return "other"
     if not bool(((outputs >= 0) & (outputs <= 1)).all()):
         return "scores"
-    if outputs.shape[1] == 1 or not one_of_k:
+    if outputs.shape[1] == 1 or one_of_k is False:
         return "probability"
-    return "distribution" if bool(((outputs.sum(dim=1) - 1).abs() < 1e-3).all()) else "scores"
+    if bool(((outputs.sum(dim=1) - 1).abs() < 1e-3).all()):
+        return "distribution"
+    return "scores" if one_of_k else "probability"
 
 
 def right(outputs: Tensor, labels: Tensor, head: Head) -> Tensor:
     """Whether each decision is that of `labels`, shape (n,); of many labels, whether all of them are."""
-    return _equal(decide(outputs, head), labels)
+    return equal(decide(outputs, head), labels)
 
 
-def _equal(first: Tensor, second: Tensor) -> Tensor:
+def equal(first: Tensor, second: Tensor) -> Tensor:
+    """Whether two decisions (n,), or all labels (n, labels) of them, are the same, shape (n,)."""
     return (first == second).reshape(len(first), -1).all(dim=1)
 
 
@@ -150,8 +185,3 @@ def top_k_correct(outputs: Tensor, labels: Tensor, k: int, head: Head) -> Tensor
 def accuracies(outputs: Tensor, labels: Tensor, top_k: Sequence[int], head: Head) -> dict[int, float]:
     """k → the share of labels among the k first classes."""
     return {k: float(top_k_correct(outputs, labels, k, head).double().mean()) for k in top_k}
-
-
-def agreement(outputs: Tensor, head: Head, original: Tensor, original_head: Head) -> float:
-    """The share of inputs on which two models decide the same."""
-    return float(_equal(decide(outputs, head), decide(original, original_head)).double().mean())

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from secateur import arguments as may
 from secateur.errors import InputError
 
-_CLOSE = 1e-16  # relative change of a continued fraction at which it stands
-_TERMS = 10_000_000  # of a continued fraction; it takes about the square root of the number of trials
+_CLOSE = 1e-15  # relative change of a continued fraction at which it stands
+_TERMS = 1_000_000  # of a continued fraction, at most; it takes about the square root of the number of trials
 _TINY = 1e-300  # in place of a zero denominator
 
 

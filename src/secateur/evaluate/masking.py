@@ -55,7 +55,7 @@ def _vanishing(target: Target, batches: Sequence[Batch], loss: Climbed, inputs: 
     named, instead = "ce" if loss == "log_odds" else loss, "APGD, or " if rounded_away else ""
     return (
         f"the gradient of the loss ({named}) is zero at {flat} of {inputs} inputs, where gradient attacks are blind; "
-        f"robust accuracy under them is too high: use {instead}AutoAttack"
+        f"{target.measured} under them is too high: use {instead}{target.stronger}"
     )
 
 
@@ -70,8 +70,9 @@ def _ahead(target: Target, batches: Sequence[Batch], attack: PGD | APGD, left: i
     if left - left_by_probe <= max(1.0, _SLACK * inputs):
         return ""
     return (
-        f"{attack.name} leaves {left} of {inputs} inputs right, {name} of the same radius only {left_by_probe}: the "
-        "gradients look masked, or the attack has too few steps; its robust accuracy is too high: use AutoAttack"
+        f"{attack.name} leaves {left} of {inputs} inputs {target.stands}, {name} of the same radius only "
+        f"{left_by_probe}: the gradients look masked, or the attack has too few steps; its {target.measured} is too "
+        f"high: use {target.stronger}"
     )
 
 

@@ -21,13 +21,26 @@ class AttackRow(_Record):
     samples: int
 
 
+class AgreementAttackRow(_Record):
+    """What an attack on agreement leaves. Inputs on which the models differ before the attack count as not robust."""
+
+    name: str
+    norm: str
+    eps: float  # in input units
+    steps: int
+    robust_agreement: float  # share of `samples` for which the attack finds no input on which the models part
+    robust_instances_per_1000: float  # the same, per 1,000 evaluated inputs
+    samples: int
+
+
 class CorruptionRow(_Record):
-    """Accuracy on inputs made worse without an adversary."""
+    """Accuracy and agreement on inputs made worse without an adversary."""
 
     kind: str
     strength: float  # larger is worse; its unit is the kind's
-    accuracy: float
+    accuracy: float | None = None  # None without labels
     original_accuracy: float | None = None
+    agreement: float | None = None  # share of the worse inputs on which the original decides the same
 
 
 class ClassRow(_Record):
@@ -40,6 +53,22 @@ class ClassRow(_Record):
     change: float | None = None  # from the original's accuracy; below zero where the class got worse
 
 
+class ClassShareRow(_Record):
+    """How often a class is given, whatever the labels say; of many labels, how often a label is."""
+
+    label: int
+    share: float  # of the inputs, by the model
+    original_share: float
+    agreement: float | None = None  # share of the inputs of this class by the original that stay; None: there are none
+
+
+class Drift(_Record):
+    """Over the inputs, of the largest absolute difference of an output from the original's."""
+
+    largest: float
+    median: float
+
+
 class Cost(_Record):
     parameters: int
     macs: int  # for one input
@@ -48,19 +77,30 @@ class Cost(_Record):
 
 
 class Evaluation(_Record):
-    """Shares lie in [0, 1]. `original_…`, `agreement`, `change` and `cost_before` need the original model."""
+    """Shares lie in [0, 1]. `accuracy`, `classes` and `attacks` need labels and are empty without them.
+
+    `original_…`, `change`, `cost_before` and all that is about agreement, drift and class shares need the original
+    model. Attacks on agreement, `agreement_attacks`, run where there are no labels.
+    """
 
     samples: int
     head: str  # what the outputs were taken for, a name in secateur.decisions
-    accuracy: dict[int, float]  # k → top-k accuracy; of many labels, the share of inputs with all of them right
+    accuracy: dict[int, float] = {}  # k → top-k accuracy; of many labels, the share of inputs with all of them right
     original_accuracy: dict[int, float] | None = None
     agreement: float | None = None  # share of inputs on which the original decides the same
+    agreement_interval: tuple[float, float] | None = None  # Clopper–Pearson, 95 %
+    drift: Drift | None = None
     classes: tuple[ClassRow, ...] = ()  # of those among the labels
     worst_class_accuracy: float | None = None
     original_worst_class_accuracy: float | None = None  # not always of the same class
+    class_shares: tuple[ClassShareRow, ...] = ()  # of those that a model gives
+    vanished_classes: tuple[int, ...] = ()  # that the original gives and the model never does
+    worst_class: int | None = None  # that agrees least, of those which the original gives
+    worst_class_agreement: float | None = None
     attacks: tuple[AttackRow, ...] = ()
+    agreement_attacks: tuple[AgreementAttackRow, ...] = ()
     corruptions: tuple[CorruptionRow, ...] = ()
-    warnings: tuple[str, ...] = ()  # reasons to doubt the rows of `attacks`
+    warnings: tuple[str, ...] = ()  # reasons to doubt a figure, mostly the rows of attacks
     cost: Cost
     cost_before: Cost | None = None
     latency_batch: int | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import ClassVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,14 @@ from secateur.evaluate.box import Box
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A model with a resolved head (not `auto`), on a device, and the box that its inputs must lie in."""
+    """A model with a resolved head (not `auto`), on a device, and the box that its inputs must lie in.
+
+    An attack climbs `slope` until the model is `wrong`; a subclass says what both mean for it.
+    """
+
+    measured: ClassVar[str] = "robust accuracy"  # what falls under attack,
+    stands: ClassVar[str] = "right"  # what an input is as long as it withstands,
+    stronger: ClassVar[str] = "AutoAttack"  # and what to use where the attack is doubtful
 
     model: nn.Module
     head: Head
@@ -39,14 +46,18 @@ class Target:
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            outputs = outputs_of(self.model, x)
-            values = loss_of(outputs, y, self.head, loss)
+            values, wrong = self.judged(x, y, loss)
             if not values.requires_grad:
                 raise InputError(
                     "the model's output has no gradient with respect to its input; gradient attacks need one"
                 )
             (gradient,) = torch.autograd.grad(values.sum(), x)
-        return values.detach(), gradient, decide(outputs.detach(), self.head) != y
+        return values.detach(), gradient, wrong
+
+    def judged(self, x: Tensor, y: Tensor, loss: Climbed) -> tuple[Tensor, Tensor]:
+        """The loss of each input (b,), which may be differentiated, and whether the model is wrong (b,)."""
+        outputs = outputs_of(self.model, x)
+        return loss_of(outputs, y, self.head, loss), decide(outputs.detach(), self.head) != y
 
 
 def target_of(model: nn.Module, head: Head, box: Box, device: torch.device | str | None) -> Target:

@@ -2,20 +2,21 @@
 
 A *robust instance* is an input that is classified correctly and whose attacked version still is
 (https://arxiv.org/abs/2204.00783). An input that is wrong before the attack is never robust, and is not attacked.
+Against two models, `labels` are the original's decisions, and an input is right where both models agree (`pair`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate.attacks.base import Attack, Target, target_of
-from secateur.evaluate.box import Bounds, Box, input_box
+from secateur.evaluate.attacks.base import Attack, Target
+from secateur.evaluate.box import Box
 from secateur.progress import track
 
 
@@ -28,35 +29,31 @@ class Outcome:
     notes: tuple[str, ...] = ()  # what the attack had to say about the model
 
     @property
-    def robust_accuracy(self) -> float:
+    def robust_share(self) -> float:
         """The share of all evaluated inputs that are robust."""
         return float(self.robust.double().mean())
 
     @property
     def robust_instances_per_1000(self) -> float:
         """Robust inputs per 1,000 evaluated ones; inputs that were wrong anyway count as not robust."""
-        return 1000 * self.robust_accuracy
+        return 1000 * self.robust_share
 
 
 def run_attack(
-    model: nn.Module,
+    target: Target,
     images: Tensor,
     labels: Tensor,
     attack: Attack,
     *,
-    head: Head,
     correct: Tensor,
-    input_bounds: Bounds = (0.0, 1.0),
     batch_size: int = 256,
-    device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Outcome:
-    """Attack the `images` (n, …) that are `correct` (n,); the model and its parameters stay as they are.
+    """Attack the `images` (n, …) that are `correct` (n,), with `labels` (n,); the models stay as they are.
 
-    `head` is a resolved one (not `auto`). Raises `InputError` for images outside `input_bounds`, and for models
-    that give no gradient.
+    Raises `InputError` for models that give no gradient.
     """
-    target = target_of(model, head, input_box(images, input_bounds), device)
+    target = replace(target, notes=[])
     robust = correct.clone()
     todo = torch.nonzero(correct)[:, 0].split(batch_size) if bool(correct.any()) else ()
     for rows in track(todo, attack.name, progress):
