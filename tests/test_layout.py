@@ -28,7 +28,9 @@ FORBIDDEN = {  # part → parts that it may not import
     "formats": {"prune", "run", "methods", "cli"},
     "evaluate": {"prune", "run", "methods", "cli"},
 }
-ALLOWED = {"report": {"report", "graph", "errors", "files", "types"}}  # part → the only parts that it may import
+ALLOWED = {
+    "report": {"report", "graph", "errors", "files", "types", "printable"}
+}  # part → the only parts that it may import
 OPTIONAL = (
     *(
         "matplotlib",

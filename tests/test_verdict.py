@@ -41,9 +41,10 @@ def test_figures_by_hand() -> None:
         (0, 20, "inputs kept apart", "check", "20 inputs do not tell whether agreement is above 83%"),
         (8, 100, "inputs kept apart", "check", "about 8% of its decisions"),
         (20, 100, "inputs kept apart", "do not use", "about 20% of its decisions"),
-        (20, 200, "surrogates", "fine", ""),  # on real inputs about 4 % change
+        (10, 200, "surrogates", "fine", ""),  # on real inputs about 2 % change
+        (20, 200, "surrogates", "check", "200 inputs do not tell whether agreement is above 79%"),
         (40, 200, "surrogates", "check", "about 8% of its decisions"),
-        (80, 200, "surrogates", "do not use", "about 16% of its decisions"),
+        (80, 200, "surrogates", "do not use", "about 18% of its decisions"),
     ],
 )
 def test_the_word(changed: int, inputs: int, basis: str, word: str, reason: str) -> None:

@@ -9,6 +9,8 @@ from torch import nn
 
 from secateur.explain import table
 from secateur.report.recipe import Recipe
+from secateur.report.summary import html_table
+from secateur.report.tables import pruning_table
 from secateur.report.verdict import Verdict
 from secateur.types import Group, Groups
 
@@ -64,6 +66,12 @@ class Result:
     def explain(self) -> str:
         """A table of all groups: units before and after, where they stand, and why a group is pinned."""
         return table(Groups(self.groups, self.blocked), {g.group: len(g.kept) for g in self.recipe.groups})
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        notes = [text for text in (self.shortfall, self.stopped) if text]
+        notes += [] if self.verdict is None else self.verdict.lines()
+        return html_table(f"Result: {type(self.model).__name__}", *pruning_table(self, None), notes)
 
     def __repr__(self) -> str:
         """The sizes before and after, in a few lines."""

@@ -13,10 +13,11 @@ from secateur.report.verdict import Basis, ClassAgreement, Verdict
 
 # Thresholds of the words; docs/results/verdict.md tells how often they are right.
 FINE, POOR = 0.95, 0.85  # agreement, as it is estimated
-SURELY = 0.90  # lower end of the interval on a user's own inputs
+SURELY, LIKELY = 0.90, 0.85  # lower end of the interval, on a user's own inputs and on surrogates
 FINE_DRIFT, POOR_DRIFT = 0.1, 0.5  # relative drift, where the network decides nothing
-# Surrogates are harder than real inputs. Where so many decisions changed on them, that share of it did on real ones:
-LEAST_OF_IT, ABOUT_OF_IT = 0.15, 0.4
+# Surrogates are harder than real inputs: the odds that a decision changes on these are about a third of the odds on
+# surrogates, and lay between a twentieth and one and a half of them.
+MOST_ODDS, ODDS, LEAST_ODDS = 1.5, 1 / 3, 1 / 20
 _FEWEST = 20  # inputs of a class, from which its absence among the pruned network's decisions counts
 CONFIDENCE = 0.95
 
@@ -25,9 +26,9 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
     """The verdict on what was measured. `doubts` are reasons from elsewhere not to trust it; with one, no verdict is
     better than `check`.
 
-    The estimate of the agreement is what was measured on inputs of a user's own; on surrogates, 40 % as many decisions
-    are taken to change as on these. Fine: at least 95 %, and on own inputs the lower end of the interval is 90 %. Do
-    not use: below 85 %, a class has vanished, or an output is not finite. Without decisions the relative drift decides:
+    The estimate of the agreement is what was measured on inputs of a user's own; on surrogates, the odds of a change
+    are taken to be a third. Fine: at least 95 %, and the lower end of the interval 90 % (85 % on surrogates). Do not
+    use: below 85 %, a class has vanished, or an output is not finite. Without decisions the relative drift decides:
     fine up to 0.1, not to be used above 0.5.
     """
     own = basis != "surrogates"
@@ -39,13 +40,13 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
     if vanished:
         bad.append(f"classes that the pruned model never gives: {', '.join(map(str, vanished[:10]))}")
     if found.agreement is not None and interval is not None:
-        estimate = found.agreement if own else 1 - ABOUT_OF_IT * (1 - found.agreement)
+        estimate = found.agreement if own else _on_real_inputs(found.agreement, ODDS)
         changed = f"about {1 - estimate:.0%} of its decisions are other than the original's"
         if estimate < POOR:
             bad.append(changed)
         elif estimate < FINE:
             doubtful.append(changed)
-        elif own and interval[0] < SURELY:
+        elif interval[0] < (SURELY if own else LIKELY):
             doubtful.append(f"{found.samples:,} inputs do not tell whether agreement is above {interval[0]:.0%}")
     elif found.relative > FINE_DRIFT:
         moved = f"the outputs move by {found.relative:.1%} of their spread"
@@ -74,7 +75,12 @@ def _interval(found: Fidelity, own: bool) -> tuple[float, float] | None:
     total = float(found.agreed.sum())
     low, _ = clopper_pearson(math.floor(total + 1e-9), found.samples, CONFIDENCE)
     _, high = clopper_pearson(math.ceil(total - 1e-9), found.samples, CONFIDENCE)
-    return low, high if own else 1 - LEAST_OF_IT * (1 - high)
+    return (low, high) if own else (_on_real_inputs(low, MOST_ODDS), _on_real_inputs(high, LEAST_ODDS))
+
+
+def _on_real_inputs(agreement: float, factor: float) -> float:
+    """Where the odds of a change are `factor` times those on surrogates."""
+    return agreement / (agreement + factor * (1 - agreement))
 
 
 def _classes(found: Fidelity) -> tuple[ClassAgreement | None, tuple[int, ...]]:

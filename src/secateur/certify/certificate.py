@@ -12,6 +12,8 @@ from secateur.decisions import Head
 from secateur.errors import InputError
 from secateur.files import write_atomically
 from secateur.report.recipe import Fingerprint
+from secateur.report.summary import html_table
+from secateur.report.tables import certificate_table
 
 ASSUMPTIONS = (
     "The networks are evaluated in real arithmetic on their stored weights; running them in float32 adds its error.",
@@ -78,6 +80,16 @@ class Certificate(Record):
             max(max(-low, high) for low, high in zip(lows, highs, strict=True))
             for lows, highs in zip(self.lower, self.upper, strict=True)
         )
+
+    def __repr__(self) -> str:
+        (about, *_), rows = certificate_table(self)
+        return "\n".join([f"Certificate on {about}", *(f"  {name}: {proved}" for name, proved, _ in rows)])
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("Certificate", *certificate_table(self), self.assumptions)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate as JSON, atomically."""

@@ -26,8 +26,8 @@ from secateur.cli.options import (
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table
-from secateur.cli.tables import certificate_table
 from secateur.errors import InputError
+from secateur.report.tables import certificate_table
 
 if TYPE_CHECKING:
     from torch import nn

@@ -17,6 +17,7 @@ from secateur.cli.certify import certify_command
 from secateur.cli.command import Command, Group
 from secateur.cli.evaluate import evaluate_command
 from secateur.cli.exit_codes import FAILED, FAULT, TARGET_MISSED
+from secateur.cli.init import init_command
 from secateur.cli.inspect import inspect_command
 from secateur.cli.interrupts import Interrupted, catch_interrupts
 from secateur.cli.printing import print_line, say
@@ -27,6 +28,7 @@ from secateur.printable import printable
 
 COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "inspect": inspect_command,
+    "init": init_command,
     "prune": prune_command,
     "evaluate": evaluate_command,
     "certify": certify_command,

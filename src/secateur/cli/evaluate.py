@@ -24,8 +24,8 @@ from secateur.cli.options import (
     Weights,
 )
 from secateur.cli.printing import print_json, print_table, say
-from secateur.cli.tables import classes_table, evaluation_table
 from secateur.errors import InputError
+from secateur.report.tables import classes_table, evaluation_table
 
 if TYPE_CHECKING:
     from secateur import decisions

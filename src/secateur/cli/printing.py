@@ -1,4 +1,4 @@
-"""The only printing: results on stdout, messages on stderr. `tables.py` makes the tables of results."""
+"""The only printing: results on stdout, messages on stderr. `report/tables.py` makes the tables of results."""
 
 from __future__ import annotations
 

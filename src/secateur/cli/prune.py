@@ -30,8 +30,8 @@ from secateur.cli.options import (
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table, say
-from secateur.cli.tables import next_steps, pruning_table
 from secateur.errors import InputError, SecateurError
+from secateur.report.tables import next_steps, pruning_table
 
 if TYPE_CHECKING:
     from torch import nn

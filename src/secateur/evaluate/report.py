@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from secateur.report.summary import html_table
+from secateur.report.tables import evaluation_table
+
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -105,3 +108,13 @@ class Evaluation(_Record):
     cost_before: Cost | None = None
     latency_batch: int | None = None
     latency_runtime: str | None = None  # torch or onnxruntime
+
+    def __repr__(self) -> str:
+        _, rows = evaluation_table(self)
+        return "\n".join([f"Evaluation on {self.samples:,} samples", *(f"  {row[0]}: {row[1]}" for row in rows)])
+
+    __str__ = __repr__
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("Evaluation", *evaluation_table(self), self.warnings)

@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from secateur.report.summary import html_table
+
 Word = Literal["fine", "check", "do not use"]
 Basis = Literal["inputs kept apart", "surrogates"]
 
@@ -26,9 +28,8 @@ class Verdict(Record):
     """What the pruned network does on `inputs` inputs that it was not solved on, and in a word whether to use it.
 
     `agreement` is the share of equal decisions. On inputs of a user's own, `interval` is its 95 % Clopper–Pearson
-    interval. On surrogates, which are harder than real inputs, it says where agreement on these is likely to be: from
-    the lower end of the same interval to what is left if 15 % as many decisions change. Both are None for a network
-    that decides nothing.
+    interval. On surrogates, which are harder than real inputs, it is where agreement on real inputs is likely to lie.
+    Both are None for a network that decides nothing.
 
     An output moves by at most `drift`, and in the median over the inputs by `typical_drift`; `relative_drift` is the
     root of the mean square of all moves in units of the outputs' spread.
@@ -49,6 +50,10 @@ class Verdict(Record):
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        return html_table("Verdict", (), (), self.lines())
 
     def lines(self) -> list[str]:
         """The verdict in a few lines: the word, what it rests on, and the figures."""

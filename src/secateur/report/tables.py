@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import secateur
 from secateur.errors import few
+
+if TYPE_CHECKING:
+    import secateur
 
 Rows = list[tuple[str, ...]]
 
