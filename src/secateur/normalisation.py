@@ -1,0 +1,209 @@
+"""Which normalisation of its input images a model was trained with, told from the model alone.
+
+A model that takes (x − mean) / std and is given x decides badly, and nothing fails. Its batch norms know better: their
+running statistics are those of normalised images. Without batch norm, biases do: given numbers that are too small, or
+off their mean, units are always on or always off and few classes are left; given numbers that are too large, the
+scores of one image lie apart by hundreds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.bounds.interval import input_box
+from secateur.graph.capture import Graph, sizes_of_values
+from secateur.presets import PRESETS, Preset
+from secateur.surrogates.fit import Fit, fit
+from secateur.surrogates.forward import classes
+from secateur.surrogates.shapes import DRAWINGS
+from secateur.surrogates.source import Source
+
+GIVEN = "as given"
+
+_EACH, _FEWEST = 14, 2  # drawings of each kind
+_OWN = 126  # of the user's images
+_NUMBERS = 2**28  # in the values of all nodes, for one candidate
+
+# How much better another candidate fits where it does so clearly, in nats. Chosen on small networks of known
+# normalisation (benchmarks/normalisation.py) so that no right one is doubted.
+_CLEAR_BY_BATCH_NORM = 0.2
+_CLEAR = 0.7
+_CLEAR_WITHOUT_CLASSES = 1.2  # nothing then speaks against numbers that are too large
+_WIDE = 25.0  # spread of scores beyond which a nat is counted for each factor e
+_SILENT, _SILENCE, _LEAST = 0.2, 0.5, 0.01  # information below which so much of a nat is, and where that ends
+
+_CLOSE = (math.log(1.35), 0.35)  # candidates of one kind: log ratio of std, difference of means in units of std
+
+CANDIDATES: dict[int, dict[str, Preset]] = {
+    3: {**PRESETS, "0 to 255": Preset((0.0, 255.0))},
+    1: {
+        "none": PRESETS["none"],
+        "minus1to1": PRESETS["minus1to1"],
+        "0 to 255": Preset((0.0, 255.0)),
+        "standardised, dark": Preset((0.0, 1.0), (0.13,), (0.31,)),
+        "standardised": Preset((0.0, 1.0), (0.29,), (0.35,)),
+        "standardised, bright": Preset((0.0, 1.0), (0.45,), (0.225,)),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the model says of the normalisation that was assumed."""
+
+    likeliest: str  # a key of `scores`; empty where nothing can be told
+    scores: Mapping[str, float]  # `GIVEN` and other candidates; nats, the less the better
+    clear: bool  # whether the likeliest is another than the one assumed, and fits clearly better
+    evidence: str  # one sentence with figures; where nothing can be told, why
+    preset: Preset | None = None  # the likeliest, where it is another than the one assumed
+
+
+def likely_normalisation(
+    graph: Graph,
+    bounds: Any,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    *,
+    seed: int = 0,
+    images: Tensor | None = None,
+) -> Finding:
+    """Compare the normalisation assumed, (x − mean) / std of images x between `bounds`, with others in use.
+
+    `images` (n, c, h, w): the user's own, in units of `bounds`; of these at most 126 are looked at. Without them,
+    drawings are. Says why in `evidence` where it does not apply: it is for models with one floating input
+    (n, 1 or 3, h, w) and finite bounds. Cost: at most 6 forward passes of 126 images, of fewer where a pass has more
+    than 2**28 values. Memory: the values of one pass of 14 images (of 126 of the user's, in parts of as many).
+    """
+    why = _does_not_apply(graph, bounds)
+    if why:
+        return Finding("", {}, False, why)
+    low, high = map(float, bounds)
+    channels = graph.example[0].shape[1]
+    given = _of_units(Preset((low, high), tuple(mean), tuple(std)), channels)
+    found = {name: _of_units(preset, channels) for name, preset in CANDIDATES[channels].items()}
+    units = {GIVEN: given, **{name: other for name, other in found.items() if not _alike(given, other)}}
+    generator = torch.Generator().manual_seed(seed)
+    source = Source(graph, input_box(graph, (0.0, 1.0), dtype=torch.float32), generator)
+    parts = _drawn(source) if images is None else _own(graph, (images - low) / (high - low))
+    return _judged(source, units, parts)
+
+
+def _does_not_apply(graph: Graph, bounds: Any) -> str:
+    example = graph.example[0]
+    if len(graph.inputs) != 1 or not example.is_floating_point() or example.ndim != 4:
+        return "the model does not take one batch of images (n, channels, height, width)"
+    if example.shape[1] not in CANDIDATES:
+        return f"the input has {example.shape[1]} channels; normalisations are known for 1 and 3"
+    ends = bounds if isinstance(bounds, tuple | list) else ()
+    if len(ends) != 2 or not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
+        return "input_bounds are not two finite numbers"
+    return ""
+
+
+# --- candidates ------------------------------------------------------------------------------------------------------
+
+
+Affine = tuple[Tensor, Tensor]  # mean and std of images in [0, 1], shape: (channels, 1, 1), float64
+
+
+def _of_units(preset: Preset, channels: int) -> Affine:
+    low, high = preset.bounds
+    mean, std = (
+        torch.tensor(values, dtype=torch.float64).expand(channels).reshape(-1, 1, 1)
+        for values in (preset.mean or (0.0,), preset.std or (1.0,))
+    )
+    return (mean - low) / (high - low), std / (high - low)
+
+
+def _alike(first: Affine, second: Affine) -> bool:
+    """Whether a network could hardly tell: imagenet's statistics and those of CIFAR-10 are one kind."""
+    (mean, std), (other, width) = first, second
+    ratio, difference = _CLOSE
+    return bool(((std / width).log().abs() < ratio).all() and ((mean - other).abs() < difference * std).all())
+
+
+# --- images in [0, 1] ------------------------------------------------------------------------------------------------
+
+
+def _each(graph: Graph) -> int:
+    """Images in one part, of as many parts as there are drawings."""
+    return max(_FEWEST, min(_EACH, _NUMBERS // (len(DRAWINGS) * max(1, sum(sizes_of_values(graph))))))
+
+
+def _drawn(source: Source) -> list[Tensor]:
+    _, channels, *space = source.graph.example[0].shape
+    count = _each(source.graph)
+    return [drawing(count, channels, tuple(space), source.generator) for drawing in DRAWINGS.values()]
+
+
+def _own(graph: Graph, images: Tensor) -> list[Tensor]:
+    """One part, as far as a pass is small."""
+    count = _each(graph)
+    return list(images[: min(_OWN, count * len(DRAWINGS))].split(_OWN if count == _EACH else count))
+
+
+# --- the verdict -----------------------------------------------------------------------------------------------------
+
+
+def _judged(source: Source, units: Mapping[str, Affine], parts: Sequence[Tensor]) -> Finding:
+    like, total = source.graph.example[0], classes(source)
+    fits = {
+        name: fit(source, [((x.double() - mean) / std).to(like.dtype) for x in parts], classes=total > 0)
+        for name, (mean, std) in units.items()
+    }
+    scores = {name: score for name, found in fits.items() if math.isfinite(score := _score(found))}
+    if GIVEN not in scores or len(scores) < 2:
+        return Finding("", scores, False, "the model has no layers to ask, or gives values that are not finite")
+    best = min(scores, key=scores.__getitem__)
+    clear = scores[GIVEN] - scores[best] > _clear(fits[GIVEN])
+    said = _said(fits[GIVEN], fits[best], total, sum(map(len, parts)))
+    if best == GIVEN:
+        return Finding(best, scores, False, "no other normalisation fits better")
+    preset = CANDIDATES[like.shape[1]][best]
+    return Finding(best, scores, clear, f"the model seems to take images {_described(best, preset)} ({said})", preset)
+
+
+def _clear(found: Fit) -> float:
+    """The margin beyond which another candidate fits clearly better; by what the scores are made of."""
+    if not math.isnan(found.batch_norm):
+        return _CLEAR_BY_BATCH_NORM
+    return _CLEAR_WITHOUT_CLASSES if math.isnan(found.information) else _CLEAR
+
+
+def _score(found: Fit) -> float:
+    if not math.isnan(found.batch_norm):
+        return found.batch_norm
+    if math.isnan(found.information):
+        return found.bias
+    wide = max(0.0, math.log(max(found.spread, _LEAST) / _WIDE))
+    return found.bias + wide + _SILENCE * max(0.0, math.log(_SILENT / max(found.information, _LEAST)))
+
+
+def _described(name: str, preset: Preset) -> str:
+    if not preset.std:
+        return f"from {preset.bounds[0]:g} to {preset.bounds[1]:g} as they are"
+    mean, std = (",".join(f"{value:g}" for value in values) for values in (preset.mean, preset.std))
+    return f"normalised as {name}, mean {mean} and std {std}"
+
+
+def _said(given: Fit, best: Fit, total: int, count: int) -> str:
+    """The figures by which the best is better, the first of which decided."""
+    found = []
+    if given.batch_norm > best.batch_norm:
+        times = math.expm1(given.batch_norm) / max(math.expm1(best.batch_norm), 1e-3)
+        found.append(f"the statistics of batch norm are {times:.1f} times nearer than as given")
+    if total and given.classes < best.classes:
+        classes_said = f"predictions on {count} images fall into {given.classes} of {total} classes as given"
+        found.append(f"{classes_said}, {best.classes} so")
+    if given.spread > max(best.spread, _WIDE):
+        found.append(f"the scores of an image spread over ±{given.spread:.3g} as given, ±{best.spread:.2g} so")
+    if given.bias > best.bias:
+        offsets = [math.sqrt(math.expm1(bias)) for bias in (given.bias, best.bias)]
+        found.append(f"units are off zero by {offsets[0]:.1f} of their deviations as given, {offsets[1]:.1f} so")
+    return "; ".join(found)

@@ -1,0 +1,113 @@
+"""How well images fit a model in the units in which they are given: what batch norm remembers, units and outputs do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from secateur.graph.capture import bound_arguments, kind, run
+from secateur.surrogates.forward import as_log_probabilities
+from secateur.surrogates.source import Source
+
+_FIRST = 5  # batch norms that are asked: later ones tell more of what the images show than of their units
+_LAYERS = {"linear", "conv2d"}
+_TINY = 1e-30
+_FLOOR = 1e-6  # of a ratio of variances
+
+
+@dataclass(frozen=True)
+class Fit:
+    """In nats, means over layers; NaN where the model does not tell. Of batch norms the first five count."""
+
+    batch_norm: float  # log(1 + how far the statistics are from the running ones), as in `batch_norm.mismatch`
+    bias: float  # log(1 + mean² / variance) of a unit of a layer before its activation
+    classes: int  # that are predicted at least once; 0 without classes
+    information: float  # that the outputs give about the class
+    spread: float  # deviation of the scores of one image
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Of each channel over samples and space."""
+
+    count: int
+    total: Tensor
+    square: Tensor
+
+    @staticmethod
+    def of(x: Tensor) -> _Moments:
+        variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
+        count, mean = x.numel() // x.shape[1], mean.double()
+        return _Moments(count, count * mean, count * (variance.double() + mean.square()))
+
+    def __add__(self, other: _Moments) -> _Moments:
+        return _Moments(self.count + other.count, self.total + other.total, self.square + other.square)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.total / self.count
+
+    @property
+    def variance(self) -> Tensor:
+        return (self.square / self.count - self.mean.square()).clamp(min=_TINY)
+
+
+def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
+    """The fit of all images in `parts`, each (n, c, h, w) as the model takes them; of batch norm that of the best part.
+
+    `classes`: whether the only output holds scores of classes, (n, k). Cost: one forward pass.
+    """
+    norms = dict(list(_remembering(source).items())[:_FIRST])
+    asked = {node for node in source.graph.nodes if kind(node) in _LAYERS} | set(norms)
+    units, nearest, scores = dict[fx.Node, _Moments](), list[float](), list[Tensor]()
+    for part in parts:
+        seen = {node: _Moments.of(part) for node in source.graph.inputs if node in asked}
+
+        def observe(node: fx.Node, value: Any, seen: dict[fx.Node, _Moments] = seen) -> None:
+            if node in asked and value.ndim in (2, 4):
+                seen[node] = _Moments.of(value)
+
+        outputs = run(source.graph, [part], observe=observe)
+        nearest.append(_mean([_distance(seen[x], *statistics) for x, statistics in norms.items() if x in seen]))
+        layers = {node: moments for node, moments in seen.items() if kind(node) in _LAYERS}
+        units = {node: units[node] + moments if node in units else moments for node, moments in layers.items()}
+        if classes:
+            scores.append(as_log_probabilities(source, outputs[0]))
+    bias = _mean([float(torch.log1p(m.mean.square() / m.variance).mean()) for m in units.values()])
+    return Fit(min(nearest), bias, *_of_classes(scores))
+
+
+def _remembering(source: Source) -> dict[fx.Node, tuple[Tensor, Tensor]]:
+    """What batch norms read → the running mean and variance of it."""
+    found = {}
+    for node in source.graph.nodes:
+        if kind(node) == "batch_norm":
+            a = bound_arguments(node, node.args, node.kwargs)
+            names = [a["running_mean"], a["running_var"]]
+            if all(isinstance(name, fx.Node) and name.op == "get_attr" for name in names):
+                mean, variance = (source.graph.tensors[str(name.target)].cpu().double() for name in names)
+                found[node.all_input_nodes[0]] = mean, variance.clamp(min=_TINY)
+    return found
+
+
+def _distance(moments: _Moments, mean: Tensor, variance: Tensor) -> float:
+    ratio = (moments.variance / variance + _FLOOR).log()
+    return float(((moments.mean - mean).square() / variance + 0.5 * ratio.square()).log1p().mean())
+
+
+def _of_classes(scores: Sequence[Tensor]) -> tuple[int, float, float]:
+    if not scores:
+        return 0, math.nan, math.nan
+    log_p = torch.cat(list(scores)).double()
+    p = log_p.softmax(1)
+    entropy, left = (-(q * q.clamp(min=_TINY).log()).sum(-1) for q in (p.mean(0), p))
+    return len(log_p.argmax(1).unique()), float(entropy - left.mean()), float(log_p.std(1).mean())
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan

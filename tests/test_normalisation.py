@@ -1,0 +1,151 @@
+"""Which normalisation a model was trained with, told from the model alone."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from secateur.graph.capture import Graph, capture
+from secateur.normalisation import CANDIDATES, GIVEN, likely_normalisation
+from secateur.presets import PRESETS
+from secateur.surrogates.shapes import strokes, things
+
+IMAGENET = PRESETS["imagenet"]
+SIZE, IMAGES = 16, 1200
+
+
+@cache
+def pictures() -> tuple[Tensor, Tensor]:
+    """Coloured strokes, things and their negatives, (n, 3, 16, 16) in [0, 1], and which of the four each is."""
+    generator = torch.Generator().manual_seed(1)
+    each = IMAGES // 4
+    drawn = [drawing(each, 3, (SIZE, SIZE), generator) for drawing in (strokes, things) for _ in range(2)]
+    return torch.cat([1 - x if i % 2 else x for i, x in enumerate(drawn)]), torch.arange(4).repeat_interleave(each)
+
+
+@cache
+def trained(name: str) -> nn.Sequential:
+    """A small CNN with batch norm that was trained on pictures normalised as the preset of that name."""
+    preset, (images, labels) = PRESETS[name], pictures()
+    x = normalised(images, preset.mean or (0.0,), preset.std or (1.0,))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(3, 12, 3, padding=1),
+            nn.BatchNorm2d(12),
+            nn.ReLU(),
+            nn.Conv2d(12, 24, 3, 2, padding=1),
+            nn.BatchNorm2d(24),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(4),
+            nn.Flatten(),
+            nn.Linear(24 * 16, 4),
+        )
+        optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+        for _ in range(4):
+            for batch in torch.randperm(IMAGES).split(60):
+                optimizer.zero_grad()
+                F.cross_entropy(model(x[batch]), labels[batch]).backward()
+                optimizer.step()
+    return model.eval()
+
+
+def normalised(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    return (images - torch.tensor(mean).reshape(-1, 1, 1)) / torch.tensor(std).reshape(-1, 1, 1)
+
+
+def folded(model: nn.Sequential) -> nn.Sequential:
+    """As exporters leave it."""
+    conv, norm, relu, second, last, *rest = model
+    return nn.Sequential(fuse_conv_bn_eval(conv, norm), relu, fuse_conv_bn_eval(second, last), *rest).eval()
+
+
+def graph_of(model: nn.Module, *shape: int) -> Graph:
+    return capture(model, torch.rand(2, *(shape or (3, SIZE, SIZE))))
+
+
+@pytest.mark.parametrize("as_exported", [False, True], ids=["batch norm", "folded"])
+def test_a_forgotten_normalisation_is_told_and_the_right_one_is_not_doubted(as_exported: bool) -> None:
+    model = trained("imagenet")
+    graph = graph_of(folded(model) if as_exported else model)
+    forgotten = likely_normalisation(graph, (0.0, 1.0))
+    assert forgotten.clear and forgotten.preset is not None
+    assert forgotten.preset.std, "normalised in some way"
+    assert "as given" in forgotten.evidence and "normalised as" in forgotten.evidence
+    right = likely_normalisation(graph, (0.0, 1.0), IMAGENET.mean, IMAGENET.std)
+    assert not right.clear
+    assert "imagenet" not in right.scores and "cifar10" not in right.scores, "they are of the kind that was given"
+
+
+def test_batch_norm_names_the_normalisation() -> None:
+    finding = likely_normalisation(graph_of(trained("imagenet")), (0.0, 1.0))
+    assert finding.likeliest in ("imagenet", "cifar10")
+    assert finding.likeliest == min(finding.scores, key=finding.scores.__getitem__)
+    assert "the statistics of batch norm are" in finding.evidence
+
+
+@pytest.mark.parametrize("as_exported", [False, True], ids=["batch norm", "folded"])
+def test_a_model_that_takes_images_as_they_are_is_not_doubted(as_exported: bool) -> None:
+    model = trained("none")
+    graph = graph_of(folded(model) if as_exported else model)
+    assert not likely_normalisation(graph, (0.0, 1.0)).clear
+    assert likely_normalisation(graph, (0.0, 255.0)).clear, "numbers 255 times too large"
+
+
+def test_the_same_numbers_said_in_other_units_score_the_same() -> None:
+    graph = graph_of(trained("imagenet"))
+    small = likely_normalisation(graph, (0.0, 1.0), IMAGENET.mean, IMAGENET.std)
+    mean, std = (tuple(255 * value for value in values) for values in (IMAGENET.mean, IMAGENET.std))
+    large = likely_normalisation(graph, (0.0, 255.0), mean, std)
+    assert large.scores[GIVEN] == pytest.approx(small.scores[GIVEN], rel=1e-4)
+    assert large.clear == small.clear
+
+
+def test_images_of_the_user_are_read_in_units_of_the_bounds() -> None:
+    graph, (images, _) = graph_of(trained("imagenet")), pictures()
+    spread = images[torch.randperm(IMAGES, generator=torch.Generator().manual_seed(0))[:100]]
+    found = likely_normalisation(graph, (0.0, 255.0), images=255 * spread)
+    assert found.clear and found.likeliest in ("imagenet", "cifar10")
+    assert found.scores[found.likeliest] < 0.2 < found.scores[GIVEN], "the pictures of the training"
+
+
+def test_one_seed_gives_one_finding() -> None:
+    graph = graph_of(trained("imagenet"))
+    assert likely_normalisation(graph, (0.0, 1.0), seed=3) == likely_normalisation(graph, (0.0, 1.0), seed=3)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "bounds", "why"),
+    [
+        (nn.Linear(6, 3), (6,), (0.0, 1.0), "one batch of images"),
+        (nn.Conv2d(5, 3, 3), (5, 8, 8), (0.0, 1.0), "5 channels"),
+        (nn.Conv2d(3, 3, 3), (3, 8, 8), (-math.inf, math.inf), "two finite numbers"),
+        (nn.Conv2d(3, 3, 3), (3, 8, 8), (torch.zeros(3, 1, 1), torch.ones(3, 1, 1)), "two finite numbers"),
+        (nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), (3, 8, 8), (0.0, 1.0), "no layers to ask"),
+    ],
+    ids=["table", "channels", "infinite", "tensors", "nothing learnt"],
+)
+def test_where_it_does_not_apply_it_says_why(
+    model: nn.Module, shape: tuple[int, ...], bounds: tuple[float, float], why: str
+) -> None:
+    finding = likely_normalisation(graph_of(model.eval(), *shape), bounds)
+    assert not finding.clear and not finding.likeliest and why in finding.evidence
+
+
+def test_presets_are_the_known_numbers() -> None:
+    assert PRESETS["imagenet"].mean == (0.485, 0.456, 0.406) and PRESETS["imagenet"].std == (0.229, 0.224, 0.225)
+    assert PRESETS["cifar10"].mean == (0.4914, 0.4822, 0.4465) and PRESETS["cifar10"].std == (0.2470, 0.2435, 0.2616)
+    assert (PRESETS["minus1to1"].mean, PRESETS["minus1to1"].std) == ((0.5,), (0.5,))
+    assert (PRESETS["none"].mean, PRESETS["none"].std) == ((), ())
+
+
+def test_candidates_have_one_number_or_one_for_each_channel() -> None:
+    for channels, known in CANDIDATES.items():
+        for preset in known.values():
+            assert len(preset.mean) == len(preset.std) and len(preset.mean) in (0, 1, channels)
