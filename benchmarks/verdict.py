@@ -20,13 +20,6 @@ RUNS = (
     *(("reconstruct", share) for share in (0.3, 0.5, 0.7)),
     *(("ridge", 0.5), ("scale", 0.1), ("scale", 0.25)),
 )
-    ("reconstruct", 0.3),
-    ("reconstruct", 0.5),
-    ("reconstruct", 0.7),
-    ("ridge", 0.5),
-    ("scale", 0.1),
-    ("scale", 0.25),
-)
 OWN = 150  # images given as calibration
 
 

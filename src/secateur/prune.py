@@ -25,7 +25,9 @@ from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.judging import OWN, SURROGATES, Judges, judging_count, judging_surrogate, kept_apart, verdict_of
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
 from secateur.methods.context import Context, following_norms
+from secateur.normalisation import likely_normalisation
 from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
+from secateur.presets import PRESETS
 from secateur.progress import phase, track
 from secateur.reconstruct import make_study, marginal_costs
 from secateur.report.recipe import (
@@ -192,6 +194,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     by_cost = asked.allocation == "global" and method != EXACT
     with tell("drawing samples"):
         seen, judges = _samples(graph, coupling, bounds, asked, solves=method == RECONSTRUCT or by_cost)
+        doubts = _doubts(graph, asked, judges)
     with tell("measuring the layers on samples"):
         settings = _of_study(asked)
         study = None if seen is None else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **settings)
@@ -233,7 +236,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         small = shrink(model, graph, coupling, run.weights, run.alive)
     with tell("judging it"):
         head = "auto" if budgets is None else budgets.head
-        verdict = None if judges is None else verdict_of(graph, run.weights, judges, head)
+        verdict = None if judges is None else verdict_of(graph, run.weights, judges, head, doubts)
     tensors = _solved_tensors(graph, run)
     recipe = Recipe(
         versions=versions(),
@@ -307,6 +310,22 @@ def _samples(
             raise
         warnings.warn(f"there is no verdict: {error}", SecateurWarning, stacklevel=2)
         return seen, None
+
+
+def _doubts(graph: Graph, asked: Request, judges: Judges | None) -> list[str]:
+    """Whether another normalisation of images fits the model clearly better than none, where nothing was said of it."""
+    if asked.declared:
+        return []
+    own = judges.samples.inputs[0] if judges is not None and judges.basis == OWN else None
+    found = likely_normalisation(graph, asked.input_bounds, seed=asked.seed, images=own)
+    if not found.clear:
+        return []
+    doubt = (
+        f"the inputs were taken as they are, but {found.evidence}. Give normalize ({', '.join(PRESETS)}), or mean and "
+        "std (--normalize, --mean, --std; normalize='none' if this is right)"
+    )
+    warnings.warn(doubt, SecateurWarning, stacklevel=2)
+    return [doubt]
 
 
 class _Log:
