@@ -27,9 +27,9 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
     better than `check`.
 
     The estimate of the agreement is what was measured on inputs of a user's own; on surrogates, the odds of a change
-    are taken to be a third. Fine: at least 95 %, and the lower end of the interval 90 % (85 % on surrogates). Do not
-    use: below 85 %, a class has vanished, or an output is not finite. Without decisions the relative drift decides:
-    fine up to 0.1, not to be used above 0.5.
+    are taken to be a third. Fine: at least 95 %, 85 % for every class, and the lower end of the interval 90 % (85 % on
+    surrogates). Do not use: below 85 %, a class has vanished, or an output is not finite. Without decisions the
+    relative drift decides: fine up to 0.1, not to be used above 0.5.
     """
     own = basis != "surrogates"
     interval = _interval(found, own)
@@ -48,6 +48,8 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
             doubtful.append(changed)
         elif interval[0] < (SURELY if own else LIKELY):
             doubtful.append(f"{found.samples:,} inputs do not tell whether agreement is above {interval[0]:.0%}")
+        if worst is not None and (share := worst.agreement if own else _on_real_inputs(worst.agreement, ODDS)) < POOR:
+            doubtful.append(f"about {1 - share:.0%} of the decisions for class {worst.label} are other ones")
     elif found.relative > FINE_DRIFT:
         moved = f"the outputs move by {found.relative:.1%} of their spread"
         (bad if found.relative > POOR_DRIFT else doubtful).append(moved)
