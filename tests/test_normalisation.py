@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from secateur.errors import InputError
 from secateur.graph.capture import Graph, capture
 from secateur.normalisation import CANDIDATES, GIVEN, likely_normalisation
 from secateur.presets import PRESETS
@@ -132,16 +133,23 @@ def test_one_seed_gives_one_finding() -> None:
         (nn.Linear(6, 3), (6,), (0.0, 1.0), "one batch of images"),
         (nn.Conv2d(5, 3, 3), (5, 8, 8), (0.0, 1.0), "5 channels"),
         (nn.Conv2d(3, 3, 3), (3, 8, 8), (-math.inf, math.inf), "two finite numbers"),
+        (nn.Conv2d(3, 3, 3), (3, 8, 8), (1.0, 1.0), "no width"),
         (nn.Conv2d(3, 3, 3), (3, 8, 8), (torch.zeros(3, 1, 1), torch.ones(3, 1, 1)), "two finite numbers"),
         (nn.Sequential(nn.MaxPool2d(2), nn.Flatten()), (3, 8, 8), (0.0, 1.0), "no layers to ask"),
     ],
-    ids=["table", "channels", "infinite", "tensors", "nothing learnt"],
+    ids=["table", "channels", "infinite", "no width", "tensors", "nothing learnt"],
 )
 def test_where_it_does_not_apply_it_says_why(
     model: nn.Module, shape: tuple[int, ...], bounds: tuple[float, float], why: str
 ) -> None:
     finding = likely_normalisation(graph_of(model.eval(), *shape), bounds)
     assert not finding.clear and not finding.likeliest and why in finding.evidence
+
+
+def test_a_mean_of_other_channels_is_an_error() -> None:
+    graph = graph_of(nn.Conv2d(1, 3, 3).eval(), 1, 8, 8)
+    with pytest.raises(InputError, match="mean has 3 values for images of 1 channels"):
+        likely_normalisation(graph, (0.0, 1.0), IMAGENET.mean, (0.5,))
 
 
 def test_presets_are_the_known_numbers() -> None:

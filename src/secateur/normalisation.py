@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from secateur.bounds.interval import input_box
+from secateur.errors import InputError
 from secateur.graph.capture import Graph, sizes_of_values
 from secateur.presets import PRESETS, Preset
 from secateur.surrogates.fit import Fit, fit
@@ -84,7 +85,7 @@ def likely_normalisation(
     `images` (n, c, h, w): the user's own, in units of `bounds`; of these at most 126 are looked at. Without them,
     drawings are. Says why in `evidence` where it does not apply: it is for models with one floating input
     (n, 1 or 3, h, w) and finite bounds. Cost: at most 7 forward passes of 126 images, of fewer where a pass has more
-    than 2**28 values. Memory: the values of one pass of 14 images (of 126 of the user's, in parts of as many).
+    than 2**28 values, at least 18. Raises `InputError` for a mean or std of another number of channels.
     """
     why = _does_not_apply(graph, bounds)
     if why:
@@ -109,6 +110,8 @@ def _does_not_apply(graph: Graph, bounds: Any) -> str:
     ends = bounds if isinstance(bounds, tuple | list) else ()
     if len(ends) != 2 or not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
         return "input_bounds are not two finite numbers"
+    if not ends[0] < ends[1]:
+        return "input_bounds have no width"
     return ""
 
 
@@ -120,6 +123,9 @@ Affine = tuple[Tensor, Tensor]  # mean and std of images in [0, 1], shape: (chan
 
 def _of_units(preset: Preset, channels: int) -> Affine:
     low, high = preset.bounds
+    for name, values in (("mean", preset.mean), ("std", preset.std)):
+        if len(values) not in (0, 1, channels):
+            raise InputError(f"{name} has {len(values)} values for images of {channels} channels; give one for each")
     mean, std = (
         torch.tensor(values, dtype=torch.float64).expand(channels).reshape(-1, 1, 1)
         for values in (preset.mean or (0.0,), preset.std or (1.0,))
