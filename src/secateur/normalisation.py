@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from secateur.bounds.interval import input_box
+from secateur.errors import InputError
 from secateur.graph.capture import Graph, sizes_of_values
 from secateur.presets import PRESETS, Preset
 from secateur.surrogates.fit import Fit, fit
@@ -33,15 +34,21 @@ _NUMBERS = 2**28  # in the values of all nodes, for one candidate
 # How much better another candidate fits where it does so clearly, in nats. Chosen on small networks of known
 # normalisation (benchmarks/normalisation.py) so that no right one is doubted.
 _CLEAR_BY_BATCH_NORM = 0.2
-_CLEAR = 0.7
+_CLEAR = 0.6
 _CLEAR_WITHOUT_CLASSES = 1.2  # nothing then speaks against numbers that are too large
+_LARGE, _HANDICAP = 20.0, 0.9  # numbers so much larger than as given cost as much; biases never speak against them
 _WIDE = 25.0  # spread of scores beyond which a nat is counted for each factor e
 _SILENT, _SILENCE, _LEAST = 0.2, 0.5, 0.01  # information below which so much of a nat is, and where that ends
 
 _CLOSE = (math.log(1.35), 0.35)  # candidates of one kind: log ratio of std, difference of means in units of std
 
 CANDIDATES: dict[int, dict[str, Preset]] = {
-    3: {**PRESETS, "0 to 255": Preset((0.0, 255.0))},
+    3: {
+        "none": PRESETS["none"],
+        "imagenet": PRESETS["imagenet"],  # stands for cifar10, too, which is of the same kind
+        "minus1to1": PRESETS["minus1to1"],
+        "0 to 255": Preset((0.0, 255.0)),
+    },
     1: {
         "none": PRESETS["none"],
         "minus1to1": PRESETS["minus1to1"],
@@ -77,8 +84,8 @@ def likely_normalisation(
 
     `images` (n, c, h, w): the user's own, in units of `bounds`; of these at most 126 are looked at. Without them,
     drawings are. Says why in `evidence` where it does not apply: it is for models with one floating input
-    (n, 1 or 3, h, w) and finite bounds. Cost: at most 6 forward passes of 126 images, of fewer where a pass has more
-    than 2**28 values. Memory: the values of one pass of 14 images (of 126 of the user's, in parts of as many).
+    (n, 1 or 3, h, w) and finite bounds. Cost: at most 7 forward passes of 126 images, of fewer where a pass has more
+    than 2**28 values, at least 18. Raises `InputError` for a mean or std of another number of channels.
     """
     why = _does_not_apply(graph, bounds)
     if why:
@@ -103,6 +110,8 @@ def _does_not_apply(graph: Graph, bounds: Any) -> str:
     ends = bounds if isinstance(bounds, tuple | list) else ()
     if len(ends) != 2 or not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
         return "input_bounds are not two finite numbers"
+    if not ends[0] < ends[1]:
+        return "input_bounds have no width"
     return ""
 
 
@@ -114,6 +123,9 @@ Affine = tuple[Tensor, Tensor]  # mean and std of images in [0, 1], shape: (chan
 
 def _of_units(preset: Preset, channels: int) -> Affine:
     low, high = preset.bounds
+    for name, values in (("mean", preset.mean), ("std", preset.std)):
+        if len(values) not in (0, 1, channels):
+            raise InputError(f"{name} has {len(values)} values for images of {channels} channels; give one for each")
     mean, std = (
         torch.tensor(values, dtype=torch.float64).expand(channels).reshape(-1, 1, 1)
         for values in (preset.mean or (0.0,), preset.std or (1.0,))
@@ -157,7 +169,8 @@ def _judged(source: Source, units: Mapping[str, Affine], parts: Sequence[Tensor]
         name: fit(source, [((x.double() - mean) / std).to(like.dtype) for x in parts], classes=total > 0)
         for name, (mean, std) in units.items()
     }
-    scores = {name: score for name, found in fits.items() if math.isfinite(score := _score(found))}
+    marked = {name: _score(found) + _handicap(found, units[GIVEN], units[name]) for name, found in fits.items()}
+    scores = {name: score for name, score in marked.items() if math.isfinite(score)}
     if GIVEN not in scores or len(scores) < 2:
         return Finding("", scores, False, "the model has no layers to ask, or gives values that are not finite")
     best = min(scores, key=scores.__getitem__)
@@ -185,6 +198,12 @@ def _score(found: Fit) -> float:
     return found.bias + wide + _SILENCE * max(0.0, math.log(_SILENT / max(found.information, _LEAST)))
 
 
+def _handicap(found: Fit, given: Affine, other: Affine) -> float:
+    """Of a candidate that is to be better than the given one without batch norm."""
+    larger = bool((given[1] > _LARGE * other[1]).all())
+    return _HANDICAP if larger and math.isnan(found.batch_norm) else 0.0
+
+
 def _described(name: str, preset: Preset) -> str:
     if not preset.std:
         return f"from {preset.bounds[0]:g} to {preset.bounds[1]:g} as they are"
@@ -193,7 +212,7 @@ def _described(name: str, preset: Preset) -> str:
 
 
 def _said(given: Fit, best: Fit, total: int, count: int) -> str:
-    """The figures by which the best is better, the first of which decided."""
+    """The figures by which the best is better."""
     found = []
     if given.batch_norm > best.batch_norm:
         times = math.expm1(given.batch_norm) / max(math.expm1(best.batch_norm), 1e-3)
@@ -201,6 +220,8 @@ def _said(given: Fit, best: Fit, total: int, count: int) -> str:
     if total and given.classes < best.classes:
         classes_said = f"predictions on {count} images fall into {given.classes} of {total} classes as given"
         found.append(f"{classes_said}, {best.classes} so")
+    if given.information < min(best.information, _SILENT):
+        found.append(f"outputs tell {given.information:.2f} nats of the class as given, {best.information:.2f} so")
     if given.spread > max(best.spread, _WIDE):
         found.append(f"the scores of an image spread over ±{given.spread:.3g} as given, ±{best.spread:.2g} so")
     if given.bias > best.bias:

@@ -14,15 +14,16 @@ from secateur.graph.capture import bound_arguments, kind, run
 from secateur.surrogates.forward import as_log_probabilities
 from secateur.surrogates.source import Source
 
-_FIRST = 5  # batch norms that are asked: later ones tell more of what the images show than of their units
+_FIRST = 5  # layers and batch norms that are asked: later ones tell more of what images show than of their units
 _LAYERS = {"linear", "conv2d"}
+_FAR = 5.0  # nats, at most, of one unit: filters that training left without effect put out a constant
 _TINY = 1e-30
 _FLOOR = 1e-6  # of a ratio of variances
 
 
 @dataclass(frozen=True)
 class Fit:
-    """In nats, means over layers; NaN where the model does not tell. Of batch norms the first five count."""
+    """In nats, means over the first five layers; NaN where the model does not tell."""
 
     batch_norm: float  # log(1 + how far the statistics are from the running ones), as in `batch_norm.mismatch`
     bias: float  # log(1 + mean² / variance) of a unit of a layer before its activation
@@ -63,7 +64,8 @@ def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
     `classes`: whether the only output holds scores of classes, (n, k). Cost: one forward pass.
     """
     norms = dict(list(_remembering(source).items())[:_FIRST])
-    asked = {node for node in source.graph.nodes if kind(node) in _LAYERS} | set(norms)
+    layers = [node for node in source.graph.nodes if kind(node) in _LAYERS][:_FIRST]
+    asked = {*layers, *norms}
     units, nearest, scores = dict[fx.Node, _Moments](), list[float](), list[Tensor]()
     for part in parts:
         seen = {node: _Moments.of(part) for node in source.graph.inputs if node in asked}
@@ -74,11 +76,12 @@ def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
 
         outputs = run(source.graph, [part], observe=observe)
         nearest.append(_mean([_distance(seen[x], *statistics) for x, statistics in norms.items() if x in seen]))
-        layers = {node: moments for node, moments in seen.items() if kind(node) in _LAYERS}
-        units = {node: units[node] + moments if node in units else moments for node, moments in layers.items()}
+        for node in layers:
+            if node in seen:
+                units[node] = units[node] + seen[node] if node in units else seen[node]
         if classes:
             scores.append(as_log_probabilities(source, outputs[0]))
-    bias = _mean([float(torch.log1p(m.mean.square() / m.variance).mean()) for m in units.values()])
+    bias = _mean([_off_zero(moments) for moments in units.values()])
     return Fit(min(nearest), bias, *_of_classes(scores))
 
 
@@ -98,6 +101,10 @@ def _remembering(source: Source) -> dict[fx.Node, tuple[Tensor, Tensor]]:
 def _distance(moments: _Moments, mean: Tensor, variance: Tensor) -> float:
     ratio = (moments.variance / variance + _FLOOR).log()
     return float(((moments.mean - mean).square() / variance + 0.5 * ratio.square()).log1p().mean())
+
+
+def _off_zero(moments: _Moments) -> float:
+    return float(torch.log1p(moments.mean.square() / moments.variance).clamp(max=_FAR).mean())
 
 
 def _of_classes(scores: Sequence[Tensor]) -> tuple[int, float, float]:
