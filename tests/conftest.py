@@ -4,11 +4,27 @@ one case of each test, and none of the slow ones."""
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
 
+from secateur import judging
+from secateur.normalisation import Finding
+
 SHARE = 4  # of the cases of a sweep, one in so many is run by default
+
+
+@pytest.fixture(autouse=True)
+def judged_briefly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of the tests that nobody trained are asked nothing of their inputs, and few drawings judge them; tests
+    of these two are marked as `judged`."""
+    if request.node.get_closest_marker("judged"):
+        return
+    nothing: Callable[..., Finding] = lambda *given, **more: Finding("", {}, False, "not asked in this test")  # noqa: E731
+    monkeypatch.setattr(import_module("secateur.prune"), "likely_normalisation", nothing)
+    monkeypatch.setattr(judging, "MOST", judging.FEWEST)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,6 +13,8 @@ import secateur
 from pictures import IMAGENET, folded, normalised, pictures, trained
 from secateur.errors import InputError, SecateurWarning
 
+pytestmark = pytest.mark.judged
+
 
 @cache
 def model() -> nn.Sequential:

@@ -16,6 +16,8 @@ from secateur.types import Samples
 from secateur.verdict import judge
 from trained import blobs
 
+pytestmark = pytest.mark.judged
+
 
 def of_classes(first: list[int], second: list[int], moved: float = 0.1) -> Fidelity:
     a, b = (torch.tensor(x).reshape(-1, 1, 1) for x in (first, second))

@@ -293,8 +293,8 @@ def test_images_too_large_for_the_memory_are_refused_before_they_are_decoded(
         ("none", {}, "cannot read none as data: No such file"),
         ("", {}, "path='': give the path of a file or a folder"),
         ("none.npz", {"limit": 0}, "limit=0: give a whole number of images, at least 1"),
-        ("none.npz", {"bounds": (1, 0)}, r"bounds=\(1, 0\): give two numbers, the lower below the upper"),
-        ("none.npz", {"bounds": ([0.0], [1.0])}, "give two numbers"),
+        ("none.npz", {"bounds": (1, 0)}, r"bounds=\(1, 0\): give two finite numbers, the lower below the upper"),
+        ("none.npz", {"bounds": ([0.0], [1.0])}, "give two finite numbers"),
     ],
 )
 def test_wrong_arguments_are_named(path: str, settings: dict[str, Any], said: str) -> None:
