@@ -71,7 +71,7 @@ class Result:
         """For notebooks."""
         notes = [text for text in (self.shortfall, self.stopped) if text]
         notes += [] if self.verdict is None else self.verdict.lines()
-        return html_table(f"Result: {type(self.model).__name__}", *pruning_table(self, None), notes)
+        return html_table(f"Result: {type(self.model).__name__}", *pruning_table(self), notes)
 
     def __repr__(self) -> str:
         """The sizes before and after, in a few lines."""

@@ -448,12 +448,22 @@ def _print(
     if as_json:
         print_json(_as_json(result, output, recipe, timed))
         return
-    print_table(*pruning_table(result, timed))
+    print_table(*pruning_table(result, timed, _sizes(model, output)))
     seconds = result.history[-1].seconds
     print_result(f"wrote {output} and {recipe} ({result.recipe.request.method}, {seconds:.1f} s)")
     if result.verdict is not None:
         for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output)):
             print_result(line)
+
+
+def _sizes(model: str, output: Path) -> tuple[int, int] | None:
+    """Bytes of the files with what lies beside them, where both are of one format."""
+    if Path(model).suffix.lower() != output.suffix.lower() or not Path(model).is_file():
+        return None
+    before, after = (
+        sum(p.stat().st_size for p in (Path(f), Path(f"{f}.data")) if p.is_file()) for f in (model, output)
+    )
+    return before, after
 
 
 def _as_json(result: secateur.Result, output: Path, recipe: Path, timed: secateur.Latency | None) -> dict[str, Any]:

@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 Rows = list[tuple[str, ...]]
 
 
-def pruning_table(result: secateur.Result, timed: secateur.Latency | None) -> tuple[tuple[str, ...], Rows]:
+def pruning_table(
+    result: secateur.Result, timed: secateur.Latency | None = None, sizes: tuple[int, int] | None = None
+) -> tuple[tuple[str, ...], Rows]:
+    """`sizes`: bytes of the files, before and after."""
     before, after = result.before, result.history[-1]
     rows: Rows = [
         (name, f"{old:,}", f"{new:,}", f"{1 - new / old:.1%}")
@@ -23,6 +26,8 @@ def pruning_table(result: secateur.Result, timed: secateur.Latency | None) -> tu
             ("MACs", before.macs, after.macs),
         )
     ]
+    if sizes is not None:
+        rows.append(("file, kB", *(f"{size / 1000:,.0f}" for size in sizes), f"{1 - sizes[1] / sizes[0]:.1%}"))
     if timed is not None:
         label, less = f"ms for one sample ({timed.runtime})", f"{1 - timed.after / timed.before:.1%}"
         rows.append((label, f"{timed.before:.3g}", f"{timed.after:.3g}", less))
