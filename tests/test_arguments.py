@@ -51,6 +51,7 @@ PRUNE: list[tuple[str, Any]] = [
     *(("samples", value) for value in (0, -3, 2.5, None, True, "many", torch.nan)),
     *(("allocation", value) for value in ("fair", None, 1)),
     *(("guard", value) for value in (0.98, [0.9], {"agreement": 2}, {"agreement": None}, {"harm": 1}, {3: 1})),
+    *(("head", value) for value in ("softmax", None, 1)),
     *(("step", value) for value in (0, 1.5, torch.nan, "1", True, [0.5])),
     *(("recursive", value) for value in (None, "yes", 1)),
     *(("exact_first", value) for value in (None, 0)),

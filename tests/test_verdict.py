@@ -115,6 +115,13 @@ def test_a_method_that_solves_nothing_is_judged_on_all() -> None:
     assert drawn is not None and drawn.basis == "surrogates" and drawn.surrogate == "shapes"
 
 
+def test_a_regression_is_judged_by_how_far_its_outputs_move() -> None:
+    model, x, _ = blobs()
+    verdict = secateur.prune(model, x[:2], remove=0.6, method="scale", head="none").verdict
+    assert verdict is not None and verdict.agreement is None and verdict.interval is None
+    assert verdict.word != "fine" and "the outputs move by" in verdict.reasons[0] and verdict.relative_drift > 0.1
+
+
 def test_exact_changes_nothing() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()

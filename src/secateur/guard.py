@@ -82,7 +82,7 @@ class Guard:
         if isinstance(found, NoDecision):
             raise InputError(
                 f"guard: no agreement can be measured, since the model decides nothing ({found.why}); give a budget on "
-                'the drift instead, or say what the outputs are: guard={…, "head": "binary_logit"} (--head)'
+                'the drift instead, or say what the outputs are: head="binary_logit" (--head)'
             )
         return found
 

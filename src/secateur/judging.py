@@ -31,6 +31,7 @@ class Judges:
     samples: Samples
     basis: Basis
     surrogate: str = ""
+    calibration: str = ""  # digest of all of a user's inputs, solved on or not
 
 
 def kept_apart(own: Samples, seed: int) -> tuple[Samples, Samples]:

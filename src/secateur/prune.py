@@ -19,6 +19,7 @@ from secateur.arguments import MODEL, parsed, plain_bounds
 from secateur.bounds.interval import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
+from secateur.decisions import Head
 from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
@@ -82,6 +83,7 @@ def prune(
     samples: int = 2048,
     allocation: str = "uniform",
     guard: Mapping[str, float | str] | None = None,
+    head: Head = "auto",
     step: float | None = None,
     recursive: bool = True,
     exact_first: bool = False,
@@ -116,8 +118,8 @@ def prune(
         allocation: `uniform` takes the same share of every group, `global` where it costs the outputs least.
         guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an output},
             or "certified_agreement", "certified_drift" and "eps": the same for all inputs within eps of a sample, by
-            proof. "head" says what the outputs are where `auto` cannot tell, as for `certify`. A step that exceeds a
-            budget is taken back, and the run ends there (`Result.stopped`).
+            proof. A step that exceeds a budget is taken back, and the run ends there (`Result.stopped`).
+        head: what the outputs are where `auto` cannot tell, as for `certify`; for guards and the verdict.
         step: the largest share of a group's units that leaves at a time; 1 prunes in one shot. Default: 1 for
             `reconstruct` without a guard, else 0.0625.
         recursive: whether a unit that stood in for another may do so again or leave. Without, at most half goes.
@@ -151,6 +153,7 @@ def prune(
         samples=samples,
         allocation=allocation,
         guard=guard,
+        head=head,
         step=step,
         recursive=recursive,
         exact_first=exact_first,
@@ -235,8 +238,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     with tell("making and checking the smaller model"):
         small = shrink(model, graph, coupling, run.weights, run.alive)
     with tell("judging it"):
-        head = "auto" if budgets is None else budgets.head
-        verdict = None if judges is None else verdict_of(graph, run.weights, judges, head, doubts)
+        verdict = None if judges is None else verdict_of(graph, run.weights, judges, asked.head, doubts)
     tensors = _solved_tensors(graph, run)
     recipe = Recipe(
         versions=versions(),
@@ -274,7 +276,7 @@ def _recorded(
         std=asked.normalisation.std,
         seed=asked.seed,
         surrogate="" if seen is None or own else name_of(asked.surrogate),
-        calibration=digest(seen) if seen is not None and own else "",
+        calibration="" if judges is None else judges.calibration,
         samples=0 if seen is None else len(seen.inputs[0]),
         judged_on=0 if judges is None else len(judges.samples.inputs[0]),
         allocation=asked.allocation,
@@ -289,22 +291,23 @@ def _samples(
     """What the method solves on, where it looks at samples at all, and what only judges: a third of a user's inputs
     (all of them, where nothing is solved), or surrogates of another kind; None where these cannot be drawn."""
     look = partial(look_at, graph, bounds, device=asked.device, normalise=asked.normalisation.taken)
-    seen = None
+    seen, given = None, ""
     if asked.calibration is not None:
         most = asked.samples + (asked.samples + 1) // 2 if solves else asked.samples
         own = look(asked.surrogate, asked.calibration, most, seed=asked.seed)
+        given = digest(own)
         if not solves:
-            return None, Judges(own, OWN)
+            return None, Judges(own, OWN, calibration=given)
         if len(own.inputs[0]) > 1:
             seen, apart = kept_apart(own, asked.seed)
-            return seen, Judges(apart, OWN)
+            return seen, Judges(apart, OWN, calibration=given)
         seen = own
     elif solves:
         seen = look(asked.surrogate, None, asked.samples, seed=asked.seed)
     judging = judging_surrogate(name_of(asked.surrogate) if solves else "")
     count = affordable(graph, judging_count(graph, coupling))
     try:
-        return seen, Judges(look(judging, None, count, seed=asked.seed + 1), SURROGATES, judging)
+        return seen, Judges(look(judging, None, count, seed=asked.seed + 1), SURROGATES, judging, given)
     except SecateurError as error:
         if asked.guard is not None:
             raise

@@ -13,6 +13,7 @@ from torch.export import ExportedProgram
 
 from secateur import arguments as may
 from secateur.arguments import Rule
+from secateur.decisions import HEADS, Head
 from secateur.errors import InputError
 from secateur.guard import Guard
 from secateur.inputs import Normalisation
@@ -40,6 +41,7 @@ class Request:
     allocation: str
     budgets: Mapping[str, float | str]
     guard: Guard | None
+    head: Head
     step: float | None
     recursive: bool
     exact_first: bool
@@ -59,13 +61,17 @@ class Request:
         target = None if values["remove"] is None else Target.parse(values["remove"])
         mean, std, name = (values.pop(argument) for argument in ("mean", "std", "normalize"))
         normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
-        budgets = values.pop("guard") or {}
+        budgets = dict(values.pop("guard") or {})
+        head = budgets.get("head", values["head"])
+        if budgets and head != "auto":
+            budgets["head"] = head
         own = values["calibration"]
         values |= {
             "target": target,
             "options": checked_options(method, values["options"] or {}),
             "normalisation": normalisation,
             "declared": bool(normalisation or name),
+            "head": head,
             "calibration": None if own is None else Calibration(own, values["input_bounds"]),
             "budgets": budgets,
             "guard": Guard.parse(budgets, own is not None),
@@ -157,6 +163,7 @@ RULES: dict[str, Rule] = {
     "samples": may.whole(1, "a whole number of inputs, at least 1"),
     "allocation": may.one_of("uniform", "global"),
     "guard": may.optional(may.instance(Mapping, _PAIRS)),
+    "head": may.one_of(*HEADS),
     "step": may.optional(
         may.number("the share of a group's units to remove at a time, above 0 and up to 1", above=0, high=1)
     ),

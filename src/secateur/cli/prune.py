@@ -13,11 +13,11 @@ from secateur.cli.exit_codes import TARGET_MISSED
 from secateur.cli.names import Allocation, Head, Method, Surrogate
 from secateur.cli.options import (
     COMMON,
-    HEAD_HELP,
     OUTPUT,
     AsJson,
     Debug,
     Device,
+    HeadOption,
     InputBounds,
     Mean,
     Model,
@@ -221,10 +221,6 @@ Eps = Annotated[
         "--input-bounds, e.g. 0.01.",
     ),
 ]
-HeadOption = Annotated[
-    Head,
-    Option("--head", metavar="NAME", rich_help_panel=BUDGETS, help=f"{HEAD_HELP} Only with a budget."),
-]
 
 # --- output and other ------------------------------------------------------------------------------------------------
 
@@ -263,6 +259,7 @@ def prune_command(
     mean: Mean = None,
     std: Std = None,
     normalize: Normalize = None,
+    head: HeadOption = Head.auto,
     example_shape: Shapes = None,
     # fidelity
     surrogate: SurrogateOption = Surrogate.auto,
@@ -280,7 +277,6 @@ def prune_command(
     min_certified_agreement: MinCertifiedAgreement = None,
     max_certified_drift: MaxCertifiedDrift = None,
     eps: Eps = None,
-    head: HeadOption = Head.auto,
     # output and other
     recipe: RecipeFile = None,
     overwrite: Overwrite = False,
@@ -307,7 +303,6 @@ def prune_command(
         "certified_agreement": min_certified_agreement,
         "certified_drift": max_certified_drift,
         "eps": eps,
-        "head": None if head == "auto" else head.value,
     }
     settings: dict[str, Any] = {
         "remove": remove if faster is None else _fewer_macs(faster, remove),
@@ -322,6 +317,7 @@ def prune_command(
         "samples": samples,
         "allocation": allocation.value,
         "guard": {name: value for name, value in budgets.items() if value is not None},
+        "head": head.value,
         "step": step,
         "recursive": recursive,
         "exact_first": exact_first,
