@@ -103,10 +103,10 @@ HeadOption = Annotated[
         "--head",
         metavar="NAME",
         rich_help_panel=INPUTS,
-        help="How outputs become a prediction. logits, probabilities: the largest output wins; binary_logit: yes above 0; "
-        "binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a yes or no of its own; none: "
-        "no prediction, a regression; auto: inferred from the model's last layers. If it is wrong, accuracy and agreement "
-        "are counted wrongly.",
+        help="How outputs become a prediction. logits, probabilities: the largest output wins; binary_logit: yes above "
+        "0; binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a yes or no of its own; "
+        "none: no prediction, a regression; auto: inferred from the model's last layers. If it is wrong, accuracy and "
+        "agreement are counted wrongly.",
     ),
 ]
 
