@@ -14,7 +14,7 @@ from secateur.graph.capture import capture
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.methods import NAMES
 from secateur.reconstruct.elimination import SolveError, factor
-from secateur.samples import look_at
+from secateur.samples import Calibration, look_at
 
 
 class Head(nn.Module):
@@ -109,6 +109,9 @@ def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
     model = nn.Sequential(nn.Linear(4, 10**6), nn.ReLU(), nn.Linear(10**6, 2), nn.Flatten()).eval()
     with pytest.warns(SecateurWarning, match=r"samples: 44 of 10{12} are drawn; .* do not fit into 1 GiB"):
         look_at(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", None, 10**12, None, 0)
+    own = Calibration(torch.rand(50, 4), (0.0, 1.0))
+    with pytest.warns(SecateurWarning, match="calibration: 44 inputs are used; .* do not fit into 1 GiB"):
+        look_at(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", own, 48, None, 0)
 
 
 def test_what_is_odd_is_said() -> None:

@@ -52,15 +52,17 @@ def look_at(
     if calibration is not None:
         found = own(graph, calibration, count, normalise)
         _refuse_bad(graph, found)
+        if count < asked and len(found.inputs[0]) == count:
+            _warn_of_memory(f"calibration: {count} inputs are used")
     else:
         if count < asked:
-            warnings.warn(
-                f"samples: {count} of {asked} are drawn; the values of more do not fit into {_BYTES / 2**30:g} GiB",
-                SecateurWarning,
-                stacklevel=2,
-            )
+            _warn_of_memory(f"samples: {count} of {asked} are drawn")
         found = _drawn(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
     return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
+
+
+def _warn_of_memory(said: str) -> None:
+    warnings.warn(f"{said}; the values of more do not fit into {_BYTES / 2**30:g} GiB", SecateurWarning, stacklevel=3)
 
 
 def _refuse_bad(graph: Graph, samples: Samples) -> None:
