@@ -53,7 +53,7 @@ def test_a_folder_of_photographs_judges(folder: Path) -> None:
 def test_the_verdict_and_what_to_do_next_are_printed(folder: Path) -> None:
     done = run(folder, *PRUNE, "--normalize", "imagenet", "--calibration", "mine.npy", "-o", "other.pt2")
     assert "verdict: " in done.stdout and "on 20 of your inputs, kept apart" in done.stdout
-    assert "evaluate other.pt2 --original net.pt2 --data IMAGES" in " ".join(done.stdout.split())
+    assert "evaluate other.pt2 --original net.pt2 --data DATA" in " ".join(done.stdout.split())
     assert "warning" not in done.stderr and "are taken to lie between" not in done.stderr
 
 

@@ -87,6 +87,15 @@ def test_fidelity_in_batches_is_that_of_all() -> None:
     assert found.relative == pytest.approx(float((0.125 / spread).sqrt()))
 
 
+def test_outputs_that_do_not_vary_tell_little() -> None:
+    model = nn.Sequential(nn.Linear(2, 2)).eval()
+    graph = capture(model, torch.zeros(2, 2))
+    found = fidelity(graph, graph.tensors, Samples((torch.ones(30, 2),)))
+    assert found.relative is None
+    verdict = judge(found, "inputs kept apart")
+    assert verdict.word == "check" and "do not vary" in verdict.reasons[0] and "spread" not in str(verdict)
+
+
 def test_inputs_are_kept_apart() -> None:
     x = torch.arange(31.0)[:, None]
     solve, apart = (s.inputs[0].flatten().tolist() for s in kept_apart(Samples((x,)), seed=3))

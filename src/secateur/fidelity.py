@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from secateur.graph.capture import Graph, run, sizes_of_values
 from secateur.types import Samples
 
 _BATCH_BYTES = 2**28  # of the values of one pass
+_LEAST_SPREAD = 1e-10  # of the outputs, as a share of their mean square: rounding in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +24,8 @@ class Fidelity:
     (n, positions, k) as `Decision.classes` gives them; None where the network decides nothing."""
 
     moved: Tensor  # (n,), the largest |g(x) − f(x)| of any output; infinite where an output is not finite
-    relative: float  # root of the mean square of g(x) − f(x), in units of the spread of f over the samples
+    relative: float | None  # root of the mean square of g(x) − f(x), in units of the spread of f over the samples; None
+    # where f hardly varies over them
     first: Tensor | None = None
     second: Tensor | None = None
 
@@ -97,10 +100,10 @@ def _rows(value: Tensor, count: int) -> Tensor:
     return value.double().reshape(1, -1).expand(count, -1)
 
 
-def _relative(parts: list[_Part]) -> float:
+def _relative(parts: list[_Part]) -> float | None:
     count = sum(p.count for p in parts)
     if not count:
-        return torch.inf
+        return None
     change, total, square = (sum(x) / count for x in zip(*(p.sums for p in parts), strict=True))
-    spread = (square - total.square()).clamp(min=0).mean()
-    return float((change.mean() / spread.clamp(min=1e-30)).sqrt()) if bool(change.any()) else 0.0
+    spread, size = float((square - total.square()).clamp(min=0).mean()), float(square.mean())
+    return math.sqrt(float(change.mean()) / spread) if spread > _LEAST_SPREAD * size else None

@@ -328,7 +328,7 @@ def _doubts(graph: Graph, asked: Request, judges: Judges | None) -> list[str]:
         "std (--normalize, --mean, --std; normalize='none' if this is right)"
     )
     warnings.warn(doubt, SecateurWarning, stacklevel=2)
-    return [doubt]
+    return ["another normalisation of the inputs fits the model better, see the warning (--normalize)"]
 
 
 class _Log:

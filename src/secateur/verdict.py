@@ -50,9 +50,13 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
             doubtful.append(f"{found.samples:,} inputs do not tell whether agreement is above {interval[0]:.0%}")
         if worst is not None and (share := worst.agreement if own else _on_real_inputs(worst.agreement, ODDS)) < POOR:
             doubtful.append(f"about {1 - share:.0%} of the decisions for class {worst.label} are other ones")
-    elif found.relative > FINE_DRIFT:
+    elif found.relative is not None and found.relative > FINE_DRIFT:
         moved = f"the outputs move by {found.relative:.1%} of their spread"
         (bad if found.relative > POOR_DRIFT else doubtful).append(moved)
+    if found.relative is None and math.isfinite(found.drift):
+        doubtful.append(
+            "the original's outputs do not vary on these inputs, which tells little; give inputs of your own"
+        )
     return Verdict(
         word="do not use" if bad else "check" if doubtful else "fine",
         reasons=(*bad, *doubtful),

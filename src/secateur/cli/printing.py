@@ -28,7 +28,7 @@ def print_result(message: str) -> None:
     """A line of the result; it may hold names from files."""
     from rich.console import Console
 
-    Console().print(_safe(message))
+    Console().print(_safe(message), soft_wrap=True)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

@@ -292,6 +292,7 @@ def prune_command(
     """
     from secateur.cli.reading import example_from, inputs_from, model_from
     from secateur.files import written_together
+    from secateur.graph.example import tensors_in
     from secateur.progress import phase
     from secateur.request import Request
 
@@ -329,11 +330,11 @@ def prune_command(
         "progress": True,
     }
     Request.parse(**settings)  # before a large file is read
-    if not given.declared:
-        low, high = given.input_bounds
-        say(f"inputs are taken to lie between {low:g} and {high:g}, not normalised (--input-bounds, --normalize)")
     loaded = model_from(model, weights)
     example = example_from(loaded, given)
+    if not given.declared and any(x.is_floating_point() for x in tensors_in(example)):
+        low, high = given.input_bounds
+        say(f"inputs are taken to lie between {low:g} and {high:g}, not normalised (--input-bounds, --normalize)")
     result = secateur.prune(loaded, example, **settings)
     with phase(f"writing {output}", True), written_together():
         secateur.save_model(output, result.model, example)

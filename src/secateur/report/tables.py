@@ -37,10 +37,10 @@ def pruning_table(
 def next_steps(verdict: secateur.Verdict, model: str, output: Path) -> list[str]:
     """What to run after `prune`, by its verdict."""
     own = verdict.basis != "surrogates"
-    compare = f"secateur evaluate {output} --original {model} --data IMAGES"
+    compare = f"secateur evaluate {output} --original {model} --data DATA"
     if verdict.word == "fine":
         return [f"next: {compare}"]
-    more = "a smaller --remove" if own else "your own images (--calibration IMAGES), or a smaller --remove"
+    more = "a smaller --remove" if own else "inputs of your own (--calibration DATA), or a smaller --remove"
     return [f"next: prune again with {more}; then {compare}"]
 
 

@@ -32,7 +32,7 @@ class Verdict(Record):
     Both are None for a network that decides nothing.
 
     An output moves by at most `drift`, and in the median over the inputs by `typical_drift`; `relative_drift` is the
-    root of the mean square of all moves in units of the outputs' spread.
+    root of the mean square of all moves in units of the outputs' spread, None where they do not vary.
     """
 
     word: Word
@@ -44,7 +44,7 @@ class Verdict(Record):
     interval: tuple[float, float] | None
     drift: float
     typical_drift: float
-    relative_drift: float
+    relative_drift: float | None
     worst_class: ClassAgreement | None
     vanished: tuple[int, ...]  # classes that the original gives to at least 20 of the inputs and the pruned to none
 
@@ -64,10 +64,8 @@ class Verdict(Record):
             what = "95 % interval" if own else "on real inputs likely"
             low, high = self.interval
             found.append(f"  agreement with the original {self.agreement:.1%}, {what} {low:.1%} to {high:.1%}")
-        found.append(
-            f"  outputs move by {self.typical_drift:.3g} typically and {self.drift:.3g} at most, "
-            f"{self.relative_drift:.1%} of their spread"
-        )
+        share = "" if self.relative_drift is None else f", {self.relative_drift:.1%} of their spread"
+        found.append(f"  outputs move by {self.typical_drift:.3g} typically and {self.drift:.3g} at most{share}")
         if self.worst_class is not None:
             worst = self.worst_class
             found.append(f"  worst class {worst.label}: agreement {worst.agreement:.1%} on {worst.inputs:,} inputs")
