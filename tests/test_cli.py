@@ -126,7 +126,7 @@ def test_evaluate_warns_of_masked_gradients_on_stderr(folder: Path) -> None:
     arguments = ("evaluate", "net:stepped", "--weights", "weights.safetensors", "--data", "data.npz")
     done = run(folder, *arguments, "--pgd", "0.1", "--json")
     assert done.returncode == 0, done.stderr
-    assert "secateur: the gradient of the loss (ce) is zero at" in done.stderr
+    assert "secateur: warning: the gradient of the loss (ce) is zero at" in done.stderr
     assert json.loads(done.stdout)["warnings"]
 
 

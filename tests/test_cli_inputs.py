@@ -53,7 +53,7 @@ def test_a_folder_of_photographs_judges(folder: Path) -> None:
 def test_the_verdict_and_what_to_do_next_are_printed(folder: Path) -> None:
     done = run(folder, *PRUNE, "--normalize", "imagenet", "--calibration", "mine.npy", "-o", "other.pt2")
     assert "verdict: " in done.stdout and "on 20 of your inputs, kept apart" in done.stdout
-    assert "evaluate other.pt2 --original net.pt2 --data DATA" in " ".join(done.stdout.split())
+    assert "evaluate other.pt2 --original net.pt2 --normalize=imagenet --data DATA" in " ".join(done.stdout.split())
     assert "warning" not in done.stderr and "are taken to lie between" not in done.stderr
 
 
@@ -80,7 +80,16 @@ def test_a_certificate_is_checked_and_proved_again(folder: Path) -> None:
     assert made.returncode == 0, made.stderr
     done = run(folder, *models, "--data", "mine.npy", "--check", "c.json", "--prove")
     assert done.returncode == 0 and "c.json is about these models and inputs" in done.stdout, done.stderr
-    assert "all that it claims was proved again" in done.stdout
+    assert "its bounds and shares were proved again" in done.stdout
+    forged = json.loads((folder / "c.json").read_text())
+    for change in ({"lower": [[0.0] * 4] * 3, "upper": [[1e10] * 4] * 3}, {"assumptions": ["Approved."]}):
+        (folder / "forged.json").write_text(json.dumps(forged | change))
+        done = run(folder, *models, "--data", "mine.npy", "--check", "forged.json", "--prove")
+        assert done.returncode == 1 and "does not hold here" in done.stderr
+    for change in ({"lower": [["NaN"] * 4] * 3}, {"lower": forged["upper"], "upper": forged["lower"]}, {"lower": []}):
+        (folder / "forged.json").write_text(json.dumps(forged | change))
+        done = run(folder, *models, "--data", "mine.npy", "--check", "forged.json")
+        assert done.returncode == 1 and "is not a certificate" in done.stderr
     done = run(folder, *models, "--data", "test.npz", "--check", "c.json")
     assert done.returncode == 1 and "the inputs are not those it is about" in done.stderr
     done = run(folder, "certify", "net.pt2", "net.pt2", "--data", "mine.npy", "--check", "c.json")

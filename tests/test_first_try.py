@@ -60,6 +60,13 @@ def test_the_right_mean_gives_an_interval_that_holds(own: bool, settings: dict[s
     assert verdict.interval[0] <= unseen_agreement(result.model) <= verdict.interval[1]
 
 
+@pytest.mark.parametrize("settings", [{"normalize": "none"}, {"mean": 127.5, "std": 63.75}])
+def test_a_wrong_mean_is_warned_of(settings: dict[str, object]) -> None:
+    with pytest.warns(SecateurWarning, match="the model seems to take images"):
+        verdict = prune(calibration=photographs()[0], **settings).verdict
+    assert verdict is not None and verdict.word != "fine"
+
+
 def test_photographs_of_bytes_are_refused() -> None:
     with pytest.raises(InputError, match="0–255"):
         prune(normalize="imagenet", calibration=255 * photographs()[0])

@@ -178,6 +178,19 @@ class Normalisation:
         mean, std = self._of_channels(images.ndim - 2)
         return ((images - mean) / std).to(images.dtype)
 
+    def undone(self, taken: Tensor) -> Tensor:
+        """The images (n, channels, …) of which `taken` came."""
+        if not self:
+            return taken
+        mean, std = self._of_channels(taken.ndim - 2)
+        return (taken * std.to(taken.device) + mean.to(taken.device)).to(taken.dtype)
+
+    def check(self, channels: int) -> None:
+        """Raise `InputError` where there are several numbers, but not one for each of so many channels."""
+        for name, numbers in (("mean", self.mean), ("std", self.std)):
+            if len(numbers) not in (0, 1, channels):
+                raise InputError(f"{name} has {len(numbers)} numbers, but the model's input has {channels} channels")
+
     def around(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
         return Normalised(as_module(model), *self._of_channels(spatial)) if self else model

@@ -178,6 +178,7 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         coupling = couple(graph)
     if budgets is not None and method != EXACT:
         budgets.check(graph)
+    asked.normalisation.check(graph.example[0].shape[1] if graph.example[0].ndim > 1 else 1)
     bounds = asked.normalisation.box(asked.input_bounds, graph.example[0].ndim - 2)
     groups = selected(coupling, ignored)
     require_groups(coupling, groups)
@@ -316,18 +317,21 @@ def _samples(
 
 
 def _doubts(graph: Graph, asked: Request, judges: Judges | None) -> list[str]:
-    """Whether another normalisation of images fits the model clearly better than none, where nothing was said of it."""
-    if asked.declared:
-        return []
-    own = judges.samples.inputs[0] if judges is not None and judges.basis == OWN else None
-    found = likely_normalisation(graph, asked.input_bounds, seed=asked.seed, images=own)
+    """Whether another normalisation of images fits the model clearly better than the one that was said, or none."""
+    mean, std = asked.normalisation.mean, asked.normalisation.std
+    own = None
+    if judges is not None and judges.basis == OWN:
+        own = asked.normalisation.undone(judges.samples.inputs[0])
+    found = likely_normalisation(graph, asked.input_bounds, mean, std, seed=asked.seed, images=own)
     if not found.clear:
         return []
-    doubt = (
-        f"the inputs were taken as they are, but {found.evidence}. Give normalize ({', '.join(PRESETS)}), or mean and "
-        "std (--normalize, --mean, --std; normalize='none' if this is right)"
+    taken = "normalised as was said" if asked.normalisation else "as they are"
+    warnings.warn(
+        f"the inputs were taken {taken}, but {found.evidence}. If that is so, accuracy collapses: give normalize "
+        f"({', '.join(PRESETS)}), or mean and std (--normalize, --mean, --std)",
+        SecateurWarning,
+        stacklevel=2,
     )
-    warnings.warn(doubt, SecateurWarning, stacklevel=2)
     return ["another normalisation of the inputs fits the model better, see the warning (--normalize)"]
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from secateur.decisions import Head
 from secateur.errors import InputError
@@ -43,8 +43,8 @@ class Share(Record):
     """A share of the decisions, one for each input (of dense outputs: at each position of each input): what is certain,
     and what an attack left standing, which can only be more."""
 
-    certified: float
-    empirical: float | None = None
+    certified: float = Field(ge=0, le=1)
+    empirical: float | None = Field(default=None, ge=0, le=1)
 
 
 class Certificate(Record):
@@ -72,6 +72,17 @@ class Certificate(Record):
     versions: dict[str, str]
     date: str = ""  # when it was made, UTC; not in older files
     seconds: float
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Certificate:
+        if len(self.lower) != len(self.upper) or len(self.lower) != (self.input_set.inputs or 1):
+            raise ValueError("lower and upper must hold one row for each input")
+        for lows, highs in zip(self.lower, self.upper, strict=True):
+            if len(lows) != len(highs) or not all(a <= b for a, b in zip(lows, highs, strict=True)):  # a NaN is not
+                raise ValueError("lower must be at most upper for every output")
+        if self.found is not None and len(self.found) != len(self.lower):
+            raise ValueError("found must hold one number for each input")
+        return self
 
     @property
     def drift(self) -> tuple[float, ...]:

@@ -182,11 +182,14 @@ def certify_command(
     from secateur.graph.example import tensors_in
 
     if check is not None:
-        if eps is not None or output is not None or vnnlib is not None:
-            raise InputError("--check reads a certificate, which holds its own --eps; leave --eps and outputs out")
+        if any(given is not None for given in (eps, output, vnnlib, input_bounds, mean, std, normalize)):
+            raise InputError(
+                "--check: radius, bounds and normalisation are those of the certificate, and nothing is written; leave "
+                "--eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
+            )
         given = inputs_from(original, shapes=example_shape)
         models = model_from(original, weights), model_from(pruned, pruned_weights)
-        _check(check, *models, data, given, prove)
+        _check(check, *models, data, given, prove, as_json)
         return
     if prove:
         raise InputError("--prove goes with --check CERTIFICATE")
@@ -237,6 +240,7 @@ def _check(
     data: Path | None,
     given: InputSpec,
     prove: bool,
+    as_json: bool,
 ) -> None:
     from secateur.certify.checking import check_certificate
     from secateur.cli.reading import data_from, example_from
@@ -248,13 +252,20 @@ def _check(
     images, labels = arrays.get("images"), arrays.get("labels")
     if images is not None and rows is not None:
         if max(rows, default=0) >= len(images):
-            raise InputError(f"{data} holds {len(images):,} images; the certificate is about number {max(rows):,}")
+            raise InputError(f"{data} holds {len(images):,} images; the certificate needs {max(rows) + 1:,}")
         images, labels = images[list(rows)], None if labels is None else labels[list(rows)]
     example = (images[:2],) if images is not None and not given.example_shape else example_from(original, given)
     check_certificate(certificate, original, pruned, example, inputs=images, labels=labels, prove=prove, progress=True)
+    if as_json:
+        print_json({"certificate": str(path), "belongs": True, "proved": prove})
+        return
+    print_table(*certificate_table(certificate))
     print_result(f"{path} is about these models{'' if images is None else ' and inputs'}")
-    if prove:
-        print_result("all that it claims was proved again")
+    print_result(
+        "its bounds and shares were proved again; what its search found was not looked at"
+        if prove
+        else "its bounds were not computed again; --prove does that"
+    )
 
 
 def _print(certificate: secateur.Certificate, as_json: bool) -> None:

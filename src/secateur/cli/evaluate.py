@@ -271,7 +271,7 @@ def _corruptions(text: str, seed: int) -> tuple[secateur.Corruption, ...]:
 
 def _print(report: secateur.Evaluation, per_class: bool, as_json: bool) -> None:
     for warning in report.warnings:
-        say(warning)
+        say(f"warning: {warning}")
     if as_json:
         print_json(report.model_dump(mode="json"))
         return

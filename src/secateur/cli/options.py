@@ -93,8 +93,8 @@ Normalize = Annotated[
         metavar="NAME",
         rich_help_panel=INPUTS,
         help="Mean and standard deviation by name, in place of --mean and --std: imagenet, cifar10, minus1to1 (0.5 and "
-        "0.5), or none for a model that takes images as they are. Default: none, and a warning if another one fits the "
-        "model better.",
+        "0.5), or none for a model that takes images as they are. Default: none. `secateur prune` warns if another one "
+        "fits the model better.",
     ),
 ]
 HeadOption = Annotated[

@@ -340,9 +340,15 @@ def prune_command(
         secateur.save_model(output, result.model, example)
         result.recipe.save(recipe)
     timed = _timed(loaded, result, output, example) if time_it else None
-    _print(result, model, output, recipe, timed, as_json)
+    inputs = options_for(("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize))
+    _print(result, model, output, recipe, timed, inputs, as_json)
     if result.stopped:
         raise Exit(TARGET_MISSED)
+
+
+def options_for(*given: tuple[str, str | None]) -> str:
+    """Options as they were given, to be given again."""
+    return "".join(f" {name}={value}" for name, value in given if value is not None)
 
 
 def _checked_recipe(
@@ -438,18 +444,27 @@ def _timed(
 
 
 def _print(
-    result: secateur.Result, model: str, output: Path, recipe: Path, timed: secateur.Latency | None, as_json: bool
+    result: secateur.Result,
+    model: str,
+    output: Path,
+    recipe: Path,
+    timed: secateur.Latency | None,
+    inputs: str,
+    as_json: bool,
 ) -> None:
     if result.shortfall:
         say(result.shortfall)
     if as_json:
         print_json(_as_json(result, output, recipe, timed))
         return
+    from secateur.report.recipe import beside
+
     print_table(*pruning_table(result, timed, _sizes(model, output)))
     seconds = result.history[-1].seconds
-    print_result(f"wrote {output} and {recipe} ({result.recipe.request.method}, {seconds:.1f} s)")
+    solved = f", {beside(recipe)}" if result.recipe.tensors else ""
+    print_result(f"wrote {output}, {recipe}{solved} ({result.recipe.request.method}, {seconds:.1f} s)")
     if result.verdict is not None:
-        for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output)):
+        for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output, inputs)):
             print_result(line)
 
 

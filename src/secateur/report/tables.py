@@ -34,14 +34,21 @@ def pruning_table(
     return ("", "before", "after", "removed"), rows
 
 
-def next_steps(verdict: secateur.Verdict, model: str, output: Path) -> list[str]:
-    """What to run after `prune`, by its verdict."""
-    own = verdict.basis != "surrogates"
-    compare = f"secateur evaluate {output} --original {model} --data DATA"
+def next_steps(verdict: secateur.Verdict, model: str, output: Path, inputs: str) -> list[str]:
+    """What to run after `prune`, by its verdict; `inputs`: options that say what the model takes."""
+    compare = f"secateur evaluate {output} --original {model}{inputs} --data DATA"
     if verdict.word == "fine":
         return [f"next: {compare}"]
-    more = "a smaller --remove" if own else "inputs of your own (--calibration DATA), or a smaller --remove"
-    return [f"next: prune again with {more}; then {compare}"]
+    said = " ".join(verdict.reasons)
+    if "normalisation" in said:
+        first = "say how inputs are normalised (--normalize), and prune again"
+    elif verdict.basis == "surrogates":
+        first = "prune again with inputs of your own (--calibration DATA)"
+    elif "do not tell" in said:
+        first = "prune again with more inputs of your own"
+    else:
+        first = "remove less (--remove)"
+    return [f"next: {first}; then {compare}"]
 
 
 def evaluation_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:

@@ -63,7 +63,8 @@ class Verdict(Record):
         if self.agreement is not None and self.interval is not None:
             what = "95 % interval" if own else "on real inputs likely"
             low, high = self.interval
-            found.append(f"  agreement with the original {self.agreement:.1%}, {what} {low:.1%} to {high:.1%}")
+            doubted = " if the inputs are normalised as was said" if "normalisation" in " ".join(self.reasons) else ""
+            found.append(f"  agreement with the original {self.agreement:.1%}, {what} {low:.1%} to {high:.1%}{doubted}")
         share = "" if self.relative_drift is None else f", {self.relative_drift:.1%} of their spread"
         found.append(f"  outputs move by {self.typical_drift:.3g} typically and {self.drift:.3g} at most{share}")
         if self.worst_class is not None:
