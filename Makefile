@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: demo test test-all quick attack check bench clean
+.PHONY: demo test test-all quick attack check docs bench clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
@@ -29,6 +30,10 @@ check: $(READY)
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
+# The site, in out/site; fails on a broken link or an unknown name.
+docs: $(READY_DOCS)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
+
 bench: $(READY)
 	@$(BIN)/python benchmarks/paper.py
 	@$(BIN)/python benchmarks/scaling.py
@@ -36,6 +41,7 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/certify.py
 	@$(BIN)/python benchmarks/exact.py
 	@$(BIN)/python benchmarks/onnx_files.py
+	@$(BIN)/python benchmarks/picture.py
 
 # What runs have left behind; .venv stays, since it takes minutes to make.
 clean:
@@ -49,4 +55,9 @@ $(READY): pyproject.toml constraints.txt
 	  { echo 'No virtual environment could be made; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing secateur and its tools into $(VENV) (once; a few minutes) …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+$(READY_DOCS): $(READY)
+	@echo 'Installing what the site needs into $(VENV) …'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	@touch $@

@@ -1,0 +1,46 @@
+"""Pages that show files of the repository, or the help of a command, as they are: <!-- include: PATH -->,
+<!-- include: PATH # HEADING --> for one section, and <!-- help: COMMAND -->."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+
+
+def on_page_markdown(markdown: str, page: Any, **more: Any) -> str:
+    folder = posixpath.dirname(page.file.src_uri)
+    markdown = re.sub(r"<!-- include: (\S+?)(?: # (.+?))? -->", lambda m: _included(m[1], m[2], folder), markdown)
+    return re.sub(r"<!-- help: (\S+) -->", lambda m: _help(m[1]), markdown)
+
+
+def _included(path: str, heading: str | None, folder: str) -> str:
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".py"):
+        return f"```python\n{text}```\n"
+    if heading:
+        text = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+        if not text:
+            raise ValueError(f"{path} has no section {heading!r}")
+    return re.sub(r"\]\((?!https?:|#)([^)#]+)", lambda m: f"]({_moved(m[1], folder)}", text)
+
+
+def _moved(link: str, folder: str) -> str:
+    """A link of a file in the root, seen from a page in `folder` of docs/."""
+    return posixpath.relpath(PAGES.get(link) or link.removeprefix("docs/"), folder or ".")
+
+
+def _help(name: str) -> str:
+    import typer.main  # imported here: pages that only include files need no secateur
+
+    from secateur.cli import app
+
+    found: Any = typer.main.get_command(app)
+    command = found.commands[name]
+    settings = {"terminal_width": 98, "help_option_names": ["-h", "--help"]}
+    context = command.context_class(command, info_name=f"secateur {name}", **settings)
+    return f"```text\n{command.get_help(context)}\n```\n"
