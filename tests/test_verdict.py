@@ -44,7 +44,7 @@ def test_figures_by_hand() -> None:
         (8, 100, "inputs kept apart", "check", "about 8% of its decisions"),
         (20, 100, "inputs kept apart", "do not use", "about 20% of its decisions"),
         (2, 500, "surrogates", "fine", ""),
-        (10, 200, "surrogates", "check", "200 inputs do not tell whether agreement is above 72%"),
+        (10, 200, "surrogates", "check", "200 surrogates do not tell whether agreement is above 72%"),
         (40, 200, "surrogates", "check", "about 8% of its decisions"),
         (80, 200, "surrogates", "do not use", "about 18% of its decisions"),
     ],

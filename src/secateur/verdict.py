@@ -71,7 +71,7 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
 
 
 def _too_few(inputs: int, least: float, own: bool) -> str:
-    said = f"{inputs:,} inputs do not tell whether agreement is above {least:.0%}"
+    said = f"{inputs:,} {'inputs' if own else 'surrogates'} do not tell whether agreement is above {least:.0%}"
     few = own and inputs < _ENOUGH // 3
     return f"{said}; give about {_ENOUGH}, of which a third is kept apart" if few else said
 
