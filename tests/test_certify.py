@@ -25,6 +25,7 @@ from secateur.errors import InputError, SecateurWarning, TargetMissedError, Veri
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 from secateur.judging import kept_apart
+from secateur.report.recipe import fingerprint
 from secateur.types import Samples
 from trained import blobs
 
@@ -248,6 +249,54 @@ def test_a_certificate_of_a_box_with_bounds_of_every_shape() -> None:
     check_certificate(found, model, small, x, prove=True)
     with pytest.raises(InputError, match="indices: 1 of them"):
         certify(model, small, x, inputs=x, eps=0.1, indices=[1])
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(2, 6), nn.Linear(2, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.c(torch.relu(self.a(x)) + torch.relu(self.b(y)))  # type: ignore[no-any-return]
+
+
+def test_bounds_of_two_inputs_are_recorded_in_one_way() -> None:
+    """(zeros, ones) for both inputs, and [(0, 0), (1, 1)], a point for each, are two boxes."""
+    model, x = Two().eval(), (torch.zeros(2, 2), torch.zeros(2, 2))
+    small = secateur.prune(model, x, method="scale", remove=0.5).model
+    box = certify(model, small, x, input_bounds=(torch.zeros(2), torch.ones(2)), attack_steps=0)
+    points = certify(model, small, x, input_bounds=[(0.0, 1e-9), (1.0, 1.0 + 1e-9)], attack_steps=0)
+    assert box.input_set.input_bounds == [[[0.0, 0.0], [1.0, 1.0]]] * 2 and max(points.drift) < max(box.drift)
+    check_certificate(box, model, small, x, prove=True)
+    with pytest.raises(VerificationError, match="cannot be proved"):
+        forged = box.model_copy(update={"lower": points.lower, "upper": points.upper})
+        check_certificate(forged, model, small, x, prove=True)
+
+
+@pytest.mark.slow
+def test_shares_with_labels_need_the_labels() -> None:
+    model, x, labels = blobs()
+    found = certify(model, pruned(), inputs=x[:4], eps=0.02, labels=labels[:4], attack_steps=0)
+    check_certificate(found, model, pruned(), inputs=x[:4], labels=labels[:4], prove=True)
+    for others, said in ((None, "other labels"), (1 - labels[:4] % 2, "other labels")):
+        with pytest.raises(VerificationError, match=said):
+            check_certificate(found, model, pruned(), inputs=x[:4], labels=others, prove=True)
+
+
+def test_the_fingerprint_holds_which_values_are_given() -> None:
+    class Both(nn.Module):
+        def __init__(self, order: int) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.order = nn.Linear(3, 2), order
+
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            h = self.a(x)
+            return (h, torch.relu(h))[:: self.order]
+
+    first, second = (fingerprint(capture(Both(order).eval(), torch.zeros(2, 3))) for order in (1, -1))
+    assert first.tensors == second.tensors and first.ops != second.ops
 
 
 def test_a_long_proof_is_said_before() -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import secateur
 from command import run
 from pictures import folded, pictures, trained
+from secateur.inputs import read_inputs
 
 pytestmark = pytest.mark.slow
 
@@ -139,6 +141,27 @@ def test_init_writes_settings_that_the_commands_read(folder: Path, tmp_path: Pat
     done = run(tmp_path, "init", "net.pt2")
     assert done.returncode == 1 and "is there already" in done.stderr
     assert (tmp_path / "net.yaml").read_text() == text
+
+
+def test_init_of_several_inputs_is_read_again_and_replaced(tmp_path: Path) -> None:
+    secateur.save_model(tmp_path / "net.pt2", Two().eval(), (torch.zeros(2, 6), torch.zeros(2, 4)))
+    assert run(tmp_path, "init", "net.pt2").returncode == 0
+    assert read_inputs(tmp_path / "net.pt2").example_shape == ("6", "4")
+    assert run(tmp_path, "inspect", "net.pt2").returncode == 0
+    (tmp_path / "net.yaml").write_text("example_shape: {")
+    done = run(tmp_path, "init", "net.pt2", "--overwrite")
+    assert done.returncode == 0 and read_inputs(tmp_path / "net.pt2").example_shape == ("6", "4"), done.stderr
+    done = run(tmp_path, "init", ".")
+    assert done.returncode == 1 and "fault" not in done.stderr
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 3), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return self.a(x) + self.b(y)  # type: ignore[no-any-return]
 
 
 def test_settings_of_a_preprocessor(folder: Path, tmp_path: Path) -> None:

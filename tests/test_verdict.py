@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -65,6 +67,44 @@ def test_a_class_that_vanishes_and_outputs_that_are_not_finite() -> None:
     assert few.vanished == ()  # 19 inputs may be chance
     wild = judge(of_classes([0] * 99, [0] * 99, moved=float("inf")), "inputs kept apart")
     assert wild.word == "do not use" and "not finite" in wild.reasons[0]
+
+
+def test_a_class_of_a_dense_output_vanishes() -> None:
+    """Of 40 positions of each of 50 inputs, one is of class 2."""
+    first = torch.zeros(50, 40, 1, dtype=torch.int64)
+    first[:, 0], first[:, 1:20] = 2, 1
+    second = first.clone()
+    second[:, 0] = 0
+    found = judge(Fidelity(torch.full((50,), 0.1), 0.05, first, second), "inputs kept apart")
+    assert found.word == "do not use" and found.vanished == (2,) and found.agreement == pytest.approx(0.975)
+
+
+def test_outputs_that_move_far_are_never_fine() -> None:
+    both = [0, 1] * 50
+    moved = Fidelity(torch.ones(100), 1.5, *(torch.tensor(both).reshape(-1, 1, 1),) * 2)
+    found = judge(moved, "inputs kept apart")
+    assert found.word == "check" and "the outputs move by 150% of their spread" in found.reasons
+
+
+def test_whole_numbers_are_not_judged() -> None:
+    class Best(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(torch.relu(self.a(x))).argmax(1)  # type: ignore[no-any-return]
+
+    with pytest.warns(SecateurWarning, match="there is no verdict: the model gives no floating-point output"):
+        assert secateur.prune(Best().eval(), torch.zeros(2, 4), method="scale").verdict is None
+
+
+def test_inputs_of_bfloat16() -> None:
+    model, x, _ = blobs()
+    half = copy.deepcopy(model).bfloat16()
+    result = secateur.prune(half, x[:2].bfloat16(), remove=0.3, method="scale", calibration=x[:60].bfloat16())
+    assert result.recipe.request.calibration and result.verdict is not None
 
 
 def test_inputs_of_one_class_tell_little() -> None:

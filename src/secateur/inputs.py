@@ -205,10 +205,12 @@ class Normalisation:
 
 def _spread(preset: Preset, bounds: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation of images in `bounds`, a pair of numbers, in place of the preset's own bounds."""
-    if not preset.mean or tuple(bounds) == preset.bounds:
-        return preset.mean, preset.std
+    if not preset.mean:
+        return (), ()
     if len(bounds) != 2 or not all(isinstance(end, int | float) for end in bounds):
         raise InputError("normalize goes with one pair of numbers for input_bounds; give mean and std")
+    if tuple(bounds) == preset.bounds:
+        return preset.mean, preset.std
     low, width = float(bounds[0]), float(bounds[1]) - float(bounds[0])
     return tuple(low + width * m for m in preset.mean), tuple(width * s for s in preset.std)
 
@@ -255,9 +257,9 @@ def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
 
 def _settings_of(model: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
     """The settings beside the model, and from which file; those of a preprocessor where there are no others."""
+    if Path(model).name in ("", "..") or ":" in Path(model).name:  # a folder, or a factory
+        return Path(model), {}
     path = beside(model)
-    if ":" in path.name:
-        return path, {}
     if path.exists():
         return path, read_settings(path)
     other = preprocessor.beside(model)

@@ -240,6 +240,9 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         small = shrink(model, graph, coupling, run.weights, run.alive)
     with tell("judging it"):
         verdict = None if judges is None else verdict_of(graph, run.weights, judges, asked.head, doubts)
+        if verdict is None and judges is not None:
+            said = "there is no verdict: the model gives no floating-point output that could be compared"
+            warnings.warn(said, SecateurWarning, stacklevel=2)
     tensors = _solved_tensors(graph, run)
     recipe = Recipe(
         versions=versions(),
@@ -282,6 +285,7 @@ def _recorded(
         judged_on=0 if judges is None else len(judges.samples.inputs[0]),
         allocation=asked.allocation,
         guard=dict(asked.budgets),
+        head=asked.head,
         exact_first=asked.exact_first,
     )
 

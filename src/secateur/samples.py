@@ -113,7 +113,8 @@ def digest(samples: Samples) -> str:
     """SHA-256 of all inputs: shapes, types and values."""
     total = hashlib.sha256()
     for x in samples.inputs:
-        total.update(f"{tuple(x.shape)} {x.dtype}\n".encode() + x.cpu().contiguous().numpy().tobytes())
+        total.update(f"{tuple(x.shape)} {x.dtype}\n".encode())
+        total.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b"")
     return total.hexdigest()
 
 

@@ -50,6 +50,8 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
             doubtful.append(_too_few(found.samples, interval[0], own))
         if worst is not None and (share := worst.agreement if own else _on_real_inputs(worst.agreement, ODDS)) < POOR:
             doubtful.append(f"about {1 - share:.0%} of the decisions for class {worst.label} are other ones")
+        if found.relative is not None and found.relative > POOR_DRIFT:
+            doubtful.append(f"the outputs move by {found.relative:.0%} of their spread")
     elif found.relative is not None and found.relative > FINE_DRIFT:
         moved = f"the outputs move by {found.relative:.1%} of their spread"
         (bad if found.relative > POOR_DRIFT else doubtful).append(moved)
@@ -80,7 +82,7 @@ def _of_no_use(found: Fidelity, worst: ClassAgreement | None) -> list[str]:
     """Why the inputs tell little about any network."""
     if found.relative is None and math.isfinite(found.drift):
         return ["the original's outputs do not vary on these inputs, which tells little; give your own"]
-    if worst is not None and worst.inputs == found.samples:
+    if worst is not None and found.first is not None and worst.inputs == found.first.numel():
         return [f"the original puts all of these inputs into class {worst.label}, which tells little"]
     return []
 
@@ -102,8 +104,9 @@ def _on_real_inputs(agreement: float, factor: float) -> float:
 
 
 def _classes(found: Fidelity) -> tuple[ClassAgreement | None, tuple[int, ...]]:
-    """The class with the least agreement, and those that have vanished; of networks that give one class to an input."""
-    if found.first is None or found.second is None or found.first.shape[1:] != (1, 1):
+    """The class with the least agreement, and those that have vanished; of networks whose decisions are one class each,
+    for an input or for each position of a dense output."""
+    if found.first is None or found.second is None or found.first.shape[2] != 1:
         return None, ()
     before, after = found.first.flatten(), found.second.flatten()
     labels, counts = before.unique(return_counts=True)

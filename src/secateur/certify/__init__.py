@@ -143,13 +143,14 @@ def certify(
         agreement, stable_original, stable_pruned = _shares(decided, found, right) if decided else (None, None, None)
         return Certificate(
             input_set=InputSet(
-                input_bounds=may.plain_bounds(input_bounds),
+                input_bounds=may.plain_bounds(bounds_of_each(input_bounds, len(graph.inputs))),
                 mean=normalisation.mean,
                 std=normalisation.std,
                 eps=eps,
                 inputs=len(points[0]) if points else None,
                 indices=given["indices"],
                 digest=digest(Samples(tuple(points))) if points else "",
+                labels="" if labels is None else digest(Samples((labels,))),
             ),
             method=method,
             head=found_head.head,
@@ -206,6 +207,14 @@ def example_of(inputs: Any) -> ExampleInputs:
     if isinstance(inputs, tuple) and all(map(is_array, inputs)):
         return tuple(tensor_of(x)[:2] for x in inputs)
     raise InputError("inputs in batches, by name or from a path do not tell the model's arguments; give example_inputs")
+
+
+def bounds_of_each(bounds: Any, inputs: int) -> Any:
+    """One pair for the only input, or a list with a pair for each of several: said in one way alone."""
+    single = not isinstance(bounds[0], list | tuple)
+    if inputs == 1:
+        return bounds if single else bounds[0]
+    return [bounds] * inputs if single else list(bounds)
 
 
 def points_of(graph: Graph, input_bounds: Any, inputs: Any) -> list[Tensor]:

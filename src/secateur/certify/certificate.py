@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -35,8 +35,17 @@ class InputSet(Record):
     std: tuple[float, ...] = ()
     eps: float | None = None
     inputs: int | None = None
-    indices: tuple[int, ...] | None = None  # of the inputs in the data that they are from
+    indices: tuple[Annotated[int, Field(ge=0)], ...] | None = None  # of the inputs in the data that they are from
     digest: str = ""  # SHA-256 of the inputs: shapes, types and values
+    labels: str = ""  # the same of their labels, where there were any
+
+    @model_validator(mode="after")
+    def _whole(self) -> InputSet:
+        if (self.eps is None) != (self.inputs is None):
+            raise ValueError("eps and inputs belong together")
+        if self.indices is not None and len(self.indices) != (self.inputs or 0):
+            raise ValueError("indices must hold one number for each input")
+        return self
 
 
 class Share(Record):
@@ -45,6 +54,12 @@ class Share(Record):
 
     certified: float = Field(ge=0, le=1)
     empirical: float | None = Field(default=None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Share:
+        if self.empirical is not None and self.empirical < self.certified:
+            raise ValueError("a search leaves no less standing than what is certain")
+        return self
 
 
 class Certificate(Record):
@@ -80,8 +95,11 @@ class Certificate(Record):
         for lows, highs in zip(self.lower, self.upper, strict=True):
             if len(lows) != len(highs) or not all(a <= b for a, b in zip(lows, highs, strict=True)):  # a NaN is not
                 raise ValueError("lower must be at most upper for every output")
-        if self.found is not None and len(self.found) != len(self.lower):
-            raise ValueError("found must hold one number for each input")
+        found = self.drift if self.found is None else self.found
+        if len(found) != len(self.lower) or not all(
+            f <= d + 1e-9 * abs(d) for f, d in zip(found, self.drift, strict=True)
+        ):
+            raise ValueError("found must hold one number for each input, at most its bound")
         return self
 
     @property

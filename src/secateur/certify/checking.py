@@ -38,7 +38,7 @@ def check_certificate(
         certificate: what `certify` gave, or `Certificate.load`.
         original, pruned, example_inputs: as for `certify`, without the normalisation that the certificate holds.
         inputs: the inputs of a certificate about balls round inputs, in the order of `input_set.indices`.
-        labels: their labels, where the certificate was made with labels and is to be proved again.
+        labels: their labels, where the certificate was made with labels and is to be proved again; else none.
         prove: bound both models again as the certificate says, and compare. The claims hold again where no new bound
             is wider than the recorded one by more than rounding. Without it, no bound is looked at. What a search found
             (`found`, `empirical`), `versions`, `date` and `seconds` are never checked.
@@ -56,6 +56,8 @@ def check_certificate(
     bounds = _bounds(about.input_bounds, len(graph.inputs))
     points = () if inputs is None else tuple(points_of(graph, bounds, inputs))
     problems += _of_inputs(certificate, points)
+    if prove and about.labels != ("" if labels is None else digest(Samples((labels,)))):
+        problems.append(f"its shares are about {'other' if about.labels else 'no'} labels")
     if prove and not problems:
         found = certify(
             original,
@@ -79,7 +81,7 @@ def check_certificate(
 
 def _bounds(recorded: Any, inputs: int) -> Any:
     """What `plain_bounds` has made plain, as `certify` takes it."""
-    if inputs > 1 and all(isinstance(pair, list) and len(pair) == 2 for pair in recorded):
+    if inputs > 1:
         return [_bounds(pair, 1) for pair in recorded]
     return tuple(torch.tensor(end, dtype=torch.float64) if isinstance(end, list) else end for end in recorded)
 
@@ -107,6 +109,7 @@ def _of_bounds(recorded: Certificate, found: Certificate) -> list[str]:
             proved = "nothing" if after is None else f"{after.certified:.2%}"
             problems.append(f"{name}: {before.certified:.2%} is claimed, {proved} can be proved")
     for name in ("assumptions", "dtype", "rounding", "head", "undecided"):
-        if getattr(recorded, name) != getattr(found, name):
+        known = getattr(recorded, name)
+        if known is not None and known != getattr(found, name):
             problems.append(f"{name} is not what this version of secateur writes")
     return problems

@@ -248,12 +248,19 @@ def _check(
     certificate = secateur.Certificate.load(path)
     rows = certificate.input_set.indices
     given = given.model_copy(update={"input_bounds": tuple(certificate.input_set.input_bounds)})
-    arrays = {} if data is None else data_from(data, original, given, None if rows is None else len(rows))
+    arrays = (
+        {}
+        if data is None
+        else data_from(
+            data, original, given, certificate.input_set.inputs if rows is None else max(rows, default=0) + 1
+        )
+    )
     images, labels = arrays.get("images"), arrays.get("labels")
     if images is not None and rows is not None:
         if max(rows, default=0) >= len(images):
             raise InputError(f"{data} holds {len(images):,} images; the certificate needs {max(rows) + 1:,}")
         images, labels = images[list(rows)], None if labels is None else labels[list(rows)]
+    labels = labels if certificate.input_set.labels else None
     example = (images[:2],) if images is not None and not given.example_shape else example_from(original, given)
     check_certificate(certificate, original, pruned, example, inputs=images, labels=labels, prove=prove, progress=True)
     if as_json:

@@ -31,19 +31,21 @@ def init_command(
     The file, net.yaml for net.onnx, says what the model takes: shapes, range and normalisation. All commands read it.
     Where nothing tells the normalisation, the likeliest is written down, guessed from the model itself.
     """
+    from secateur.arguments import PATH, parsed
     from secateur.cli.reading import example_from, inputs_from, model_from
     from secateur.files import write_atomically
     from secateur.graph.capture import capture
-    from secateur.inputs import beside
+    from secateur.inputs import InputSpec, beside
     from secateur.normalisation import likely_normalisation
     from secateur.progress import phase
 
-    path = beside(model)
+    path = beside(parsed("MODEL", model, PATH))
     if ":" in path.name:
         raise InputError(f"{model}: a settings file stands next to a file; export the model to .pt2 or .onnx first")
     if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; edit it, or replace it with --overwrite")
-    given = inputs_from(model, shapes=example_shape)
+    settings = () if example_shape is None else tuple(example_shape)
+    given = InputSpec(example_shape=settings) if path.exists() else inputs_from(model, shapes=example_shape)
     loaded = model_from(model, weights)
     with phase("looking at the model", True):
         graph = capture(loaded, example_from(loaded, given))
@@ -65,7 +67,7 @@ def _settings(model: str, graph: Graph, given: InputSpec, finding: Finding | Non
     lines = [
         f"# What {Path(model).name} takes. Commands of secateur read this file; their options go before it.",
         "example_shape:  # of one input, without the batch axis",
-        *(f"  - {_shape(x)}  # {node.name}" for node, x in zip(graph.inputs, graph.example, strict=True)),
+        *(f'  - "{_shape(x)}"  # {node.name}' for node, x in zip(graph.inputs, graph.example, strict=True)),
         f"input_bounds: [{low:g}, {high:g}]  # of the images, before they are normalised",
         *said,
     ]
@@ -81,7 +83,7 @@ _OPEN = (
 def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[str]:
     if not mean:
         return ["normalize: none"]
-    return [f"{name}: [{', '.join(f'{x:g}' for x in values)}]" for name, values in (("mean", mean), ("std", std))]
+    return [f"{name}: [{', '.join(f'{x!r}' for x in values)}]" for name, values in (("mean", mean), ("std", std))]
 
 
 def _shape(x: Tensor) -> str:

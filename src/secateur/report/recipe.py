@@ -102,6 +102,7 @@ class RecordedRequest(Record):
     judged_on: int = 0  # samples that only judged
     allocation: str = "uniform"
     guard: dict[str, float | str] = {}
+    head: str = "auto"
     exact_first: bool = False
 
 
@@ -215,6 +216,7 @@ def _signatures(graph: Graph) -> Iterator[tuple[Any, ...]]:
     for node in graph.nodes:
         if node.op == "call_function":
             yield kind(node), *tree_map(plain, (node.args, dict(node.kwargs)))
+    yield "output", *(number[node] for node in graph.outputs)
 
 
 def digest_of(tensors: Mapping[str, Tensor]) -> str:

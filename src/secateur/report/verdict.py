@@ -17,7 +17,8 @@ class Record(BaseModel):
 
 
 class ClassAgreement(Record):
-    """Of the inputs that the original puts into class `label`, the share that the pruned network puts there, too."""
+    """Of the inputs (positions, of dense outputs) that the original puts into class `label`, the share that the pruned
+    network puts there, too."""
 
     label: int
     inputs: int
