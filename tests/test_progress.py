@@ -102,7 +102,8 @@ def test_a_bar_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     with phase("capturing", True):
-        assert list(track(range(3), "pruning", True)) == [0, 1, 2]
+        pass
+    assert list(track(range(3), "pruning", True)) == [0, 1, 2]
     assert "pruning" in sys.stderr.getvalue() and "secateur:" not in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
