@@ -30,7 +30,8 @@ coverage: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --quick --cov --cov-report=term --cov-fail-under=$(COVERED)
 
 # The quick tests with the oldest versions that pyproject.toml allows, and with the newest that there are, each in an
-# environment of its own (several GiB where pip finds no CPU build of torch; a few minutes, once).
+# environment of its own (several GiB where pip finds no CPU build of torch; a few minutes, once). Some of the oldest were
+# never built for a Python newer than 3.11.
 lowest: .venv-lowest/.ready
 	@OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --quick
 
