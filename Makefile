@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 READY_DOCS := $(VENV)/.ready-docs
 
-.PHONY: demo test test-all quick attack check docs bench clean
+COVERED := 80  # %
+
+.PHONY: demo test test-all quick attack coverage lowest newest check hooks docs build bench clean
 
 demo: $(READY)
 	@$(BIN)/python examples/demo.py
@@ -25,10 +27,36 @@ attack: $(READY)
 quick: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --quick
 
+# Which lines `make quick` runs. The floor is that of the quick tests, and so below that of all tests.
+coverage: $(READY)
+	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --quick --cov --cov-report=term --cov-fail-under=$(COVERED)
+
+# The quick tests with the oldest versions that pyproject.toml allows, and with the newest that there are, each in an
+# environment of its own (several GiB where pip finds no CPU build of torch; a few minutes, once). Some of the oldest were
+# never built for a Python newer than 3.11.
+lowest: .venv-lowest/.ready
+	@OMP_NUM_THREADS=1 .venv-lowest/bin/pytest -n 2 --quick
+
+newest: .venv-newest/.ready
+	@OMP_NUM_THREADS=1 .venv-newest/bin/pytest -n 2 --quick
+
 check: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/codespell
+
+# `make check` on what a commit changes, at each commit.
+hooks: $(READY)
+	@$(BIN)/pre-commit install
+
+# Wheel and sdist in dist/, and the wheel tried in an environment of its own that borrows what .venv holds.
+build: $(READY)
+	@rm -rf dist build/try
+	@$(BIN)/python -m build --outdir dist
+	@$(BIN)/python -m venv build/try
+	@build/try/bin/python -m pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
+	@cd build/try && PYTHONPATH="$$(echo ../../$(VENV)/lib/python*/site-packages)" bin/secateur --version
 
 # The site, in out/site; fails on a broken link or an unknown name.
 docs: $(READY_DOCS)
@@ -43,9 +71,9 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/onnx_files.py
 	@$(BIN)/python benchmarks/picture.py
 
-# What runs have left behind; .venv stays, since it takes minutes to make.
+# What runs have left behind; environments stay, since they take minutes to make.
 clean:
-	@rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	@find src tests benchmarks examples -type d -name __pycache__ -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
@@ -60,4 +88,15 @@ $(READY): pyproject.toml constraints.txt
 $(READY_DOCS): $(READY)
 	@echo 'Installing what the site needs into $(VENV) …'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	@touch $@
+
+.venv-lowest/.ready: pyproject.toml .ci/lowest.py
+	@$(PYTHON) -m venv --clear .venv-lowest
+	@.venv-lowest/bin/python .ci/lowest.py pyproject.toml > .venv-lowest/constraints.txt
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-lowest/constraints.txt -e '.[test]'
+	@touch $@
+
+.venv-newest/.ready: pyproject.toml
+	@$(PYTHON) -m venv --clear .venv-newest
+	@.venv-newest/bin/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	@touch $@

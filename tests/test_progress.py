@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import sys
 import threading
 import time
@@ -101,5 +102,24 @@ def test_a_bar_at_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(sys, "stderr", Terminal())
     with phase("capturing", True):
-        assert list(track(range(3), "pruning", True)) == [0, 1, 2]
+        pass
+    assert list(track(range(3), "pruning", True)) == [0, 1, 2]
     assert "pruning" in sys.stderr.getvalue() and "secateur:" not in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
+def test_the_logger_hears_of_it_asked_for_or_not(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG", "secateur"), phase("capturing", False):
+        assert list(track("ab", "pruning", False)) == ["a", "b"]
+    heard = [(record.levelname, record.getMessage()) for record in caplog.records]
+    assert heard == [
+        ("DEBUG", "capturing …"),
+        ("DEBUG", "pruning …"),
+        ("DEBUG", "pruning: 1 of 2"),
+        ("DEBUG", "pruning: 2 of 2"),
+        ("INFO", "pruning: 0.0 s"),
+        ("INFO", "capturing: 0.0 s"),
+    ]
+
+
+def test_the_logger_says_nothing_unless_it_is_listened_to() -> None:
+    assert [type(handler) for handler in logging.getLogger("secateur").handlers] == [logging.NullHandler]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -308,6 +309,42 @@ def test_callbacks_see_each_row() -> None:
     rows: list[secateur.HistoryRow] = []
     result = pruned("mlp_relu", method="saliency", step=0.125, callbacks=[rows.append])
     assert tuple(rows) == result.history and len(rows) == 4
+
+
+def stopping(at: int, says: str = "") -> Callable[[secateur.HistoryRow], None]:
+    def callback(row: secateur.HistoryRow) -> None:
+        if row.step == at:
+            raise secateur.StopPruning(says)
+
+    return callback
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "saliency"])
+def test_a_callback_may_stop_the_run(method: str) -> None:
+    """The result is that of the step it was called for, and all callbacks hear of that step."""
+    rows: list[secateur.HistoryRow] = []
+    callbacks = [stopping(2, "time is up"), rows.append]
+    result = pruned("mlp_relu", method=method, step=0.125, callbacks=callbacks)
+    whole = pruned("mlp_relu", method=method, step=0.125)
+    assert result.stopped == "by a callback: time is up"
+    assert result.shortfall == "stopped after step 2: by a callback: time is up" and "time is up" in repr(result)
+    assert len(rows) == 2 and tuple(rows) == result.history
+    assert result.recipe.steps == whole.recipe.steps[:2]
+    assert sum(p.numel() for p in result.model.parameters()) == result.after.parameters
+    model = ARCHITECTURES["mlp_relu"].build()
+    again = secateur.replay(model, result.recipe)
+    assert all(map(torch.equal, again.parameters(), result.model.parameters()))
+
+
+def test_a_stop_after_the_last_step_changes_nothing() -> None:
+    result = pruned("mlp_relu", method="saliency", step=0.125, callbacks=stopping(4))
+    assert result.stopped == "" and "stopped" not in result.shortfall and len(result.history) == 4
+    assert pruned("mlp_relu", method="saliency", step=0.125, callbacks=stopping(3)).stopped == "by a callback"
+
+
+def test_other_errors_of_callbacks_come_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        pruned("mlp_relu", method="saliency", callbacks=lambda row: 1 / 0)
 
 
 def test_progress_is_silent_away_from_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:

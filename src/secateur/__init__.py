@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         NothingToPruneError,
         RecipeError,
         SecateurError,
+        StopPruning,
         TargetMissedError,
         UnsupportedOpError,
         VerificationError,
@@ -52,6 +53,7 @@ __all__ = [
     "RecipeError",
     "Result",
     "SecateurError",
+    "StopPruning",
     "TargetMissedError",
     "UnsupportedOpError",
     "Verdict",
@@ -72,8 +74,8 @@ __all__ = [
 _NAMES = {
     "certify": "Certificate certify",
     "certify.checking": "check_certificate",
-    "errors": "CaptureError InputError NothingToPruneError RecipeError SecateurError TargetMissedError "
-    "UnsupportedOpError VerificationError",
+    "errors": "CaptureError InputError NothingToPruneError RecipeError SecateurError StopPruning "
+    "TargetMissedError UnsupportedOpError VerificationError",
     "evaluate": "APGD FGSM PGD AutoAttack Corruption Evaluation evaluate",
     "evaluate.latency": "Latency latency",
     "formats": "load_model save_model",

@@ -43,5 +43,12 @@ class RecipeError(SecateurError):
     """A recipe cannot be read, or does not belong to the model it is replayed on."""
 
 
+class StopPruning(Exception):
+    """Raised by a callback of `prune` to end the run after the step it was called for; the text says why.
+
+    No error, and `prune` does not let it through: the result is that of this step, `Result.stopped` holds the text.
+    """
+
+
 class SecateurWarning(UserWarning):
     """The result is usable, but not all that was asked for; the message says what is missing and what to do."""

@@ -1,7 +1,11 @@
-"""Progress on stderr: a bar for a person at a terminal, elsewhere a plain line every ten seconds."""
+"""Progress on stderr: a bar for a person at a terminal, elsewhere a plain line every ten seconds.
+
+The logger `secateur` hears of it, asked for or not: at INFO what was done and for how long, at DEBUG what begins.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 import time
@@ -16,9 +20,19 @@ Item = TypeVar("Item")
 
 SECONDS = 10.0  # between two lines
 
+logger = logging.getLogger("secateur")
+logger.addHandler(logging.NullHandler())  # what is heard, and where, is the caller's choice
+
 
 def track(items: Sequence[Item], description: str, enabled: bool) -> Iterator[Item]:
     """Yield `items` and report, where it is `enabled`, how many are done."""
+    with _logged(description):
+        for number, item in enumerate(_tracked(items, description, enabled), 1):
+            logger.debug("%s: %d of %d", description, number, len(items))
+            yield item
+
+
+def _tracked(items: Sequence[Item], description: str, enabled: bool) -> Iterator[Item]:
     if enabled and sys.stderr.isatty():
         yield from rich_track(items, description, console=Console(stderr=True), transient=True)
         return
@@ -32,12 +46,19 @@ def track(items: Sequence[Item], description: str, enabled: bool) -> Iterator[It
 @contextmanager
 def phase(description: str, enabled: bool) -> Iterator[None]:
     """Report, where it is `enabled`, that work without steps is going on."""
-    if enabled and sys.stderr.isatty():
-        with Console(stderr=True).status(description):
-            yield
-    else:
-        with _written(Report(description), enabled):
-            yield
+    shown = Console(stderr=True).status(description) if enabled and sys.stderr.isatty() else None
+    with _logged(description), shown or _written(Report(description), enabled):
+        yield
+
+
+@contextmanager
+def _logged(description: str) -> Iterator[None]:
+    begin = time.monotonic()
+    logger.debug("%s …", description)
+    try:
+        yield
+    finally:
+        logger.info("%s: %.1f s", description, time.monotonic() - begin)
 
 
 class Report:

@@ -6,7 +6,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ from secateur.bounds.interval import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
 from secateur.decisions import Head
-from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, TargetMissedError
+from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, StopPruning, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.judging import OWN, SURROGATES, Judges, judging_count, judging_surrogate, kept_apart, verdict_of
@@ -29,7 +29,7 @@ from secateur.methods.context import Context, following_norms
 from secateur.normalisation import likely_normalisation
 from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
 from secateur.presets import PRESETS
-from secateur.progress import phase, track
+from secateur.progress import logger, phase, track
 from secateur.reconstruct import make_study, marginal_costs
 from secateur.report.recipe import (
     Edit,
@@ -132,8 +132,10 @@ def prune(
         seed: of all random numbers.
         device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64 on the
             CPU.
-        callbacks: called with each `HistoryRow`.
-        progress: report on stderr: a bar at a terminal, a line every ten seconds elsewhere.
+        callbacks: called with each `HistoryRow`. One that raises `StopPruning` ends the run there, with the result of
+            that step; give `step` where there should be several.
+        progress: report on stderr: a bar at a terminal, a line every ten seconds elsewhere. The logger `secateur`
+            hears of phases and steps with or without it.
 
     Raises:
         InputError: an argument cannot be used; it is named before any work is done.
@@ -221,6 +223,8 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     rows = schedule(groups, plan.removed, size, plan.multiples if budgets is not None else None)
     goals = [goal for goal in rows if any(goal[name] > n for name, n in gone.items())]
     for goal in track(goals, "pruning", asked.progress):
+        if stopped := log.stopped:
+            break
         before_step = run.saved()
         edits = advance(run, rest, goal, plan.removed, decide)
         if method == RECONSTRUCT and study is not None:
@@ -344,6 +348,7 @@ class _Log:
 
     def __init__(self, callbacks: Sequence[Callable[[HistoryRow], None]]) -> None:
         self.steps, self.history = list[Step](), list[HistoryRow]()
+        self.stopped = ""  # what a callback said that asked for the end
         self._callbacks, self._begin = callbacks, time.perf_counter()
 
     def note(self, run: Run, edits: Sequence[Edit]) -> None:
@@ -351,8 +356,12 @@ class _Log:
         seconds = time.perf_counter() - self._begin
         self.steps.append(step)
         self.history.append(HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds))
+        logger.info("step %d: %d units removed, %d parameters, %d MACs", *astuple(self.history[-1])[:4])
         for callback in self._callbacks:
-            callback(self.history[-1])
+            try:
+                callback(self.history[-1])
+            except StopPruning as stop:
+                self.stopped = f"by a callback: {stop}" if str(stop) else "by a callback"
 
 
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:

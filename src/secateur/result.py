@@ -49,7 +49,7 @@ class Result:
     groups: tuple[Group, ...]
     blocked: Mapping[str, str]  # tensor → why it could not be looked at
     shortfall: str  # why less was removed than asked, or empty
-    stopped: str = ""  # which budget of the guard the next step would have exceeded, or empty
+    stopped: str = ""  # which budget of the guard the next step would have exceeded, what a callback said, or empty
 
     @property
     def verdict(self) -> Verdict | None:

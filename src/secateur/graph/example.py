@@ -102,5 +102,9 @@ def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -
 
 def _in_order(program: ExportedProgram, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Keyword arguments in the order of the program's inputs."""
-    order = list(program.call_spec.in_spec.child(1).context or ()) if program.call_spec.in_spec is not None else []
+    spec: Any = program.call_spec.in_spec
+    if spec is None:
+        return dict(kwargs)
+    named = spec.child(1) if hasattr(spec, "child") else spec.children_specs[1]  # the latter in torch 2.9
+    order = list(named.context or ())
     return {k: kwargs[k] for k in order} if set(order) == set(kwargs) else dict(kwargs)
