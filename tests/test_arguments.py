@@ -47,7 +47,7 @@ PRUNE: list[tuple[str, Any]] = [
     *(("std", value) for value in (0, [0.5, -1], "1")),
     *(("normalize", value) for value in ("imagenet1k", 1, True)),
     *(("surrogate", value) for value in ("nonsense", 3, None)),
-    *(("calibration", value) for value in (3, object())),
+    *(("calibration", value) for value in (3, object(), "")),
     *(("samples", value) for value in (0, -3, 2.5, None, True, "many", torch.nan)),
     *(("allocation", value) for value in ("fair", None, 1)),
     *(("guard", value) for value in (0.98, [0.9], {"agreement": 2}, {"agreement": None}, {"harm": 1}, {3: 1})),

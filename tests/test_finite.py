@@ -114,6 +114,12 @@ def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
         look_at(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", own, 48, None, 0)
 
 
+def test_tokens_out_of_the_vocabulary_are_named() -> None:
+    model = nn.Sequential(nn.Embedding(10, 8), nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    with pytest.raises(InputError, match="calibration: the model refuses these inputs: IndexError"):
+        secateur.prune(model, torch.zeros(2, 4, dtype=torch.int64), calibration=torch.full((9, 4), 12))
+
+
 def test_what_is_odd_is_said() -> None:
     model = Head(torch.relu).eval()
     with pytest.raises(InputError, match=r"calibration: the values for .* 200 to 200, outside of .* 0 to 1: 0–255\?"):

@@ -134,6 +134,8 @@ def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
 
 
 def _as_calibration(value: Any) -> Any:
+    if isinstance(value, str) and not value:  # as an unset variable of a shell; it would mean the current folder
+        raise ValueError
     if isinstance(value, str | Iterable) or any(hasattr(value, name) for name in _INPUTS):
         return value
     raise ValueError

@@ -16,6 +16,7 @@ from secateur.data import as_tensors, check_within
 from secateur.data.within import outside
 from secateur.errors import InputError, SecateurWarning
 from secateur.graph.capture import Graph, sizes_of_values
+from secateur.graph.export import first_line
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.surrogates import SURROGATES, Source
 from secateur.types import Samples
@@ -66,7 +67,14 @@ def _warn_of_memory(said: str) -> None:
 
 
 def _refuse_bad(graph: Graph, samples: Samples) -> None:
-    bad = (~finite_samples(graph, samples.inputs)).nonzero().flatten().tolist()
+    try:
+        good = finite_samples(graph, samples.inputs)
+    except (RuntimeError, IndexError, ValueError, TypeError) as error:
+        raise InputError(
+            f"calibration: the model refuses these inputs: {first_line(error)}. Check their types and values (token "
+            "numbers must be in the vocabulary)"
+        ) from error
+    bad = (~good).nonzero().flatten().tolist()
     if bad:
         culprit = first_not_finite(graph, [x[bad[:1]] for x in samples.inputs])
         named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
