@@ -118,6 +118,7 @@ def test_a_doubt_from_elsewhere() -> None:
     both = [0, 1] * 50
     found = judge(of_classes(both, both), "inputs kept apart", doubts=["the inputs are doubtful"])
     assert found.word == "check" and found.reasons == ("the inputs are doubtful",)
+    assert found.advice == "say the normalisation"
 
 
 def test_fidelity_in_batches_is_that_of_all() -> None:

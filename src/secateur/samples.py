@@ -18,6 +18,7 @@ from secateur.errors import InputError, SecateurWarning
 from secateur.graph.capture import Graph, sizes_of_values
 from secateur.graph.export import first_line
 from secateur.graph.finite import finite_samples, first_not_finite
+from secateur.report.recipe import content_of
 from secateur.surrogates import SURROGATES, Source
 from secateur.types import Samples
 
@@ -121,8 +122,7 @@ def digest(samples: Samples) -> str:
     """SHA-256 of all inputs: shapes, types and values."""
     total = hashlib.sha256()
     for x in samples.inputs:
-        total.update(f"{tuple(x.shape)} {x.dtype}\n".encode())
-        total.update(x.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if x.numel() else b"")
+        total.update(f"{tuple(x.shape)} {x.dtype}\n".encode() + content_of(x))
     return total.hexdigest()
 
 

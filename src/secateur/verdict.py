@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.evaluate.intervals import clopper_pearson
 from secateur.fidelity import Fidelity
-from secateur.report.verdict import Basis, ClassAgreement, Verdict
+from secateur.report.verdict import Advice, Basis, ClassAgreement, Verdict
 
 # Thresholds of the words; docs/results/verdict.md tells how often they are right.
 FINE, POOR = 0.95, 0.85  # agreement, as it is estimated
@@ -25,8 +25,8 @@ CONFIDENCE = 0.95
 
 
 def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[str] = ()) -> Verdict:
-    """The verdict on what was measured. `doubts` are reasons from elsewhere not to trust it; with one, no verdict is
-    better than `check`.
+    """The verdict on what was measured. `doubts` are reasons from elsewhere not to trust it, on how inputs are
+    normalised; with one, no verdict is better than `check`.
 
     The estimate of the agreement is what was measured on inputs of a user's own; on surrogates, the odds of a change
     are taken to be a third. Fine: at least 95 %, 85 % for every class, and the lower end of the interval 90 % (85 % on
@@ -36,7 +36,7 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
     own = basis != "surrogates"
     interval = _interval(found, own)
     worst, vanished = _classes(found)
-    bad, doubtful = list[str](), list(doubts)
+    bad, doubtful, too_few = list[str](), list(doubts), False
     if not math.isfinite(found.drift):
         bad.append("the outputs are not finite on some inputs")
     if vanished:
@@ -48,6 +48,7 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
             (bad if estimate < POOR else doubtful).append(changed)
         elif interval[0] < (SURELY if own else LIKELY):
             doubtful.append(_too_few(found.samples, interval[0], own))
+            too_few = True
         if worst is not None and (share := worst.agreement if own else _on_real_inputs(worst.agreement, ODDS)) < POOR:
             doubtful.append(f"about {1 - share:.0%} of the decisions for class {worst.label} are other ones")
         if found.relative is not None and found.relative > POOR_DRIFT:
@@ -59,6 +60,7 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
     return Verdict(
         word="do not use" if bad else "check" if doubtful else "fine",
         reasons=(*bad, *doubtful),
+        advice=_advice(bool(bad or doubtful), bool(doubts), own, too_few),
         basis=basis,
         surrogate=surrogate,
         inputs=found.samples,
@@ -70,6 +72,16 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
         worst_class=worst,
         vanished=vanished,
     )
+
+
+def _advice(needed: bool, doubted: bool, own: bool, too_few: bool) -> Advice:
+    if not needed:
+        return ""
+    if doubted:
+        return "say the normalisation"
+    if not own:
+        return "give inputs"
+    return "give more inputs" if too_few else "remove less"
 
 
 def _too_few(inputs: int, least: float, own: bool) -> str:

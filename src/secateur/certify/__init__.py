@@ -27,7 +27,7 @@ from secateur.data.plain import is_array, tensor_of
 from secateur.decisions import HEADS, Decision, Head, NoDecision, before_head, decision_of, same
 from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, Graph, capture
-from secateur.graph.coupling import couple
+from secateur.graph.coupling import Coupling, couple
 from secateur.inputs import Normalisation
 from secateur.presets import PRESETS
 from secateur.progress import phase, track
@@ -121,12 +121,13 @@ def certify(
             if indices is not None and len(given["indices"]) != (len(points[0]) if points else 0):
                 raise InputError(f"indices: {len(given['indices'])} of them; give one for each of the inputs")
             _check_labels(labels, points)
-            networks = _networks(graph, other, input_bounds, like, seed)
+            coupling = couple(graph)
+            networks = _networks(graph, coupling, other, input_bounds, like, seed)
         found_head = _decision(networks.graph, head, labels)
         decision = before_head(networks.graph, found_head) if isinstance(found_head, Decision) else None
         boxes, centres = _input_set(graph, input_bounds, points, eps)
         if method == "linear":
-            warn_if_long(graph, couple(graph), networks, boxes)
+            warn_if_long(graph, coupling, networks, boxes)
         generator = torch.Generator().manual_seed(seed)
 
         drift, decided, found = list[Interval](), list[_Decided](), list[Found]()
@@ -251,7 +252,7 @@ def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoD
     return found
 
 
-def _networks(graph: Graph, other: Graph, input_bounds: Any, like: Tensor, seed: int) -> Networks:
+def _networks(graph: Graph, coupling: Coupling, other: Graph, input_bounds: Any, like: Tensor, seed: int) -> Networks:
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for box in input_box(graph, input_bounds):
@@ -262,7 +263,7 @@ def _networks(graph: Graph, other: Graph, input_bounds: Any, like: Tensor, seed:
             if floating
             else box.lower.expand(_CHECKED, *box.lower.shape[1:])
         )
-    full = embedded(graph, couple(graph), other, samples)
+    full = embedded(graph, coupling, other, samples)
     return Networks.of(without_max_pools(graph), graph.tensors, full, like)
 
 

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from secateur.decisions import Head
 from secateur.errors import InputError
 from secateur.files import write_atomically
 from secateur.report.recipe import Fingerprint
+from secateur.report.record import Record
 from secateur.report.summary import html_table
 from secateur.report.tables import certificate_table
 
@@ -21,10 +22,6 @@ ASSUMPTIONS = (
     "tanh, erf…) are taken to err by at most 64 units in the last place.",
     "The two graphs are those that torch.export gives for the models as they were handed over.",
 )
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class InputSet(Record):

@@ -136,11 +136,10 @@ def evaluate(
     normalisation = Normalisation.named(normalize, input_bounds, given["mean"] or (), given["std"] or ())
     if images.dtype == torch.uint8 and (normalisation or not takes(model, images[:2], given["device"])):
         images = pixels_in(images, input_bounds)
-    if normalisation:  # of images in these bounds, and no others
-        input_box(images, input_bounds)
     model = normalisation.around(model, images.ndim - 2)
     original = None if original is None else normalisation.around(original, images.ndim - 2)
-    box = input_box(images, input_bounds) if attacks or worse else None
+    # Normalised images are of these bounds, and no others.
+    box = input_box(images, input_bounds) if attacks or worse or normalisation else None
     streaming: Streaming = {"batch_size": batch_size, "device": given["device"], "progress": progress}
     one_of_k = None if labels is None else labels.ndim == 1
     subject = answers_of(model, "model", images, head, one_of_k, streaming)

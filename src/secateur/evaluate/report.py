@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
 
+from secateur.report.record import Record
 from secateur.report.summary import html_table
 from secateur.report.tables import evaluation_table
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AttackRow(_Record):
+class AttackRow(Record):
     """What one attack leaves. Inputs that were wrong before the attack count as not robust."""
 
     name: str
@@ -24,7 +21,7 @@ class AttackRow(_Record):
     samples: int
 
 
-class AgreementAttackRow(_Record):
+class AgreementAttackRow(Record):
     """What an attack on agreement leaves. Inputs on which the models differ before the attack count as not robust."""
 
     name: str
@@ -36,7 +33,7 @@ class AgreementAttackRow(_Record):
     samples: int
 
 
-class CorruptionRow(_Record):
+class CorruptionRow(Record):
     """Accuracy and agreement on inputs made worse without an adversary."""
 
     kind: str
@@ -46,7 +43,7 @@ class CorruptionRow(_Record):
     agreement: float | None = None  # share of the worse inputs on which the original decides the same
 
 
-class ClassRow(_Record):
+class ClassRow(Record):
     """Accuracy on the inputs of one class."""
 
     label: int
@@ -56,7 +53,7 @@ class ClassRow(_Record):
     change: float | None = None  # from the original's accuracy; below zero where the class got worse
 
 
-class ClassShareRow(_Record):
+class ClassShareRow(Record):
     """How often a class is given, whatever the labels say; of many labels, how often a label is."""
 
     label: int
@@ -65,21 +62,21 @@ class ClassShareRow(_Record):
     agreement: float | None = None  # share of the inputs of this class by the original that stay; None: there are none
 
 
-class Drift(_Record):
+class Drift(Record):
     """Over the inputs, of the largest absolute difference of an output from the original's."""
 
     largest: float
     median: float
 
 
-class Cost(_Record):
+class Cost(Record):
     parameters: int
     macs: int  # for one input
     bytes: int  # of the weights as saved
     latency_ms: float | None = None  # median of one forward pass of `Evaluation.latency_batch` inputs
 
 
-class Evaluation(_Record):
+class Evaluation(Record):
     """Shares lie in [0, 1]. `accuracy`, `classes` and `attacks` need labels and are empty without them.
 
     `original_…`, `change`, `cost_before` and all that is about agreement, drift and class shares need the original
@@ -88,7 +85,8 @@ class Evaluation(_Record):
 
     samples: int
     head: str  # what the outputs were taken for, a name in secateur.decisions
-    accuracy: dict[int, float] = {}  # k → top-k accuracy; of many labels, the share of inputs with all of them right
+    # k → top-k accuracy; of many labels, the share of inputs with all of them right
+    accuracy: dict[int, float] = Field(default_factory=dict)
     original_accuracy: dict[int, float] | None = None
     agreement: float | None = None  # share of inputs on which the original decides the same
     agreement_interval: tuple[float, float] | None = None  # Clopper–Pearson, 95 %

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import from_json
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
@@ -21,15 +21,12 @@ from torch.utils._pytree import tree_map
 from secateur.errors import RecipeError
 from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.capture import Graph, kind
+from secateur.report.record import Record
 from secateur.report.verdict import Verdict
 
 _MOST = 2**31  # numbers in an input, units in a group
 _SHA256 = r"^[0-9a-f]{64}$"
 _DTYPES = {str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Fingerprint(Record):
@@ -101,7 +98,7 @@ class RecordedRequest(Record):
     samples: int = 0
     judged_on: int = 0  # samples that only judged
     allocation: str = "uniform"
-    guard: dict[str, float | str] = {}
+    guard: dict[str, float | str] = Field(default_factory=dict)
     head: str = "auto"
     exact_first: bool = False
 
@@ -120,7 +117,8 @@ class Recipe(Record):
     groups: tuple[KeptUnits, ...]
     verdict: Verdict | None = None
     result: str = Field(pattern=_SHA256)  # digest of the smaller model's tensors, which replay must give again
-    files: dict[str, str] = {}  # files that were written with the recipe, by path from it: SHA-256
+    # files that were written with the recipe, by path from it: SHA-256
+    files: dict[str, str] = Field(default_factory=dict)
     solved: str = ""  # SHA-256 of `tensors`, where there are any
     seal: str = ""  # in a file, SHA-256 of all that is above
     tensors: bytes = Field(default=b"", exclude=True, repr=False)  # safetensors: values that no edit tells; full size
@@ -223,10 +221,15 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes, types and values of all tensors."""
     total = hashlib.sha256()
     for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        total.update(value.reshape(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+        value = tensors[name]
+        total.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode() + content_of(value))
     return total.hexdigest()
+
+
+def content_of(value: Tensor) -> bytes:
+    """The numbers of a tensor of any type, in order."""
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
 
 
 def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:

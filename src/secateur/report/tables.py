@@ -34,21 +34,18 @@ def pruning_table(
     return ("", "before", "after", "removed"), rows
 
 
+_FIRST = {  # advice of a verdict → what to do
+    "say the normalisation": "say how inputs are normalised (--normalize), and prune again",
+    "give inputs": "prune again with inputs of your own (--calibration DATA)",
+    "give more inputs": "prune again with more inputs of your own",
+    "remove less": "remove less (--remove)",
+}
+
+
 def next_steps(verdict: secateur.Verdict, model: str, output: Path, inputs: str) -> list[str]:
     """What to run after `prune`, by its verdict; `inputs`: options that say what the model takes."""
     compare = f"secateur evaluate {output} --original {model}{inputs} --data DATA"
-    if verdict.word == "fine":
-        return [f"next: {compare}"]
-    said = " ".join(verdict.reasons)
-    if "normalisation" in said:
-        first = "say how inputs are normalised (--normalize), and prune again"
-    elif verdict.basis == "surrogates":
-        first = "prune again with inputs of your own (--calibration DATA)"
-    elif "do not tell" in said:
-        first = "prune again with more inputs of your own"
-    else:
-        first = "remove less (--remove)"
-    return [f"next: {first}; then {compare}"]
+    return [f"next: {_FIRST[verdict.advice]}; then {compare}" if verdict.advice else f"next: {compare}"]
 
 
 def evaluation_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:

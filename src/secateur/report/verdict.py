@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from secateur.report.record import Record
 from secateur.report.summary import html_table
 
 Word = Literal["fine", "check", "do not use"]
 Basis = Literal["inputs kept apart", "surrogates"]
-
-
-class Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Advice = Literal["", "say the normalisation", "give inputs", "give more inputs", "remove less"]
 
 
 class ClassAgreement(Record):
@@ -38,6 +34,7 @@ class Verdict(Record):
 
     word: Word
     reasons: tuple[str, ...]  # why it is not fine
+    advice: Advice  # what to do first, where it is not
     basis: Basis
     surrogate: str = ""  # which, where the basis is surrogates
     inputs: int
@@ -64,7 +61,7 @@ class Verdict(Record):
         if self.agreement is not None and self.interval is not None:
             what = "95 % interval" if own else "on real inputs likely"
             low, high = self.interval
-            doubted = " if the inputs are normalised as was said" if "normalisation" in " ".join(self.reasons) else ""
+            doubted = " if the inputs are normalised as was said" if self.advice == "say the normalisation" else ""
             found.append(f"  agreement with the original {self.agreement:.1%}, {what} {low:.1%} to {high:.1%}{doubted}")
         share = "" if self.relative_drift is None else f", {self.relative_drift:.1%} of their spread"
         found.append(f"  outputs move by {self.typical_drift:.3g} typically and {self.drift:.3g} at most{share}")
