@@ -1,4 +1,6 @@
-"""Write the oldest versions that a pyproject.toml allows, as constraints for pip: `name>=1.2` becomes `name==1.2`."""
+"""Write the oldest versions that a pyproject.toml allows, as constraints for pip: `name>=1.2` becomes
+`name==1.2`.
+"""
 
 import re
 import sys

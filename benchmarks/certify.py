@@ -1,10 +1,10 @@
 """How tight and how fast certificates are: zoo × share of units removed × radius, `reconstruct` without data.
 
-Reported for balls round test images: certified drift (the most any output moves), by linear bounds and by intervals
-alone; the largest drift that a search finds; tightness = certified / found, median over the balls; the share of balls
-on which both networks provably keep the original's class, the share on which each keeps its own, and beside each what
-the search left standing; seconds and peak memory. Each row runs in a process of its own; rows that certify.json already
-holds are kept, so that the run can be made in parts.
+Reported for balls round test images: certified drift (the most any output moves), by linear bounds and by
+intervals alone; the largest drift that a search finds; tightness = certified / found, median over the balls;
+the share of balls on which both networks provably keep the original's class, the share on which each keeps
+its own, and beside each what the search left standing; seconds and peak memory. Each row runs in a process of
+its own; rows that certify.json already holds are kept, so that the run can be made in parts.
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ def main() -> None:
                     key = f"{name}|{removed}|{eps}|{balls}|{method}"
                     if key in rows:
                         continue
-                    rows[key] = in_process((name, removed, eps, balls, method), options.shared, options.output)
+                    rows[key] = in_process(
+                        (name, removed, eps, balls, method), options.shared, options.output
+                    )
                     print(key, rows[key], file=sys.stderr, flush=True)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
@@ -78,7 +80,8 @@ def row(job: tuple[str, float, float, int, str], shared: Path, output: Path) -> 
     if any(certified < found for certified, found in pairs):
         raise AssertionError(f"{job}: a point that was found violates the certificate")
     shares = {
-        part: getattr(certificate, part).model_dump() for part in ("agreement", "stable_original", "stable_pruned")
+        part: getattr(certificate, part).model_dump()
+        for part in ("agreement", "stable_original", "stable_pruned")
     }
     return {
         "certified": statistics.median(certificate.drift),

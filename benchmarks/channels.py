@@ -1,9 +1,10 @@
 """The time of 2-D convolutions by their number of channels: what `round_to="auto"` rounds to, and why.
 
-For each kind, a stem and four equal layers with ReLU on 28×28 values, for 8 to 128 channels (to 32 in a group), in
-onnxruntime (one and two threads) and in torch; dense layers beside them. Reported: milliseconds; and for each divisor
-of the number of channels, how long they take relative to as many channels as the next multiple of 16. Best of
-`--repeats` turns, in CPU time for one thread (others on the machine do not count), in wall time for two.
+For each kind, a stem and four equal layers with ReLU on 28×28 values, for 8 to 128 channels (to 32 in a
+group), in onnxruntime (one and two threads) and in torch; dense layers beside them. Reported: milliseconds;
+and for each divisor of the number of channels, how long they take relative to as many channels as the next
+multiple of 16. Best of `--repeats` turns, in CPU time for one thread (others on the machine do not count), in
+wall time for two.
 """
 
 from __future__ import annotations
@@ -159,7 +160,9 @@ def in_torch(model: nn.Module, example: torch.Tensor) -> Callable[[], object]:
     return run
 
 
-def best(passes: dict[int, Callable[[], object]], repeats: int, clock: Callable[[], float]) -> dict[int, float]:
+def best(
+    passes: dict[int, Callable[[], object]], repeats: int, clock: Callable[[], float]
+) -> dict[int, float]:
     """The least ms of each pass, in turns, after one that does not count."""
     least = dict.fromkeys(passes, float("inf"))
     for turn in range(repeats + 1):
@@ -172,7 +175,9 @@ def best(passes: dict[int, Callable[[], object]], repeats: int, clock: Callable[
 
 
 def relative(times: dict[int, float], divisor: int) -> str:
-    """Median, over widths above a block with that divisor and no greater one, of the time against the next block's."""
+    """Median, over widths above a block with that divisor and no greater one, of the time against the next
+    block's.
+    """
     shares = [
         ms / times[-(-width // BLOCK) * BLOCK]
         for width, ms in times.items()
@@ -194,7 +199,8 @@ def table(record: dict[str, dict[str, dict[int, float]]]) -> str:
         for runtime, times in runtimes.items()
     ]
     return (
-        "# Channels\n\nTime relative to that with as many channels as the next multiple of 16 (median, above 16).\n\n"
+        "# Channels\n\nTime relative to that with as many channels as the next multiple of 16 (median, above "
+        "16).\n\n"
         + markdown(["layers", "runtime", *REMAINDERS], rows)
         + f"\nMilliseconds of {LAYERS} layers by number of channels.\n\n"
         + markdown(["layers", "runtime", *map(str, shown)], full)

@@ -1,6 +1,8 @@
-"""What can leave each network of the zoo with no change of its function over [0, 1], and that nothing else changes.
+"""What can leave each network of the zoo with no change of its function over [0, 1], and that nothing else
+changes.
 
-Accuracy on the first 1,000 test images, the largest move of an output on the first 200. Test images only measure.
+Accuracy on the first 1,000 test images, the largest move of an output on the first 200. Test images only
+measure.
 """
 
 from __future__ import annotations

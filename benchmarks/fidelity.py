@@ -1,10 +1,10 @@
 """How close pruning without data comes to pruning with it: zoo × ratio × method.
 
-Reported: accuracy and agreement on test images, robust accuracy under PGD-20 at the zoo's ε, seconds, peak memory of
-the process, and gap closure = (ours − best one-shot norm) / (oracle − best one-shot norm), where the oracle is the same
-`reconstruct` on 2,000 real training images and the norms are Torch-Pruning's one-shot L1 and L2. Labelled data are for
-reporting only and never choose anything. Each row runs in a process of its own; rows that FIDELITY.json already holds
-are kept, so that the run can be made in parts.
+Reported: accuracy and agreement on test images, robust accuracy under PGD-20 at the zoo's ε, seconds, peak
+memory of the process, and gap closure = (ours − best one-shot norm) / (oracle − best one-shot norm), where
+the oracle is the same `reconstruct` on 2,000 real training images and the norms are Torch-Pruning's one-shot
+L1 and L2. Labelled data are for reporting only and never choose anything. Each row runs in a process of its
+own; rows that FIDELITY.json already holds are kept, so that the run can be made in parts.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def main() -> None:
     parser.add_argument("--removed", nargs="*", default=[*UNITS, "params=25%", "params=50%", "params=70%"])
     parser.add_argument("--seeds", type=int, default=1, help="seeds of reconstruct; their spread is reported")
     parser.add_argument("--samples", type=int, default=4000, help="test images of the convolutional networks")
-    parser.add_argument("--attacked", type=int, default=1000, help="images under attack; 0: none (CIFAR: a fifth)")
+    parser.add_argument(
+        "--attacked", type=int, default=1000, help="images under attack; 0: none (CIFAR: a fifth)"
+    )
     options = parser.parse_args()
     zoo = load_zoo(options.shared)
     path = options.output / "fidelity.json"
@@ -61,7 +63,9 @@ def main() -> None:
         jobs = [(name, "original", "", 0)]
         for removed in options.removed:
             for method in options.methods:
-                if (method in ("global", "uniform") and "=" not in removed) or (method in NORMS and "=" in removed):
+                if (method in ("global", "uniform") and "=" not in removed) or (
+                    method in NORMS and "=" in removed
+                ):
                     continue
                 seeds = options.seeds if method == "reconstruct" and removed == "0.5" else 1
                 jobs += [(name, method, removed, seed) for seed in range(seeds)]
@@ -70,7 +74,12 @@ def main() -> None:
             if key in rows:
                 continue
             rows[key] = in_process(job, options.shared, options.samples, options.attacked)
-            print(key, {k: round(v, 3) for k, v in rows[key].items() if v is not None}, file=sys.stderr, flush=True)
+            print(
+                key,
+                {k: round(v, 3) for k, v in rows[key].items() if v is not None},
+                file=sys.stderr,
+                flush=True,
+            )
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
     report = tables(rows)
@@ -109,7 +118,12 @@ def row(job: tuple[str, str, str, int], shared: Path, samples: int, attacked: in
     robust = None
     if few:
         attack = PGD(PGD_RADIUS.get(name, PGD_DEFAULT), steps=20)
-        robust = 100 * secateur.evaluate(small, images[:few], labels[:few], attacks=[attack]).attacks[0].robust_accuracy
+        robust = (
+            100
+            * secateur.evaluate(small, images[:few], labels[:few], attacks=[attack])
+            .attacks[0]
+            .robust_accuracy
+        )
     return {
         "accuracy": 100 * whole.accuracy[1],
         "agreement": None if whole.agreement is None else 100 * whole.agreement,
@@ -143,7 +157,7 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-# --- report ----------------------------------------------------------------------------------------------------------
+# --- report -------------------------------------------------------------------------------------------------
 
 
 def tables(rows: dict[str, dict[str, Any]]) -> str:
@@ -161,14 +175,24 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
             for name in networks:
                 cells = [_cell(found, name, m, removed, quantity) for m in methods]
                 lines.append([name, _cell(found, name, "original", "", quantity), *cells])
-            parts.append(f"## {title}, {removed} removed\n\n" + markdown(["network", "original", *methods], lines))
+            parts.append(
+                f"## {title}, {removed} removed\n\n" + markdown(["network", "original", *methods], lines)
+            )
     parts.append("## Gap closure\n\n" + markdown(["network", *UNITS], closure_lines(found, networks)))
     spread = []
     for name in networks:
-        values = [v["accuracy"] for k, v in found.items() if k[0] == name and k[1] == "reconstruct" and k[2] == "0.5"]
+        values = [
+            v["accuracy"]
+            for k, v in found.items()
+            if k[0] == name and k[1] == "reconstruct" and k[2] == "0.5"
+        ]
         if len(values) > 1:
             spread.append(
-                [name, str(len(values)), f"{min(values):.1f} / {statistics.median(values):.1f} / {max(values):.1f}"]
+                [
+                    name,
+                    str(len(values)),
+                    f"{min(values):.1f} / {statistics.median(values):.1f} / {max(values):.1f}",
+                ]
             )
     if spread:
         parts.append(
@@ -180,7 +204,9 @@ def tables(rows: dict[str, dict[str, Any]]) -> str:
         for k, v in found.items()
         if k[1] == "reconstruct" and k[3] == "0"
     ]
-    parts.append("## Time and memory of `reconstruct`\n\n" + markdown(["network", "removed", "s", "GiB"], costs))
+    parts.append(
+        "## Time and memory of `reconstruct`\n\n" + markdown(["network", "removed", "s", "GiB"], costs)
+    )
     return "\n".join(parts)
 
 
@@ -209,8 +235,12 @@ def gap_closure(found: dict[tuple[str, ...], dict[str, Any]], name: str, removed
     return (ours - max(known)) / (oracle - max(known))
 
 
-def _cell(found: dict[tuple[str, ...], dict[str, Any]], name: str, method: str, removed: str, quantity: str) -> str:
-    values = [v[quantity] for k, v in found.items() if k[:3] == (name, method, removed) and v[quantity] is not None]
+def _cell(
+    found: dict[tuple[str, ...], dict[str, Any]], name: str, method: str, removed: str, quantity: str
+) -> str:
+    values = [
+        v[quantity] for k, v in found.items() if k[:3] == (name, method, removed) and v[quantity] is not None
+    ]
     return f"{statistics.median(values):.1f}" if values else ""
 
 

@@ -1,13 +1,15 @@
-"""ONNX files of other projects: do they load, are they pruned, do they run in onnxruntime, how far do outputs move?
+"""ONNX files of other projects: do they load, are they pruned, do they run in onnxruntime, how far do outputs
+move?
 
     python benchmarks/foreign_onnx.py det.onnx@3,320,320 tokens.onnx@128:int64 --remove 0.2
 
-Each file is named by its path, then, where it leaves axes open, `@` and the shape of one sample for each input with `;`
-between them. Every file has a process of its own, so that its peak of memory can be told. Nothing is downloaded.
+Each file is named by its path, then, where it leaves axes open, `@` and the shape of one sample for each
+input with `;` between them. Every file has a process of its own, so that its peak of memory can be told.
+Nothing is downloaded.
 
-Drift is measured in onnxruntime on inputs from [0, 1] (random ids for integers): the root mean square of the change of
-an output, in shares of that of the output about its mean; of several outputs the largest. Agreement is the share of
-equal argmax along axis 1 of the first output of two axes; files without one have none.
+Drift is measured in onnxruntime on inputs from [0, 1] (random ids for integers): the root mean square of the
+change of an output, in shares of that of the output about its mean; of several outputs the largest. Agreement
+is the share of equal argmax along axis 1 of the first output of two axes; files without one have none.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("files", nargs="+", help="PATH or PATH@SHAPE;SHAPE")
     parser.add_argument("--remove", default="0.2")
     parser.add_argument("--method", default="reconstruct")
@@ -55,7 +59,11 @@ def in_process(path: str, shapes: str, options: argparse.Namespace) -> dict[str,
     process.start()
     theirs.close()
     try:
-        row = ours.recv() if ours.poll(options.seconds) else {"error": f"not done after {options.seconds:.0f} s"}
+        row = (
+            ours.recv()
+            if ours.poll(options.seconds)
+            else {"error": f"not done after {options.seconds:.0f} s"}
+        )
     except EOFError:
         row = {"error": "the process was ended from outside (memory?)"}
     process.kill()
@@ -99,18 +107,26 @@ def prune_and_run(path: str, shapes: str, options: argparse.Namespace) -> dict[s
 
 def sample(text: str) -> torch.Tensor:
     sizes, _, dtype = text.partition(":")
-    return torch.zeros((2, *(int(n) for n in sizes.split(",") if n)), dtype=getattr(torch, dtype or "float32"))
+    return torch.zeros(
+        (2, *(int(n) for n in sizes.split(",") if n)), dtype=getattr(torch, dtype or "float32")
+    )
 
 
-def drift(before: str, after: str, model: OnnxGraph, example: tuple[torch.Tensor, ...]) -> tuple[float, float | None]:
+def drift(
+    before: str, after: str, model: OnnxGraph, example: tuple[torch.Tensor, ...]
+) -> tuple[float, float | None]:
     old, new = (onnxruntime.InferenceSession(p, providers=["CPUExecutionProvider"]) for p in (before, after))
     generator, batch = np.random.default_rng(1), model.batch or 4
     pairs: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
     runs = [feed(generator, old, example, batch) for _ in range(max(1, 8 // batch))]
     answers = [(old.run(None, x), new.run(None, x)) for x in runs]
     for parts in zip(*(zip(a, b, strict=True) for a, b in answers), strict=True):
-        pairs.append(tuple(np.concatenate([part[i].reshape(1, *part[i].shape) for part in parts]) for i in (0, 1)))  # type: ignore[arg-type]
-    moved = [float(np.sqrt(np.mean((a - b) ** 2.0)) / (a.std() + 1e-12)) for a, b in pairs if a.dtype.kind == "f"]
+        pairs.append(
+            tuple(np.concatenate([part[i].reshape(1, *part[i].shape) for part in parts]) for i in (0, 1))
+        )  # type: ignore[arg-type]
+    moved = [
+        float(np.sqrt(np.mean((a - b) ** 2.0)) / (a.std() + 1e-12)) for a, b in pairs if a.dtype.kind == "f"
+    ]
     tables = [(a, b) for a, b in pairs if a.ndim == 3]
     same = float(np.mean(tables[0][0].argmax(-1) == tables[0][1].argmax(-1))) if tables else None
     return max(moved, default=0.0), same

@@ -1,12 +1,13 @@
 """How often the model's own word on the normalisation of its inputs is right (`secateur.normalisation`).
 
-Small networks of known normalisation (see `normalised_networks.py`), and the zoo's with the normalisation moved in or
-out and norms kept or folded. Each is looked at as if the user had said the right one, and as if each of the others.
-Reported: warnings on the right one (false alarms); of the wrong ones that cost more than 10 points of accuracy, how
-many are warned about; the same of harmless ones; and how often a warning of a harmful one names the right kind.
+Small networks of known normalisation (see `normalised_networks.py`), and the zoo's with the normalisation
+moved in or out and norms kept or folded. Each is looked at as if the user had said the right one, and as if
+each of the others. Reported: warnings on the right one (false alarms); of the wrong ones that cost more than
+10 points of accuracy, how many are warned about; the same of harmless ones; and how often a warning of a
+harmful one names the right kind.
 
-The rule's thresholds were chosen on MNIST and CIFAR-10; which figures to look at, with all networks in sight. `--own`
-gives 100 unlabelled images of the data set as the user's; nothing was chosen by these runs.
+The rule's thresholds were chosen on MNIST and CIFAR-10; which figures to look at, with all networks in sight.
+`--own` gives 100 unlabelled images of the data set as the user's; nothing was chosen by these runs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,11 @@ from secateur.presets import Preset
 from shared import arguments, load_zoo, markdown, write
 
 HARM = 0.1  # of accuracy
-LEARNT = {"mnist": 0.5, "fashion_mnist": 0.5, "cifar10": 0.3}  # accuracy below which a network has learnt nothing
+LEARNT = {
+    "mnist": 0.5,
+    "fashion_mnist": 0.5,
+    "cifar10": 0.3,
+}  # accuracy below which a network has learnt nothing
 OWN = 100  # images, in the run with the user's own
 
 
@@ -57,7 +62,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="folder for the weights (default: in --output)")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the drawings")
-    parser.add_argument("--own", action="store_true", help="give 100 unlabelled images of the data set as one's own")
+    parser.add_argument(
+        "--own", action="store_true", help="give 100 unlabelled images of the data set as one's own"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
     cache = options.cache or options.output / "normalised_networks"
@@ -69,7 +76,9 @@ def main() -> None:
             print(f"left out: {network.name}, accuracy {network.accuracy:.2f}", flush=True)
             continue
         own = data["images"][TRAINED_ON : TRAINED_ON + OWN] if options.own else None
-        cases = list(judged(network, data["images"][-MEASURED_ON:], data["labels"][-MEASURED_ON:], own, options.seed))
+        cases = list(
+            judged(network, data["images"][-MEASURED_ON:], data["labels"][-MEASURED_ON:], own, options.seed)
+        )
         wrong = [case.text for case in cases if case.right and case.warned]
         print(network.name, *wrong, sep="\n  FALSE ALARM ", flush=True)
         found += cases
@@ -95,7 +104,13 @@ def judged(network: Network, images: Tensor, labels: Tensor, own: Tensor | None,
         named = finding.preset is not None and near(finding.preset, known[network.taken])
         text = f"said {said}: {finding.evidence}"
         yield Case(
-            group(network), network.kind, said == network.taken, harm, finding.clear, named, f"{network.name}, {text}"
+            group(network),
+            network.kind,
+            said == network.taken,
+            harm,
+            finding.clear,
+            named,
+            f"{network.name}, {text}",
         )
 
 
@@ -113,7 +128,9 @@ def group(network: Network) -> str:
 
 
 def of_zoo(zoo: ModuleType, shared: Path) -> Iterator[Network]:
-    """The zoo's networks as they are, and with the normalisation outside; each with batch norms folded, too."""
+    """The zoo's networks as they are, and with the normalisation outside; each with batch norms folded,
+    too.
+    """
     for name in zoo.NAMES:
         data = zoo.DATA[name]
         arrays = load_arrays(shared / "data" / f"{data}.npz")
@@ -137,7 +154,9 @@ def outside(model: nn.Module, data: str) -> nn.Module:
         model.std.fill_(1.0)
         return model
     preset = standardised_for(data)
-    first = next(layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d))  # without padding
+    first = next(
+        layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)
+    )  # without padding
     with torch.no_grad():
         first.bias += preset.mean[0] * first.weight.flatten(1).sum(1)
         first.weight *= preset.std[0]

@@ -1,6 +1,7 @@
 """Small networks of known normalisation, trained in seconds on one core, their weights kept in a folder.
 
-Three data sets × four ways to normalise × dense, convolutional, with batch norm, and the last with its norms folded.
+Three data sets × four ways to normalise × dense, convolutional, with batch norm, and the last with its norms
+folded.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def accuracy(model: nn.Module, x: Tensor, labels: Tensor) -> float:
         return float((torch.cat([model(part).argmax(1) for part in x.split(500)]) == labels).float().mean())
 
 
-def _network(data: str, inputs: str, kind: str, seed: int, images: Tensor, labels: Tensor, cache: Path) -> Network:
+def _network(
+    data: str, inputs: str, kind: str, seed: int, images: Tensor, labels: Tensor, cache: Path
+) -> Network:
     trained, preset = "batch norm" if kind == "folded" else kind, candidates(data)[inputs]
     path = cache / f"{data}-{inputs}-{trained.replace(' ', '-')}-{seed}.safetensors"
     torch.manual_seed(1000 * seed + DATA.index(data))

@@ -1,8 +1,10 @@
-"""The zoo as ONNX files: the same network from torch and from ONNX, pruned by `reconstruct` with the same seed.
+"""The zoo as ONNX files: the same network from torch and from ONNX, pruned by `reconstruct` with the same
+seed.
 
-Reported: whether both ways chose the same units; accuracy of the pruned networks (test images only measure); seconds of
-`prune` either way; bytes of the file and its latency in onnxruntime, before and after. Files are written by torch's
-exporter as it comes, which folds batch norms into convolutions: there the two ways start from different weights.
+Reported: whether both ways chose the same units; accuracy of the pruned networks (test images only measure);
+seconds of `prune` either way; bytes of the file and its latency in onnxruntime, before and after. Files are
+written by torch's exporter as it comes, which folds batch norms into convolutions: there the two ways start
+from different weights.
 """
 
 from __future__ import annotations
@@ -77,7 +79,15 @@ def table(rows: dict[str, dict[str, Any]], remove: float) -> str:
         ]
         for name, r in rows.items()
     ]
-    header = ["network", "same units", "original", "pruned: torch / ONNX", "s: torch / ONNX", "kB", "ms, batch of 64"]
+    header = [
+        "network",
+        "same units",
+        "original",
+        "pruned: torch / ONNX",
+        "s: torch / ONNX",
+        "kB",
+        "ms, batch of 64",
+    ]
     return f"# ONNX files\n\n{remove:.0%} of units removed.\n\n" + markdown(header, lines)
 
 

@@ -1,9 +1,10 @@
-"""The papers' protocol (arXiv 2204.00783, 2405.00074) on the zoo: accuracy and robustness against the pruning ratio.
+"""The papers' protocol (arXiv 2204.00783, 2405.00074) on the zoo: accuracy and robustness against the pruning
+ratio.
 
-Every hidden group loses the same share of its units in steps of 6.25 %: up to 50 % without recursive merging, up to
-80 % with it (r). Reported: top-1 (CIFAR: top-3 too), robust instances per 1,000 under FGSM at ε = 0.01 and 0.05, robust
-accuracy under PGD-10 at the zoo's ε, parameters, and seconds of the pruning itself. `stochastic` runs with several
-seeds: lowest / median / highest.
+Every hidden group loses the same share of its units in steps of 6.25 %: up to 50 % without recursive merging,
+up to 80 % with it (r). Reported: top-1 (CIFAR: top-3 too), robust instances per 1,000 under FGSM at ε = 0.01
+and 0.05, robust accuracy under PGD-10 at the zoo's ε, parameters, and seconds of the pruning itself.
+`stochastic` runs with several seeds: lowest / median / highest.
 """
 
 from __future__ import annotations
@@ -26,13 +27,26 @@ METHODS: dict[str, tuple[str, dict[str, float]]] = {
     "scale L1": ("scale", {"norm": 1}),
     "scale L2": ("scale", {"norm": 2}),
 }
-HEADER = ("network", "method", "removed", "top-1 %", "top-3 %", "FGSM 0.01", "FGSM 0.05", "PGD-10 %", "parameters", "s")
+HEADER = (
+    "network",
+    "method",
+    "removed",
+    "top-1 %",
+    "top-3 %",
+    "FGSM 0.01",
+    "FGSM 0.05",
+    "PGD-10 %",
+    "parameters",
+    "s",
+)
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--networks", nargs="*", help="names in the zoo (default: all)")
-    parser.add_argument("--removed", nargs="*", default=["0.25", "0.5", "0.5r", "0.8r"], help="shares, r: recursive")
+    parser.add_argument(
+        "--removed", nargs="*", default=["0.25", "0.5", "0.5r", "0.8r"], help="shares, r: recursive"
+    )
     parser.add_argument("--seeds", type=int, default=5, help="seeds of the stochastic method")
     parser.add_argument("--cifar-samples", type=int, default=2000, help="test images for the CIFAR networks")
     options = parser.parse_args()
@@ -45,7 +59,12 @@ def main() -> None:
         model = zoo.load(name)
         measure = measurer(name, images, labels)
         records.append(
-            {"network": name, "method": "original", "removed": "", "runs": [measure(model) | {"seconds": 0.0}]}
+            {
+                "network": name,
+                "method": "original",
+                "removed": "",
+                "runs": [measure(model) | {"seconds": 0.0}],
+            }
         )
         for share in options.removed:
             for label, (method, parameters) in METHODS.items():

@@ -42,7 +42,9 @@ def table(results: dict[str, Any]) -> str:
     for network, title in NETWORKS.items():
         cells = [median(results, network, "original", "", "accuracy")]
         for removed in ("0.3", "0.5"):
-            cells += [median(results, network, method, removed, "accuracy") for method in ("reconstruct", "oracle")]
+            cells += [
+                median(results, network, method, removed, "accuracy") for method in ("reconstruct", "oracle")
+            ]
             cells.append(one_shot(results, network, removed))
         rows.append([title, *(f"{cell:.1f}" for cell in cells)])
     columns = ["30 %: secateur", "real data", "one-shot", "50 %: secateur", "real data", "one-shot"]
@@ -57,7 +59,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "secateur"  # the same file every time
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.3), sharey=True, layout="constrained", width_ratios=(3, 2))
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3.3), sharey=True, layout="constrained", width_ratios=(3, 2)
+    )
     places = range(len(NETWORKS))
     accuracy = {
         "original": [median(results, n, "original", "", "accuracy") for n in NETWORKS],
@@ -80,10 +84,18 @@ def draw(results: dict[str, Any], path: Path) -> None:
     before = [median(results, n, "original", "", "parameters") for n in NETWORKS]
     after = [median(results, n, "reconstruct", DRAWN, "parameters") for n in NETWORKS]
     right.barh(places, [100] * len(before), color="#e6e6e6", height=0.55)
-    right.barh(places, [100 * b / a for a, b in zip(before, after, strict=True)], color="#0072B2", height=0.55)
+    right.barh(
+        places, [100 * b / a for a, b in zip(before, after, strict=True)], color="#0072B2", height=0.55
+    )
     for place, a, b in zip(places, before, after, strict=True):
         right.text(
-            97, place, f"{a / 1000:,.0f}k → {b / 1000:,.0f}k", va="center", ha="right", color="black", fontsize=9
+            97,
+            place,
+            f"{a / 1000:,.0f}k → {b / 1000:,.0f}k",
+            va="center",
+            ha="right",
+            color="black",
+            fontsize=9,
         )
     right.set(xlim=(0, 100), xlabel="parameters, % of the original", title="Size")
 

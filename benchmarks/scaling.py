@@ -1,7 +1,7 @@
 """How the time of pruning grows with width and depth, and the memory of ranking a wide layer.
 
-Each case runs in a process of its own, so that peak memory is its own. Growth is reported as the exponent of a power
-law fitted to the times (least squares on logarithms).
+Each case runs in a process of its own, so that peak memory is its own. Growth is reported as the exponent of
+a power law fitted to the times (least squares on logarithms).
 """
 
 from __future__ import annotations
@@ -48,13 +48,17 @@ def rank(width: int) -> dict[str, float]:
 
 
 def prune_mlp(width: int, depth: int, method: str) -> dict[str, float]:
-    return timed(lambda: secateur.prune(mlp(width, depth), torch.rand(2, width), remove=0.5, method=method, round_to=1))
+    return timed(
+        lambda: secateur.prune(mlp(width, depth), torch.rand(2, width), remove=0.5, method=method, round_to=1)
+    )
 
 
 def prune_zoo(name: str, method: str, shared: str) -> dict[str, float]:
     zoo = load_zoo(Path(shared))
     shape = {"mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[zoo.DATA[name]]
-    return timed(lambda: secateur.prune(zoo.load(name), torch.rand(2, *shape), remove=0.5, method=method, round_to=1))
+    return timed(
+        lambda: secateur.prune(zoo.load(name), torch.rand(2, *shape), remove=0.5, method=method, round_to=1)
+    )
 
 
 def timed(job: Callable[[], secateur.Result]) -> dict[str, float]:
@@ -117,7 +121,8 @@ def main() -> None:
         for method in ("impact", "stochastic"):
             case(f"{method} to 50 %", name, "prune_zoo", name, method, str(options.shared))
     rows = [[str(v) if isinstance(v, int | str) else f"{v:.2f}" for v in (
-        r["case"], r["size"], r["seconds"], r.get("cold seconds", ""), r.get("extra MiB", r.get("peak MiB", "")))]
+        r["case"], r["size"], r["seconds"], r.get("cold seconds", ""), r.get("extra MiB", r.get("peak MiB",
+        "")))]
         for r in records]  # fmt: skip
     table = markdown(("case", "size", "seconds", "first call", "MiB"), rows)
     laws = {label: exponent(sizes, seconds) for label, (sizes, seconds) in series.items()}

@@ -47,7 +47,9 @@ def load_zoo(shared: Path) -> ModuleType:
 
 
 def test_data(zoo: ModuleType, name: str, shared: Path) -> tuple[Tensor, Tensor]:
-    """Test images in [0, 1], (n, c, h, w), and labels, (n,). For reporting only: nothing is chosen by them."""
+    """Test images in [0, 1], (n, c, h, w), and labels, (n,). For reporting only: nothing is chosen by
+    them.
+    """
     arrays = load_arrays(shared / "data" / f"{zoo.DATA[name]}.npz")
     return arrays["images"], arrays["labels"]
 
@@ -61,7 +63,9 @@ def write(folder: Path, name: str, table: str, record: Any) -> None:
     """NAME.md and NAME.json in `folder`, and the table on stdout."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(table)
-    (folder / f"{name}.json").write_text(json.dumps({"machine": machine(), "results": record}, indent=1) + "\n")
+    (folder / f"{name}.json").write_text(
+        json.dumps({"machine": machine(), "results": record}, indent=1) + "\n"
+    )
     print(table)
     print(f"wrote {folder / name}.md and .json")
 

@@ -1,8 +1,10 @@
-"""Verdict against truth: what `prune` says of its results on networks of the zoo, and their agreement on test images.
+"""Verdict against truth: what `prune` says of its results on networks of the zoo, and their agreement on test
+images.
 
-Two verdicts a run: on surrogates, and on 150 test images given as calibration, a third of which judge. Test images
-after these give the true agreement; they choose nothing. The rule was chosen on the networks of `CHOSEN_ON`; the others
-were kept apart. Rows that verdict.json already holds are kept, so that the run can be made in parts.
+Two verdicts a run: on surrogates, and on 150 test images given as calibration, a third of which judge. Test
+images after these give the true agreement; they choose nothing. The rule was chosen on the networks of
+`CHOSEN_ON`; the others were kept apart. Rows that verdict.json already holds are kept, so that the run can be
+made in parts.
 """
 
 from __future__ import annotations
@@ -63,7 +65,9 @@ def main() -> None:
     plot(rows, options.output / "verdict.svg")
 
 
-def row(zoo: Any, name: str, method: str, removed: float, own: bool, shared: Path, samples: int) -> dict[str, Any]:
+def row(
+    zoo: Any, name: str, method: str, removed: float, own: bool, shared: Path, samples: int
+) -> dict[str, Any]:
     model = zoo.load(name)
     images, labels = test_data(zoo, name, shared)
     mine, unseen = images[:OWN], images[OWN : OWN + 4000]
@@ -85,7 +89,7 @@ def row(zoo: Any, name: str, method: str, removed: float, own: bool, shared: Pat
     }
 
 
-# --- report ----------------------------------------------------------------------------------------------------------
+# --- report -------------------------------------------------------------------------------------------------
 
 
 def tables(rows: dict[str, dict[str, Any]]) -> str:
@@ -121,7 +125,9 @@ def odds(rows: dict[str, dict[str, Any]]) -> tuple[float, float, float]:
 
 
 def summary(rows: dict[str, dict[str, Any]], basis: str) -> str:
-    """How often the interval holds the truth, and the true agreement behind each word; chosen on, and kept apart."""
+    """How often the interval holds the truth, and the true agreement behind each word; chosen on, and kept
+    apart.
+    """
     lines = []
     for title, wanted in (("chosen on", True), ("kept apart", False)):
         found = [r for k, r in rows.items() if k.endswith(basis) and (k.split("|")[0] in CHOSEN_ON) == wanted]
@@ -144,7 +150,9 @@ def plot(rows: dict[str, dict[str, Any]], path: Path) -> None:
 
     colours = {"fine": "#009E73", "check": "#E69F00", "do not use": "#D55E00"}
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.5), sharey=True)
-    for axis, basis, title in zip(axes, ("surrogates", "own"), ("on surrogates", "on own images"), strict=True):
+    for axis, basis, title in zip(
+        axes, ("surrogates", "own"), ("on surrogates", "on own images"), strict=True
+    ):
         for key, r in rows.items():
             if not key.endswith(basis):
                 continue

@@ -14,7 +14,9 @@ PAGES = {"SECURITY.md": "security.md", "CONTRIBUTING.md": "contributing.md", "CH
 
 def on_page_markdown(markdown: str, page: Any, **more: Any) -> str:
     folder = posixpath.dirname(page.file.src_uri)
-    markdown = re.sub(r"<!-- include: (\S+?)(?: # (.+?))? -->", lambda m: _included(m[1], m[2], folder), markdown)
+    markdown = re.sub(
+        r"<!-- include: (\S+?)(?: # (.+?))? -->", lambda m: _included(m[1], m[2], folder), markdown
+    )
     return re.sub(r"<!-- help: (\S+) -->", lambda m: _help(m[1]), markdown)
 
 

@@ -1,4 +1,6 @@
-"""Prune a small Fashion-MNIST network with every method, measure what is left, and draw it. Run by `make demo`."""
+"""Prune a small Fashion-MNIST network with every method, measure what is left, and draw it. Run by `make
+demo`.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def main() -> None:
     jobs = [(method, ratio) for method in NAMES for ratio in RATIOS]
     results = {
         (method, ratio): prune_and_measure(model, method, ratio, images, labels)
-        for method, ratio in track(jobs, "pruning and measuring", console=Console(stderr=True), transient=True)
+        for method, ratio in track(
+            jobs, "pruning and measuring", console=Console(stderr=True), transient=True
+        )
     }
     console.print(table(start, results))
     picture = OUTPUT / "fashion_cnn.png"
@@ -60,7 +64,9 @@ def prune_and_measure(
     return (result, *measure(result.model, model, images, labels))
 
 
-def measure(model: Any, original: FashionCNN, images: Tensor, labels: Tensor) -> tuple[Evaluation, Evaluation]:
+def measure(
+    model: Any, original: FashionCNN, images: Tensor, labels: Tensor
+) -> tuple[Evaluation, Evaluation]:
     """On all images without attack, and on the first of them under attack. For the report only."""
     whole = secateur.evaluate(model, images, labels, original=original)
     attacks = [FGSM(FGSM_RADIUS), PGD(PGD_RADIUS, steps=20)]
@@ -70,8 +76,10 @@ def measure(model: Any, original: FashionCNN, images: Tensor, labels: Tensor) ->
 
 def table(start: tuple[Evaluation, Evaluation], results: dict[Any, Any]) -> Table:
     made = Table(
-        "method", "removed", "units", "parameters", "MACs", "bytes", "ms", "accuracy", "agrees", "FGSM", "PGD", "s",
-        title=f"Fashion-MNIST CNN; robust instances per 1,000 under FGSM ε={FGSM_RADIUS} and PGD-20 ε={PGD_RADIUS}",
+        "method", "removed", "units", "parameters", "MACs", "bytes", "ms", "accuracy", "agrees", "FGSM",
+        "PGD", "s",
+        title=f"Fashion-MNIST CNN; robust instances per 1,000 under FGSM ε={FGSM_RADIUS} and PGD-20 "
+        f"ε={PGD_RADIUS}",
     )  # fmt: skip
     units = next(iter(results.values()))[0].before.units
     made.add_row("original", "", str(units), *cells(*start), "")
@@ -80,7 +88,9 @@ def table(start: tuple[Evaluation, Evaluation], results: dict[Any, Any]) -> Tabl
         for method in NAMES:
             result, whole, part = results[method, ratio]
             left = str(units - result.history[-1].units_removed)
-            made.add_row(method, f"{ratio:.0%}", left, *cells(whole, part), f"{result.history[-1].seconds:.2f}")
+            made.add_row(
+                method, f"{ratio:.0%}", left, *cells(whole, part), f"{result.history[-1].seconds:.2f}"
+            )
     return made
 
 
@@ -101,7 +111,9 @@ def draw(start: tuple[Evaluation, Evaluation], results: dict[Any, Any], path: Pa
         axes[1].plot(x, [part.attacks[0].robust_instances_per_1000 for _, part in runs], **style)
     axes[0].set(title="accuracy", xlabel="units removed (%)", ylabel="top-1 (%)")
     axes[1].set(
-        title=f"robust instances, FGSM ε={FGSM_RADIUS}", xlabel="units removed (%)", ylabel=f"per 1,000 (of {ATTACKED})"
+        title=f"robust instances, FGSM ε={FGSM_RADIUS}",
+        xlabel="units removed (%)",
+        ylabel=f"per 1,000 (of {ATTACKED})",
     )
     for axis, top in zip(axes, (100, 1000), strict=True):
         axis.grid(alpha=0.3)

@@ -26,7 +26,9 @@ def clusters(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 def trained() -> nn.Module:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, CLASSES))
+    model = nn.Sequential(
+        nn.Linear(FEATURES, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, CLASSES)
+    )
     points, labels = clusters(500, seed=1)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     for _ in range(100):

@@ -18,7 +18,9 @@ SIDE, CLASSES = 10, ("horizontal bar", "vertical bar", "diagonal", "square")
 
 
 def drawings(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Grey pictures (count, 1, 10, 10) of four shapes at random places, with noise, and their class numbers."""
+    """Grey pictures (count, 1, 10, 10) of four shapes at random places, with noise, and their class
+    numbers.
+    """
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(len(CLASSES), (count,), generator=generator)
     rows = torch.randint(1, SIDE - 5, (count, 1, 1), generator=generator)
@@ -69,12 +71,14 @@ def main() -> None:
         report = secateur.evaluate(result.model, images, labels, original=model)
         assert result.verdict is not None and report.agreement is not None
         print(
-            f"{share:7.0%}   {result.after.parameters:10,}   {report.accuracy[1]:8.1%}   {report.agreement:9.1%}"
+            f"{share:7.0%}   {result.after.parameters:10,}   {report.accuracy[1]:8.1%}   "
+            f"{report.agreement:9.1%}"
             f"   {result.verdict.word}"
         )
         results[share] = result
     print(
-        f"none      {results[0.5].before.parameters:10,}   {secateur.evaluate(model, images, labels).accuracy[1]:8.1%}"
+        f"none      {results[0.5].before.parameters:10,}   "
+        f"{secateur.evaluate(model, images, labels).accuracy[1]:8.1%}"
     )
 
     print("\n3. With unlabelled images of your own, the verdict is firmer")
@@ -84,7 +88,13 @@ def main() -> None:
 
     print("\n4. Stop before a budget is exceeded")
     result = secateur.prune(
-        model, example, remove=0.9, input_bounds=(0.0, 1.0), calibration=own, guard={"agreement": 0.97}, step=0.2
+        model,
+        example,
+        remove=0.9,
+        input_bounds=(0.0, 1.0),
+        calibration=own,
+        guard={"agreement": 0.97},
+        step=0.2,
     )
     print(f"units: {result.before.units} -> {result.after.units}")
     print(result.stopped)

@@ -1,7 +1,9 @@
-"""Small random-weight networks, written the way users write them: one row per architecture that must be handled.
+"""Small random-weight networks, written the way users write them: one row per architecture that must be
+handled.
 
-Widths of different groups differ, so that a mix-up of indices shows; norms, biases and scales are random, so that
-nothing is trivially zero or one. To add an architecture, write its class and add one row to the table at the end.
+Widths of different groups differ, so that a mix-up of indices shows; norms, biases and scales are random, so
+that nothing is trivially zero or one. To add an architecture, write its class and add one row to the table at
+the end.
 """
 
 from __future__ import annotations
@@ -20,18 +22,22 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Architecture:
-    """`build` gives the same network each time, in eval mode; `example` gives inputs for it, a batch of two."""
+    """`build` gives the same network each time, in eval mode; `example` gives inputs for it, a batch of
+    two.
+    """
 
     name: str
     build: Callable[[], nn.Module]
     example: Callable[[], tuple[Tensor, ...]]
 
 
-# --- Shared pieces ---------------------------------------------------------------------------------------------
+# --- Shared pieces ------------------------------------------------------------------------------------------
 
 
 def randomise(model: nn.Module) -> None:
-    """Random norms (scales of both signs), biases and running statistics; weights that keep activations near 1."""
+    """Random norms (scales of both signs), biases and running statistics; weights that keep activations near
+    1.
+    """
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             nn.init.normal_(module.weight, std=math.sqrt(1.5 / module.weight[0].numel()))
@@ -59,10 +65,12 @@ def pooled_head(channels: int, classes: int = 5) -> nn.Sequential:
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
 
 
-# --- Multi-layer perceptrons -----------------------------------------------------------------------------------
+# --- Multi-layer perceptrons --------------------------------------------------------------------------------
 
 
-def mlp(activation: Callable[[], nn.Module] = nn.ReLU, widths: tuple[int, ...] = (12, 20, 14, 9, 5)) -> nn.Sequential:
+def mlp(
+    activation: Callable[[], nn.Module] = nn.ReLU, widths: tuple[int, ...] = (12, 20, 14, 9, 5)
+) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), activation()]
@@ -205,7 +213,7 @@ class FeedForward(nn.Module):
         return self.head(x + self.inner(self.norm(x)))
 
 
-# --- Plain convolutional networks ------------------------------------------------------------------------------
+# --- Plain convolutional networks ---------------------------------------------------------------------------
 
 
 def cnn(norm: Callable[[int], nn.Module] = lambda channels: nn.Identity()) -> nn.Sequential:
@@ -226,7 +234,13 @@ def cnn_prelu() -> nn.Sequential:
 
 
 def vgg_bn() -> nn.Sequential:
-    features = [conv_bn_relu(3, 8), conv_bn_relu(8, 10), nn.MaxPool2d(2), conv_bn_relu(10, 16), nn.MaxPool2d(2)]
+    features = [
+        conv_bn_relu(3, 8),
+        conv_bn_relu(8, 10),
+        nn.MaxPool2d(2),
+        conv_bn_relu(10, 16),
+        nn.MaxPool2d(2),
+    ]
     classifier = [
         nn.Flatten(),
         nn.Linear(16 * 3 * 3, 24), nn.ReLU(True), nn.Dropout(0.5),
@@ -298,7 +312,7 @@ class MeanPoolCNN(nn.Module):
         return self.fc(self.conv2(self.conv1(x)).mean((2, 3)))
 
 
-# --- Residual and grouped convolutional networks ---------------------------------------------------------------
+# --- Residual and grouped convolutional networks ------------------------------------------------------------
 
 
 class BasicBlock(nn.Module):
@@ -376,13 +390,21 @@ def resnet(block: Callable[..., nn.Module], **options: int) -> nn.Sequential:
 
 
 def preactivation_resnet() -> nn.Sequential:
-    blocks = (PreActivationBlock(8, 12, 8), PreActivationBlock(8, 10, 14, stride=2), PreActivationBlock(14, 9, 14))
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *blocks, nn.BatchNorm2d(14), nn.ReLU(), pooled_head(14))
+    blocks = (
+        PreActivationBlock(8, 12, 8),
+        PreActivationBlock(8, 10, 14, stride=2),
+        PreActivationBlock(14, 9, 14),
+    )
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), *blocks, nn.BatchNorm2d(14), nn.ReLU(), pooled_head(14)
+    )
 
 
 def mobilenet() -> nn.Sequential:
     blocks = (InvertedResidual(8, 18, 8), InvertedResidual(8, 24, 12, stride=2), InvertedResidual(12, 20, 12))
-    return nn.Sequential(*conv_bn(3, 8), nn.ReLU6(), *blocks, *conv_bn(12, 22, 1), nn.ReLU6(), pooled_head(22))
+    return nn.Sequential(
+        *conv_bn(3, 8), nn.ReLU6(), *blocks, *conv_bn(12, 22, 1), nn.ReLU6(), pooled_head(22)
+    )
 
 
 def depthwise_multiplier() -> nn.Sequential:
@@ -409,10 +431,12 @@ class ConvNeXtBlock(nn.Module):
 
 def convnext() -> nn.Sequential:
     stem = nn.Conv2d(3, 10, 2, stride=2)
-    return nn.Sequential(stem, ConvNeXtBlock(10, 21), nn.Conv2d(10, 13, 2, 2), ConvNeXtBlock(13, 18), pooled_head(13))
+    return nn.Sequential(
+        stem, ConvNeXtBlock(10, 21), nn.Conv2d(10, 13, 2, 2), ConvNeXtBlock(13, 18), pooled_head(13)
+    )
 
 
-# --- Splits, concatenations and shuffles -----------------------------------------------------------------------
+# --- Splits, concatenations and shuffles --------------------------------------------------------------------
 
 
 class DenseNet(nn.Module):
@@ -448,7 +472,9 @@ def channel_shuffle(x: Tensor, groups: int) -> Tensor:
 
 
 def shufflenet() -> nn.Sequential:
-    return nn.Sequential(conv_bn_relu(3, 12), ShuffleUnit(12), ShuffleUnit(12), conv_bn_relu(12, 17), pooled_head(17))
+    return nn.Sequential(
+        conv_bn_relu(3, 12), ShuffleUnit(12), ShuffleUnit(12), conv_bn_relu(12, 17), pooled_head(17)
+    )
 
 
 class C2fBottleneck(nn.Module):
@@ -492,7 +518,11 @@ class ChannelSlice(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.partial, self.mix = conv_bn_relu(3, 13), nn.Conv2d(5, 5, 3, padding=1), conv_bn_relu(13, 10, 1)
+        self.stem, self.partial, self.mix = (
+            conv_bn_relu(3, 13),
+            nn.Conv2d(5, 5, 3, padding=1),
+            conv_bn_relu(13, 10, 1),
+        )
         self.head = pooled_head(10)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -527,7 +557,11 @@ class SpatialAttention(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.gate, self.body = conv_bn_relu(3, 12), nn.Conv2d(12, 1, 3, padding=1), conv_bn_relu(12, 9)
+        self.stem, self.gate, self.body = (
+            conv_bn_relu(3, 12),
+            nn.Conv2d(12, 1, 3, padding=1),
+            conv_bn_relu(12, 9),
+        )
         self.head = pooled_head(9)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -548,7 +582,9 @@ class SqueezeExciteConv(nn.Module):
 class SqueezeExciteLinear(nn.Module):
     def __init__(self, channels: int, squeezed: int) -> None:
         super().__init__()
-        self.fc = nn.Sequential(nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid())
+        self.fc = nn.Sequential(
+            nn.Linear(channels, squeezed), nn.ReLU(), nn.Linear(squeezed, channels), nn.Sigmoid()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         b, c, _, _ = x.size()
@@ -560,7 +596,7 @@ def squeeze_excite(gate: Callable[[int, int], nn.Module]) -> nn.Sequential:
     return nn.Sequential(conv_bn_relu(3, 14), gate(14, 6), conv_bn_relu(14, 10), gate(10, 4), pooled_head(10))
 
 
-# --- Dense prediction and decoders -----------------------------------------------------------------------------
+# --- Dense prediction and decoders --------------------------------------------------------------------------
 
 
 class UNet(nn.Module):
@@ -575,7 +611,9 @@ class UNet(nn.Module):
     def upsample(inputs: int, outputs: int, transposed: bool) -> nn.Module:
         if transposed:
             return nn.ConvTranspose2d(inputs, outputs, 2, stride=2)
-        return nn.Sequential(nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, padding=1))
+        return nn.Sequential(
+            nn.Upsample(scale_factor=2, mode="nearest"), nn.Conv2d(inputs, outputs, 3, padding=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         skip1 = self.down1(x)
@@ -603,7 +641,9 @@ class Decoder(nn.Module):
 class SuperResolution(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 14, 3, padding=1), nn.ReLU(), nn.Conv2d(14, 10, 3, padding=1), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 14, 3, padding=1), nn.ReLU(), nn.Conv2d(14, 10, 3, padding=1), nn.ReLU()
+        )
         self.up, self.shuffle = nn.Conv2d(10, 6 * 2**2, 3, padding=1), nn.PixelShuffle(2)
         self.out = nn.Conv2d(6, 3, 3, padding=1)
 
@@ -611,7 +651,7 @@ class SuperResolution(nn.Module):
         return self.out(F.relu(self.shuffle(self.up(self.body(x))))) + F.interpolate(x, scale_factor=2.0)
 
 
-# --- Attention -------------------------------------------------------------------------------------------------
+# --- Attention ----------------------------------------------------------------------------------------------
 
 
 class FusedAttention(nn.Module):
@@ -684,7 +724,11 @@ class FoldedTokens(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.norm, self.second = nn.Linear(7, 14, bias=False), nn.BatchNorm1d(14), nn.Linear(14, 9)
+        self.first, self.norm, self.second = (
+            nn.Linear(7, 14, bias=False),
+            nn.BatchNorm1d(14),
+            nn.Linear(14, 9),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.first(x)
@@ -693,12 +737,16 @@ class FoldedTokens(nn.Module):
 
 
 class RotaryAttention(nn.Module):
-    """Queries and keys turned by angles that are made under `no_grad`; heads found by their width, as in Llama."""
+    """Queries and keys turned by angles that are made under `no_grad`; heads found by their width, as in
+    Llama.
+    """
 
     def __init__(self, dim: int, heads: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.q_proj, self.k_proj, self.v_proj = (nn.Linear(dim, heads * head_dim, bias=False) for _ in range(3))
+        self.q_proj, self.k_proj, self.v_proj = (
+            nn.Linear(dim, heads * head_dim, bias=False) for _ in range(3)
+        )
         self.o_proj = nn.Linear(heads * head_dim, dim, bias=False)
 
     @torch.no_grad()
@@ -805,7 +853,9 @@ class VisionTransformer(nn.Module):
         self.patch_embed = nn.Conv2d(3, 12, 4, stride=4)
         self.cls_token = nn.Parameter(torch.randn(1, 1, 12))
         self.pos_embed = nn.Parameter(torch.randn(1, 10, 12) / 2)
-        self.blocks = nn.Sequential(*[TransformerBlock(FusedAttention(12, 3), 12, hidden) for hidden in (22, 17)])
+        self.blocks = nn.Sequential(
+            *[TransformerBlock(FusedAttention(12, 3), 12, hidden) for hidden in (22, 17)]
+        )
         self.norm, self.head = nn.LayerNorm(12), nn.Linear(12, 5)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -815,7 +865,9 @@ class VisionTransformer(nn.Module):
 
 
 class FixedHeads(nn.Module):
-    """Head count, head width and sequence length are constants, so that Python cannot follow when heads leave."""
+    """Head count, head width and sequence length are constants, so that Python cannot follow when heads
+    leave.
+    """
 
     heads = 4
 
@@ -831,7 +883,7 @@ class FixedHeads(nn.Module):
         return self.head((x + self.proj(y.transpose(1, 2).reshape(-1, 6, 12))).amax(dim=1))
 
 
-# --- Tokens and recurrence -------------------------------------------------------------------------------------
+# --- Tokens and recurrence ----------------------------------------------------------------------------------
 
 
 class TiedEmbedding(nn.Module):
@@ -864,13 +916,15 @@ class RecurrentClassifier(nn.Module):
         return self.fc2(F.relu(self.fc1(x[:, -1])))
 
 
-# --- Several inputs and outputs --------------------------------------------------------------------------------
+# --- Several inputs and outputs -----------------------------------------------------------------------------
 
 
 class ImageAndTable(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.image = nn.Sequential(conv_bn_relu(3, 9), conv_bn_relu(9, 13), nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        self.image = nn.Sequential(
+            conv_bn_relu(3, 9), conv_bn_relu(9, 13), nn.AdaptiveAvgPool2d(2), nn.Flatten()
+        )
         self.table = mlp(widths=(6, 15, 8))
         self.head = mlp(widths=(13 * 4 + 8, 17, 5))
 
@@ -896,7 +950,9 @@ class TwoOutputs(nn.Module):
 class Siamese(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.tower = nn.Sequential(conv_bn_relu(3, 9), conv_bn_relu(9, 13), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.tower = nn.Sequential(
+            conv_bn_relu(3, 9), conv_bn_relu(9, 13), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+        )
         self.head = mlp(widths=(13, 11, 1))
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
@@ -914,7 +970,7 @@ class DataDependent(nn.Module):
         return self.high(x) if x.sum() > 0 else self.low(x)
 
 
-# --- The table -------------------------------------------------------------------------------------------------
+# --- The table ----------------------------------------------------------------------------------------------
 
 IMAGE = (3, 12, 12)
 SEQUENCE = (6, 7)
@@ -1014,7 +1070,11 @@ _ROWS = (
     row("attention_grouped_query", lambda: transformer(lambda: GroupedQueryAttention(12, 6, 2, 3)), SEQUENCE),
     row("attention_fixed_heads", FixedHeads, SEQUENCE),
     row("multihead_weights", lambda: transformer(lambda: SelfAttention(12, 3, need_weights=True)), SEQUENCE),
-    row("multihead_no_weights", lambda: transformer(lambda: SelfAttention(12, 3, need_weights=False)), SEQUENCE),
+    row(
+        "multihead_no_weights",
+        lambda: transformer(lambda: SelfAttention(12, 3, need_weights=False)),
+        SEQUENCE,
+    ),
     row("encoder_layer_pre_norm", lambda: encoder_layer(norm_first=True), SEQUENCE),
     row("encoder_layer_post_norm", lambda: encoder_layer(norm_first=False), SEQUENCE),
     row("layer_scale", lambda: transformer(lambda: FusedAttention(12, 4), scaled=True), SEQUENCE),

@@ -24,7 +24,9 @@ class Case:
 
 
 class Network(nn.Module):
-    """A gain and a shift, so that changed weights reach the op from its input too; then the body of a case."""
+    """A gain and a shift, so that changed weights reach the op from its input too; then the body of a
+    case.
+    """
 
     def __init__(self, case: Case) -> None:
         super().__init__()
@@ -69,7 +71,9 @@ def heads(x: Tensor) -> Tensor:
 
 
 def attend_by_heads(m: nn.Module, x: Tensor) -> Tensor:
-    """Attention's output is laid out so that the capture needs no copy before `view`; its bounds need not be."""
+    """Attention's output is laid out so that the capture needs no copy before `view`; its bounds need not
+    be.
+    """
     out = F.scaled_dot_product_attention(heads(x @ m.q), heads(x @ m.k), heads(x @ m.v))
     return out.transpose(1, 2).contiguous().view(x.shape)
 
@@ -84,7 +88,9 @@ CASES: dict[str, Case] = {
     ),
     "flatten_unflatten": function(lambda x: x.flatten(1).unflatten(1, (4, -1)).reshape(-1, 36), IMAGE),
     "cat_stack": Case(
-        lambda m, x: torch.cat([x, torch.stack([x, m.table.expand_as(x)], 2)[:, :, 0], m.table.expand_as(x)], 1),
+        lambda m, x: torch.cat(
+            [x, torch.stack([x, m.table.expand_as(x)], 2)[:, :, 0], m.table.expand_as(x)], 1
+        ),
         (VECTOR,),
         lambda: {"table": p(1, 6)},
     ),
@@ -113,9 +119,12 @@ CASES: dict[str, Case] = {
         lambda x: (x.flip(1), x.roll(1, 1), x.repeat(1, 2), x.repeat_interleave(2, 1), x.tile(1, 2))
     ),
     "index": function(
-        lambda x: (x.index_select(1, torch.tensor([0, 2])), x[:, torch.tensor([1, 1, 0])], F.unfold(x, 2)), IMAGE
+        lambda x: (x.index_select(1, torch.tensor([0, 2])), x[:, torch.tensor([1, 1, 0])], F.unfold(x, 2)),
+        IMAGE,
     ),
-    "shuffles": function(lambda x: (F.pixel_shuffle(x, 2), F.pixel_unshuffle(x, 2), F.channel_shuffle(x, 2)), IMAGE),
+    "shuffles": function(
+        lambda x: (F.pixel_shuffle(x, 2), F.pixel_unshuffle(x, 2), F.channel_shuffle(x, 2)), IMAGE
+    ),
     "pads": function(
         lambda x: (
             F.pad(x, (1, 2), value=0.5),
@@ -170,7 +179,8 @@ CASES: dict[str, Case] = {
     ),
     "max_pools_3d": function(lambda x: (F.max_pool3d(x, 2), F.adaptive_max_pool3d(x, 2)), VOLUME),
     "maxima": function(
-        lambda x: (x.max(1)[0], x.min(1)[0], x.amax((2, 3)), x.amin(1), x.maximum(-x), x.minimum(x + 1)), IMAGE
+        lambda x: (x.max(1)[0], x.min(1)[0], x.amax((2, 3)), x.amin(1), x.maximum(-x), x.minimum(x + 1)),
+        IMAGE,
     ),
     "upsample": function(
         lambda x: (
@@ -218,7 +228,9 @@ CASES: dict[str, Case] = {
     "mish": function(lambda x: F.mish(2 * x)),
     "neg": function(torch.neg),
     "norm": function(lambda x: F.normalize(x, dim=1)),
-    "pow": function(lambda x: (x**2, x**3, x.abs() ** 0.5, (x.abs() + 0.4) ** -1.5, (x + 9) ** -2, torch.square(x))),
+    "pow": function(
+        lambda x: (x**2, x**3, x.abs() ** 0.5, (x.abs() + 0.4) ** -1.5, (x + 9) ** -2, torch.square(x))
+    ),
     "prelu": Case(lambda m, x: F.prelu(x, m.w), (IMAGE,), lambda: {"w": torch.tensor([0.2, -0.4, 1.5, 0.0])}),
     "prelu_shared": Case(lambda m, x: F.prelu(x, m.w), (IMAGE,), lambda: {"w": torch.tensor([0.25])}),
     "reciprocal": function(lambda x: (1 / (x.abs() + 0.5), torch.reciprocal(x - 8))),
@@ -231,7 +243,14 @@ CASES: dict[str, Case] = {
     "tanh": function(torch.tanh),
     # arithmetic
     "add_sub": Case(
-        lambda m, x: (x + m.w, torch.add(x, x * 2, alpha=-0.5), m.w - x, torch.rsub(x, 3, alpha=2), x - 1.1, x + 0.1),
+        lambda m, x: (
+            x + m.w,
+            torch.add(x, x * 2, alpha=-0.5),
+            m.w - x,
+            torch.rsub(x, 3, alpha=2),
+            x - 1.1,
+            x + 0.1,
+        ),
         (VECTOR,),
         lambda: {"w": p(6)},
     ),
@@ -260,7 +279,9 @@ CASES: dict[str, Case] = {
         (VECTOR,),
         lambda: {"b": p(3), "w": p(6, 3)},
     ),
-    "baddbmm": Case(lambda m, x: torch.baddbmm(m.b, x, x.mT, beta=0.5, alpha=0.3), (SEQUENCE,), lambda: {"b": p(5)}),
+    "baddbmm": Case(
+        lambda m, x: torch.baddbmm(m.b, x, x.mT, beta=0.5, alpha=0.3), (SEQUENCE,), lambda: {"b": p(5)}
+    ),
     "einsum": Case(
         lambda m, x: (
             torch.einsum("btc,cd->bdt", x, m.w),
@@ -288,11 +309,16 @@ CASES: dict[str, Case] = {
     ),
     "transformer": layer(lambda: nn.TransformerEncoderLayer(4, 2, 8, batch_first=True), SEQUENCE),
     "multihead": Case(
-        lambda m, x: m.layer(x, x, x)[0], (SEQUENCE,), lambda: {"layer": nn.MultiheadAttention(4, 2, batch_first=True)}
+        lambda m, x: m.layer(x, x, x)[0],
+        (SEQUENCE,),
+        lambda: {"layer": nn.MultiheadAttention(4, 2, batch_first=True)},
     ),
     "lstm": layer(lambda: nn.LSTM(4, 3, batch_first=True), SEQUENCE, exact=False),
     "gru": Case(
-        lambda m, x: m.layer(x)[0], (SEQUENCE,), lambda: {"layer": nn.GRU(4, 3, batch_first=True)}, exact=False
+        lambda m, x: m.layer(x)[0],
+        (SEQUENCE,),
+        lambda: {"layer": nn.GRU(4, 3, batch_first=True)},
+        exact=False,
     ),
     "embedding": Case(
         lambda m, x, ids: m.table(ids).mean(1) + x + m.place(torch.arange(5)).sum(0),

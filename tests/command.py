@@ -1,4 +1,6 @@
-"""Run the command in a process of its own, forked from one that has loaded torch and the other libraries already."""
+"""Run the command in a process of its own, forked from one that has loaded torch and the other libraries
+already.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,9 @@ def run(folder: Path, *arguments: str, limits: Limits = Limits()) -> subprocess.
 @cache
 def _server() -> subprocess.Popen[str]:
     """One for each test process; it ends when its stdin is closed."""
-    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
 
 
 def _serve() -> None:
@@ -97,7 +101,9 @@ def _typed(folder: str, arguments: list[str], out: str, err: str, limits: dict[s
         traceback.print_exc()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code if isinstance(code, int) else code is not None)  # the parent's threads are not there to be joined
+    os._exit(
+        code if isinstance(code, int) else code is not None
+    )  # the parent's threads are not there to be joined
 
 
 def _limit(limits: Limits) -> None:

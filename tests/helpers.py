@@ -57,7 +57,9 @@ def random_removal(group: Group, count: int, generator: torch.Generator) -> Remo
 
 
 def cut(graph: Graph, coupling: Coupling, share: float = 0.4, seed: int = 3) -> Run:
-    """A run in which every prunable group has lost about `share` of its units, at least one, by random merges."""
+    """A run in which every prunable group has lost about `share` of its units, at least one, by random
+    merges.
+    """
     run, generator = Run(graph, coupling), torch.Generator().manual_seed(seed)
     for group in coupling.prunable:
         count = min(group.units - 1, max(1, round(share * group.units)))

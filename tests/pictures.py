@@ -18,11 +18,15 @@ SIZE, IMAGES = 16, 1200
 
 @cache
 def pictures() -> tuple[Tensor, Tensor]:
-    """Coloured strokes, things and their negatives, (n, 3, 16, 16) in [0, 1], and which of the four each is."""
+    """Coloured strokes, things and their negatives, (n, 3, 16, 16) in [0, 1], and which of the four each
+    is.
+    """
     generator = torch.Generator().manual_seed(1)
     each = IMAGES // 4
     drawn = [drawing(each, 3, (SIZE, SIZE), generator) for drawing in (strokes, things) for _ in range(2)]
-    return torch.cat([1 - x if i % 2 else x for i, x in enumerate(drawn)]), torch.arange(4).repeat_interleave(each)
+    return torch.cat([1 - x if i % 2 else x for i, x in enumerate(drawn)]), torch.arange(4).repeat_interleave(
+        each
+    )
 
 
 @cache

@@ -1,4 +1,6 @@
-"""A model beside its original, without labels: agreement and its interval, drift and classes, worked out by hand."""
+"""A model beside its original, without labels: agreement and its interval, drift and classes, worked out by
+hand.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ SWAPPED = [[0.0, 1, 0], [1, 0, 0], [0, 0, 1]]  # classes 1, 0, 2, 1
 BLIND = [[1.0, 0, 0], [0, 1, 0], [0, 0, 0]]  # classes 0, 1, 1, 0
 
 
-# --- the interval -------------------------------------------------------------------------------------------------
+# --- the interval -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("trials", [1, 2, 7, 100, 10_000, 1_000_000])
@@ -40,7 +42,9 @@ BLIND = [[1.0, 0, 0], [0, 1, 0], [0, 0, 0]]  # classes 0, 1, 1, 0
 def test_the_interval_is_that_of_scipy(trials: int, share: float, confidence: float) -> None:
     successes = round(share * trials)
     expected = binomtest(successes, trials).proportion_ci(confidence, "exact")
-    assert clopper_pearson(successes, trials, confidence) == pytest.approx((expected.low, expected.high), abs=1e-9)
+    assert clopper_pearson(successes, trials, confidence) == pytest.approx(
+        (expected.low, expected.high), abs=1e-9
+    )
 
 
 def test_the_interval_by_hand() -> None:
@@ -76,7 +80,7 @@ def test_an_interval_that_there_is_not(arguments: tuple[Any, ...], said: str) ->
         clopper_pearson(*arguments)
 
 
-# --- without labels -----------------------------------------------------------------------------------------------
+# --- without labels -----------------------------------------------------------------------------------------
 
 
 def test_agreement_and_drift_by_hand() -> None:
@@ -84,7 +88,11 @@ def test_agreement_and_drift_by_hand() -> None:
     assert report.samples == 4 and report.head == "logits"
     assert report.agreement == 0.25 and report.agreement_interval == clopper_pearson(1, 4)
     # |x_0 − x_1| of the four inputs: 0.4, 0.8, 0.4, 0.8.
-    assert report.drift and report.drift.largest == pytest.approx(0.8) and report.drift.median == pytest.approx(0.6)
+    assert (
+        report.drift
+        and report.drift.largest == pytest.approx(0.8)
+        and report.drift.median == pytest.approx(0.6)
+    )
     assert report.accuracy == {} and report.original_accuracy is None and report.classes == ()
     assert report.worst_class_accuracy is None and report.attacks == report.agreement_attacks == ()
     assert report.cost.parameters == 9 and report.cost_before and report.cost_before.parameters == 9
@@ -111,7 +119,14 @@ def test_with_labels_all_of_it_is_told_too() -> None:
     report = evaluate(linear(BLIND), X, labels, original=linear(PLAIN), attacks=[FGSM(0.01)])
     without = evaluate(linear(BLIND), X, original=linear(PLAIN))
     assert report.accuracy == {1: 0.75} and len(report.attacks) == 1 and report.agreement_attacks == ()
-    for name in ("agreement", "agreement_interval", "drift", "class_shares", "vanished_classes", "worst_class"):
+    for name in (
+        "agreement",
+        "agreement_interval",
+        "drift",
+        "class_shares",
+        "vanished_classes",
+        "worst_class",
+    ):
         assert getattr(report, name) == getattr(without, name)
     alone = evaluate(linear(BLIND), X, labels)
     assert alone.agreement_interval is None and alone.drift is None and alone.class_shares == ()
@@ -119,7 +134,9 @@ def test_with_labels_all_of_it_is_told_too() -> None:
 
 def test_agreement_on_corrupted_images() -> None:
     class Counts(nn.Module):
-        """Whether the mean is above a threshold; more contrast lost moves no mean, so that nothing changes."""
+        """Whether the mean is above a threshold; more contrast lost moves no mean, so that nothing
+        changes.
+        """
 
         def __init__(self, threshold: float) -> None:
             super().__init__()
@@ -147,14 +164,18 @@ def test_of_many_labels_classes_are_counted_by_label() -> None:
         (0, 0.0, 0.5, 0.0),
         (1, 0.75, 0.75, 1.0),
     ]
-    with pytest.raises(InputError, match="attacks: they need one decision for each input, and the head multi_label"):
+    with pytest.raises(
+        InputError, match="attacks: they need one decision for each input, and the head multi_label"
+    ):
         evaluate(model, X, original=original, attacks=[FGSM(0.1)])
 
 
 def test_no_drift_between_scores_and_probabilities() -> None:
     report = evaluate(linear(PLAIN, nn.Softmax(1)), X, original=linear(PLAIN))
     assert report.agreement == 1.0 and report.drift is None
-    assert report.warnings == ("no drift is given: the model's outputs are probabilities, the original's logits",)
+    assert report.warnings == (
+        "no drift is given: the model's outputs are probabilities, the original's logits",
+    )
 
 
 def test_infinite_outputs_that_are_equal_do_not_drift() -> None:
@@ -172,23 +193,43 @@ def test_infinite_outputs_that_are_equal_do_not_drift() -> None:
     report = evaluate(Ratio(2.0).eval(), x, original=Ratio(1.0).eval(), **head)
     assert report.drift and report.drift.largest == 2.0 and report.drift.median == 1.0
     report = evaluate(Ratio(-1.0).eval(), x, original=Ratio(1.0).eval(), **head)
-    assert report.drift is None and report.warnings == ("no drift is given: it is infinite for 1 of 2 images",)
+    assert report.drift is None and report.warnings == (
+        "no drift is given: it is infinite for 1 of 2 images",
+    )
 
 
 @pytest.mark.parametrize(
     ("model", "options", "said"),
     [
-        (linear(PLAIN), {}, r"labels=None: without labels the original is needed; give original=.*\(--original\)"),
-        (linear(PLAIN), {"original": linear(PLAIN), "top_k": (1, 2)}, r"top_k=\(1, 2\): top-k accuracy needs labels"),
+        (
+            linear(PLAIN),
+            {},
+            r"labels=None: without labels the original is needed; give original=.*\(--original\)",
+        ),
+        (
+            linear(PLAIN),
+            {"original": linear(PLAIN), "top_k": (1, 2)},
+            r"top_k=\(1, 2\): top-k accuracy needs labels",
+        ),
         (linear(PLAIN), {"original": linear(PLAIN[:2])}, "3 classes apart, the original 2"),
         (linear(PLAIN), {"original": linear(PLAIN).train()}, "original is in training mode"),
-        (linear(PLAIN), {"original": linear(PLAIN), "labels": "x"}, "labels='x': give a tensor, an array.*or None"),
-        (linear(PLAIN), {"original": linear(PLAIN, nn.Sigmoid())}, "taken for logits, the original's for multi_label"),
+        (
+            linear(PLAIN),
+            {"original": linear(PLAIN), "labels": "x"},
+            "labels='x': give a tensor, an array.*or None",
+        ),
+        (
+            linear(PLAIN),
+            {"original": linear(PLAIN, nn.Sigmoid())},
+            "taken for logits, the original's for multi_label",
+        ),
         (linear(PLAIN, nn.ReLU()), {"original": linear(PLAIN)}, "decides nothing that could be measured"),
         (linear(PLAIN), {"original": linear(PLAIN), "attacks": [APGD(0.1), APGD(0.1)]}, "same name"),
     ],
 )
-def test_what_cannot_be_measured_without_labels_is_named(model: Any, options: dict[str, Any], said: str) -> None:
+def test_what_cannot_be_measured_without_labels_is_named(
+    model: Any, options: dict[str, Any], said: str
+) -> None:
     with pytest.raises(InputError, match=said):
         evaluate(model, X, **options)
 

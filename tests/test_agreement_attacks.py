@@ -1,4 +1,6 @@
-"""Attacks on agreement, on pairs of linear models whose decisions differ in a region that is known exactly."""
+"""Attacks on agreement, on pairs of linear models whose decisions differ in a region that is known
+exactly.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +41,18 @@ def half_plane(weight: list[float], threshold: float, head: Head = "logits") -> 
     return nn.Sequential(layer, *ENDS[head]).eval()
 
 
-def standing(model: nn.Module, original: nn.Module, x: Tensor, attack: Attack, **options: Any) -> AgreementAttackRow:
+def standing(
+    model: nn.Module, original: nn.Module, x: Tensor, attack: Attack, **options: Any
+) -> AgreementAttackRow:
     (row,) = evaluate(model, x, original=original, attacks=[attack], **options).agreement_attacks
     return row
 
 
-# --- a strip ------------------------------------------------------------------------------------------------------
+# --- a strip ------------------------------------------------------------------------------------------------
 
-# Both models look at w·x = 3 x_0 + 4 x_1. They differ where 2 < w·x <= 2.5: the original says 1 and the model 0.
-# From a point beyond 2.5 the model is led astray by (w·x − 2.5) / 7 in L∞ and by (w·x − 2.5) / 5 in L2. Below 2 both
-# say 0, and the model does so wherever the original does.
+# Both models look at w·x = 3 x_0 + 4 x_1. They differ where 2 < w·x <= 2.5: the original says 1 and the model
+# 0. From a point beyond 2.5 the model is led astray by (w·x − 2.5) / 7 in L∞ and by (w·x − 2.5) / 5 in L2.
+# Below 2 both say 0, and the model does so wherever the original does.
 WEIGHT = [3.0, 4.0]
 DUAL = {"linf": 7.0, "l2": 5.0}
 ALONG = torch.tensor([0.5, 1.0, 1.9, 2.2, 2.8, 3.2, 4.0, 5.0])  # w·x of the inputs, x_0 = x_1
@@ -96,15 +100,15 @@ def test_the_box_keeps_the_strip_out_of_reach() -> None:
     assert standing(*strip, x, APGD(0.5), input_bounds=(0.4, 1.0)).robust_agreement == 1.0  # w·x ≥ 2.8
 
 
-# --- a wedge ------------------------------------------------------------------------------------------------------
+# --- a wedge ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("loss", ["ce", "margin"])
 def test_a_wedge_is_found_where_an_attack_on_the_model_alone_leads_past_it(loss: Any) -> None:
     """The original says 1 where x_0 > 0.5, the model where x_0 + x_1 > 1.2.
 
-    From (0.55, 0.9) the model alone is led astray by 0.125 in L∞, along the diagonal, where the original goes, too.
-    For the two to part x_0 may fall by 0.05 and x_1 must fall by 0.2.
+    From (0.55, 0.9) the model alone is led astray by 0.125 in L∞, along the diagonal, where the original
+    goes, too. For the two to part x_0 may fall by 0.05 and x_1 must fall by 0.2.
     """
     model, original, x = half_plane([1.0, 1.0], 1.2), half_plane([1.0, 0.0], 0.5), torch.tensor([[0.55, 0.9]])
     assert evaluate(model, x, torch.tensor([1]), attacks=[APGD(0.13)]).attacks[0].robust_accuracy == 0.0
@@ -112,7 +116,7 @@ def test_a_wedge_is_found_where_an_attack_on_the_model_alone_leads_past_it(loss:
     assert standing(model, original, x, APGD(0.21, loss=loss)).robust_agreement == 0.0
 
 
-# --- a trained network and a worse one ----------------------------------------------------------------------------
+# --- a trained network and a worse one ----------------------------------------------------------------------
 
 
 def worse(seed: int = 0, size: float = 0.05) -> nn.Module:
@@ -147,7 +151,9 @@ def test_nothing_depends_on_the_batch_size_and_models_stay() -> None:
     x, model, original = blobs()[1], worse(), worse(size=0.0)
     weights = [{name: value.clone() for name, value in m.state_dict().items()} for m in (model, original)]
     attacks = [FGSM(0.05), PGD(0.05, steps=4, restarts=2, seed=3), APGD(0.2, "l2", steps=10)]
-    reports = [evaluate(model, x[:60], original=original, attacks=attacks, batch_size=size) for size in (7, 60)]
+    reports = [
+        evaluate(model, x[:60], original=original, attacks=attacks, batch_size=size) for size in (7, 60)
+    ]
     assert reports[0].agreement_attacks == reports[1].agreement_attacks
     for m, before in zip((model, original), weights, strict=True):
         torch.testing.assert_close(m.state_dict(), before, rtol=0, atol=0)
@@ -171,11 +177,14 @@ def test_masked_gradients_are_told() -> None:
     original, x, _ = blobs()
     models = Rounded(worse(size=0.1)).eval(), Rounded(original).eval()
     warnings = evaluate(models[0], x, original=models[1], attacks=[APGD(0.1)]).warnings
-    assert "is zero at" in warnings[0] and "robust agreement under them is too high: use certify, which" in warnings[0]
+    assert (
+        "is zero at" in warnings[0]
+        and "robust agreement under them is too high: use certify, which" in warnings[0]
+    )
     assert "inputs in agreement, random noise of the same radius only" in warnings[1]
 
 
-# --- the loss -----------------------------------------------------------------------------------------------------
+# --- the loss -----------------------------------------------------------------------------------------------
 
 
 def test_the_loss_by_hand() -> None:

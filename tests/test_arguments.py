@@ -40,9 +40,15 @@ def result() -> secateur.Result:
 PRUNE: list[tuple[str, Any]] = [
     *(("remove", value) for value in (None, 0, 2.0, "half", True, [0.5], torch.tensor(0.5))),
     *(("method", value) for value in ("magic", 3, None, torch.relu)),
-    *(("options", value) for value in (3, [("ridge", 1)], {"ridge": -1.0}, {"ridge": torch.nan}, {"ridge": True})),
+    *(
+        ("options", value)
+        for value in (3, [("ridge", 1)], {"ridge": -1.0}, {"ridge": torch.nan}, {"ridge": True})
+    ),
     *(("options", value) for value in ({"rows": -5}, {"rows": 2.5}, {"repair": -5}, {"robust": "1"}, {3: 1})),
-    *(("input_bounds", value) for value in (None, 3, "0,1", (0, 1, 2), (0, torch.nan), (None, 1), [], (True, 1))),
+    *(
+        ("input_bounds", value)
+        for value in (None, 3, "0,1", (0, 1, 2), (0, torch.nan), (None, 1), [], (True, 1))
+    ),
     *(("mean", value) for value in ("0.5", [None], torch.nan, True)),
     *(("std", value) for value in (0, [0.5, -1], "1")),
     *(("normalize", value) for value in ("imagenet1k", 1, True)),
@@ -50,7 +56,10 @@ PRUNE: list[tuple[str, Any]] = [
     *(("calibration", value) for value in (3, object(), "")),
     *(("samples", value) for value in (0, -3, 2.5, None, True, "many", torch.nan)),
     *(("allocation", value) for value in ("fair", None, 1)),
-    *(("guard", value) for value in (0.98, [0.9], {"agreement": 2}, {"agreement": None}, {"harm": 1}, {3: 1})),
+    *(
+        ("guard", value)
+        for value in (0.98, [0.9], {"agreement": 2}, {"agreement": None}, {"harm": 1}, {3: 1})
+    ),
     *(("head", value) for value in ("softmax", None, 1)),
     *(("step", value) for value in (0, 1.5, torch.nan, "1", True, [0.5])),
     *(("recursive", value) for value in (None, "yes", 1)),
@@ -66,7 +75,11 @@ PRUNE: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [pytest.param(*case, id=f"{case[0]}-{number}") for number, case in enumerate(PRUNE) if case != ("remove", None)],
+    [
+        pytest.param(*case, id=f"{case[0]}-{number}")
+        for number, case in enumerate(PRUNE)
+        if case != ("remove", None)
+    ],
 )
 @pytest.mark.parametrize("method", ["reconstruct", "exact"])
 def test_prune_names_the_argument(name: str, value: Any, method: str) -> None:
@@ -79,7 +92,9 @@ def test_prune_names_the_argument(name: str, value: Any, method: str) -> None:
 
 
 def test_every_argument_of_prune_has_a_rule() -> None:
-    arguments = {p.name for p in inspect.signature(secateur.prune).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    arguments = {
+        p.name for p in inspect.signature(secateur.prune).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
     assert arguments == request.RULES.keys()
     assert {name for name, _ in PRUNE} == arguments
 
@@ -99,7 +114,10 @@ def test_what_an_error_says() -> None:
         "surrogate": (3, "surrogate=3: give one of uniform, pink, .*, or a function"),
         "mean": ("x" * 200, "mean='xxx.*…: give the mean subtracted"),
         "calibration": (object(), "calibration=<object>: give"),
-        "step": (np.zeros((2, 2)), r"step=<ndarray of shape \(2, 2\), float64>: give the share of a group's units"),
+        "step": (
+            np.zeros((2, 2)),
+            r"step=<ndarray of shape \(2, 2\), float64>: give the share of a group's units",
+        ),
     }
     for name, (value, text) in expected.items():
         with pytest.raises(InputError, match=text):
@@ -118,16 +136,24 @@ def test_numbers_of_numpy_and_whole_floats_are_numbers() -> None:
         options={"ridge": np.float64(0.5)},
         input_bounds=np.array([0.0, 1.0]),
     )
-    assert plain.recipe.groups == same.recipe.groups and torch.equal(plain.model[2].weight, same.model[2].weight)
+    assert plain.recipe.groups == same.recipe.groups and torch.equal(
+        plain.model[2].weight, same.model[2].weight
+    )
 
 
 def measured(**changes: Any) -> object:
-    settings = {"model": dense(), "images": torch.rand(4, 6), "labels": torch.zeros(4, dtype=torch.int64)} | changes
+    settings = {
+        "model": dense(),
+        "images": torch.rand(4, 6),
+        "labels": torch.zeros(4, dtype=torch.int64),
+    } | changes
     return secateur.evaluate(**settings)
 
 
 def certified(**changes: Any) -> object:
-    return secateur.certify(**({"original": dense(), "pruned": dense(), "example_inputs": torch.rand(2, 6)} | changes))
+    return secateur.certify(
+        **({"original": dense(), "pruned": dense(), "example_inputs": torch.rand(2, 6)} | changes)
+    )
 
 
 WRONG: list[tuple[Callable[..., object], str, Any, str]] = [
@@ -154,7 +180,9 @@ WRONG: list[tuple[Callable[..., object], str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("call", "name", "value", "text"), WRONG)
-def test_evaluate_and_certify_name_the_argument(call: Callable[..., object], name: str, value: Any, text: str) -> None:
+def test_evaluate_and_certify_name_the_argument(
+    call: Callable[..., object], name: str, value: Any, text: str
+) -> None:
     with pytest.raises(InputError, match=f"{name}=.*: give .*{text}"):
         call(**{name: value})
 
@@ -176,7 +204,11 @@ def test_truth_values_are_labels_of_two_classes() -> None:
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.block, self.head = nn.Conv2d(3, 16, 1), nn.Sequential(nn.Conv2d(16, 8, 1)), nn.Conv2d(8, 4, 1)
+        self.conv1, self.block, self.head = (
+            nn.Conv2d(3, 16, 1),
+            nn.Sequential(nn.Conv2d(16, 8, 1)),
+            nn.Conv2d(8, 4, 1),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.block(self.conv1(x).relu()).relu())  # type: ignore[no-any-return]

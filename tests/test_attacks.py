@@ -36,11 +36,13 @@ def linear(weight: Tensor) -> nn.Module:
     return nn.Sequential(layer).eval()
 
 
-def run(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, bounds: Any = (0.0, 1.0), restart: int = 0) -> Tensor:
+def run(
+    attack: Attack, model: nn.Module, x: Tensor, y: Tensor, bounds: Any = (0.0, 1.0), restart: int = 0
+) -> Tensor:
     return perturb(model, x, y, attack, torch.arange(len(x)), restart, "logits", input_box(x, bounds), CPU)
 
 
-# --- norms --------------------------------------------------------------------------------------------------------
+# --- norms --------------------------------------------------------------------------------------------------
 
 
 def test_projection_by_hand() -> None:
@@ -53,7 +55,9 @@ def test_projection_by_hand() -> None:
 
 
 def test_steepest_directions_by_hand() -> None:
-    gradient = torch.tensor([[[3.0, 0.0], [0.0, -4.0]], [[0.0, 0.0], [0.0, 0.0]], [[3e-30, 0.0], [0.0, -4e-30]]])
+    gradient = torch.tensor(
+        [[[3.0, 0.0], [0.0, -4.0]], [[0.0, 0.0], [0.0, 0.0]], [[3e-30, 0.0], [0.0, -4e-30]]]
+    )
     unit = torch.tensor([[0.6, 0.0], [0.0, -0.8]])
     torch.testing.assert_close(steepest(gradient, "l2"), torch.stack([unit, torch.zeros(2, 2), unit]))
     assert torch.equal(steepest(gradient, "linf"), gradient.sign())
@@ -67,9 +71,9 @@ def test_attacked_inputs_stay_in_ball_and_box(norm: Norm, eps: float, seed: int,
     attacks = (FGSM(eps, norm), PGD(eps, steps=3, seed=seed, norm=norm), APGD(eps, norm, steps=9, seed=seed))
     for attack in attacks:
         moved = run(attack, model, x, y, restart=restart)
-        assert float(torch.linalg.vector_norm((moved - x), ord=torch.inf if norm == "linf" else 2, dim=1).max()) <= (
-            eps + 1e-6
-        )
+        assert float(
+            torch.linalg.vector_norm((moved - x), ord=torch.inf if norm == "linf" else 2, dim=1).max()
+        ) <= (eps + 1e-6)
         assert float(moved.min()) >= 0 and float(moved.max()) <= 1
 
 
@@ -79,7 +83,8 @@ def test_random_points_fill_the_ball_and_its_rim(norm: Norm) -> None:
     ball = ball_round(x0, 2.0, norm, (torch.tensor(-9.0), torch.tensor(9.0)))
     order = torch.inf if norm == "linf" else 2
     inside, rim = (
-        torch.linalg.vector_norm(points, ord=order, dim=1) for points in (ball.random(rows, 0, 0), ball.rim(rows, 0, 0))
+        torch.linalg.vector_norm(points, ord=order, dim=1)
+        for points in (ball.random(rows, 0, 0), ball.rim(rows, 0, 0))
     )
     torch.testing.assert_close(rim, torch.full((2000,), 2.0))
     # Of a uniform point in d dimensions, (distance / radius)^d is uniform in [0, 1].
@@ -89,7 +94,7 @@ def test_random_points_fill_the_ball_and_its_rim(norm: Norm) -> None:
     torch.testing.assert_close(again.random(rows[5:], 0, 0), ball.random(rows, 0, 0)[5:])
 
 
-# --- losses -------------------------------------------------------------------------------------------------------
+# --- losses -------------------------------------------------------------------------------------------------
 
 
 def test_losses_by_hand() -> None:
@@ -115,11 +120,13 @@ def test_one_output_becomes_two_logits(head: Head) -> None:
     z = torch.tensor([[2.0], [-1.0]])
     two = logits_of(z if head == "binary_logit" else z.sigmoid(), head)
     torch.testing.assert_close(two[:, 1:] - two[:, :1], z)
-    with pytest.raises(InputError, match="needs three classes or more, the model tells 2 apart; use 'margin'"):
+    with pytest.raises(
+        InputError, match="needs three classes or more, the model tells 2 apart; use 'margin'"
+    ):
         loss_of(z if head == "binary_logit" else z.sigmoid(), torch.tensor([0, 1]), head, "dlr")
 
 
-# --- the optimum of a linear model --------------------------------------------------------------------------------
+# --- the optimum of a linear model --------------------------------------------------------------------------
 
 ON_TWO_CLASSES: tuple[Callable[[float, Norm], Attack], ...] = (
     FGSM,
@@ -153,12 +160,14 @@ def test_robust_accuracy_of_a_linear_model_is_the_closed_form(norm: Norm) -> Non
     falls = 0.3 * torch.linalg.vector_norm(difference, ord=DUAL[norm])
     expected = float((x @ difference - falls > 0).double().mean())
     attacks = [make(0.3, norm) for make in ON_TWO_CLASSES]
-    report = evaluate(linear(weight), x, torch.zeros(200, dtype=torch.long), attacks=attacks, input_bounds=WIDE)
+    report = evaluate(
+        linear(weight), x, torch.zeros(200, dtype=torch.long), attacks=attacks, input_bounds=WIDE
+    )
     assert [row.robust_accuracy for row in report.attacks] == pytest.approx([expected] * 5)
     assert {row.norm for row in report.attacks} == {norm} and report.warnings == ()
 
 
-# --- APGD ---------------------------------------------------------------------------------------------------------
+# --- APGD ---------------------------------------------------------------------------------------------------
 
 
 def test_checkpoints_are_those_of_the_paper() -> None:
@@ -168,7 +177,9 @@ def test_checkpoints_are_those_of_the_paper() -> None:
 
 
 def test_apgd_halves_its_step_where_it_oscillates() -> None:
-    """The loss −‖x − c‖² is largest at c, inside the ball: steps of fixed size jump over it, halved ones close in."""
+    """The loss −‖x − c‖² is largest at c, inside the ball: steps of fixed size jump over it, halved ones
+    close in.
+    """
 
     class Bowl(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
@@ -237,7 +248,7 @@ def test_apgd_depends_on_seed_and_place_only() -> None:
     assert not torch.allclose(whole, perturb(model, x, y, attack, places, 1, "logits", box, CPU))
 
 
-# --- AutoAttack ---------------------------------------------------------------------------------------------------
+# --- AutoAttack ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -250,13 +261,21 @@ def autoattack() -> None:
 def test_autoattack_leaves_no_more_than_apgd_and_nothing_behind() -> None:
     model, x, y = blobs()
     x, y = x[:40], y[:40]
-    state, trace, handlers = torch.get_rng_state(), sys.gettrace(), list(logging.getLogger("auto-attack").handlers)
+    state, trace, handlers = (
+        torch.get_rng_state(),
+        sys.gettrace(),
+        list(logging.getLogger("auto-attack").handlers),
+    )
     python_state = random.getstate()
     report = evaluate(model, x, y, attacks=[APGD(0.1), AutoAttack(0.1)])
     apgd, auto = (row.robust_accuracy for row in report.attacks)
     assert 0 < auto <= apgd + 0.01
     assert report.attacks[1].name == "autoattack_linf_eps0.1"
-    assert torch.equal(torch.get_rng_state(), state) and sys.gettrace() is trace and random.getstate() == python_state
+    assert (
+        torch.equal(torch.get_rng_state(), state)
+        and sys.gettrace() is trace
+        and random.getstate() == python_state
+    )
     assert logging.getLogger("auto-attack").handlers == handlers
     assert all(p.grad is None or not bool(p.grad.isnan().any()) for p in model.parameters())
     assert all(p.requires_grad for p in model.parameters())
@@ -282,7 +301,9 @@ def test_apgd_is_as_strong_as_its_authors_own(norm: Norm, loss: Loss) -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_on_a_linear_model_is_the_closed_form_in_any_box() -> None:
-    """In the box [−10, 10] the attack works on (x + 10) / 20 and ε / 20; two classes, inputs that are no images."""
+    """In the box [−10, 10] the attack works on (x + 10) / 20 and ε / 20; two classes, inputs that are no
+    images.
+    """
     weight = torch.tensor([[1.0, -2.0, 0.5], [-1.0, 1.0, 0.25]])
     x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     falls = 0.3 * torch.linalg.vector_norm(weight[0] - weight[1])
@@ -292,7 +313,10 @@ def test_autoattack_on_a_linear_model_is_the_closed_form_in_any_box() -> None:
         model = nn.Sequential(linear(weight), *head).eval()
         report = evaluate(model, x, y, attacks=[attack], input_bounds=WIDE)
         assert report.attacks[0].robust_accuracy == pytest.approx(expected)
-    left_out = ("targeted APGD-DLR, which needs four classes", "Square, which in L2 needs images of at least 5×5")
+    left_out = (
+        "targeted APGD-DLR, which needs four classes",
+        "Square, which in L2 needs images of at least 5×5",
+    )
     for reason in left_out:
         assert any(f"ran without {reason}" in warning for warning in report.warnings)
     moved = run(attack, linear(weight), x, y, WIDE)
@@ -318,9 +342,15 @@ def test_autoattack_sees_what_gradients_do_not_and_says_so() -> None:
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_refuses_boxes_that_it_cannot_scale() -> None:
     model, x, y = blobs()
-    with pytest.raises(InputError, match="one finite width for all features, these are 1 to 2 wide; use APGD"):
+    with pytest.raises(
+        InputError, match="one finite width for all features, these are 1 to 2 wide; use APGD"
+    ):
         evaluate(
-            model, x, y, attacks=[AutoAttack(0.1)], input_bounds=(0.0, torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 2.0]))
+            model,
+            x,
+            y,
+            attacks=[AutoAttack(0.1)],
+            input_bounds=(0.0, torch.tensor([1.0, 1.0, 1.0, 1.0, 1.0, 2.0])),
         )
 
 
@@ -330,7 +360,7 @@ def test_without_the_package_the_command_to_install_it_is_said(monkeypatch: pyte
         AutoAttack(0.1)
 
 
-# --- names and errors ---------------------------------------------------------------------------------------------
+# --- names and errors ---------------------------------------------------------------------------------------
 
 
 def test_names_tell_norm_loss_and_restarts() -> None:

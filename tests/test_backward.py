@@ -66,7 +66,9 @@ def box_at(boxes: Any, k: int) -> Any:
 
 
 def rows(engine: Backward, count: int) -> list[tuple[Any, Tensor, Tensor, Tensor, Tensor]]:
-    """For every output and box: random a and b, among them drifts (b = −a) and rows of g alone, and their bounds."""
+    """For every output and box: random a and b, among them drifts (b = −a) and rows of g alone, and their
+    bounds.
+    """
     found = []
     for node in dict.fromkeys(engine.networks.graph.outputs):
         value = engine.bounds[node]
@@ -132,7 +134,9 @@ def test_linear_ops_and_their_transposes_agree(name: str) -> None:
     graph = captured(name)
     boxes = boxes_of(graph, (0.0,))
     engine = bounded(Networks.of(graph, graph.tensors, changed(graph, 0.1), LIKE), boxes)
-    moving = [n for n in graph.nodes if n.op == "call_function" and n in engine.bounds and varies(engine.bounds[n])]
+    moving = [
+        n for n in graph.nodes if n.op == "call_function" and n in engine.bounds and varies(engine.bounds[n])
+    ]
     assert all(is_linear(node, engine.bounds) for node in moving if kind(node) != "sym_size")
     inputs = [x.lower[0] for x in boxes]
     f, g = values(graph, engine.networks.first, inputs), values(graph, engine.networks.second, inputs)
@@ -141,7 +145,7 @@ def test_linear_ops_and_their_transposes_agree(name: str) -> None:
         torch.testing.assert_close(least, exact, rtol=1e-9, atol=1e-9)
 
 
-# --- networks at random ----------------------------------------------------------------------------------------------
+# --- networks at random -------------------------------------------------------------------------------------
 
 ACTIVATIONS: tuple[Callable[[Tensor], Tensor], ...] = (
     torch.relu, torch.relu, torch.tanh, torch.sigmoid, F.gelu, F.silu, F.elu, F.softplus, F.hardswish, F.leaky_relu,
@@ -223,7 +227,7 @@ def test_random_networks(forms: list[tuple[str, int]], seed: int, size: float, p
     check(graph, graph.tensors, masked(graph, second) if prune else second, (0.0, 0.02, 0.5), 2)
 
 
-# --- known answers ---------------------------------------------------------------------------------------------------
+# --- known answers ------------------------------------------------------------------------------------------
 
 
 def dense(*widths: int, act: Callable[[], nn.Module] = nn.ReLU) -> Graph:
@@ -239,8 +243,9 @@ def output_of(engine: Backward) -> Any:
 def test_two_neurons_by_hand() -> None:
     """f = relu(x₁ + x₂) − relu(x₁ − x₂) on [−1, 1]², g = f + x₂-part halved.
 
-    Both neurons range over [−2, 2]: relu(z) ≤ z/2 + 1, and ≥ 0 (as its upper end is not above −its lower end). So
-    f ≥ 0 − ((x₁ − x₂)/2 + 1) ≥ −2. In g the second is scaled by 2: g ≥ −4; and g − f = −relu(x₁ − x₂) ∈ [−2, 0].
+    Both neurons range over [−2, 2]: relu(z) ≤ z/2 + 1, and ≥ 0 (as its upper end is not above −its lower
+    end). So f ≥ 0 − ((x₁ − x₂)/2 + 1) ≥ −2. In g the second is scaled by 2: g ≥ −4; and g − f = −relu(x₁ −
+    x₂) ∈ [−2, 0].
     """
     net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).eval()
     net[0].weight.data = torch.tensor([[1.0, 1.0], [1.0, -1.0]])
@@ -314,7 +319,10 @@ def exact_output(tensors: Weights, x: Tensor) -> list[Fraction]:
 @pytest.mark.parametrize("act", [nn.ReLU, nn.Tanh, nn.GELU])
 def test_linear_bounds_are_never_looser_than_intervals(act: Callable[[], nn.Module]) -> None:
     graph = dense(4, 8, 8, 3, act=act)
-    networks, boxes = Networks.of(graph, graph.tensors, changed(graph, 0.1), LIKE), boxes_of(graph, (0.01, 0.3, 2.0))
+    networks, boxes = (
+        Networks.of(graph, graph.tensors, changed(graph, 0.1), LIKE),
+        boxes_of(graph, (0.01, 0.3, 2.0)),
+    )
     tight, loose = output_of(bounded(networks, boxes)), output_of(bounded(networks, boxes, linear=False))
     for part in ("before", "after", "change"):
         near, far = getattr(tight, part), getattr(loose, part)
@@ -324,7 +332,10 @@ def test_linear_bounds_are_never_looser_than_intervals(act: Callable[[], nn.Modu
 
 def test_equal_networks_do_not_drift() -> None:
     graph = dense(4, 8, 8, 3)
-    networks, boxes = Networks.of(graph, graph.tensors, dict(graph.tensors), LIKE), boxes_of(graph, (0.3, 2.0))
+    networks, boxes = (
+        Networks.of(graph, graph.tensors, dict(graph.tensors), LIKE),
+        boxes_of(graph, (0.3, 2.0)),
+    )
     engine, box = bounded(networks, boxes), torch.arange(2)
     one = torch.eye(3, dtype=torch.float64)[:2].reshape(2, 1, 3)
     least = lower(engine, {graph.outputs[0]: (-one, one)}, Everywhere(box))
@@ -334,7 +345,9 @@ def test_equal_networks_do_not_drift() -> None:
 def test_hardly_different_networks_hardly_drift() -> None:
     graph = dense(4, 8, 8, 3)
     second = {n: v.double() * (1 + 1e-12) for n, v in graph.tensors.items()}
-    drift = output_of(bounded(Networks.of(graph, graph.tensors, second, LIKE), boxes_of(graph, (0.3, 2.0)))).change
+    drift = output_of(
+        bounded(Networks.of(graph, graph.tensors, second, LIKE), boxes_of(graph, (0.3, 2.0)))
+    ).change
     assert drift.lower.min() >= -1e-9 and drift.upper.max() <= 1e-9
 
 
@@ -357,13 +370,18 @@ def test_boxes_of_one_point_give_the_forward_pass(name: str) -> None:
                 torch.testing.assert_close(bound.upper[0], value, **slack)
 
 
-@pytest.mark.parametrize("name", ["relu", "gelu", "layer_norm", "transformer", "conv2d", "split_chunk_unbind"])
+@pytest.mark.parametrize(
+    "name", ["relu", "gelu", "layer_norm", "transformer", "conv2d", "split_chunk_unbind"]
+)
 def test_a_box_of_many_is_as_if_alone(name: str) -> None:
     torch.manual_seed(10)
     graph = captured(name)
     boxes = boxes_of(graph, (0.1, 0.4, 1.0))
     networks = Networks.of(graph, graph.tensors, changed(graph, 0.1), LIKE)
-    together, alone = bounded(networks, boxes), bounded(networks, [Interval(x.lower[1:2], x.upper[1:2]) for x in boxes])
+    together, alone = (
+        bounded(networks, boxes),
+        bounded(networks, [Interval(x.lower[1:2], x.upper[1:2]) for x in boxes]),
+    )
     for node in graph.outputs:
         for part in ("before", "after", "change"):
             many, one = getattr(together.bounds[node], part), getattr(alone.bounds[node], part)
@@ -380,14 +398,16 @@ def test_what_depends_on_no_input_can_be_asked_for() -> None:
             self.gain = gain
 
     graph = capture(Constant().eval(), torch.rand(2, 1))
-    engine = bounded(Networks.of(graph, graph.tensors, {"gain": torch.tensor([5.0])}, LIKE), boxes_of(graph, (1.0,)))
+    engine = bounded(
+        Networks.of(graph, graph.tensors, {"gain": torch.tensor([5.0])}, LIKE), boxes_of(graph, (1.0,))
+    )
     row = torch.ones(1, 1, dtype=torch.float64)
     assert lower(
         engine, {graph.outputs[1]: (-row, row)}, Everywhere(torch.zeros(1, dtype=torch.long))
     ).item() == pytest.approx(9.0)
 
 
-# --- lines -----------------------------------------------------------------------------------------------------------
+# --- lines --------------------------------------------------------------------------------------------------
 
 OPTIONS = {
     "alpha": 1.3, "scale": 1.1, "input_scale": 0.9, "min": -0.5, "max": 0.7, "min_val": -0.5, "max_val": 0.7,
@@ -407,7 +427,9 @@ def function_of(op: str, **options: Any) -> tuple[Callable[[Tensor], Tensor], di
 def intervals(positive: bool) -> Interval:
     """Tiny, small, wide and huge ones, many of which straddle or begin at a kink."""
     generator = torch.Generator().manual_seed(11)
-    width = torch.cat([torch.full((300,), w, dtype=torch.float64) for w in (0.0, 1e-12, 1e-3, 1.0, 8.0, 60.0)])
+    width = torch.cat(
+        [torch.full((300,), w, dtype=torch.float64) for w in (0.0, 1e-12, 1e-3, 1.0, 8.0, 60.0)]
+    )
     width = width * torch.rand(len(width), generator=generator, dtype=torch.float64)
     centre = torch.randn(len(width), generator=generator, dtype=torch.float64) * 3
     kinks = torch.tensor([0.0, 0.5, -0.5, 0.7, 3.0, -3.0, 6.0])

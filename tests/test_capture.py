@@ -1,4 +1,6 @@
-"""Capturing: the graph computes what the model does at any batch size, and what cannot be captured is said so."""
+"""Capturing: the graph computes what the model does at any batch size, and what cannot be captured is said
+so.
+"""
 
 from __future__ import annotations
 
@@ -107,7 +109,7 @@ def test_model_is_untouched(name: str) -> None:
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-# --- exported programs -----------------------------------------------------------------------------------------------
+# --- exported programs --------------------------------------------------------------------------------------
 
 
 class Viewed(nn.Module):
@@ -168,8 +170,14 @@ class Constant(nn.Module):
 @pytest.mark.parametrize(
     ("model", "text"),
     [
-        (Gram(), r"fixed by matmul .*line \d+: return \(y @ y.transpose\(0, 1\)\).*not give 3 samples as many values"),
-        (Constant(), r"fixed by cat .*torch\.cat\(\[start, x\], 1\).*, which reads zeros .*line \d+: start = torch"),
+        (
+            Gram(),
+            r"fixed by matmul .*line \d+: return \(y @ y.transpose\(0, 1\)\).*not give 3 samples as many values",
+        ),
+        (
+            Constant(),
+            r"fixed by cat .*torch\.cat\(\[start, x\], 1\).*, which reads zeros .*line \d+: start = torch",
+        ),
     ],
     ids=["gram", "constant"],
 )
@@ -178,7 +186,7 @@ def test_what_fixes_the_batch_is_named(model: nn.Module, text: str) -> None:
         capture(model.eval(), torch.randn(2, 4))
 
 
-# --- what cannot be captured -----------------------------------------------------------------------------------------
+# --- what cannot be captured --------------------------------------------------------------------------------
 
 
 class Counting(nn.Module):
@@ -192,7 +200,11 @@ class Counting(nn.Module):
 
 
 REFUSED = {
-    "training": (mlp().train(), torch.randn(2, 4), r"training mode \(\(the model\), 0, 1…\); call model\.eval\(\)"),
+    "training": (
+        mlp().train(),
+        torch.randn(2, 4),
+        r"training mode \(\(the model\), 0, 1…\); call model\.eval\(\)",
+    ),
     "shape": (mlp(), torch.randn(2, 7), r"refuses the example inputs of shape \(2, 7\): RuntimeError"),
     "dtype": (mlp(), torch.randint(9, (2, 4)), r"refuses the example inputs.*check the shape, the dtype"),
     "two_for_one": (mlp(), (torch.randn(2, 4),) * 2, r"of shape \(2, 4\), \(2, 4\): TypeError"),

@@ -1,4 +1,6 @@
-"""Certificates: what they bound holds on every network, nothing found violates them, and they say what they are."""
+"""Certificates: what they bound holds on every network, nothing found violates them, and they say what they
+are.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,10 @@ from secateur.report.recipe import fingerprint
 from secateur.types import Samples
 from trained import blobs
 
-HIDDEN_COUNTS = {"attention_fixed_heads", "channel_slice"}  # their shared axes do not tell how many units are left
+HIDDEN_COUNTS = {
+    "attention_fixed_heads",
+    "channel_slice",
+}  # their shared axes do not tell how many units are left
 
 
 @cache
@@ -38,12 +43,14 @@ def pruned(remove: float = 0.3, method: str = "reconstruct") -> nn.Module:
     return secateur.prune(model, x[:2], remove=remove, method=method).model
 
 
-# --- a pruned model in the original's graph --------------------------------------------------------------------------
+# --- a pruned model in the original's graph -----------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["reconstruct", "saliency"])
-@pytest.mark.parametrize("name", ["mlp_relu", "resnet_basic", "densenet", "mobilenet", "vision_transformer", "lstm"])
+@pytest.mark.parametrize(
+    "name", ["mlp_relu", "resnet_basic", "densenet", "mobilenet", "vision_transformer", "lstm"]
+)
 def test_a_pruned_model_is_found_in_the_original(name: str, method: str) -> None:
     check_embedding(name, method)
 
@@ -90,7 +97,7 @@ def numbers(rows: tuple[tuple[float, ...], ...]) -> Tensor:
     return torch.tensor(rows, dtype=torch.float64)
 
 
-# --- soundness -------------------------------------------------------------------------------------------------------
+# --- soundness ----------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -182,9 +189,13 @@ class Tiny(nn.Module):
 
 @pytest.mark.slow
 def test_by_hand() -> None:
-    """g lacks 0.5 · relu(x₀ − x₁), which is between 0 and 0.5 on the unit square: the drift is in [−0.5, 0]."""
+    """g lacks 0.5 · relu(x₀ − x₁), which is between 0 and 0.5 on the unit square: the drift is in [−0.5,
+    0].
+    """
     found = certify(Tiny(2).eval(), Tiny(1).eval(), torch.rand(2, 2))
-    assert found.lower[0][0] == pytest.approx(-0.5, abs=1e-9) and found.upper[0][0] == pytest.approx(0.0, abs=1e-9)
+    assert found.lower[0][0] == pytest.approx(-0.5, abs=1e-9) and found.upper[0][0] == pytest.approx(
+        0.0, abs=1e-9
+    )
     assert found.lower[0][0] <= -0.5 and found.upper[0][0] >= 0
     assert found.found is not None and found.found[0] == pytest.approx(0.5, abs=1e-6)
     # where x₀ < x₁ the unit is silent, whatever it weighs
@@ -200,17 +211,23 @@ def test_by_hand() -> None:
 def test_random_networks(seed: int, remove: float, eps: float, deep: bool) -> None:
     torch.manual_seed(seed)
     act = [nn.ReLU(), nn.GELU(), nn.Tanh(), nn.LeakyReLU(0.2)][seed % 4]
-    layers = [nn.Conv2d(1, 6, 3, padding=seed % 2), act, *([nn.BatchNorm2d(6), nn.MaxPool2d(2)] if deep else [])]
+    layers = [
+        nn.Conv2d(1, 6, 3, padding=seed % 2),
+        act,
+        *([nn.BatchNorm2d(6), nn.MaxPool2d(2)] if deep else []),
+    ]
     side = 6 + 2 * (seed % 2) - 2
     side = side // 2 if deep else side
     model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(6 * side**2, 8), act, nn.Linear(8, 3)).eval()
     x = torch.rand(4, 1, 6, 6)
     small = secateur.prune(model, x[:2], remove=remove, method="scale").model
     found = certify(model, small, inputs=x, eps=eps, attack_steps=10)
-    assert found.found is not None and all(f <= d + 1e-12 for f, d in zip(found.found, found.drift, strict=True))
+    assert found.found is not None and all(
+        f <= d + 1e-12 for f, d in zip(found.found, found.drift, strict=True)
+    )
 
 
-# --- what it says ----------------------------------------------------------------------------------------------------
+# --- what it says -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -225,7 +242,9 @@ def test_the_same_inputs_give_the_same_certificate() -> None:
 def test_a_certificate_belongs_to_its_models_and_inputs(tmp_path: Path) -> None:
     model, x, _ = blobs()
     small, other = pruned(), pruned(method="scale")
-    certify(model, small, inputs=x[2:5], eps=0.02, indices=[2, 3, 4], attack_steps=0).save(tmp_path / "c.json")
+    certify(model, small, inputs=x[2:5], eps=0.02, indices=[2, 3, 4], attack_steps=0).save(
+        tmp_path / "c.json"
+    )
     found = Certificate.load(tmp_path / "c.json")
     assert found.input_set.indices == (2, 3, 4) and found.input_set.digest and found.date.endswith("+00:00")
     check_certificate(found, model, small, inputs=x[2:5], prove=True)
@@ -306,7 +325,9 @@ def test_a_long_proof_is_said_before() -> None:
     images = torch.rand(20, 1, 48, 48)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(SecateurWarning, match=r"of 49,\d+ activations may have either sign.*about \d+ minutes"):
+        with pytest.raises(
+            SecateurWarning, match=r"of 49,\d+ activations may have either sign.*about \d+ minutes"
+        ):
             certify(model, small, inputs=images, eps=0.3, attack_steps=0)
 
 
@@ -328,7 +349,9 @@ def test_a_certificate_survives_its_file(tmp_path: Path) -> None:
     found.save(tmp_path / "c.json")
     assert Certificate.load(tmp_path / "c.json") == found
     record = json.loads((tmp_path / "c.json").read_text())
-    assert record["dtype"] == "float64" and record["rounding"] == "outward" and len(record["assumptions"]) == 3
+    assert (
+        record["dtype"] == "float64" and record["rounding"] == "outward" and len(record["assumptions"]) == 3
+    )
     assert record["original"] != record["pruned"]
     (tmp_path / "c.json").write_text('{"schema_version": 9}')
     with pytest.raises(InputError, match="is not a certificate of version 1"):
@@ -395,7 +418,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"inputs": torch.full((3, 6), torch.nan), "eps": 0.1, "x": torch.rand(2, 6)},
         "holds NaN or infinite values",
     ),
-    "shape": ({"inputs": torch.rand(3, 5), "eps": 0.1, "x": torch.rand(2, 6)}, r"inputs of shape \(3, 5\).*\(6,\)"),
+    "shape": (
+        {"inputs": torch.rand(3, 5), "eps": 0.1, "x": torch.rand(2, 6)},
+        r"inputs of shape \(3, 5\).*\(6,\)",
+    ),
     "labels": (
         {"inputs": torch.rand(3, 6), "eps": 0.1, "labels": torch.rand(3)},
         "give one class number for each of 3 inputs",
@@ -421,7 +447,7 @@ def test_refused(case: str) -> None:
         certify(model, small, example, **settings_of)
 
 
-# --- the guard -------------------------------------------------------------------------------------------------------
+# --- the guard ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow

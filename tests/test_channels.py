@@ -1,4 +1,6 @@
-"""Rounding to numbers of channels that runtimes compute fast: which groups, to what, and how far from the request."""
+"""Rounding to numbers of channels that runtimes compute fast: which groups, to what, and how far from the
+request.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from secateur.plan import AUTO, Target, make_plan, schedule
 from secateur.rounded import SLACK, SLACK_OF_ALL, rounded_removal
 from secateur.types import Group
 
-# --- which groups are rounded ----------------------------------------------------------------------------------------
+# --- which groups are rounded -------------------------------------------------------------------------------
 
 
 class Grouped(nn.Sequential):
@@ -99,7 +101,7 @@ def test_numbers_that_a_group_may_keep(units: int, block: int, counts: list[int]
     assert kept_counts(units, block) == counts
 
 
-# --- how many units leave --------------------------------------------------------------------------------------------
+# --- how many units leave -----------------------------------------------------------------------------------
 
 
 def removal(
@@ -143,7 +145,10 @@ def test_by_hand(units: list[int], wanted: float, counts: list[int]) -> None:
 
 
 def test_dense_units_make_up_for_what_blocks_leave() -> None:
-    assert kept([64, 128], 0.3, blocks=[16, 1]) == [48, 86]  # 58 of 192; 0.3 of the dense ones alone would be 38
+    assert kept([64, 128], 0.3, blocks=[16, 1]) == [
+        48,
+        86,
+    ]  # 58 of 192; 0.3 of the dense ones alone would be 38
 
 
 def test_units_that_are_gone_count() -> None:
@@ -171,7 +176,9 @@ def test_reaches_the_request_and_not_much_more(groups: list[tuple[int, int]], wa
 
 @few
 @given(groups=sizes, one=st.floats(0.01, 0.95), other=st.floats(0.01, 0.95))
-def test_a_larger_request_never_leaves_a_group_larger(groups: list[tuple[int, int]], one: float, other: float) -> None:
+def test_a_larger_request_never_leaves_a_group_larger(
+    groups: list[tuple[int, int]], one: float, other: float
+) -> None:
     units, blocks = map(list, zip(*groups, strict=True))
     less, more = (removal(units, wanted, blocks) for wanted in sorted((one, other)))
     assert all(more[name] >= less[name] for name in less)
@@ -188,7 +195,7 @@ def test_all_groups_but_one_keep_what_they_may(groups: list[tuple[int, int]], wa
     assert sum(odd) <= 1
 
 
-# --- whole runs ------------------------------------------------------------------------------------------------------
+# --- whole runs ---------------------------------------------------------------------------------------------
 
 
 def wide(width: int = 64, blocks: int = 4) -> nn.Sequential:
@@ -226,14 +233,20 @@ def test_plans_reach_and_never_fall_back(quantity: str) -> None:
 def test_what_cannot_be_met() -> None:
     graph, coupling = graph_of_wide()
     groups = list(coupling.prunable)
-    with pytest.raises(TargetMissedError, match=r"99\.99% of params cannot go: with one unit .* in every group"):
+    with pytest.raises(
+        TargetMissedError, match=r"99\.99% of params cannot go: with one unit .* in every group"
+    ):
         make_plan(graph, coupling, groups, Target("params", 0.9999), AUTO)
     plan = make_plan(graph, coupling, groups, Target("units", 0.999), AUTO)
-    assert set(plan.removed.values()) == {63} and "each group keeps whole units, at least one" in plan.shortfall
+    assert (
+        set(plan.removed.values()) == {63} and "each group keeps whole units, at least one" in plan.shortfall
+    )
 
 
 def test_costs_decide_which_blocks_leave() -> None:
-    """With a price for each unit, the group whose units cost nothing goes first; one without costs stays whole."""
+    """With a price for each unit, the group whose units cost nothing goes first; one without costs stays
+    whole.
+    """
     graph, coupling = graph_of_wide()
     groups = list(coupling.prunable)
     costs = {g.name: torch.full((63,), 1.0 + n, dtype=torch.float64) for n, g in enumerate(groups[:-1])}
@@ -293,7 +306,9 @@ def test_numbers_round_as_ever() -> None:
 
 @pytest.mark.parametrize(("round_to", "multiple"), [(AUTO, 4), (8, 8), (1, 1)])
 def test_a_guard_stops_on_multiples(round_to: Any, multiple: int) -> None:
-    """Wherever the budget ends the run: not off the blocked layout, and on multiples where those were asked."""
+    """Wherever the budget ends the run: not off the blocked layout, and on multiples where those were
+    asked.
+    """
     looks: Any = {"samples": 16, "surrogate": "uniform", "guard": {"drift": 0.045}}
     result = secateur.prune(wide(), IMAGE, remove=0.9, step=0.05, method="scale", round_to=round_to, **looks)
     assert result.stopped and all(count % multiple == 0 for count in counts(result))
@@ -327,9 +342,12 @@ def as_onnx(model: nn.Module) -> Any:
         if isinstance(layer, nn.Conv2d):
             attributes = {"group": layer.groups, "pads": [*layer.padding, *layer.padding]}
         value = f"y{number}"
-        nodes.append(helper.make_node("Conv" if weights and attributes else "Relu", inputs, [value], **attributes))
+        nodes.append(
+            helper.make_node("Conv" if weights and attributes else "Relu", inputs, [value], **attributes)
+        )
     ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, n, 4, 4]) for name, n in (("x", 3), (value, None))
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, n, 4, 4])
+        for name, n in (("x", 3), (value, None))
     ]
     graph = helper.make_graph(nodes, "chain", ends[:1], ends[1:], weights)
     return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])

@@ -95,7 +95,16 @@ def test_inspect_lists_groups_and_reasons(folder: Path) -> None:
 
 def test_evaluate_reports_agreement_robustness_and_cost(folder: Path) -> None:
     arguments = ("evaluate", "small.pt2", "--data", "data.npz", "--original", "net:build")
-    attacks = ("--original-weights", "weights.safetensors", "--fgsm", "0.01", "--pgd", "0.02", "--pgd-steps", "3")
+    attacks = (
+        "--original-weights",
+        "weights.safetensors",
+        "--fgsm",
+        "0.01",
+        "--pgd",
+        "0.02",
+        "--pgd-steps",
+        "3",
+    )
     done = run(folder, *arguments, *attacks, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
@@ -109,7 +118,16 @@ def test_evaluate_reports_agreement_robustness_and_cost(folder: Path) -> None:
 def test_evaluate_reports_classes_corruptions_and_other_attacks(folder: Path) -> None:
     arguments = ("evaluate", "small.pt2", "--data", "data.npz", "--original", "net:build", "--per-class")
     attacks = ("--original-weights", "weights.safetensors", "--norm", "l2", "--apgd", "0.1", "--pgd", "0.1")
-    more = ("--loss", "margin", "--restarts", "2", "--corruption", "gaussian_noise:0.1", "--corruption", "contrast")
+    more = (
+        "--loss",
+        "margin",
+        "--restarts",
+        "2",
+        "--corruption",
+        "gaussian_noise:0.1",
+        "--corruption",
+        "contrast",
+    )
     done = run(folder, *arguments, *attacks, *more)
     assert done.returncode == 0, done.stderr
     for said in ("accuracy of the worst class", "pgd20x2-margin_l2_eps0.1", "apgd100x2-margin_l2_eps0.1"):
@@ -132,7 +150,14 @@ def test_evaluate_warns_of_masked_gradients_on_stderr(folder: Path) -> None:
 
 def test_replay_rebuilds_the_same_weights(folder: Path) -> None:
     done = run(
-        folder, "replay", "net:build", "small.recipe.json", "--weights", "weights.safetensors", "-o", "again.pt2"
+        folder,
+        "replay",
+        "net:build",
+        "small.recipe.json",
+        "--weights",
+        "weights.safetensors",
+        "-o",
+        "again.pt2",
     )
     assert done.returncode == 0, done.stderr
     first, again = (load_program(folder / name).state_dict for name in ("small.pt2", "again.pt2"))
@@ -150,7 +175,9 @@ def test_latency_may_be_left_out_and_is_told_otherwise(folder: Path) -> None:
     quick = (*PRUNE, "--method", "scale", "-o", "quick.pt2")
     done = run(folder, *quick, "--no-latency", "--json")
     report = json.loads(done.stdout)
-    assert report["latency_ms"] is None and report["latency_runtime"] is None and "less time" not in done.stderr
+    assert (
+        report["latency_ms"] is None and report["latency_runtime"] is None and "less time" not in done.stderr
+    )
     done = run(folder, *quick)
     assert done.returncode == 0 and "ms for one sample (torch)" in done.stdout, done.stderr
 
@@ -172,7 +199,16 @@ def slower():
 def test_a_model_that_is_no_faster_is_named(folder: Path) -> None:
     """Its class takes longer where it is narrower, and the way out is told."""
     (folder / "grows.py").write_text(WIDER)
-    arguments = ("prune", "grows:slower", "--example-shape", "8", "--method", "scale", "-o", "grown.safetensors")
+    arguments = (
+        "prune",
+        "grows:slower",
+        "--example-shape",
+        "8",
+        "--method",
+        "scale",
+        "-o",
+        "grown.safetensors",
+    )
     done = run(folder, *arguments)
     assert done.returncode == 0
     assert "one sample takes no less time in torch than before" in done.stderr
@@ -183,7 +219,9 @@ def test_rounding_is_asked_as_auto_or_a_number(folder: Path) -> None:
     done = run(folder, *PRUNE, "--method", "scale", "--round-to", "often", "-o", "x.pt2")
     assert done.returncode == 1
     assert "round_to='often': give a whole number of units, at least 1, or 'auto'" in done.stderr
-    done = run(folder, *PRUNE, "--method", "scale", "--round-to", "4", "--no-latency", "-o", "four.pt2", "--json")
+    done = run(
+        folder, *PRUNE, "--method", "scale", "--round-to", "4", "--no-latency", "-o", "four.pt2", "--json"
+    )
     assert json.loads(done.stdout)["units"] == [20, 12]
     assert json.loads((folder / "four.recipe.json").read_text())["request"]["round_to"] == 4
 
@@ -222,28 +260,49 @@ CERTIFY = ("certify", "net:build", "small.pt2", "--weights", "weights.safetensor
 
 
 def test_certify_bounds_the_drift_and_writes_the_claim(folder: Path) -> None:
-    done = run(folder, *CERTIFY, "--data", "data.npz", "--eps", "0.01", "--samples", "9", "-o", "c.json", "--json")
+    done = run(
+        folder, *CERTIFY, "--data", "data.npz", "--eps", "0.01", "--samples", "9", "-o", "c.json", "--json"
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report == json.loads((folder / "c.json").read_text())
     assert len(report["lower"]) == 9 and len(report["lower"][0]) == 4
     assert report["agreement"]["certified"] <= report["agreement"]["empirical"]
     done = run(folder, *CERTIFY, "--data", "data.npz", "--eps", "0.01", "--samples", "9")
-    assert "largest drift of an output" in done.stdout and "both models keep the original's class" in done.stdout
-    one = ("--data", "data.npz", "--eps", "0.01", "--samples", "1", "--attack-steps", "0", "--vnnlib", "claim")
+    assert (
+        "largest drift of an output" in done.stdout and "both models keep the original's class" in done.stdout
+    )
+    one = (
+        "--data",
+        "data.npz",
+        "--eps",
+        "0.01",
+        "--samples",
+        "1",
+        "--attack-steps",
+        "0",
+        "--vnnlib",
+        "claim",
+    )
     assert run(folder, *CERTIFY, *one).returncode == 0
-    assert (folder / "claim.onnx").is_file() and "(declare-const Y_3 Real)" in (folder / "claim.vnnlib").read_text()
+    assert (folder / "claim.onnx").is_file() and "(declare-const Y_3 Real)" in (
+        folder / "claim.vnnlib"
+    ).read_text()
 
 
 def test_certify_the_whole_box_by_intervals(folder: Path) -> None:
-    done = run(folder, *CERTIFY, "--example-shape", "1,8,8", "--method", "interval", "--input-bounds", "0,0.5")
+    done = run(
+        folder, *CERTIFY, "--example-shape", "1,8,8", "--method", "interval", "--input-bounds", "0,0.5"
+    )
     assert done.returncode == 0, done.stderr
     assert "the input box" in done.stdout and "interval bounds, float64, rounded outward" in done.stdout
 
 
 def test_a_certified_guard_keeps_the_last_good_step(folder: Path) -> None:
     budgets = ("--max-certified-drift", "0.01", "--eps", "0.001", "--samples", "32")
-    done = run(folder, *PRUNE, "--remove", "0.9", "--calibration", "data.npz", *budgets, "-o", "proved.pt2", "--json")
+    done = run(
+        folder, *PRUNE, "--remove", "0.9", "--calibration", "data.npz", *budgets, "-o", "proved.pt2", "--json"
+    )
     assert done.returncode == 3, done.stderr
     assert "certified drift rose" in json.loads(done.stdout)["stopped"] and (folder / "proved.pt2").is_file()
 
@@ -270,12 +329,24 @@ def test_onnx_in_and_out(exported: Path) -> None:
     done = run(exported, "replay", "net.onnx", "less.recipe.json", "-o", "again.onnx")
     assert done.returncode == 0, done.stderr
     assert (exported / "again.onnx").read_bytes() == (exported / "less.onnx").read_bytes()
-    done = run(exported, "evaluate", "less.onnx", "--original", "net.onnx", "--data", "data.npz", "--latency", "--json")
+    done = run(
+        exported,
+        "evaluate",
+        "less.onnx",
+        "--original",
+        "net.onnx",
+        "--data",
+        "data.npz",
+        "--latency",
+        "--json",
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["latency_runtime"] == "onnxruntime" and report["cost"]["latency_ms"] > 0
     assert report["cost"]["parameters"] < report["cost_before"]["parameters"]
-    done = run(exported, "certify", "net.onnx", "less.onnx", "--data", "data.npz", "--eps", "0.01", "--samples", "3")
+    done = run(
+        exported, "certify", "net.onnx", "less.onnx", "--data", "data.npz", "--eps", "0.01", "--samples", "3"
+    )
     assert done.returncode == 0 and "largest drift of an output" in done.stdout, done.stderr
 
 
@@ -306,7 +377,9 @@ def test_settings_beside_a_model(exported: Path) -> None:
     for name in ("net", "normal"):  # own inputs are images, too
         done = run(exported, "prune", f"{name}.onnx", "-o", f"{name}_own.onnx", "--calibration", "data.npz")
         assert done.returncode == 0, done.stderr
-        digests.append(json.loads((exported / f"{name}_own.recipe.json").read_text())["request"]["calibration"])
+        digests.append(
+            json.loads((exported / f"{name}_own.recipe.json").read_text())["request"]["calibration"]
+        )
     assert len(digests[0]) == 64 and digests[0] != digests[1]
 
 
@@ -315,9 +388,25 @@ FAILURES = {
     "bounds": ((*PRUNE, "-o", "x.pt2", "--input-bounds", "0"), 1, "give two numbers, low,high"),
     "a mean": ((*PRUNE, "-o", "x.pt2", "--mean", "grey"), 1, "--mean grey: give numbers with commas"),
     "eps without data": ((*CERTIFY, "--eps", "0.1"), 1, "--data and --eps belong together"),
-    "no pruned form": (("certify", "net:build", "net:frozen", "--example-shape", "1,8,8"), 1, "differ in more than"),
+    "no pruned form": (
+        ("certify", "net:build", "net:frozen", "--example-shape", "1,8,8"),
+        1,
+        "differ in more than",
+    ),
     "many claims": (
-        (*CERTIFY, "--data", "data.npz", "--eps", "0.01", "--samples", "2", "--vnnlib", "x", "--attack-steps", "0"),
+        (
+            *CERTIFY,
+            "--data",
+            "data.npz",
+            "--eps",
+            "0.01",
+            "--samples",
+            "2",
+            "--vnnlib",
+            "x",
+            "--attack-steps",
+            "0",
+        ),
         1,
         "VNN-LIB holds one claim, the certificate makes 2",
     ),
@@ -360,7 +449,11 @@ FAILURES = {
     "unknown norm": ((*EVALUATE, "--norm", "l1"), 2, "linf"),
     "calibration": ((*PRUNE, "-o", "x.pt2", "--calibration", "none.npz"), 1, "cannot read none.npz"),
     "beyond reach": ((*PRUNE, "-o", "x.pt2", "--remove", "params=99.9%"), 3, "cannot go"),
-    "nothing to prune": (("prune", "net:frozen", "--example-shape", "1,8,8", "-o", "x.pt2"), 1, "no group can lose"),
+    "nothing to prune": (
+        ("prune", "net:frozen", "--example-shape", "1,8,8", "-o", "x.pt2"),
+        1,
+        "no group can lose",
+    ),
 }
 
 
@@ -388,7 +481,10 @@ def test_a_shortfall_is_said(folder: Path) -> None:
 def test_a_guard_keeps_the_last_good_step(folder: Path) -> None:
     done = run(folder, *PRUNE, "--remove", "0.9", "--max-drift", "0.05", "-o", "guarded.pt2", "--json")
     assert done.returncode == 3, done.stderr
-    assert "drift on samples rose" in done.stderr and "drift on samples rose" in json.loads(done.stdout)["stopped"]
+    assert (
+        "drift on samples rose" in done.stderr
+        and "drift on samples rose" in json.loads(done.stdout)["stopped"]
+    )
     assert (folder / "guarded.pt2").is_file()
 
 
@@ -434,17 +530,26 @@ def test_interrupt_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_interrupted_while_torch_is_imported(tmp_path: Path) -> None:
-    process = subprocess.Popen([str(COMMAND), "inspect", "net.pt2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [str(COMMAND), "inspect", "net.pt2"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
-    assert process.returncode == 130 and message.startswith("secateur: interrupted") and "Traceback" not in message
+    assert (
+        process.returncode == 130
+        and message.startswith("secateur: interrupted")
+        and "Traceback" not in message
+    )
 
 
 def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     script = f"cd {tmp_path} && rmdir {tmp_path} && {COMMAND} inspect net.pt2"
     done = subprocess.run(["sh", "-c", script], cwd="/", capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == "secateur: the current folder is gone; change to another one\n"
+    assert (
+        done.returncode == 1
+        and done.stderr == "secateur: the current folder is gone; change to another one\n"
+    )
 
 
 @pytest.mark.parametrize("stream", ["2>&-", ">&-", ">/dev/full"])

@@ -1,4 +1,6 @@
-"""What a user says of inputs on the command line, in whatever form they are, and what is told of the result."""
+"""What a user says of inputs on the command line, in whatever form they are, and what is told of the
+result.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         images.fromarray(pixels[number]).save(path / "photographs" / f"{number}.png")
     np.save(path / "mine.npy", pixels[order[:60]])
     np.savez(path / "test.npz", images=pixels[order[60:260]], labels=labels.numpy()[order[60:260]])
-    done = run(path, *PRUNE, "--normalize", "imagenet", "--calibration", "photographs", "-o", "small.pt2", "--json")
+    done = run(
+        path, *PRUNE, "--normalize", "imagenet", "--calibration", "photographs", "-o", "small.pt2", "--json"
+    )
     assert done.returncode == 0, done.stderr
     (path / "pruned.json").write_text(done.stdout)
     return path
@@ -55,14 +59,19 @@ def test_a_folder_of_photographs_judges(folder: Path) -> None:
 def test_the_verdict_and_what_to_do_next_are_printed(folder: Path) -> None:
     done = run(folder, *PRUNE, "--normalize", "imagenet", "--calibration", "mine.npy", "-o", "other.pt2")
     assert "verdict: " in done.stdout and "on 20 of your inputs, kept apart" in done.stdout
-    assert "evaluate other.pt2 --original net.pt2 --normalize=imagenet --data DATA" in " ".join(done.stdout.split())
+    assert "evaluate other.pt2 --original net.pt2 --normalize=imagenet --data DATA" in " ".join(
+        done.stdout.split()
+    )
     assert "warning" not in done.stderr and "are taken to lie between" not in done.stderr
 
 
 def test_a_forgotten_normalisation_is_said_twice(folder: Path) -> None:
     done = run(folder, *PRUNE, "-o", "wrong.pt2")
     assert "inputs are taken to lie between 0 and 1, not normalised" in done.stderr
-    assert "warning: the inputs were taken as they are, but the model seems to take images normalised" in done.stderr
+    assert (
+        "warning: the inputs were taken as they are, but the model seems to take images normalised"
+        in done.stderr
+    )
 
 
 def test_evaluate_without_labels(folder: Path) -> None:
@@ -88,7 +97,11 @@ def test_a_certificate_is_checked_and_proved_again(folder: Path) -> None:
         (folder / "forged.json").write_text(json.dumps(forged | change))
         done = run(folder, *models, "--data", "mine.npy", "--check", "forged.json", "--prove")
         assert done.returncode == 1 and "does not hold here" in done.stderr
-    for change in ({"lower": [["NaN"] * 4] * 3}, {"lower": forged["upper"], "upper": forged["lower"]}, {"lower": []}):
+    for change in (
+        {"lower": [["NaN"] * 4] * 3},
+        {"lower": forged["upper"], "upper": forged["lower"]},
+        {"lower": []},
+    ):
         (folder / "forged.json").write_text(json.dumps(forged | change))
         done = run(folder, *models, "--data", "mine.npy", "--check", "forged.json")
         assert done.returncode == 1 and "is not a certificate" in done.stderr
@@ -99,13 +112,36 @@ def test_a_certificate_is_checked_and_proved_again(folder: Path) -> None:
 
 
 def test_goals_in_users_words(folder: Path) -> None:
-    done = run(folder, *PRUNE, "--normalize", "imagenet", "--faster", "2x", "--round-to", "1", "-o", "f.pt2", "--json")
+    done = run(
+        folder,
+        *PRUNE,
+        "--normalize",
+        "imagenet",
+        "--faster",
+        "2x",
+        "--round-to",
+        "1",
+        "-o",
+        "f.pt2",
+        "--json",
+    )
     before, after = json.loads(done.stdout)["macs"]
     assert after <= before / 2
     done = run(folder, *PRUNE, "--normalize", "imagenet", "--remove", "size=50%", "-o", "s.pt2", "--json")
     before, after = json.loads(done.stdout)["parameters"]
     assert after <= before / 2
-    arguments = ("--normalize", "imagenet", "--remove", "0.9", "--max-loss", "5%", "--step", "0.1", "-o", "l.pt2")
+    arguments = (
+        "--normalize",
+        "imagenet",
+        "--remove",
+        "0.9",
+        "--max-loss",
+        "5%",
+        "--step",
+        "0.1",
+        "-o",
+        "l.pt2",
+    )
     done = run(folder, *PRUNE, *arguments, "--json")
     assert done.returncode == 3 and "agreement on samples fell to" in json.loads(done.stdout)["stopped"]
     assert json.loads(done.stdout)["verdict"]["agreement"] >= 0.95
@@ -115,7 +151,10 @@ def test_goals_in_users_words(folder: Path) -> None:
     ("arguments", "said"),
     [
         (("--normalize", "imagenet2"), "there are imagenet, cifar10, minus1to1, none"),
-        (("--normalize", "imagenet", "--mean", "0.5", "--std", "0.5"), "stands for a mean and std of its own"),
+        (
+            ("--normalize", "imagenet", "--mean", "0.5", "--std", "0.5"),
+            "stands for a mean and std of its own",
+        ),
         (("--mean", "0.5"), "mean is given without std"),
         (("--faster", "half"), "--faster half: give how many times faster"),
         (("--faster", "2x", "--remove", "0.5"), "say the same"),
@@ -135,7 +174,11 @@ def test_init_writes_settings_that_the_commands_read(folder: Path, tmp_path: Pat
     done = run(tmp_path, "init", "net.pt2")
     assert done.returncode == 0 and "wrote net.yaml" in done.stdout, done.stderr
     text = (tmp_path / "net.yaml").read_text()
-    assert "3,16,16" in text and "# A guess: the model seems to take images normalised" in text and "std:" in text
+    assert (
+        "3,16,16" in text
+        and "# A guess: the model seems to take images normalised" in text
+        and "std:" in text
+    )
     done = run(tmp_path, *PRUNE, "-o", "small.pt2")
     assert done.returncode == 0 and "taken to lie" not in done.stderr and "warning" not in done.stderr
     done = run(tmp_path, "init", "net.pt2")

@@ -32,7 +32,8 @@ from secateur.surrogates import SURROGATES
 
 SLOW = ("torch", "numpy", "scipy", "pydantic", "onnx", "safetensors")
 
-# Runs the command as installed, and writes as the last line of stderr which of the slow libraries it has imported.
+# Runs the command as installed, and writes as the last line of stderr which of the slow libraries it has
+# imported.
 PROBE = f"""
 import atexit, sys
 atexit.register(lambda: sys.stderr.write("\\n" + " ".join(n for n in {SLOW} if n in sys.modules)))
@@ -45,7 +46,10 @@ main()
 def typed(*arguments: str, **environment: str) -> tuple[int, str, str, str]:
     """Exit code, stdout, stderr, and the slow libraries that were imported."""
     done = subprocess.run(
-        [sys.executable, "-c", PROBE, *arguments], capture_output=True, text=True, env={**os.environ, **environment}
+        [sys.executable, "-c", PROBE, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
     )
     said, _, imported = done.stderr.rpartition("\n")
     return done.returncode, done.stdout, said, imported
@@ -139,7 +143,9 @@ def test_every_option_is_described_in_a_group(name: str) -> None:
 
 
 def helped(command: Any, width: int) -> str:
-    context = command.context_class(command, info_name=command.name, terminal_width=width, help_option_names=["-h"])
+    context = command.context_class(
+        command, info_name=command.name, terminal_width=width, help_option_names=["-h"]
+    )
     return str(context.get_help())
 
 
@@ -151,7 +157,9 @@ def test_help_shows_every_option_in_one_piece(name: str, width: int) -> None:
     assert max(map(len, shown.splitlines())) <= width
     assert f"\n{COMMON}:\n" in shown and f"\n{OUTPUT}:\n" in shown and "\n  -h" in shown
     told = set(" ".join(param.help for param in command.params).split())
-    named = {option for param in command.params for option in (*param.opts, *param.secondary_opts) if "-" in option}
+    named = {
+        option for param in command.params for option in (*param.opts, *param.secondary_opts) if "-" in option
+    }
     assert {word for word in told if word.startswith("--")} <= set(shown.split())  # no break at a hyphen
     assert named <= set(shown.replace(",", " ").split())
     for param in command.params:

@@ -25,7 +25,8 @@ from secateur.types import Group, Removal, Slot
 
 OURS = ("scaled_merging", "folding", "ridge")
 EXACT: dict[str, dict[str, float]] = {"scaled_merging": {}, "folding": {}, "ridge": {"lambda2": 0.0}}
-KINDS = (  # residual streams, norms before and behind, maps, depthwise and grouped layers, heads, ties, half precision
+# residual streams, norms before and behind, maps, depthwise and grouped layers, heads, ties, half precision
+KINDS = (
     "mlp_residual mlp_float16 highway tied_linear swiglu_fused cnn_view cnn_instance_norm vgg_batch_norm "
     "resnet_preactivation resnext mobilenet densenet unet_transposed attention_fused vision_transformer"
 ).split()
@@ -50,9 +51,13 @@ def layer(
         weights["b"] = torch.tensor(bias, dtype=torch.float64)
     weights |= {name: torch.tensor(value, dtype=torch.float64) for name, value in (norm or {}).items()}
     roles = {name: "producer" if name in ("w", "b") else "through" for name in weights}
-    weights["next"] = torch.eye(units, dtype=torch.float64) if outgoing is None else torch.as_tensor(outgoing).double()
+    weights["next"] = (
+        torch.eye(units, dtype=torch.float64) if outgoing is None else torch.as_tensor(outgoing).double()
+    )
     index = torch.arange(units)[:, None]
-    slots = [Slot(name, 0, index, role) for name, role in roles.items()] + [Slot("next", 1, index, "consumer")]
+    slots = [Slot(name, 0, index, role) for name, role in roles.items()] + [
+        Slot("next", 1, index, "consumer")
+    ]
     found = Norm(0, "b" if bias is not None else None, "scale", "shift", "mean", "variance", 0.0)
     context = Context(
         graph=coupled("tied_linear")[0],
@@ -73,11 +78,13 @@ def after(context: Context, group: Group, removal: Removal) -> dict[str, Tensor]
     return tensors | merged(tensors, group, removal)
 
 
-# --- coefficients for consumers --------------------------------------------------------------------------------------
+# --- coefficients for consumers -----------------------------------------------------------------------------
 
 
 def test_combination_by_hand() -> None:
-    """Two units go, two take over; each has two positions, and a second consumer is a convolution with taps."""
+    """Two units go, two take over; each has two positions, and a second consumer is a convolution with
+    taps.
+    """
     flat = torch.arange(8.0, dtype=torch.float64)[None]  # unit u has columns 2u and 2u + 1
     taps = torch.arange(4.0, dtype=torch.float64)[None, :, None] + torch.tensor([0.0, 0.5])
     slots = (
@@ -104,7 +111,7 @@ def test_one_to_one_combination_is_a_merge() -> None:
         torch.testing.assert_close(new, merged(graph.tensors, group, Removal(group.name, units, kept)))
 
 
-# --- scaled merging --------------------------------------------------------------------------------------------------
+# --- scaled merging -----------------------------------------------------------------------------------------
 
 
 def test_scaled_merging_by_hand() -> None:
@@ -124,7 +131,9 @@ def test_scaled_merging_by_hand() -> None:
         ({"threshold_conv": 0.3}, (2, 1, 1), -1),
     ],
 )
-def test_nothing_stands_in_below_the_threshold(options: dict[str, float], shape: tuple[int, ...], into: int) -> None:
+def test_nothing_stands_in_below_the_threshold(
+    options: dict[str, float], shape: tuple[int, ...], into: int
+) -> None:
     filters = torch.tensor([[4.0, 0], [0.28, 0.96]]).reshape(2, *shape)
     context, group = layer(filters.tolist(), [0, 0], [[3, 8]])
     removal = METHODS["scaled_merging"](context, group, 1, **options)
@@ -133,10 +142,14 @@ def test_nothing_stands_in_below_the_threshold(options: dict[str, float], shape:
     torch.testing.assert_close(after(context, group, removal)["next"], torch.tensor(wanted).double())
 
 
-@pytest.mark.parametrize(("lam", "into", "scale"), [(1.0, 0, 2 * 1 / 10), (0.0, 1, 2 * 1 / 10), (0.85, 1, 2 * 1 / 10)])
+@pytest.mark.parametrize(
+    ("lam", "into", "scale"), [(1.0, 0, 2 * 1 / 10), (0.0, 1, 2 * 1 / 10), (0.85, 1, 2 * 1 / 10)]
+)
 def test_batch_norm_weighs_direction_against_what_it_adds(lam: float, into: int, scale: float) -> None:
-    """w_a = (1, 0) with γ/σ = 2: w′_a = (2, 0), c′_a = 0. Unit 0 points the same way and adds 10; unit 1, at a cosine
-    of 0.96, adds nothing. |B| brought to [0, 1]: 1 and 0. Score at λ = 0.85: 0.85 − 0.15 < 0.85·0.96."""
+    """w_a = (1, 0) with γ/σ = 2: w′_a = (2, 0), c′_a = 0. Unit 0 points the same way and adds 10; unit 1, at
+    a cosine of 0.96, adds nothing. |B| brought to [0, 1]: 1 and 0. Score at λ = 0.85: 0.85 − 0.15 <
+    0.85·0.96.
+    """
     norm = {"scale": [1, 1, 4], "shift": [10, 0, 0], "mean": [0, 0, 0], "variance": [1, 1, 4]}
     context, group = layer([[10, 0], [9.6, 2.8], [1, 0]], None, [[1, 1, 1]], norm)
     removal = METHODS["scaled_merging"](context, group, 1, lam=lam)
@@ -153,7 +166,7 @@ def test_opposite_norm_scales_do_not_stand_in_for_each_other() -> None:
     assert METHODS["scaled_merging"](context, group, 1).into.tolist() == [-1]
 
 
-# --- ridge -----------------------------------------------------------------------------------------------------------
+# --- ridge --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("lambda1", "lambda2"), [(0.0, 0.0), (0.0, 0.5), (1.0, 0.25), (4.0, 0.0)])
@@ -163,7 +176,9 @@ def test_ridge_by_hand(lambda1: float, lambda2: float) -> None:
     removal = METHODS["ridge"](context, group, 1, lambda1=lambda1, lambda2=lambda2)
     assert (removal.units.tolist(), removal.into.tolist()) == ([1], [-1])
     s = (11 + 2 * lambda1) / ((25 + 4 * lambda1) * (1 + lambda2))
-    torch.testing.assert_close(after(context, group, removal)["next"], torch.tensor([[10 + 100 * s, 0]]).double())
+    torch.testing.assert_close(
+        after(context, group, removal)["next"], torch.tensor([[10 + 100 * s, 0]]).double()
+    )
 
 
 def test_ridge_takes_the_normal_equations_solution() -> None:
@@ -192,7 +207,7 @@ def test_linearly_dependent_units_leave_at_no_loss() -> None:
     torch.testing.assert_close(outputs(result.model, (x,)), outputs(model, (x,)))
 
 
-# --- folding ---------------------------------------------------------------------------------------------------------
+# --- folding ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("repair", [0.0, 0.5, 1.0])
@@ -210,7 +225,9 @@ def test_folding_by_hand(repair: float) -> None:
 
 
 def test_folding_repairs_through_the_batch_norm() -> None:
-    """W/σ are (1, 0) and (½, √¾): the mean is r = 2/√3 times them; (μ − b)/σ are 3 and 1; the variance becomes 1."""
+    """W/σ are (1, 0) and (½, √¾): the mean is r = 2/√3 times them; (μ − b)/σ are 3 and 1; the variance
+    becomes 1.
+    """
     norm = {"scale": [3, 1, 5], "shift": [4, 1, 8], "mean": [6, 7, 4], "variance": [4, 1, 9]}
     context, group = layer([[2, 0], [50, 50], [1.5, 3 * 0.75**0.5]], [0, 0, 1], None, norm)
     removal = METHODS["folding"](context, group, 1)
@@ -248,17 +265,21 @@ def test_k_means_finds_what_is_apart(seed: int) -> None:
     assert torch.equal(same, labels[:, None] == labels[None])
 
 
-@pytest.mark.parametrize("points", [torch.zeros(9, 3), torch.ones(9, 3), torch.tensor([[0.0, 1]] * 5 + [[2, 3]] * 4)])
+@pytest.mark.parametrize(
+    "points", [torch.zeros(9, 3), torch.ones(9, 3), torch.tensor([[0.0, 1]] * 5 + [[2, 3]] * 4)]
+)
 @pytest.mark.parametrize("k", [1, 2, 5, 8, 9])
 def test_no_cluster_is_empty(points: Tensor, k: int) -> None:
     assert k_means(points.double(), k, drawn(), restarts=2).unique().tolist() == list(range(k))
 
 
-# --- all of them -----------------------------------------------------------------------------------------------------
+# --- all of them --------------------------------------------------------------------------------------------
 
 
 def with_norm(seed: int = 0) -> nn.Sequential:
-    model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6, eps=0.0), nn.ReLU(), nn.Conv2d(6, 3, 1)).double()
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3), nn.BatchNorm2d(6, eps=0.0), nn.ReLU(), nn.Conv2d(6, 3, 1)
+    ).double()
     with torch.no_grad():
         for value in (*model.parameters(), model[1].running_mean):
             value.normal_(generator=drawn(seed))
@@ -269,7 +290,9 @@ def with_norm(seed: int = 0) -> nn.Sequential:
 @pytest.mark.parametrize("method", ["scaled_merging", "ridge"])
 @pytest.mark.parametrize("flip", [1.0, -1.0])
 def test_what_is_a_positive_multiple_behind_its_norm_leaves_at_no_loss(method: str, flip: float) -> None:
-    """Unit 4 is made 0.3 times unit 1 behind the norm, by other filters and statistics. Signs may cancel out."""
+    """Unit 4 is made 0.3 times unit 1 behind the norm, by other filters and statistics. Signs may cancel
+    out.
+    """
     model = with_norm()
     conv, norm = model[0], model[1]
     with torch.no_grad():
@@ -286,7 +309,9 @@ def test_what_is_a_positive_multiple_behind_its_norm_leaves_at_no_loss(method: s
 
 
 def contexts(run: Run, generator: torch.Generator) -> Context:
-    return Context(run.graph, run.weights, (), generator, run.alive, run.used, True, 0.0, following_norms(run.graph))
+    return Context(
+        run.graph, run.weights, (), generator, run.alive, run.used, True, 0.0, following_norms(run.graph)
+    )
 
 
 def answers(graph: Graph, name: str, weights: Mapping[str, Tensor]) -> list[Tensor]:
@@ -375,7 +400,9 @@ def test_passes_over_those_that_are_gone(method: str) -> None:
     removal = METHODS[method](context, group, 1)
     assert {*removal.units.tolist(), *removal.into.tolist()} <= {1, 2, -1}
     new = after(context, group, removal)
-    assert torch.equal(new["w"][0], context.weights["w"][0]) and torch.equal(new["next"][:, 0], torch.eye(4)[0])
+    assert torch.equal(new["w"][0], context.weights["w"][0]) and torch.equal(
+        new["next"][:, 0], torch.eye(4)[0]
+    )
 
 
 @pytest.mark.parametrize("method", ["scaled_merging", "ridge"])
@@ -406,7 +433,9 @@ def test_wrong_options_are_named(method: str, options: dict[str, float], message
 def test_same_seed_same_bits() -> None:
     model = with_norm()
     x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
-    first, second = (secateur.prune(model, x, remove=0.5, method="folding", step=0.2, seed=7) for _ in range(2))
+    first, second = (
+        secateur.prune(model, x, remove=0.5, method="folding", step=0.2, seed=7) for _ in range(2)
+    )
     assert first.recipe.steps == second.recipe.steps
     assert same_bits(snapshot(first.model), snapshot(second.model))
 
@@ -417,5 +446,7 @@ def test_only_folding_draws() -> None:
         context, group = layer(filters, [0] * 30)
         METHODS[method](context, group, 15)
         assert torch.equal(context.generator.get_state(), drawn().get_state()) == (method != "folding")
-    chosen = [METHODS["folding"](*layer(filters, [0] * 30, seed=s), 15, restarts=1).units.tolist() for s in range(4)]
+    chosen = [
+        METHODS["folding"](*layer(filters, [0] * 30, seed=s), 15, restarts=1).units.tolist() for s in range(4)
+    ]
     assert len({tuple(units) for units in chosen}) > 1

@@ -19,7 +19,9 @@ UNIT = (0.0, 1.0)
 
 
 def corrupted(images: Tensor, kind: str, strength: float, bounds: Any = UNIT, seed: int = 0) -> Tensor:
-    return Corruption(kind, strength, seed).apply(images, input_box(images, bounds), torch.arange(len(images)))
+    return Corruption(kind, strength, seed).apply(
+        images, input_box(images, bounds), torch.arange(len(images))
+    )
 
 
 def pictures(n: int = 12) -> Tensor:
@@ -64,12 +66,16 @@ def test_blur_of_a_point_is_the_gaussian() -> None:
     torch.testing.assert_close(blurred[0, 0, 4:17, 6:19], weights[:, None] * weights)
     assert float(blurred[0, 1].abs().max()) == 0
     flat = torch.full((1, 1, 3, 3), 0.25)
-    torch.testing.assert_close(corrupted(flat, "gaussian_blur", 3.0), flat)  # wider than the image: its border goes on
+    torch.testing.assert_close(
+        corrupted(flat, "gaussian_blur", 3.0), flat
+    )  # wider than the image: its border goes on
 
 
 def test_contrast_moves_each_channel_toward_its_mean() -> None:
     x = torch.tensor([[[[0.0, 1.0]], [[0.5, 0.75]]]])
-    torch.testing.assert_close(corrupted(x, "contrast", 0.5), torch.tensor([[[[0.25, 0.75]], [[0.5625, 0.6875]]]]))
+    torch.testing.assert_close(
+        corrupted(x, "contrast", 0.5), torch.tensor([[[[0.25, 0.75]], [[0.5625, 0.6875]]]])
+    )
     torch.testing.assert_close(corrupted(x, "contrast", 1.0), x.mean(dim=3, keepdim=True).expand_as(x))
 
 
@@ -90,7 +96,9 @@ def test_report_has_the_accuracy_of_both_models_under_each() -> None:
     labels = torch.tensor([0, 0, 1, 1])
     wanted = [Corruption("contrast", 0.5), "gaussian_noise"]
     reports = [
-        evaluate(Bright(0.7).eval(), x, labels, original=Bright(0.6).eval(), corruptions=wanted, batch_size=size)
+        evaluate(
+            Bright(0.7).eval(), x, labels, original=Bright(0.6).eval(), corruptions=wanted, batch_size=size
+        )
         for size in (3, 4)
     ]
     assert reports[0] == reports[1]
@@ -110,16 +118,28 @@ def test_report_has_the_accuracy_of_both_models_under_each() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Corruption("fog", 1.0), "no corruption 'fog'; there are gaussian_noise, gaussian_blur, contrast"),
+        (
+            lambda: Corruption("fog", 1.0),
+            "no corruption 'fog'; there are gaussian_noise, gaussian_blur, contrast",
+        ),
         (lambda: Corruption("contrast", 1.5), "at least 0 and at most 1"),
         (lambda: Corruption("gaussian_blur", -1.0), "at least 0"),
         (lambda: Corruption("gaussian_blur", math.nan), "at least 0"),
         (lambda: Corruption("gaussian_noise", math.inf), "at least 0"),
         (lambda: resolve(["contrast", Corruption("contrast", 0.5)]), "two corruptions are the same"),
         (lambda: resolve("contrast"), "give a list of names"),
-        (lambda: corrupted(torch.rand(3, 4), "gaussian_blur", 1.0), r"inputs have shape \(3, 4\); leave it out"),
-        (lambda: corrupted(torch.rand(3, 4), "gaussian_noise", 1.0, (0.0, math.inf)), "give finite input_bounds"),
-        (lambda: corrupted(torch.ones(3, 4).long(), "gaussian_noise", 1.0), "cannot be attacked or corrupted"),
+        (
+            lambda: corrupted(torch.rand(3, 4), "gaussian_blur", 1.0),
+            r"inputs have shape \(3, 4\); leave it out",
+        ),
+        (
+            lambda: corrupted(torch.rand(3, 4), "gaussian_noise", 1.0, (0.0, math.inf)),
+            "give finite input_bounds",
+        ),
+        (
+            lambda: corrupted(torch.ones(3, 4).long(), "gaussian_noise", 1.0),
+            "cannot be attacked or corrupted",
+        ),
     ],
 )
 def test_corruption_without_sense_is_refused(make: Callable[[], object], said: str) -> None:

@@ -4,8 +4,8 @@ The tables are worked out by hand from the networks in `architectures.py`. Their
 
     name units: what makes the units and what they pass through > what reads them
 
-`lin(x)` is x.weight[0] and x.bias[0]; `bn(x)` the four tensors of a batch norm on the way (`~`); ×n where a unit owns
-n indices.
+`lin(x)` is x.weight[0] and x.bias[0]; `bn(x)` the four tensors of a batch norm on the way (`~`); ×n where a
+unit owns n indices.
 """
 
 from __future__ import annotations
@@ -304,7 +304,11 @@ PINNED = {  # group → the reason, or a telling part of it
     "swiglu": {"stem": "layer-normed by rms_norm", "head": "an output"},
     "spatial_attention": {"gate": "broadcast over other units by mul", "head.2": "an output"},
     "super_resolution": {"out": "joined with a value that cannot shrink by add"},
-    "attention_separate": {"stem": "layer-normed", "body.attn.q": "summed over by matmul", "head": "an output"},
+    "attention_separate": {
+        "stem": "layer-normed",
+        "body.attn.q": "summed over by matmul",
+        "head": "an output",
+    },
     "encoder_layer_post_norm": {"stem": "layer-normed", "head": "an output"},
     "vision_transformer": {"patch_embed": "layer-normed", "head": "an output"},
     "tied_embedding": {"output": "layer-normed", "output#2": "shared with a layer that cannot shrink"},
@@ -320,7 +324,10 @@ def parsed(text: str) -> dict[str, tuple[int, Counter[str]]]:
     for name, units, slots in re.findall(r"(\S+) (\d+): (.*?)(?=\s+\S+ \d+: |\s*$)", text, re.DOTALL):
         makers, _, readers = slots.partition(">")
         found = [slot for text in makers.split() for slot in expanded(text)]
-        groups[name] = int(units), Counter(found + [f"consumer {with_width(text)}" for text in readers.split()])
+        groups[name] = (
+            int(units),
+            Counter(found + [f"consumer {with_width(text)}" for text in readers.split()]),
+        )
     return groups
 
 
@@ -329,7 +336,11 @@ def expanded(text: str) -> list[str]:
     if match := re.fullmatch(r"(lin|bn)\((.*)\)", names):
         layer, name = match.groups()
         of_norm = ("weight", "bias", "running_mean", "running_var")
-        slots = [f"{name}.weight[0]", f"{name}.bias[0]"] if layer == "lin" else [f"{name}.{t}[0]" for t in of_norm]
+        slots = (
+            [f"{name}.weight[0]", f"{name}.bias[0]"]
+            if layer == "lin"
+            else [f"{name}.{t}[0]" for t in of_norm]
+        )
         role = "producer" if layer == "lin" else "through"
     else:
         slots, role = [names.removeprefix("~")], "through" if names.startswith("~") else "producer"
@@ -379,7 +390,9 @@ def test_recurrent_weights_are_named(layer: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ARCHITECTURES))
 def test_groups_are_sound(name: str) -> None:
-    """Units own disjoint indices, as many each; prunable ones are made and read; the model's outputs stay whole."""
+    """Units own disjoint indices, as many each; prunable ones are made and read; the model's outputs stay
+    whole.
+    """
     graph, coupling = coupled(name)
     assert coupling.prunable
     assert len({group.name for group in coupling.groups}) == len(coupling.groups)
@@ -390,7 +403,9 @@ def test_groups_are_sound(name: str) -> None:
             count = owners.setdefault((slot.tensor, slot.axis), torch.zeros(size, dtype=torch.int64))
             assert slot.positions.shape[0] == group.units
             assert slot.role in ("producer", "consumer", "through")
-            count.index_add_(0, slot.positions.reshape(-1), torch.ones(slot.positions.numel(), dtype=torch.int64))
+            count.index_add_(
+                0, slot.positions.reshape(-1), torch.ones(slot.positions.numel(), dtype=torch.int64)
+            )
         if not group.pinned:
             assert group.units > 1 and group.having("producer") and group.having("consumer")
     assert all(int(count.max()) == 1 for count in owners.values())
@@ -399,7 +414,7 @@ def test_groups_are_sound(name: str) -> None:
         assert any("output" in group.pinned or "cannot shrink" in group.pinned for group in coupling.groups)
 
 
-# --- positions -------------------------------------------------------------------------------------------------------
+# --- positions ----------------------------------------------------------------------------------------------
 
 
 def positions(name: str, group: str, tensor: str, axis: int) -> Tensor:
@@ -474,7 +489,7 @@ def test_positions(name: str, group: str, tensor: str, axis: int, wanted: Tensor
     assert positions(name, group, tensor, axis).tolist() == wanted.tolist()
 
 
-# --- ops without a rule, and parameters used in odd ways -------------------------------------------------------------
+# --- ops without a rule, and parameters used in odd ways ----------------------------------------------------
 
 
 class Between(nn.Module):
@@ -528,7 +543,17 @@ def test_what_mixes_units_pins_them(change, reason: str) -> None:
         lambda m, x: (x > 0).flip(1) * x.flip(1),
     ],
     ids=[
-        *("scale", "scalar", "scalar_exp", "scalar_constant", "numbers", "stack", "where", "flip", "unflatten"),
+        *(
+            "scale",
+            "scalar",
+            "scalar_exp",
+            "scalar_constant",
+            "numbers",
+            "stack",
+            "where",
+            "flip",
+            "unflatten",
+        ),
         *("moved_mask", "flipped_mask"),
     ],
 )
@@ -566,7 +591,9 @@ def test_a_layer_that_nobody_reads_is_pinned() -> None:
 
 
 class Tied(nn.Module):
-    """Token ids in; the embedding's weight is used again, so that its rows are made by a layer and read by the next."""
+    """Token ids in; the embedding's weight is used again, so that its rows are made by a layer and read by
+    the next.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -596,7 +623,7 @@ def test_a_shared_weight_that_reads_the_input_keeps_its_columns() -> None:
     assert [(g.name, g.units) for g in groups if not g.pinned] == [("conv", 6)]
 
 
-# --- labels ----------------------------------------------------------------------------------------------------------
+# --- labels -------------------------------------------------------------------------------------------------
 
 
 def test_fresh_labels_are_never_given_out_twice() -> None:

@@ -32,9 +32,13 @@ UNITS, KEPT = 10, 5
 
 
 class Net(nn.Module):
-    """Two layers with random weights and a head; the layers of `Net(…, KEPT)` are those of `Net(…)` less units."""
+    """Two layers with random weights and a head; the layers of `Net(…, KEPT)` are those of `Net(…)` less
+    units.
+    """
 
-    def __init__(self, head: Callable[[Tensor], Any], outputs: int, units: int = UNITS, size: float = 1.0) -> None:
+    def __init__(
+        self, head: Callable[[Tensor], Any], outputs: int, units: int = UNITS, size: float = 1.0
+    ) -> None:
         super().__init__()
         self.head = head
         self.first, self.last = nn.Linear(4, units), nn.Linear(units, outputs)
@@ -77,7 +81,9 @@ def greatest(y: Tensor) -> Tensor:
     return y.argmax(1)
 
 
-Case = tuple[int, Callable[[Tensor], Any], Head, Callable[[Tensor], Tensor]]  # outputs, head, its name, what it decides
+Case = tuple[
+    int, Callable[[Tensor], Any], Head, Callable[[Tensor], Tensor]
+]  # outputs, head, its name, what it decides
 
 ONE: dict[str, Case] = {
     "logit": (1, lambda z: z, "binary_logit", sign),
@@ -107,7 +113,12 @@ MANY: dict[str, Case] = {
     "log of softmax": (3, lambda z: z.softmax(1).log(), "logits", greatest),
     "temperature": (3, lambda z: (z / 2.5).softmax(1), "probabilities", greatest),
     "many tanh": (3, torch.tanh, "logits", greatest),
-    "1×1 map": (3, lambda z: z.softmax(1)[:, :, None, None], "probabilities", lambda y: y[:, :, 0, 0].argmax(1)),
+    "1×1 map": (
+        3,
+        lambda z: z.softmax(1)[:, :, None, None],
+        "probabilities",
+        lambda y: y[:, :, 0, 0].argmax(1),
+    ),
     "in a dict": (3, lambda z: {"scores": z}, "logits", lambda y: y.argmax(1)),
     "logits and softmax": (3, lambda z: (z.softmax(1), z), "probabilities", greatest),
 }
@@ -175,7 +186,7 @@ def found(name: str, head: Head = "auto") -> Decision:
     return decision
 
 
-# --- the head is found -----------------------------------------------------------------------------------------------
+# --- the head is found --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -184,7 +195,9 @@ def test_a_head_decides_what_it_says(name: str) -> None:
     _, _, head, decides = KNOWN[name]
     graph, decision = graph_of(name), found(name)
     assert decision.head == head
-    x = torch.rand(50, *graph.example[0].shape[1:], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    x = torch.rand(
+        50, *graph.example[0].shape[1:], generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     wanted = decides(run(graph, [x])[0]).reshape(50, -1)
     assert len(wanted.unique()) > 1 or name == "sigmoids side by side"
     for reading in (decision, before_head(graph, decision)):
@@ -246,13 +259,17 @@ class Turned(nn.Module):
 
 
 def test_tokens_and_maps_by_their_layer() -> None:
-    """A linear layer makes classes along its last axis, wherever that goes; a convolution may make anything."""
+    """A linear layer makes classes along its last axis, wherever that goes; a convolution may make
+    anything.
+    """
     words = nn.Sequential(nn.Embedding(9, 6), nn.Linear(6, 5)).eval()
     decision = decision_of(capture(words, torch.zeros(2, 3, dtype=torch.int64)))
     assert isinstance(decision, Decision) and decision.index.shape == (3, 5) and decision.label_shape == (3,)
     turned = decision_of(capture(nn.Sequential(words, Turned()).eval(), torch.zeros(2, 3, dtype=torch.int64)))
     assert (
-        isinstance(turned, Decision) and turned.index.shape == (3, 5) and turned.index[1].tolist() == [1, 4, 7, 10, 13]
+        isinstance(turned, Decision)
+        and turned.index.shape == (3, 5)
+        and turned.index[1].tolist() == [1, 4, 7, 10, 13]
     )
     plain = capture(Maps(lambda z: z, 3), torch.rand(2, 4, 2, 2))
     assert isinstance(decision_of(plain), NoDecision)
@@ -260,7 +277,7 @@ def test_tokens_and_maps_by_their_layer() -> None:
     assert isinstance(said, Decision) and said.index.shape == (4, 3)
 
 
-# --- ties, NaN and saturation ----------------------------------------------------------------------------------------
+# --- ties, NaN and saturation -------------------------------------------------------------------------------
 
 
 def test_a_nan_is_never_the_same() -> None:
@@ -283,23 +300,29 @@ def test_margins_by_hand() -> None:
 def test_scores_that_saturate_are_not_told_apart() -> None:
     """Logits of 20 and 30 are one tanh in float32: a certificate must not name a class."""
     x = example("logits")
-    pairs = [[Net(head, 3, units, size=100.0) for units in (UNITS, KEPT)] for head in (torch.tanh, lambda z: z)]
+    pairs = [
+        [Net(head, 3, units, size=100.0) for units in (UNITS, KEPT)] for head in (torch.tanh, lambda z: z)
+    ]
     saturated, plain = (certify(*pair, inputs=x, eps=0.0, attack_steps=0).stable_original for pair in pairs)
     assert saturated is not None and plain is not None
     assert saturated.certified == 0.0 and plain.certified == 1.0
 
 
-# --- certificates ----------------------------------------------------------------------------------------------------
+# --- certificates -------------------------------------------------------------------------------------------
 
 
 @cache
-def certificate(name: str, eps: float, method: str = "linear", head: Head = "auto", steps: int = 0) -> Certificate:
+def certificate(
+    name: str, eps: float, method: str = "linear", head: Head = "auto", steps: int = 0
+) -> Certificate:
     pair = [network(name, units) for units in (UNITS, KEPT)]
     return certify(*pair, inputs=example(name), eps=eps, method=method, head=head, attack_steps=steps)
 
 
 def shares(c: Certificate) -> list[float]:
-    return [share.certified for share in (c.agreement, c.stable_original, c.stable_pruned) if share is not None]
+    return [
+        share.certified for share in (c.agreement, c.stable_original, c.stable_pruned) if share is not None
+    ]
 
 
 @pytest.mark.slow
@@ -317,7 +340,9 @@ def test_what_is_certified_is_also_found() -> None:
     for name in ("sigmoid", "softmax", "two sigmoids"):
         c = certificate(name, 0.05, steps=8)
         for share in (c.agreement, c.stable_original, c.stable_pruned):
-            assert share is not None and share.empirical is not None and share.certified <= share.empirical < 1
+            assert (
+                share is not None and share.empirical is not None and share.certified <= share.empirical < 1
+            )
 
 
 @pytest.mark.slow
@@ -396,7 +421,9 @@ def test_a_regression_is_certified_by_its_drift() -> None:
 
 @pytest.mark.slow
 def test_labels_for_every_head() -> None:
-    """Classes, and several labels of each input; class numbers tell that several sigmoids stand for one class."""
+    """Classes, and several labels of each input; class numbers tell that several sigmoids stand for one
+    class.
+    """
     x, pair = example("logits"), [network("two sigmoids", units) for units in (UNITS, KEPT)]
     out = pair[0](x).detach()
     settings: dict[str, Any] = {"inputs": x, "eps": 0.0, "attack_steps": 0}
@@ -426,7 +453,7 @@ def test_a_claim_for_verifiers_is_about_the_outputs(tmp_path: Path) -> None:
     assert [float(b) for b in bounds] == [c.lower[0][0], c.upper[0][0]] and "Y_1" not in text
 
 
-# --- the guard -------------------------------------------------------------------------------------------------------
+# --- the guard ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["flat logit", "squeezed sigmoid", "softmax", "two sigmoids", "masks"])
@@ -444,7 +471,9 @@ def test_a_guard_holds_the_agreement_of_every_head(name: str) -> None:
     free = secateur.prune(model, x[:2], **settings)
     budget = 0.5 + agreement(free) / 2
     guarded = secateur.prune(model, x[:2], guard={"agreement": budget}, **settings)
-    assert agreement(free) < budget <= agreement(guarded) and "agreement on samples fell to" in guarded.stopped
+    assert (
+        agreement(free) < budget <= agreement(guarded) and "agreement on samples fell to" in guarded.stopped
+    )
 
 
 @pytest.mark.slow
@@ -461,11 +490,17 @@ def test_a_certified_guard_on_a_sigmoid_is_that_on_its_logit() -> None:
 def test_a_guard_without_decisions_asks_for_a_budget_on_the_drift() -> None:
     model, x = network("scaled sigmoid"), example("scaled sigmoid")
     for guard in ({"agreement": 0.9}, {"agreement": 0.9, "head": "none"}):
-        with pytest.raises(InputError, match=r"the model decides nothing .*give a budget on the drift instead"):
+        with pytest.raises(
+            InputError, match=r"the model decides nothing .*give a budget on the drift instead"
+        ):
             secateur.prune(model, x[:2], guard=guard)
-    result = secateur.prune(model, x[:2], method="scale", calibration=x, guard={"drift": 100.0, "head": "none"})
+    result = secateur.prune(
+        model, x[:2], method="scale", calibration=x, guard={"drift": 100.0, "head": "none"}
+    )
     assert not result.stopped and result.recipe.request.guard == {"drift": 100.0, "head": "none"}
-    said = secateur.prune(model, x[:2], method="scale", calibration=x, guard={"agreement": 0.0, "head": "binary_logit"})
+    said = secateur.prune(
+        model, x[:2], method="scale", calibration=x, guard={"agreement": 0.0, "head": "binary_logit"}
+    )
     assert not said.stopped
     with pytest.raises(InputError, match="give a budget, too: agreement"):
         secateur.prune(model, x[:2], guard={"head": "logits"})
@@ -473,17 +508,23 @@ def test_a_guard_without_decisions_asks_for_a_budget_on_the_drift() -> None:
         secateur.prune(model, x[:2], guard={"drift": 1.0, "head": "logit"})
 
 
-# --- evaluate --------------------------------------------------------------------------------------------------------
+# --- evaluate -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["logit", "flattened sigmoid", "1 − sigmoid", "p of class 1", "log of softmax"])
+@pytest.mark.parametrize(
+    "name", ["logit", "flattened sigmoid", "1 − sigmoid", "p of class 1", "log of softmax"]
+)
 def test_evaluate_decides_the_same(name: str) -> None:
     _, _, head, decides = KNOWN[name]
     model, small, x = network(name), network(name, KEPT), example(name)
     wanted, other = (decides(m(x).detach()).reshape(-1) for m in (model, small))
     found_report = evaluate(small, x, wanted, original=model)
     assert found_report.head == head and found_report.original_accuracy == {1: 1.0}
-    assert found_report.agreement == found_report.accuracy[1] == pytest.approx(float((wanted == other).double().mean()))
+    assert (
+        found_report.agreement
+        == found_report.accuracy[1]
+        == pytest.approx(float((wanted == other).double().mean()))
+    )
 
 
 def test_evaluate_of_many_labels() -> None:
@@ -501,12 +542,20 @@ def test_evaluate_of_many_labels() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "said"),
     [
-        ("scaled sigmoid", {}, "decides nothing that could be measured .the last ops do not tell the threshold"),
+        (
+            "scaled sigmoid",
+            {},
+            "decides nothing that could be measured .the last ops do not tell the threshold",
+        ),
         ("logit", {"head": "none"}, "decides nothing that could be measured .the head was given as none"),
         ("logit", {"head": "linear"}, "head='linear': give auto, logits"),
         ("softmax", {"labels": torch.zeros(12, 3, dtype=torch.int64)}, "do not fit the head probabilities"),
         ("two sigmoids", {"labels": torch.full((12, 2), 2)}, "give a 0 or 1 for each of 2 outputs"),
-        ("two sigmoids", {"labels": torch.zeros(12, 2).long(), "attacks": [FGSM(0.1)]}, "attacks: they need one class"),
+        (
+            "two sigmoids",
+            {"labels": torch.zeros(12, 2).long(), "attacks": [FGSM(0.1)]},
+            "attacks: they need one class",
+        ),
         ("two sigmoids", {"labels": torch.zeros(12, 2).long(), "top_k": (2,)}, "top_k=2 does not fit"),
     ],
 )
@@ -516,12 +565,19 @@ def test_what_evaluate_cannot_measure(name: str, options: dict[str, Any], said: 
         evaluate(network(name), example(name), given.pop("labels"), **given)
 
 
-# --- surrogates, and the command line --------------------------------------------------------------------------------
+# --- surrogates, and the command line -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("name", "wanted"),
-    [("logits", 3), ("softmax", 3), ("two sigmoids", 2), ("sigmoid", 0), ("scaled sigmoids", 2), ("masks", 0)],
+    [
+        ("logits", 3),
+        ("softmax", 3),
+        ("two sigmoids", 2),
+        ("sigmoid", 0),
+        ("scaled sigmoids", 2),
+        ("masks", 0),
+    ],
 )
 def test_surrogates_know_the_classes(name: str, wanted: int) -> None:
     x = example(name)
@@ -552,7 +608,15 @@ def build():
 def test_the_command_line_says_what_was_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "scaled_net.py").write_text(FACTORY)
     monkeypatch.syspath_prepend(str(tmp_path))
-    command = ("certify", "scaled_net:build", "scaled_net:build", "--example-shape", "4", "--attack-steps", "0")
+    command = (
+        "certify",
+        "scaled_net:build",
+        "scaled_net:build",
+        "--example-shape",
+        "4",
+        "--attack-steps",
+        "0",
+    )
     done = CliRunner().invoke(app, command)
     assert "no decision: it is not known how outputs that end in mul" in " ".join(done.output.split())
     assert CliRunner().invoke(app, (*command, "--head", "none", "--json")).output.count('"head": "none"') == 1

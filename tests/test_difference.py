@@ -26,7 +26,8 @@ def perturbed(graph: Graph, size: float) -> dict[str, Tensor]:
     """Every parameter moved by noise; variances stay positive."""
     torch.manual_seed(2)
     return {
-        name: value.double() * (1 + size * torch.rand_like(value.double())) + size * torch.rand(value.shape) * 0.1
+        name: value.double() * (1 + size * torch.rand_like(value.double()))
+        + size * torch.rand(value.shape) * 0.1
         for name, value in graph.tensors.items()
         if value.is_floating_point()
     }
@@ -86,7 +87,7 @@ def test_slopes_hold_the_secants(op: str) -> None:
     assert holds(SLOPES[op](named).over(x), secant, 1e-8)
 
 
-# --- merges ----------------------------------------------------------------------------------------------------------
+# --- merges -------------------------------------------------------------------------------------------------
 
 
 def slot(tensor: str, role: str, units: int, width: int = 1, axis: int = 0, stride: int = 1) -> Slot:
@@ -137,7 +138,12 @@ class FusedBlock(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.place = nn.Parameter(torch.randn(1, 3, 6))
-        self.qkv, self.proj, self.up, self.down = nn.Linear(6, 18), nn.Linear(6, 6), nn.Linear(6, 8), nn.Linear(8, 6)
+        self.qkv, self.proj, self.up, self.down = (
+            nn.Linear(6, 18),
+            nn.Linear(6, 6),
+            nn.Linear(6, 8),
+            nn.Linear(8, 6),
+        )
         self.norm1, self.norm2 = nn.LayerNorm(6), nn.LayerNorm(6)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -175,7 +181,9 @@ class Attention(nn.Module):
 
 
 def both(name: str, role: str, units: int, width: int = 1, stride: int = 1) -> tuple[Slot, Slot]:
-    return slot(f"{name}.weight", role, units, width, 0, stride), slot(f"{name}.bias", role, units, width, 0, stride)
+    return slot(f"{name}.weight", role, units, width, 0, stride), slot(
+        f"{name}.bias", role, units, width, 0, stride
+    )
 
 
 def norm(name: str, units: int, role: str = "through") -> tuple[Slot, ...]:
@@ -276,7 +284,9 @@ def merge_setting(name: str) -> tuple[Graph, Group, tuple[Interval, ...], Tensor
     net = make().eval()
     for value in (*net.parameters(), *net.buffers()):
         if value.is_floating_point():
-            value.data.copy_(torch.rand_like(value) + 0.2 if value.min() == 1 else torch.randn_like(value) * 0.5)
+            value.data.copy_(
+                torch.rand_like(value) + 0.2 if value.min() == 1 else torch.randn_like(value) * 0.5
+            )
             value.data.copy_(value.abs() + 0.1 if value.ndim == 1 else value)
     inputs = (torch.rand(shapes[0]), *(torch.randint(0, 7, s) for s in shapes[1:]))
     graph, merged = capture(net, inputs), make_group()
@@ -297,7 +307,9 @@ def test_drift_of_each_merge_lands_inside(name: str) -> None:
     for k, (a, b) in enumerate(zip(removed.tolist(), into.tolist(), strict=True)):
         changed = swapped(graph, merged, a, b)
         tight = difference(graph, box, changed)
-        for bound, block, f, g, t in zip(bounds, blocks, ours, run(graph, inputs, changed), tight, strict=True):
+        for bound, block, f, g, t in zip(
+            bounds, blocks, ours, run(graph, inputs, changed), tight, strict=True
+        ):
             one = Interval(bound.lower[k], bound.upper[k])
             assert one.lower.shape == f.shape[1:] and torch.isfinite(one.lower).all()
             assert (one.lower <= one.upper).all() and holds(one, g - f)
@@ -310,8 +322,12 @@ def test_drift_of_each_merge_lands_inside(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(MERGES))
 def test_merging_a_duplicate_changes_nothing_at_all(name: str, dtype: torch.dtype) -> None:
     graph, merged, box, _, _ = merge_setting(name)
-    graph = Graph(graph.module, {**graph.tensors, **swapped(graph, merged, 1, 0)}, graph.aliases, graph.example)
-    box = tuple(Interval(x.lower.to(dtype), x.upper.to(dtype)) if x.lower.is_floating_point() else x for x in box)
+    graph = Graph(
+        graph.module, {**graph.tensors, **swapped(graph, merged, 1, 0)}, graph.aliases, graph.example
+    )
+    box = tuple(
+        Interval(x.lower.to(dtype), x.upper.to(dtype)) if x.lower.is_floating_point() else x for x in box
+    )
     values = propagate(graph, box, keep=lambda node: True)
     for bound in merge_difference(graph, values, merged, torch.tensor([1, 0, 2]), torch.tensor([0, 1, 0])):
         assert bound.lower.dtype == dtype
@@ -328,7 +344,10 @@ def test_a_linear_network_is_bounded_exactly() -> None:
     (bound,) = merge_difference(graph, propagate(graph, box, keep=lambda node: True), merged, removed, into)
     corners = torch.cartesian_prod(*[torch.tensor([-1.0, 2.0], dtype=torch.float64)] * 4)
     for k in range(2):
-        (f,), (g,) = run(graph, [corners]), run(graph, [corners], swapped(graph, merged, int(removed[k]), int(into[k])))
+        (f,), (g,) = (
+            run(graph, [corners]),
+            run(graph, [corners], swapped(graph, merged, int(removed[k]), int(into[k]))),
+        )
         torch.testing.assert_close(bound.lower[k], (g - f).amin(0))
         torch.testing.assert_close(bound.upper[k], (g - f).amax(0))
 

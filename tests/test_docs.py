@@ -25,7 +25,9 @@ PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
 def blocks(path: Path, language: str) -> list[str]:
     """The fenced code blocks of a page in one language; the empty one for shell lines."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 def commands(path: Path) -> Iterator[list[str]]:
@@ -69,7 +71,9 @@ def test_commands_in_the_documentation_exist_with_their_options(path: Path) -> N
             continue
         assert name in found.commands, name
         if words:
-            context = found.commands[name].make_context(name, words)  # raises for options and values that do not exist
+            context = found.commands[name].make_context(
+                name, words
+            )  # raises for options and values that do not exist
             context.close()
 
 
@@ -81,7 +85,16 @@ def test_options_in_the_text_exist() -> None:
         for param in command.params
         for option in (*param.opts, *param.secondary_opts)
     }
-    known |= {"--install-completion", "--all", "--quick", "--attack", "--seed", "--epochs", "--strict", "--help"}
+    known |= {
+        "--install-completion",
+        "--all",
+        "--quick",
+        "--attack",
+        "--seed",
+        "--epochs",
+        "--strict",
+        "--help",
+    }
     for path in PAGES:
         named = set(re.findall(r"`(--[a-z-]+)[ `]", path.read_text(encoding="utf-8")))
         assert named <= known, (path, named - known)

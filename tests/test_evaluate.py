@@ -61,7 +61,7 @@ def attacked(model: nn.Module, x: Tensor, attack: Attack, labels: Tensor, head: 
     return perturb(model, x, labels, attack, torch.arange(len(x)), 0, head, box, CPU)
 
 
-# --- accuracy -----------------------------------------------------------------------------------------------------
+# --- accuracy -----------------------------------------------------------------------------------------------
 
 
 def test_accuracy_top_k_and_agreement_by_hand() -> None:
@@ -77,7 +77,9 @@ def test_accuracy_top_k_and_agreement_by_hand() -> None:
 
 def test_accuracy_class_by_class_by_hand() -> None:
     model, original = linear(torch.eye(3).tolist()), linear([[0.0, 1, 0], [1, 0, 0], [0, 0, 1]])
-    images = torch.tensor([[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5], [0.1, 0.5, 0.9]])
+    images = torch.tensor(
+        [[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5], [0.1, 0.5, 0.9]]
+    )
     labels = torch.tensor([0, 2, 2, 0, 2])  # no input of class 1
     result = evaluate(model, images, labels, original=original)
     assert [(row.label, row.samples, row.accuracy, row.original_accuracy) for row in result.classes] == [
@@ -87,7 +89,10 @@ def test_accuracy_class_by_class_by_hand() -> None:
     assert [row.change for row in result.classes] == [1.0, 0.0]
     assert result.worst_class_accuracy == pytest.approx(2 / 3) and result.original_worst_class_accuracy == 0.0
     alone = evaluate(model, images, labels)
-    assert [row.change for row in alone.classes] == [None, None] and alone.original_worst_class_accuracy is None
+    assert [row.change for row in alone.classes] == [
+        None,
+        None,
+    ] and alone.original_worst_class_accuracy is None
 
 
 def test_of_equal_outputs_the_lower_class_comes_first() -> None:
@@ -151,7 +156,7 @@ def test_binary_thresholds_by_hand() -> None:
         assert result.accuracy == {1: 0.75, 2: 1.0}
 
 
-# --- outputs in parts ---------------------------------------------------------------------------------------------
+# --- outputs in parts ---------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -234,7 +239,7 @@ def test_uncapturable_logits_are_told_by_their_values() -> None:
     assert evaluate(model, torch.rand(20, 2), original=model).head == "logits"
 
 
-# --- attacks ------------------------------------------------------------------------------------------------------
+# --- attacks ------------------------------------------------------------------------------------------------
 
 
 def test_fgsm_on_a_linear_model_is_the_closed_form() -> None:
@@ -259,7 +264,9 @@ def test_attack_on_one_output_is_the_closed_form(after: tuple[nn.Module, ...], h
     labels = (images @ weight > 0).long()
     labels[:20] = 1 - labels[:20]
     robust = ((images @ weight).abs() > 0.2 * weight.abs().sum()) & (torch.arange(200) >= 20)
-    result = evaluate(linear([weight.tolist()], None, *after), images, labels, attacks=[FGSM(0.2)], input_bounds=WIDE)
+    result = evaluate(
+        linear([weight.tolist()], None, *after), images, labels, attacks=[FGSM(0.2)], input_bounds=WIDE
+    )
     assert result.head == head
     assert result.attacks[0].robust_accuracy == pytest.approx(float(robust.double().mean()))
 
@@ -294,7 +301,8 @@ def test_more_attack_never_leaves_more() -> None:
         assert series[0] == clean
         assert series == sorted(series, reverse=True) and series[-1] < clean
     once, thrice = (
-        evaluate(model, x, labels, attacks=[PGD(0.1, steps=3, restarts=n)]).attacks[0].robust_accuracy for n in (1, 3)
+        evaluate(model, x, labels, attacks=[PGD(0.1, steps=3, restarts=n)]).attacks[0].robust_accuracy
+        for n in (1, 3)
     )
     assert thrice <= once
 
@@ -359,7 +367,9 @@ def test_bounds_may_have_every_shape_that_prune_takes() -> None:
     fixed = torch.tensor([0.0, 1.0, 1.0])  # a channel that never changes, as prune takes it
     images[:, 0] = 0
     assert input_box(images, (0.0, fixed))[1].shape == (3, 1, 1)
-    with pytest.raises(InputError, match=r"shape \(4, 3\) do not fit images of shape \(3, 4, 2\); give a number, one"):
+    with pytest.raises(
+        InputError, match=r"shape \(4, 3\) do not fit images of shape \(3, 4, 2\); give a number, one"
+    ):
         input_box(images, (0.0, torch.ones(4, 3)))
     with pytest.raises(InputError, match="holds 3 values; give a pair"):
         input_box(images, (0.0, 1.0, 2.0))  # type: ignore[arg-type]
@@ -398,14 +408,18 @@ def test_attack_without_sense_is_refused(make: Callable[[], Attack], said: str) 
         make()
 
 
-# --- cost ---------------------------------------------------------------------------------------------------------
+# --- cost ---------------------------------------------------------------------------------------------------
 
 
 def test_cost_by_hand() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 10)).eval()
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8 * 16, 10)
+    ).eval()
     assert parameters(model) == (3 * 9 * 8 + 8) + 16 + (128 * 10 + 10)
     assert macs(model, torch.rand(1, 3, 4, 4)) == 16 * 27 * 8 + 1280
-    assert state_bytes(model) == 4 * (parameters(model) + 16) + 8  # running mean and variance, and an int64 counter
+    assert (
+        state_bytes(model) == 4 * (parameters(model) + 16) + 8
+    )  # running mean and variance, and an int64 counter
 
 
 def test_tied_weights_cost_once() -> None:
@@ -448,7 +462,7 @@ def test_report_goes_through_json_and_cannot_be_changed() -> None:
         result.samples = 3
 
 
-# --- errors -------------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 X, Y = torch.rand(4, 6), torch.tensor([0, 1, 2, 3])
 
@@ -487,7 +501,13 @@ class Detached(nn.Module):
         (network(), X, Y, {"batch_size": 0}, "at least 1"),
         (network(), 2 * X + 1, Y, {"attacks": [FGSM(0.1)]}, "range from .* outside of input_bounds 0 to 1"),
         (network(), X, Y, {"attacks": [FGSM(0.1)], "input_bounds": (1.0, 0.0)}, "must lie below"),
-        (network(), X, Y, {"attacks": [FGSM(0.1)], "input_bounds": (torch.zeros(5), 1.0)}, r"shape \(5,\) do not fit"),
+        (
+            network(),
+            X,
+            Y,
+            {"attacks": [FGSM(0.1)], "input_bounds": (torch.zeros(5), 1.0)},
+            r"shape \(5,\) do not fit",
+        ),
         (network(), X, Y, {"attacks": [FGSM(0.1), FGSM(0.1)]}, "same name"),
         (
             nn.Sequential(nn.Flatten(), nn.Embedding(9, 4), nn.Flatten()).eval(),
@@ -517,7 +537,7 @@ def test_rounding_at_the_ends_of_the_box_is_tolerated() -> None:
     evaluate(model, x, labels, attacks=[FGSM(0.1)])
 
 
-# --- progress -----------------------------------------------------------------------------------------------------
+# --- progress -----------------------------------------------------------------------------------------------
 
 
 class Terminal(io.StringIO):
@@ -526,7 +546,8 @@ class Terminal(io.StringIO):
 
 
 @pytest.mark.parametrize(
-    ("stream", "enabled", "speaks"), [(Terminal, True, True), (Terminal, False, False), (io.StringIO, True, False)]
+    ("stream", "enabled", "speaks"),
+    [(Terminal, True, True), (Terminal, False, False), (io.StringIO, True, False)],
 )
 def test_progress_speaks_only_at_a_terminal(
     stream: type[io.StringIO], enabled: bool, speaks: bool, monkeypatch: pytest.MonkeyPatch
@@ -537,14 +558,16 @@ def test_progress_speaks_only_at_a_terminal(
     assert bool(written.getvalue()) == speaks
 
 
-# --- trained networks ---------------------------------------------------------------------------------------------
+# --- trained networks ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def shared() -> Iterator[Path]:
     folder = Path(os.environ.get("SECATEUR_SHARED", Path(__file__).parents[1] / ".." / "shared")).resolve()
     if not (folder / "zoo" / "zoo.py").exists():
-        pytest.skip(f"no trained networks in {folder}; set SECATEUR_SHARED to the folder that holds zoo/ and data/")
+        pytest.skip(
+            f"no trained networks in {folder}; set SECATEUR_SHARED to the folder that holds zoo/ and data/"
+        )
     yield folder
 
 
@@ -579,7 +602,9 @@ def test_on_a_trained_network_apgd_leaves_no_more_than_pgd(shared: Path) -> None
     losses: tuple[Loss, ...] = ("ce", "margin", "dlr")
     for norm, eps in radii.items():
         pairs = ((PGD(eps, norm=norm, loss=loss), APGD(eps, norm, loss)) for loss in losses)
-        report = evaluate(model, images[:200], labels[:200], attacks=[attack for pair in pairs for attack in pair])
+        report = evaluate(
+            model, images[:200], labels[:200], attacks=[attack for pair in pairs for attack in pair]
+        )
         left = [row.robust_accuracy for row in report.attacks]
         for pgd, apgd in zip(left[::2], left[1::2], strict=True):
             assert 0.1 < apgd <= pgd + 0.01 < 0.9

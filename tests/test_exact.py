@@ -22,9 +22,12 @@ from secateur.methods.exact.scene import Scene, left
 from secateur.report.recipe import Recipe, seal_of
 from secateur.types import Group
 
-KINDS = (  # streams, norms before and behind, maps, depthwise and grouped layers, heads, gates, ties, half precision
-    "mlp_residual mlp_float16 highway tied_linear bare_parameters swiglu_fused cnn_view cnn_prelu cnn_instance_norm "
-    "vgg_batch_norm resnet_preactivation resnext mobilenet densenet unet_transposed attention_fused vision_transformer"
+# streams, norms before and behind, maps, depthwise and grouped layers, heads, gates, ties, half precision
+KINDS = (
+    "mlp_residual mlp_float16 highway tied_linear bare_parameters swiglu_fused cnn_view cnn_prelu "
+    "cnn_instance_norm "
+    "vgg_batch_norm resnet_preactivation resnext mobilenet densenet unet_transposed attention_fused "
+    "vision_transformer"
 ).split()
 
 
@@ -46,7 +49,10 @@ def gone(result: secateur.Result) -> dict[str, set[int]]:
 
 def corners_and_samples(*shape: int, low: float = 0.0, high: float = 1.0) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    inside, corners = torch.rand(40, *shape, generator=generator), torch.randint(2, (40, *shape), generator=generator)
+    inside, corners = (
+        torch.rand(40, *shape, generator=generator),
+        torch.randint(2, (40, *shape), generator=generator),
+    )
     ends = torch.stack([torch.zeros(shape), torch.ones(shape)])
     return low + (high - low) * torch.cat([inside, corners.float(), ends])
 
@@ -70,20 +76,38 @@ def dense(
     rows: Any, bias: Any, outgoing: Any, offset: Any = None, activation: nn.Module | None = None
 ) -> nn.Sequential:
     """One layer of units and one that reads them, in float64; without `offset` the reader has no bias."""
-    first, second = nn.Linear(len(rows[0]), len(rows)), nn.Linear(len(rows), len(outgoing), bias=offset is not None)
+    first, second = (
+        nn.Linear(len(rows[0]), len(rows)),
+        nn.Linear(len(rows), len(outgoing), bias=offset is not None),
+    )
     model = nn.Sequential(first, activation or nn.ReLU(), second).double().eval()
     set_linear(first, rows, bias)
     set_linear(second, outgoing, offset)
     return model
 
 
-def random_network(seed: int, convolutional: bool = False, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+def random_network(
+    seed: int, convolutional: bool = False, dtype: torch.dtype = torch.float32
+) -> nn.Sequential:
     """Generic weights: over [0, 1] every unit bends."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if convolutional:
-            first = [nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 10, 3, padding=1), nn.BatchNorm2d(10)]
-            layers = [*first, nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(90, 11), nn.ReLU(), nn.Linear(11, 4)]
+            first = [
+                nn.Conv2d(3, 12, 3, padding=1),
+                nn.ReLU(),
+                nn.Conv2d(12, 10, 3, padding=1),
+                nn.BatchNorm2d(10),
+            ]
+            layers = [
+                *first,
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Flatten(),
+                nn.Linear(90, 11),
+                nn.ReLU(),
+                nn.Linear(11, 4),
+            ]
         else:
             layers = [nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 10), nn.LeakyReLU(), nn.Linear(10, 4)]
         model = nn.Sequential(*layers)
@@ -93,7 +117,7 @@ def random_network(seed: int, convolutional: bool = False, dtype: torch.dtype = 
     return model.to(dtype).eval()
 
 
-# --- constant units --------------------------------------------------------------------------------------------------
+# --- constant units -----------------------------------------------------------------------------------------
 
 
 def test_constants_go_into_the_bias_by_hand() -> None:
@@ -110,7 +134,9 @@ def test_constants_go_into_the_bias_by_hand() -> None:
 def test_constant_behind_a_sigmoid(value: float) -> None:
     model = dense([[1, 1], [0, 0]], [0, value], [[5, 2]], [0.5], nn.Sigmoid())
     small = exact(model, 2).model
-    assert small[2].bias.item() == pytest.approx(0.5 + 2 * torch.tensor(value).double().sigmoid().item(), rel=1e-12)
+    assert small[2].bias.item() == pytest.approx(
+        0.5 + 2 * torch.tensor(value).double().sigmoid().item(), rel=1e-12
+    )
 
 
 def test_a_reader_without_a_bias_keeps_constants_but_not_dead_units() -> None:
@@ -120,7 +146,9 @@ def test_a_reader_without_a_bias_keeps_constants_but_not_dead_units() -> None:
 
 def convolutions(padding: int, last: nn.Module) -> nn.Sequential:
     """Two maps of a 1×1 convolution: one that depends on the input, one that is always 3."""
-    model = nn.Sequential(nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 4, 3, padding=padding), nn.ReLU(), last).double()
+    model = nn.Sequential(
+        nn.Conv2d(1, 3, 1), nn.ReLU(), nn.Conv2d(3, 4, 3, padding=padding), nn.ReLU(), last
+    ).double()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([1.0, 0.0, -1.0]).reshape(3, 1, 1, 1))
         model[0].bias.copy_(torch.tensor([0.0, 3.0, -0.1]))
@@ -140,7 +168,9 @@ def test_zero_padding_keeps_constants_that_are_not_zero() -> None:
 
 @pytest.mark.parametrize("flat", [True, False])
 def test_a_border_unlike_the_inside_can_be_read_by_position_alone(flat: bool) -> None:
-    """A unit that reads nothing but the constant map, with padding: one value at every position, another at the rim."""
+    """A unit that reads nothing but the constant map, with padding: one value at every position, another at
+    the rim.
+    """
     last = nn.Sequential(nn.Flatten(), nn.Linear(144, 2)) if flat else nn.Conv2d(4, 2, 1)
     model = convolutions(1, last)
     with torch.no_grad():
@@ -153,7 +183,12 @@ def test_a_border_unlike_the_inside_can_be_read_by_position_alone(flat: bool) ->
 
 def test_a_batch_norm_takes_up_constants_of_a_reader_without_bias() -> None:
     model = nn.Sequential(
-        nn.Conv2d(1, 4, 1), nn.ReLU(), nn.Conv2d(4, 5, 3, bias=False), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 2, 1)
+        nn.Conv2d(1, 4, 1),
+        nn.ReLU(),
+        nn.Conv2d(4, 5, 3, bias=False),
+        nn.BatchNorm2d(5),
+        nn.ReLU(),
+        nn.Conv2d(5, 2, 1),
     ).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([1.0, 0.0, -1.0, 1.0]).reshape(4, 1, 1, 1))
@@ -233,7 +268,7 @@ def test_units_of_a_stream_stay_where_makers_scale_differently() -> None:
         exact(stream(lambda m: (copy(m.stem, 2, 1, 3.0), copy(m.block, 2, 1, 2.0))), 9)
 
 
-# --- copies and multiples --------------------------------------------------------------------------------------------
+# --- copies and multiples -----------------------------------------------------------------------------------
 
 
 def test_copies_add_up_by_hand() -> None:
@@ -288,7 +323,7 @@ def test_first_equal_by_hand() -> None:
     assert first_equal(points + 1e-7 * torch.arange(6)[:, None], 1e-9).tolist() == [-1] * 6
 
 
-# --- combinations ----------------------------------------------------------------------------------------------------
+# --- combinations -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.Identity(), nn.Hardtanh(0.0, 100.0)])
@@ -326,7 +361,9 @@ def test_of_more_linear_units_than_inputs_the_surplus_goes() -> None:
 
 
 def test_filters_that_combine_others() -> None:
-    model = nn.Sequential(nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(6, 4, 2, padding=1))
+    model = nn.Sequential(
+        nn.Conv2d(2, 6, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2), nn.Conv2d(6, 4, 2, padding=1)
+    )
     with torch.no_grad():
         model[0].weight[:4].abs_()
         model[0].weight[3], model[0].bias[:4] = model[0].weight[0] + 0.5 * model[0].weight[1], 0.1
@@ -336,12 +373,14 @@ def test_filters_that_combine_others() -> None:
     assert_same(model, result.model, corners_and_samples(2, 8, 8))
 
 
-# --- units that nothing reads ----------------------------------------------------------------------------------------
+# --- units that nothing reads -------------------------------------------------------------------------------
 
 
 def test_what_only_removed_units_read_goes_too() -> None:
     """Unit 1 of the second layer is dead; unit 0 of the first is read by it alone."""
-    model = nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
+    model = (
+        nn.Sequential(nn.Linear(3, 2), nn.Tanh(), nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 2)).double().eval()
+    )
     set_linear(model[0], [[1, 2, 3], [3, 1, -2]], [0, 0])
     set_linear(model[2], [[0, 1], [1, 1], [0, -1]], [0, -3, 0.5])
     result = exact(model, 3)
@@ -349,21 +388,25 @@ def test_what_only_removed_units_read_goes_too() -> None:
     assert_same(model, result.model, corners_and_samples(3))
 
 
-# --- planted units, and no others ------------------------------------------------------------------------------------
+# --- planted units, and no others ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("convolutional", [False, True])
 @pytest.mark.parametrize("seed", range(4))
 def test_nothing_of_a_random_network_goes(seed: int, convolutional: bool) -> None:
     shape = (3, 6, 6) if convolutional else (16,)
-    with pytest.raises(NothingToPruneError, match="none is constant, a copy or a multiple of another, a combination"):
+    with pytest.raises(
+        NothingToPruneError, match="none is constant, a copy or a multiple of another, a combination"
+    ):
         exact(random_network(seed, convolutional), *shape)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", range(4))
 def test_exactly_the_planted_units_of_a_dense_network_go(seed: int, dtype: torch.dtype) -> None:
-    """In the first layer: dead, constant, copied, three times another, and three of which each combines the others."""
+    """In the first layer: dead, constant, copied, three times another, and three of which each combines the
+    others.
+    """
     model = random_network(seed, dtype=dtype)
     with torch.no_grad():
         model[0].bias[4] = -1000.0
@@ -388,7 +431,10 @@ def test_exactly_the_planted_units_of_a_convolutional_network_go(seed: int, dtyp
         model[0].bias[4] = -1000.0
         copy(model[0], 7, 3)
         copy(model[0], 5, 2, 3.0)
-        model[3].weight[6], model[3].bias[6] = 0.0, 2.0  # a map that is 2 everywhere, read position by position
+        model[3].weight[6], model[3].bias[6] = (
+            0.0,
+            2.0,
+        )  # a map that is 2 everywhere, read position by position
         copy(model[7], 10, 1)
     result = exact(model, 3, 6, 6)
     assert gone(result) == {"0": {4, 5, 7}, "2": {6}, "7": {10}}
@@ -420,7 +466,9 @@ def test_copies_go_from_every_kind_of_group(name: str) -> None:
 
 
 def test_a_wrong_claim_is_taken_back_down_to_the_units_at_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A finder that takes every unit but one for free: the dead ones go, and what the others compute stays."""
+    """A finder that takes every unit but one for free: the dead ones go, and what the others compute
+    stays.
+    """
     model = random_network(0, dtype=torch.float64)
     with torch.no_grad():
         model[0].bias[[3, 8]] = -1000.0
@@ -434,7 +482,7 @@ def test_a_wrong_claim_is_taken_back_down_to_the_units_at_fault(monkeypatch: pyt
     assert_same(model, result.model, corners_and_samples(16))
 
 
-# --- boxes, requests, recipes ----------------------------------------------------------------------------------------
+# --- boxes, requests, recipes -------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -484,9 +532,17 @@ def counts(result: secateur.Result) -> list[int]:
     [
         ({}, [4, 1], ""),
         ({"remove": 0.1}, [1, 1], "9.09% of units removed where 10.00% was asked: no more can go exactly"),
-        ({"remove": "units=50%"}, [4, 1], "22.73% of units removed where 50.00% was asked: no more can go exactly"),
+        (
+            {"remove": "units=50%"},
+            [4, 1],
+            "22.73% of units removed where 50.00% was asked: no more can go exactly",
+        ),
         ({"remove": "params=10%"}, [1, 1], ""),
-        ({"remove": "params=90%"}, [4, 1], "of params removed where 90.00% was asked: no more can go exactly"),
+        (
+            {"remove": "params=90%"},
+            [4, 1],
+            "of params removed where 90.00% was asked: no more can go exactly",
+        ),
         ({"round_to": 3}, [3, 1], ""),
         ({"round_to": 4}, [4, 0], ""),
         ({"ignore": ["0"]}, [1], ""),
@@ -541,13 +597,15 @@ def test_recipes_replay_to_the_same_bits(method: str, tmp_path: Path) -> None:
     assert recipe.request.exact_first == (method != "exact")
 
 
-# --- before another method -------------------------------------------------------------------------------------------
+# --- before another method ----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", [RECONSTRUCT, "saliency", "scale", "folding"])
 def test_what_is_free_counts_towards_the_request(method: str) -> None:
-    result = secateur.prune(planted(), torch.zeros(2, 16), method=method, remove=0.5, step=0.25, exact_first=True)
+    result = secateur.prune(
+        planted(), torch.zeros(2, 16), method=method, remove=0.5, step=0.25, exact_first=True
+    )
     assert [row.units_removed for row in result.history] == [5, 6, 11]  # a quarter is 3 of 12 and 2 of 10
     assert counts(result) == [6, 5] and result.recipe.achieved == pytest.approx(0.5)
     first = result.recipe.steps[0]
@@ -571,14 +629,17 @@ def test_global_allocation_takes_free_units_first(remove: float | str) -> None:
 def test_nothing_free_is_no_step() -> None:
     settings: dict[str, Any] = {"method": "saliency", "remove": 0.5, "step": 1.0}
     plain, first = (
-        secateur.prune(random_network(0), torch.zeros(2, 16), exact_first=e, **settings) for e in (False, True)
+        secateur.prune(random_network(0), torch.zeros(2, 16), exact_first=e, **settings)
+        for e in (False, True)
     )
     assert first.recipe.steps == plain.recipe.steps
     assert same_bits(snapshot(first.model), snapshot(plain.model))
 
 
 def test_free_units_cost_nothing_that_a_method_could_have_kept() -> None:
-    """Half of the units are copies: with exact_first, any method that may take half leaves the function as it is."""
+    """Half of the units are copies: with exact_first, any method that may take half leaves the function as it
+    is.
+    """
     model = random_network(5)
     with torch.no_grad():
         for layer, half in ((model[0], 6), (model[2], 5)):

@@ -30,7 +30,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-# --- one set ---------------------------------------------------------------------------------------------------------
+# --- one set ------------------------------------------------------------------------------------------------
 
 
 def test_a_set_appears_whole(tmp_path: Path) -> None:
@@ -54,7 +54,9 @@ def test_a_set_that_fails_leaves_the_old_files(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == b"old" and names(tmp_path) == {"a"}
 
 
-def test_a_name_that_cannot_be_taken_gives_the_others_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_cannot_be_taken_gives_the_others_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The third of four files is refused on renaming: the first gets its content back, the second goes."""
     put(tmp_path / "a", b"old")
     replace = os.replace
@@ -71,7 +73,7 @@ def test_a_name_that_cannot_be_taken_gives_the_others_back(tmp_path: Path, monke
     assert (tmp_path / "a").read_bytes() == b"old" and names(tmp_path) == {"a"}
 
 
-# --- what the file system refuses ------------------------------------------------------------------------------------
+# --- what the file system refuses ---------------------------------------------------------------------------
 
 
 def test_refusals_are_one_message(tmp_path: Path) -> None:
@@ -135,7 +137,7 @@ def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path: Path) -> None:
     assert names(tmp_path) == {"a", "b"} and (tmp_path / "a").read_bytes() == b"old"
 
 
-# --- outputs that are something else already -------------------------------------------------------------------------
+# --- outputs that are something else already ----------------------------------------------------------------
 
 
 @pytest.fixture
@@ -190,7 +192,9 @@ def test_outputs_of_the_same_kind_are_replaced_and_overwrite_allows_all(user: Pa
     check_outputs([], [Output("--recipe", user / "empty.json", outputs.RECIPE)])
     check_outputs([], [Output("--recipe", user / "notes.json", outputs.RECIPE)], overwrite=True)
     with pytest.raises(InputError, match="which is read"):
-        check_outputs([user / "notes.json"], [Output("--recipe", user / "notes.json", outputs.RECIPE)], overwrite=True)
+        check_outputs(
+            [user / "notes.json"], [Output("--recipe", user / "notes.json", outputs.RECIPE)], overwrite=True
+        )
 
 
 def test_all_files_of_a_model_and_of_a_claim_count(user: Path) -> None:
@@ -200,7 +204,7 @@ def test_all_files_of_a_model_and_of_a_claim_count(user: Path) -> None:
         check_outputs(model_files(str(user / "net.onnx")), claim_outputs(user / "net"))
 
 
-# --- recipes are evidence --------------------------------------------------------------------------------------------
+# --- recipes are evidence -----------------------------------------------------------------------------------
 
 
 def dense() -> nn.Module:
@@ -291,7 +295,10 @@ def _set(*path: object) -> object:
 
 
 EDITS = {
-    "steps": (lambda c: c["steps"][0]["edits"][0]["units"].reverse() or c["steps"].clear(), "contradicts itself"),
+    "steps": (
+        lambda c: c["steps"][0]["edits"][0]["units"].reverse() or c["steps"].clear(),
+        "contradicts itself",
+    ),
     "units and groups alike": (_swap_units, "not those that the recipe was written for"),
     "groups": (lambda c: c["groups"][0]["kept"].pop(), "contradicts itself"),
     "a huge unit": (_set("steps", 0, "edits", 0, "units", 0, 2**63), r"steps.0.edits.0.units.0"),

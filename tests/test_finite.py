@@ -1,4 +1,6 @@
-"""Values that are not finite end in a finite model or in an error that names the node; nothing loops for ever."""
+"""Values that are not finite end in a finite model or in an error that names the node; nothing loops for
+ever.
+"""
 
 from __future__ import annotations
 
@@ -67,15 +69,23 @@ def test_every_run_ends(name: str, method: str) -> None:
 
 @pytest.mark.slow
 def test_the_node_is_named() -> None:
-    for function, text in ((lambda x: x / 0.0, r"div \(aten.div.Tensor"), (lambda x: (x - 2).log(), r"log \(aten.log")):
-        with pytest.raises(InputError, match=f"finite on 0 of 64 samples.*goes wrong at {text}.*narrower input_bounds"):
+    for function, text in (
+        (lambda x: x / 0.0, r"div \(aten.div.Tensor"),
+        (lambda x: (x - 2).log(), r"log \(aten.log"),
+    ):
+        with pytest.raises(
+            InputError, match=f"finite on 0 of 64 samples.*goes wrong at {text}.*narrower input_bounds"
+        ):
             secateur.prune(Head(function).eval(), torch.rand(2, 1, 4, 4), samples=64, surrogate="uniform")
     with pytest.raises(
-        InputError, match=r"every kind of drawing.*aten.linear.default, layer hidden.*infinite values \(shape \(12,\)"
+        InputError,
+        match=r"every kind of drawing.*aten.linear.default, layer hidden.*infinite values \(shape \(12,\)",
     ):
         secateur.prune(Head(torch.relu, 1e20).eval(), torch.rand(2, 1, 4, 4), samples=64)
     with (
-        pytest.warns(SecateurWarning, match="there is no verdict: shapes: the model's outputs are finite on 0"),
+        pytest.warns(
+            SecateurWarning, match="there is no verdict: shapes: the model's outputs are finite on 0"
+        ),
         pytest.raises(UnsupportedOpError, match=r"div.*it divides by the number 0"),
     ):
         secateur.prune(Head(lambda x: x / 0.0).eval(), torch.rand(2, 1, 4, 4), method="impact")
@@ -100,8 +110,12 @@ def test_fewer_samples_than_asked_are_warned_about() -> None:
         x[:4] = torch.rand(4, 1, 4, 4, generator=source.generator)
         return x
 
-    with pytest.warns(SecateurWarning, match="mostly_constant: .* finite on 12 of 32 samples; .* These 12 are used"):
-        secateur.prune(Head(standardised).eval(), torch.rand(2, 1, 4, 4), samples=32, surrogate=mostly_constant)
+    with pytest.warns(
+        SecateurWarning, match="mostly_constant: .* finite on 12 of 32 samples; .* These 12 are used"
+    ):
+        secateur.prune(
+            Head(standardised).eval(), torch.rand(2, 1, 4, 4), samples=32, surrogate=mostly_constant
+        )
 
 
 def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
@@ -115,31 +129,41 @@ def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
 
 
 def test_tokens_out_of_the_vocabulary_are_named() -> None:
-    model = nn.Sequential(nn.Embedding(10, 8), nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
+    model = nn.Sequential(
+        nn.Embedding(10, 8), nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 2)
+    ).eval()
     with pytest.raises(InputError, match="calibration: the model refuses these inputs: IndexError"):
         secateur.prune(model, torch.zeros(2, 4, dtype=torch.int64), calibration=torch.full((9, 4), 12))
 
 
 def test_what_is_odd_is_said() -> None:
     model = Head(torch.relu).eval()
-    with pytest.raises(InputError, match=r"calibration: the values for .* 200 to 200, outside of .* 0 to 1: 0–255\?"):
+    with pytest.raises(
+        InputError, match=r"calibration: the values for .* 200 to 200, outside of .* 0 to 1: 0–255\?"
+    ):
         secateur.prune(model, torch.zeros(2, 1, 4, 4), calibration=torch.full((8, 1, 4, 4), 200.0))
     with pytest.warns(SecateurWarning, match=r"input_bounds of \w+: the lower bound is the upper one"):
         secateur.prune(model, torch.zeros(2, 1, 4, 4), input_bounds=(0.5, 0.5), samples=8)
     images, labels = torch.full((4, 1, 4, 4), 200.0), torch.zeros(4, dtype=torch.int64)
     (said,) = secateur.evaluate(model, images, labels).warnings
-    assert said.startswith("the images range from 200 to 200, outside of input_bounds 0 to 1: 0–255? divide by 255")
+    assert said.startswith(
+        "the images range from 200 to 200, outside of input_bounds 0 to 1: 0–255? divide by 255"
+    )
 
 
 def test_calibration_is_told_which_inputs_to_leave_out() -> None:
     x = torch.rand(20, 1, 4, 4)
     x[[3, 7]] = 0.25
-    with pytest.raises(InputError, match=r"not finite for 2 of 20 inputs \(number 3, 7\).*Leave these inputs out"):
+    with pytest.raises(
+        InputError, match=r"not finite for 2 of 20 inputs \(number 3, 7\).*Leave these inputs out"
+    ):
         secateur.prune(Head(standardised).eval(), x[:2], calibration=x)
 
 
 def test_solved_weights_are_finite_in_the_type_that_stores_them() -> None:
-    with pytest.raises(SecateurError, match=r"hidden\.\w+ of shape .* NaN or too large for torch.float16; remove less"):
+    with pytest.raises(
+        SecateurError, match=r"hidden\.\w+ of shape .* NaN or too large for torch.float16; remove less"
+    ):
         secateur.prune(Head(torch.relu, 3e3, torch.float16).eval(), torch.rand(2, 1, 4, 4).half(), samples=64)
 
 
@@ -169,7 +193,10 @@ def test_masks_of_minus_infinity_are_ordinary() -> None:
     assert result.recipe.request.samples == 64
     with pytest.raises(InputError, match=r"goes wrong at log \(aten"):
         secateur.prune(
-            Head(lambda x: (masked(x) - 2).log()).eval(), torch.rand(2, 1, 4, 4), samples=64, surrogate="uniform"
+            Head(lambda x: (masked(x) - 2).log()).eval(),
+            torch.rand(2, 1, 4, 4),
+            samples=64,
+            surrogate="uniform",
         )
 
 

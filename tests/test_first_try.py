@@ -1,4 +1,6 @@
-"""What a first user may get wrong with a file from a stranger: a CNN with folded norms that takes normalised images."""
+"""What a first user may get wrong with a file from a stranger: a CNN with folded norms that takes normalised
+images.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,18 @@ def unseen_agreement(small: nn.Module) -> float:
 @pytest.mark.parametrize("own", [False, True], ids=["surrogates", "photographs"])
 def test_a_forgotten_mean_is_warned_of(own: bool) -> None:
     settings = {"calibration": photographs()[0]} if own else {}
-    with pytest.warns(SecateurWarning, match="taken as they are, but the model seems to take images normalised as"):
+    with pytest.warns(
+        SecateurWarning, match="taken as they are, but the model seems to take images normalised as"
+    ):
         verdict = prune(**settings).verdict
     assert verdict is not None and verdict.word != "fine"
     assert any("--normalize" in reason for reason in verdict.reasons)
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["surrogates", "photographs"])
-@pytest.mark.parametrize("settings", [{"normalize": "imagenet"}, {"mean": IMAGENET.mean, "std": IMAGENET.std}])
+@pytest.mark.parametrize(
+    "settings", [{"normalize": "imagenet"}, {"mean": IMAGENET.mean, "std": IMAGENET.std}]
+)
 def test_the_right_mean_gives_an_interval_that_holds(own: bool, settings: dict[str, object]) -> None:
     given = {"calibration": photographs()[0]} if own else {}
     with warnings.catch_warnings():

@@ -65,7 +65,11 @@ FILES: dict[str, tuple[bytes | None, str, tuple[str, ...]]] = {
     "absent.ckpt": (None, "pickle", ("is a pickle",)),
     "net.tflite": (TFLITE, "tflite", ("python -m tf2onnx.convert --tflite net.tflite --output net.onnx",)),
     "tflite.onnx": (TFLITE, "tflite", ("--tflite tflite.onnx --output tflite_converted.onnx",)),
-    "folder/saved_model.pb": (b"\x08\x01\x12\0", "savedmodel", ("tf2onnx.convert --saved-model folder --output",)),
+    "folder/saved_model.pb": (
+        b"\x08\x01\x12\0",
+        "savedmodel",
+        ("tf2onnx.convert --saved-model folder --output",),
+    ),
     "frozen.pb": (None, "graphdef", ("--graphdef frozen.pb --inputs",)),
     "net.meta": (None, "checkpoint", ("--checkpoint net.meta",)),
     "my net.h5": (HDF5, "keras", ("load_model('my net.h5').export('my net.onnx', format='onnx')",)),
@@ -86,7 +90,11 @@ FILES: dict[str, tuple[bytes | None, str, tuple[str, ...]]] = {
     "net.zip": (zipped("a.onnx"), "archive", ("unzip net.zip",)),
     "net.tar": (tarred(), "archive", ("tar -xf net.tar",)),
     "net.tar.gz": (b"\x1f\x8b\x08\0", "archive", ("tar -xf net.tar.gz",)),
-    "pointer.onnx": (b"version https://git-lfs.github.com/spec/v1\n", "lfs", ("git lfs pull --include pointer.onnx",)),
+    "pointer.onnx": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "lfs",
+        ("git lfs pull --include pointer.onnx",),
+    ),
     "page.pt2": (b"<!doctype html><html>", "web", ("a web page",)),
     "data.npz": (zipped("images.npy"), "arrays", ("--data",)),
 }
@@ -150,7 +158,9 @@ def test_weights_under_another_name(tmp_path: Path) -> None:
         load_model(tmp_path / "w.bin")
 
 
-@pytest.mark.parametrize("content", [b"", b"\x08", b"\x08\x07" + b"\xff" * 40, b"PK\x03\x04garbage", bytes(600)])
+@pytest.mark.parametrize(
+    "content", [b"", b"\x08", b"\x08\x07" + b"\xff" * 40, b"PK\x03\x04garbage", bytes(600)]
+)
 def test_damaged_files_are_nothing_known(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
     assert kind_by_content(tmp_path / "x") == ""
@@ -163,7 +173,7 @@ def test_an_absent_file_is_said_to_be_absent(tmp_path: Path) -> None:
         load_model(tmp_path / "net.xyz")
 
 
-# --- the lines that are told, run ------------------------------------------------------------------------------------
+# --- the lines that are told, run ---------------------------------------------------------------------------
 
 
 class Net(nn.Module):
@@ -181,7 +191,10 @@ class Net(nn.Module):
 
 
 def checkpoint(state: dict[str, Tensor]) -> dict[str, Any]:
-    adam = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"lr": 0.1}]}
+    adam = {
+        "state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}},
+        "param_groups": [{"lr": 0.1}],
+    }
     return {"epoch": 3, "best": torch.tensor(0.9), "optimizer": adam, "state_dict": state, "ema": dict(state)}
 
 

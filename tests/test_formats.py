@@ -81,7 +81,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-# --- .pt2, round trip ---------------------------------------------------------------------------------------------
+# --- .pt2, round trip ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -130,7 +130,7 @@ def test_save_program_names_what_is_wrong(
     assert not list(tmp_path.iterdir())
 
 
-# --- .pt2, hostile files ------------------------------------------------------------------------------------------
+# --- .pt2, hostile files ------------------------------------------------------------------------------------
 
 
 class Payload:
@@ -146,8 +146,12 @@ class Payload:
 Edit = Callable[[bytes], bytes] | bytes | None
 
 
-def tampered(source: Path, folder: Path, edits: dict[str, Edit], *, compression: int = zipfile.ZIP_STORED) -> Path:
-    """A copy of the archive with records changed (function), replaced or added (bytes), or left out (None)."""
+def tampered(
+    source: Path, folder: Path, edits: dict[str, Edit], *, compression: int = zipfile.ZIP_STORED
+) -> Path:
+    """A copy of the archive with records changed (function), replaced or added (bytes), or left out
+    (None).
+    """
     path = folder / "hostile.pt2"
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(path, "w", compression) as new:
         root = old.namelist()[0].split("/")[0]
@@ -202,9 +206,14 @@ def executable_parts(marker: Path) -> dict[str, dict[str, Edit]]:
     """Edits of an archive that make torch's own loader run code (here: touch `marker`)."""
     code = f"__import__('pathlib').Path({str(marker)!r}).touch()"
     mark_pickled = json_edit(lambda config: entry(config).update(use_pickle=True))
-    constant = {"c": {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}}
+    constant = {
+        "c": {"path_name": "opaque_obj_0", "is_param": False, "use_pickle": True, "tensor_meta": None}
+    }
     return {
-        "weight marked as pickled": {WEIGHTS: mark_pickled, "data/weights/weight_0": torch_pickle(Payload(marker))},
+        "weight marked as pickled": {
+            WEIGHTS: mark_pickled,
+            "data/weights/weight_0": torch_pickle(Payload(marker)),
+        },
         "pickled constant": {
             CONSTANTS: json.dumps({"config": constant}).encode(),
             "data/constants/opaque_obj_0": pickle.dumps(Payload(marker)),
@@ -292,7 +301,10 @@ REFUSED: dict[str, tuple[dict[str, Edit], str]] = {
     "op of a library": ({MODEL: with_node(target="torch.ops.load_library")}, "could be any function"),
     "op on files": ({MODEL: with_node(target="torch.ops.aten.from_file.default")}, "could be any function"),
     "name of a node": ({MODEL: with_node(name=INJECTION)}, "would become source code"),
-    "name of an argument": ({MODEL: with_signature(forward_arg_names=[INJECTION])}, "would become source code"),
+    "name of an argument": (
+        {MODEL: with_signature(forward_arg_names=[INJECTION])},
+        "would become source code",
+    ),
     "string constant": (
         {MODEL: with_node(inputs=[{"name": "self", "arg": {"as_string": "'+exit()+'"}, "kind": 1}])},
         "could become source code",
@@ -335,7 +347,9 @@ def test_compressed_and_doubled_records_are_refused(saved: Path, tmp_path: Path)
         load_program(path)
 
 
-def test_large_json_is_refused_before_it_is_read(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_json_is_refused_before_it_is_read(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("secateur.formats.pt2.JSON_LIMIT", 100)
     with pytest.raises(InputError, match="is larger than 100 bytes"):
         load_program(saved)
@@ -414,7 +428,12 @@ def test_other_expressions_are_refused(text: str) -> None:
 
 
 def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
-    for target in ("torch.ops.aten.conv2d.default", "torch.ops.aten.__and__.Tensor", "_operator.mul", "torch.sym_max"):
+    for target in (
+        "torch.ops.aten.conv2d.default",
+        "torch.ops.aten.__and__.Tensor",
+        "_operator.mul",
+        "torch.sym_max",
+    ):
         assert _operator(target) == ""
     for target in (
         "torch.load",
@@ -429,7 +448,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
         assert _operator(target) != ""
 
 
-# --- other model files --------------------------------------------------------------------------------------------
+# --- other model files --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin", ".pkl", ".ckpt"])
@@ -522,14 +541,16 @@ def test_sources_of_a_model(saved: Path) -> None:
         load_factory("torch.nn:Identity", "w.json")
 
 
-# --- arrays -------------------------------------------------------------------------------------------------------
+# --- arrays -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [((2, 5, 6), (2, 1, 5, 6)), ((2, 5, 6, 3), (2, 3, 5, 6)), ((2, 3, 5, 6), (2, 3, 5, 6)), ((2, 7), (2, 7))],
 )
-def test_bytes_become_images_in_the_unit_box(shape: tuple[int, ...], expected: tuple[int, ...], tmp_path: Path) -> None:
+def test_bytes_become_images_in_the_unit_box(
+    shape: tuple[int, ...], expected: tuple[int, ...], tmp_path: Path
+) -> None:
     pixels = np.arange(np.prod(shape)).reshape(shape).astype(np.uint8)
     np.savez(tmp_path / "a.npz", test_images=pixels, test_labels=np.array([[1], [0]], dtype=np.uint8))
     arrays = load_arrays(tmp_path / "a.npz")
@@ -584,7 +605,7 @@ def test_file_that_is_no_npz_is_named(tmp_path: Path) -> None:
         load_arrays(tmp_path / "absent.npz")
 
 
-# --- atomic files -------------------------------------------------------------------------------------------------
+# --- atomic files -------------------------------------------------------------------------------------------
 
 
 def test_written_file_replaces_the_old_one(tmp_path: Path) -> None:
@@ -603,7 +624,9 @@ def test_symbolic_link_is_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stop", [ValueError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("old", [None, b"old"])
-def test_interrupted_writer_leaves_nothing_behind(stop: type[BaseException], old: bytes | None, tmp_path: Path) -> None:
+def test_interrupted_writer_leaves_nothing_behind(
+    stop: type[BaseException], old: bytes | None, tmp_path: Path
+) -> None:
     path = tmp_path / "a.bin"
     if old is not None:
         path.write_bytes(old)
@@ -632,7 +655,9 @@ def test_full_disk_and_wrong_paths_are_input_errors(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_failed_export_keeps_the_saved_program(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_export_keeps_the_saved_program(
+    saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "m.pt2"
     shutil.copy(saved, path)
 

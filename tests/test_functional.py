@@ -148,7 +148,16 @@ def columns_by_index(y: Tensor) -> None:
 
 # write → units that can be pruned (of 8)
 WRITES: dict[Callable[[Tensor], Tensor | None], int] = {
-    **{first_unit: 7, last_unit: 7, half: 8, overlapping: 6, every_second: 4, odd_ones: 4, pieces: 4, unbound: 0},
+    **{
+        first_unit: 7,
+        last_unit: 7,
+        half: 8,
+        overlapping: 6,
+        every_second: 4,
+        odd_ones: 4,
+        pieces: 4,
+        unbound: 0,
+    },
     **{through_other_shapes: 3, view_before_base: 8, views_of_views: 8, mask: 8, of_samples: 0, indices: 0},
     **{one_by_one: 5, first_sample: 8, nothing_and_all: 8, broadcast: 0},
 }
@@ -185,7 +194,13 @@ def test_writes_into_views(kind: type[Dense], write: Callable[[Tensor], Tensor |
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "write", "units"),
-    [(Dense, first_unit, 7), (Dense, half, 8), (Dense, odd_ones, 4), (Dense, mask, 8), (Conv, rows_and_patches, 8)],
+    [
+        (Dense, first_unit, 7),
+        (Dense, half, 8),
+        (Dense, odd_ones, 4),
+        (Dense, mask, 8),
+        (Conv, rows_and_patches, 8),
+    ],
     ids=lambda x: getattr(x, "__name__", str(x)),
 )
 def test_writes_in_a_decomposed_program(
@@ -194,7 +209,9 @@ def test_writes_in_a_decomposed_program(
     """torch's own functional form: `slice_scatter`, `select_scatter`, `fill` and `copy`."""
     model, example = built(kind, write)
     free = {0: torch.export.Dim("batch", min=2)}
-    program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False).run_decompositions({})
+    program = torch.export.export(model, (example,), dynamic_shapes=(free,), strict=False).run_decompositions(
+        {}
+    )
     graph = capture(program)
     x = torch.randn(3, *example.shape[1:])
     torch.testing.assert_close(run(graph, [x])[0], model(x.clone()))
@@ -252,7 +269,9 @@ def uneven_stride(y: Tensor) -> None:
 @pytest.mark.parametrize("write", [diagonal, uneven_stride])
 def test_other_views_are_named_with_their_line(write: Callable[[Tensor], Tensor | None]) -> None:
     model, example = built(Dense, write)
-    with pytest.raises(CaptureError, match=r"fill_ \(aten\.fill_.*test_functional\.py line \d+: .*writes into a view"):
+    with pytest.raises(
+        CaptureError, match=r"fill_ \(aten\.fill_.*test_functional\.py line \d+: .*writes into a view"
+    ):
         capture(model, example)
 
 

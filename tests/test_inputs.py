@@ -1,4 +1,6 @@
-"""What is said of a model's inputs, on the command line or beside the model, and the model seen through it."""
+"""What is said of a model's inputs, on the command line or beside the model, and the model seen through
+it.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +89,10 @@ WRONG: dict[str, tuple[str, str]] = {
     "a huge number": (f"mean: {'9' * 5000}\n", "mean: .*inf is no finite number"),
     "three bounds": ("input_bounds: [0, 1, 2]\n", "input_bounds"),
     "bounds without width": ("input_bounds: [1, 1]\n", "input_bounds: .*must lie below the upper bound 1"),
-    "an object": ("mean: !!python/object/apply:os.getcwd []\n", "line 1: anchors, aliases and tags are not read"),
+    "an object": (
+        "mean: !!python/object/apply:os.getcwd []\n",
+        "line 1: anchors, aliases and tags are not read",
+    ),
     "an alias": ("mean: &a [1, 2, 3]\nstd: *a\n", "line 1: anchors, aliases and tags are not read"),
     "a merge": ("<<: {mean: 1}\n", "<<: Extra inputs are not permitted"),
     "deep": ("mean: " + "[" * 2000 + "]" * 2000 + "\n", "line 1: nested too deeply"),

@@ -21,7 +21,9 @@ NAMES = sorted(CASES)
 
 
 def outputs(graph: Graph, box: tuple[Interval, ...]) -> list[Interval]:
-    """Bounds of the outputs that are numbers; of those that are positions, nothing is claimed but their range."""
+    """Bounds of the outputs that are numbers; of those that are positions, nothing is claimed but their
+    range.
+    """
     values = propagate(graph, box)
     return [values[node] for node in graph.outputs]
 
@@ -34,7 +36,9 @@ def points(box: tuple[Interval, ...], count: int) -> list[Tensor]:
         if x.lower.is_floating_point():
             share = torch.rand(shape, dtype=x.lower.dtype)
             share[::3] = share[::3].round()
-            found.append(torch.maximum(x.lower, torch.minimum(x.upper, x.lower + (x.upper - x.lower) * share)))
+            found.append(
+                torch.maximum(x.lower, torch.minimum(x.upper, x.lower + (x.upper - x.lower) * share))
+            )
         else:
             found.append(torch.randint(0, 7, shape))
     return found
@@ -74,7 +78,9 @@ def test_points_of_the_box_land_inside(name: str, radius: float) -> None:
 def test_a_box_of_one_point_is_the_forward_pass(name: str) -> None:
     graph = captured(name)
     box = tuple(
-        x if x.lower.is_floating_point() else Interval(torch.full_like(x.lower, 3), torch.full_like(x.lower, 3))
+        x
+        if x.lower.is_floating_point()
+        else Interval(torch.full_like(x.lower, 3), torch.full_like(x.lower, 3))
         for x in box_around(graph, 0.0)
     )
     for bound, value in zip(outputs(graph, box), run(graph, [x.lower for x in box]), strict=True):
@@ -102,7 +108,10 @@ def test_every_rule_has_a_case() -> None:
 def test_linear_and_relu_by_hand() -> None:
     """W = [[1, −2], [−1, −1]], b = (0.5, −3), x ∈ [0, 1] × [−1, 2]: W x + b ∈ [−3.5, 3.5] × [−6, −2]."""
     linear = nn.Linear(2, 2)
-    linear.weight.data, linear.bias.data = torch.tensor([[1.0, -2.0], [-1.0, -1.0]]), torch.tensor([0.5, -3.0])
+    linear.weight.data, linear.bias.data = (
+        torch.tensor([[1.0, -2.0], [-1.0, -1.0]]),
+        torch.tensor([0.5, -3.0]),
+    )
     graph = capture(nn.Sequential(linear, nn.ReLU()).eval(), torch.zeros(2, 2))
     box = input_box(graph, (torch.tensor([0.0, -1.0]), torch.tensor([1.0, 2.0])))
     values = propagate(graph, box, keep=lambda node: kind(node) == "linear")
@@ -114,7 +123,9 @@ def test_linear_and_relu_by_hand() -> None:
 
 def test_softmax_is_tight() -> None:
     graph = capture(nn.Softmax(1).eval(), torch.zeros(2, 3))
-    (bound,) = outputs(graph, input_box(graph, (torch.tensor([-60.0, 0, 0]), torch.tensor([0.0, -46.0, -46.0]).abs())))
+    (bound,) = outputs(
+        graph, input_box(graph, (torch.tensor([-60.0, 0, 0]), torch.tensor([0.0, -46.0, -46.0]).abs()))
+    )
     least = 1 / (1 + 2 * math.exp(106.0))
     assert bound.lower[0, 0].item() == pytest.approx(least, rel=1e-9)
     assert bound.upper[0, 0].item() == pytest.approx(1 / 3)
@@ -185,7 +196,11 @@ def test_cases_that_a_rule_cannot_bound_are_refused() -> None:
     refuse("which entries are read", lambda ids: torch.eye(4)[ids], ids)
     refuse("truth value", lambda x: x.to(torch.bool), x)
     refuse("drops out", lambda x: F.scaled_dot_product_attention(*[x.unsqueeze(1)] * 3, dropout_p=0.5), x)
-    refuse("grouped queries", lambda x: F.scaled_dot_product_attention(*[x[:, None, None]] * 3, enable_gqa=True), x)
+    refuse(
+        "grouped queries",
+        lambda x: F.scaled_dot_product_attention(*[x[:, None, None]] * 3, enable_gqa=True),
+        x,
+    )
 
 
 def test_input_bounds_that_make_no_box_are_refused() -> None:

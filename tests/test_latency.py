@@ -1,4 +1,6 @@
-"""How long a model takes before and after: which runtime, on what, and what is said where it cannot be measured."""
+"""How long a model takes before and after: which runtime, on what, and what is said where it cannot be
+measured.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +112,12 @@ class Refusing(nn.Module):
         ((dense(2), dense(2)), X, "tensorrt", "runtime='tensorrt'; there are torch and onnxruntime"),
         ((dense(2), dense(2)), None, None, "example_inputs is needed: give one tensor"),
         ((dense(2), Refusing()), X, None, "torch cannot run the model on one sample: ValueError: not today$"),
-        (("net.onnx", "net.onnx"), X, "torch", r"net\.onnx cannot be timed in torch; load it with load_model"),
+        (
+            ("net.onnx", "net.onnx"),
+            X,
+            "torch",
+            r"net\.onnx cannot be timed in torch; load it with load_model",
+        ),
         (("gone.onnx", "gone.onnx"), X, None, "gone.onnx"),
     ],
 )

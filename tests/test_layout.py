@@ -53,12 +53,16 @@ def trees(source: Path) -> dict[str, ast.Module]:
     found = {}
     for path in sorted(source.rglob("*.py")):
         parts = path.relative_to(source).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__")] = ast.parse(path.read_text(encoding="utf-8"))
+        found[".".join(part for part in parts if part != "__init__")] = ast.parse(
+            path.read_text(encoding="utf-8")
+        )
     return found
 
 
 def imported(tree: ast.Module) -> set[str]:
-    """Dotted names of all that a module imports, wherever in the file; `from a import b` gives `a` and `a.b`."""
+    """Dotted names of all that a module imports, wherever in the file; `from a import b` gives `a` and
+    `a.b`.
+    """
     names = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -86,7 +90,13 @@ def wrong_imports(source: Path) -> list[str]:
             upwards = part in LAYERS and to in LAYERS and LAYERS[to] > LAYERS[part]
             low_part = part in LAYERS and LAYERS[part] <= LAYERS["graph"] and to not in LAYERS
             outside = part in ALLOWED and to not in ALLOWED[part]
-            if upwards or low_part or outside or to in FORBIDDEN.get(part, ()) or (to == "cli" and part != "cli"):
+            if (
+                upwards
+                or low_part
+                or outside
+                or to in FORBIDDEN.get(part, ())
+                or (to == "cli" and part != "cli")
+            ):
                 found.append(f"{name} imports {target}")
     return found
 
@@ -124,7 +134,9 @@ def unsafe(source: Path) -> list[str]:
                 if not (only and name.startswith("formats")):
                     found.append(f"{name}:{call.lineno} torch.load")
             if function in ("eval", "exec", "numpy.load", "np.load"):
-                refused = [k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) == "False"]
+                refused = [
+                    k for k in call.keywords if k.arg == "allow_pickle" and ast.unparse(k.value) == "False"
+                ]
                 if function in ("eval", "exec") or not refused:
                     found.append(f"{name}:{call.lineno} {function}")
     return found
@@ -185,7 +197,12 @@ def test_only_one_module_of_the_command_line_prints() -> None:
     ],
 )
 def test_each_check_can_fail(tmp_path: Path, path: str, text: str, check, wanted: str) -> None:
-    files = {"plan.py": "import secateur.run", "prune.py": "", "bounds/__init__.py": "", "report/__init__.py": ""}
+    files = {
+        "plan.py": "import secateur.run",
+        "prune.py": "",
+        "bounds/__init__.py": "",
+        "report/__init__.py": "",
+    }
     for name, content in (files | {path: text}).items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content, encoding="utf-8")
@@ -195,9 +212,7 @@ def test_each_check_can_fail(tmp_path: Path, path: str, text: str, check, wanted
 
 def loaded(statement: str) -> set[str]:
     """Which of the optional packages a fresh Python has loaded after `statement`."""
-    script = (
-        f"{statement}\nimport sys\nfor name in {OPTIONAL!r}:\n    if name in sys.modules: sys.stdout.write(name + ' ')"
-    )
+    script = f"{statement}\nimport sys\nfor name in {OPTIONAL!r}:\n    if name in sys.modules: sys.stdout.write(name + ' ')"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 

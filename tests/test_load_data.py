@@ -48,7 +48,7 @@ def png_that_claims(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", content) + chunk(b"IEND", b"")
 
 
-# --- arrays in files --------------------------------------------------------------------------------------------------
+# --- arrays in files ----------------------------------------------------------------------------------------
 
 
 def test_default_bounds_give_the_bits_of_a_division_by_255(tmp_path: Path) -> None:
@@ -92,7 +92,11 @@ def test_arrays_take_the_layout_of_the_model(
     np.save(tmp_path / "a.npy", array)
     found = load_data(tmp_path / "a.npy", image_shape=shape, bounds=(0, 255))["images"]
     wanted = torch.from_numpy(array).float()
-    wanted = wanted.permute(0, 3, 1, 2) if expected[1:] != stored[1:] and len(stored) == 4 else wanted.reshape(expected)
+    wanted = (
+        wanted.permute(0, 3, 1, 2)
+        if expected[1:] != stored[1:] and len(stored) == 4
+        else wanted.reshape(expected)
+    )
     assert found.shape == expected and torch.equal(found, wanted)
 
 
@@ -100,7 +104,9 @@ def test_the_only_array_of_a_file_may_have_any_name(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", pictures=np.zeros((2, 4, 4), np.uint8))
     assert load_data(tmp_path / "a.npz", image_shape=None)["images"].shape == (2, 1, 4, 4)
     np.savez(tmp_path / "b.npz", labels=np.zeros((2, 4), np.uint8))
-    with pytest.raises(InputError, match="holds no images: store them under one of the names images, test_images, x"):
+    with pytest.raises(
+        InputError, match="holds no images: store them under one of the names images, test_images, x"
+    ):
         load_data(tmp_path / "b.npz", image_shape=None)
 
 
@@ -135,7 +141,10 @@ def pickled() -> bytes:
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "pickled": (pickled(), "holds object.*pickles and are refused"),
     "objects claimed": (npy(header_of("(2, 2)", "|O"), b"\0" * 64), "pickles and are refused"),
-    "shape beyond the file": (npy(header_of("(100, 28, 28)"), b"\0" * 9), r"shape \(100, 28, 28\).* has 9 bytes after"),
+    "shape beyond the file": (
+        npy(header_of("(100, 28, 28)"), b"\0" * 9),
+        r"shape \(100, 28, 28\).* has 9 bytes after",
+    ),
     "shape beyond numbers": (npy(header_of(f"({2**62}, {2**62})"), b"\0" * 9), "its header tells of shape"),
     "negative": (npy(header_of("(-1, 4)"), b"\0" * 9), r"its header tells of shape \(-1, 4\)"),
     "huge header": (npy(header_of("(2, 2)") + " " * 10**6, b"\0" * 9, b"\x02\x00"), "[Hh]eader"),
@@ -151,7 +160,9 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_npy_files_that_cannot_be_used_are_named(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_npy_files_that_cannot_be_used_are_named(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     content, said = HOSTILE[case]
     Path("a.npy").write_bytes(content)
@@ -160,7 +171,9 @@ def test_npy_files_that_cannot_be_used_are_named(case: str, tmp_path: Path, monk
     assert [path.name for path in tmp_path.iterdir()] == ["a.npy"]
 
 
-def test_of_a_large_npy_file_only_what_is_wanted_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_npy_file_only_what_is_wanted_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     np.save(tmp_path / "a.npy", np.zeros((100, 10), np.float32))
     monkeypatch.setattr("secateur.data.arrays.budget", lambda: 1000)
     assert load_data(tmp_path / "a.npy", image_shape=None, limit=20)["images"].shape == (20, 10)
@@ -168,7 +181,7 @@ def test_of_a_large_npy_file_only_what_is_wanted_counts(tmp_path: Path, monkeypa
         load_data(tmp_path / "a.npy", image_shape=None)
 
 
-# --- image files ------------------------------------------------------------------------------------------------------
+# --- image files --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", ["png", "bmp", "tif", "tiff", "PNG"])
@@ -194,7 +207,9 @@ def test_the_first_frame_counts(tmp_path: Path) -> None:
     frames = [PIL.new("L", (4, 4), value) for value in (10, 200)]
     for name in ("a.gif", "a.tiff"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
-        assert load_data(tmp_path / name, image_shape=(1, 4, 4), bounds=(0, 255))["images"].unique().tolist() == [10]
+        assert load_data(tmp_path / name, image_shape=(1, 4, 4), bounds=(0, 255))[
+            "images"
+        ].unique().tolist() == [10]
 
 
 def test_the_middle_is_kept_and_the_shorter_side_fits(tmp_path: Path) -> None:
@@ -203,10 +218,14 @@ def test_the_middle_is_kept_and_the_shorter_side_fits(tmp_path: Path) -> None:
     for name, pixels in (("wide.png", bands), ("high.png", bands.T)):
         picture(tmp_path / name, pixels)
         found = load_data(tmp_path / name, image_shape=(1, 4, 4), bounds=(0, 255))["images"]
-        assert found.shape == (1, 1, 4, 4) and bool(((found - 90).abs() < 12).all())  # the kernel sees its neighbours
+        assert found.shape == (1, 1, 4, 4) and bool(
+            ((found - 90).abs() < 12).all()
+        )  # the kernel sees its neighbours
     picture(tmp_path / "noise.png", np.tile([[0, 255], [255, 0]], (32, 32)))
     smooth = load_data(tmp_path / "noise.png", image_shape=(1, 4, 4))["images"]
-    torch.testing.assert_close(smooth[..., 1:3, 1:3], torch.full((1, 1, 2, 2), 0.5), rtol=0, atol=0.03)  # antialiased
+    torch.testing.assert_close(
+        smooth[..., 1:3, 1:3], torch.full((1, 1, 2, 2), 0.5), rtol=0, atol=0.03
+    )  # antialiased
 
 
 def test_orientation_alpha_and_depth(tmp_path: Path) -> None:
@@ -220,7 +239,9 @@ def test_orientation_alpha_and_depth(tmp_path: Path) -> None:
         [[[255, 9]]]
     ]
     PIL.fromarray(np.array([[0, 32896, 65535]], np.uint16)).save(tmp_path / "deep.png")
-    assert load_data(tmp_path / "deep.png", image_shape=None, bounds=(0, 255))["images"].flatten().tolist() == [
+    assert load_data(tmp_path / "deep.png", image_shape=None, bounds=(0, 255))[
+        "images"
+    ].flatten().tolist() == [
         0,
         128,
         255,
@@ -228,7 +249,9 @@ def test_orientation_alpha_and_depth(tmp_path: Path) -> None:
     palette = PIL.fromarray(np.array([[0, 1]], np.uint8), "L").convert("P")
     palette.save(tmp_path / "palette.png", transparency=0)
     assert (
-        load_data(tmp_path / "palette.png", image_shape=(3, 1, 2), bounds=(0, 255))["images"][0, :, 0, 0].tolist()
+        load_data(tmp_path / "palette.png", image_shape=(3, 1, 2), bounds=(0, 255))["images"][
+            0, :, 0, 0
+        ].tolist()
         == [255] * 3
     )
     grey = load_data(tmp_path / "clear.png", image_shape=(1, 2), bounds=(0, 255))["images"]
@@ -243,7 +266,12 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], tuple[int, ...] | None, str]]
         "a.png: .*exceeds limit.*make the image smaller",
     ),
     "truncated": ("a.png", lambda: png_that_claims(64, 64), (3, 4, 4), "cannot read the image .*a.png: "),
-    "text": ("a.jpg", lambda: b"hello", (3, 4, 4), "cannot read the image .*a.jpg: it is none of JPEG, PNG, BMP, WEBP"),
+    "text": (
+        "a.jpg",
+        lambda: b"hello",
+        (3, 4, 4),
+        "cannot read the image .*a.jpg: it is none of JPEG, PNG, BMP, WEBP",
+    ),
     "program": ("a.png", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n", (3, 4, 4), "it is none of JPEG"),
     "empty": ("a.gif", lambda: b"", (3, 4, 4), "it is none of JPEG"),
     "channels": (
@@ -263,7 +291,9 @@ REFUSED: dict[str, tuple[str, Callable[[], bytes], tuple[int, ...] | None, str]]
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_files_that_are_no_image_are_named(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_are_no_image_are_named(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     name, content, shape, said = REFUSED[case]
     Path(name).write_bytes(content())
@@ -293,7 +323,11 @@ def test_images_too_large_for_the_memory_are_refused_before_they_are_decoded(
         ("none", {}, "cannot read none as data: No such file"),
         ("", {}, "path='': give the path of a file or a folder"),
         ("none.npz", {"limit": 0}, "limit=0: give a whole number of images, at least 1"),
-        ("none.npz", {"bounds": (1, 0)}, r"bounds=\(1, 0\): give two finite numbers, the lower below the upper"),
+        (
+            "none.npz",
+            {"bounds": (1, 0)},
+            r"bounds=\(1, 0\): give two finite numbers, the lower below the upper",
+        ),
         ("none.npz", {"bounds": ([0.0], [1.0])}, "give two finite numbers"),
     ],
 )
@@ -306,11 +340,13 @@ def test_without_pillow_the_way_to_it_is_said(tmp_path: Path, monkeypatch: pytes
     picture(tmp_path / "a.png", ramp(2, 2))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for path in (tmp_path, tmp_path / "a.png"):
-        with pytest.raises(InputError, match=r"need Pillow, which is not installed: pip install 'secateur\[images\]'"):
+        with pytest.raises(
+            InputError, match=r"need Pillow, which is not installed: pip install 'secateur\[images\]'"
+        ):
             load_data(path, image_shape=None)
 
 
-# --- folders ----------------------------------------------------------------------------------------------------------
+# --- folders ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture()
@@ -354,7 +390,9 @@ def test_folders_without_use_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"texts holds no image that can be read; give \.jpg"):
         load_data(tmp_path / "texts", image_shape=(1, 4, 4))
     (tmp_path / "texts" / "a.txt").write_text("hello")
-    with pytest.raises(InputError, match=r"no image that can be read; the first is a\.txt \(its name ends in none of"):
+    with pytest.raises(
+        InputError, match=r"no image that can be read; the first is a\.txt \(its name ends in none of"
+    ):
         load_data(tmp_path / "texts", image_shape=(1, 4, 4))
     (folder / "cats" / "bomb.png").write_bytes(png_that_claims(60000, 60000))
     with pytest.raises(InputError, match=r"bomb\.png: .*exceeds limit"):
@@ -364,7 +402,9 @@ def test_folders_without_use_are_refused(folder: Path, tmp_path: Path) -> None:
 def test_without_a_shape_all_images_must_have_one(folder: Path) -> None:
     assert load_data(folder, image_shape=None)["images"].shape == (10, 1, 4, 4)
     picture(folder / "dogs" / "wide.png", ramp(4, 8))
-    with pytest.raises(InputError, match=r"\(1, 4, 4\) and \(3, 4, 8\) \(dogs/wide.png\); give the shape that the"):
+    with pytest.raises(
+        InputError, match=r"\(1, 4, 4\) and \(3, 4, 8\) \(dogs/wide.png\); give the shape that the"
+    ):
         load_data(folder, image_shape=None)
 
 
@@ -376,7 +416,7 @@ def test_every_place_of_an_even_choice_is_another(folder: Path) -> None:
             assert len(set(chosen)) == len(chosen) == min(count, limit) and chosen[0] == "0"
 
 
-# --- values of the API ------------------------------------------------------------------------------------------------
+# --- values of the API --------------------------------------------------------------------------------------
 
 
 def dense(width: int = 6) -> nn.Sequential:
@@ -439,7 +479,9 @@ ONE: dict[str, Any] = {
     "dict of a processor": {"pixel_values": X, "labels": Y},
     "dict of one": {"data": X, "label": Y},
     "mapping": UserDict({"input_ids": X}),
-    "batches of dicts": [{"pixel_values": x, "labels": y} for x, y in zip(X.split(5), Y.split(5), strict=True)],
+    "batches of dicts": [
+        {"pixel_values": x, "labels": y} for x, y in zip(X.split(5), Y.split(5), strict=True)
+    ],
 }
 
 
@@ -479,7 +521,9 @@ def test_no_more_batches_are_read_than_are_needed() -> None:
 
 
 def test_entries_that_are_no_inputs_are_said() -> None:
-    with pytest.warns(SecateurWarning, match="calibration: attention_mask: no inputs of the model, and left out"):
+    with pytest.warns(
+        SecateurWarning, match="calibration: attention_mask: no inputs of the model, and left out"
+    ):
         as_tensors({"input_ids": X, "attention_mask": Y}, GRAPH, (0.0, 1.0), name="calibration")
 
 
@@ -492,7 +536,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "objects": (np.array([{}], dtype=object), "no batch .*type object"),
     "complex": (np.zeros((2, 6), complex), "type complex128"),
     "meta": (torch.zeros(2, 6, device="meta"), "meta tensors hold no plain values"),
-    "unknown names": ({"a": X, "b": X}, "has the entries a, b, and none for input_1; the model's inputs are input_1"),
+    "unknown names": (
+        {"a": X, "b": X},
+        "has the entries a, b, and none for input_1; the model's inputs are input_1",
+    ),
     "no entries": ({}, r"has the entries \(none\)"),
     "no axes": ([torch.tensor(0.5)], "axis 0 must be the batch"),
     "batches that differ": ([X, X[:, :3]], r"do not fit together, of shapes \(12, 3\), \(12, 6\)"),
@@ -535,8 +582,12 @@ def test_pixels_are_what_they_are_divided_by_255(form: str, tmp_path: Path) -> N
 def test_pixels_are_images_before_they_are_normalised() -> None:
     settings: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": 0.25}
     by_pixels = secateur.prune(picture_model(), IMAGES[:2], calibration=PIXELS, **settings)
-    assert by_pixels.recipe == secateur.prune(picture_model(), IMAGES[:2], calibration=IMAGES, **settings).recipe
-    wide = secateur.prune(picture_model(), IMAGES[:2], calibration=PIXELS, input_bounds=(0, 255), mean=127.5, std=64)
+    assert (
+        by_pixels.recipe == secateur.prune(picture_model(), IMAGES[:2], calibration=IMAGES, **settings).recipe
+    )
+    wide = secateur.prune(
+        picture_model(), IMAGES[:2], calibration=PIXELS, input_bounds=(0, 255), mean=127.5, std=64
+    )
     same = secateur.prune(
         picture_model(), IMAGES[:2], calibration=255 * IMAGES, input_bounds=(0, 255), mean=127.5, std=64
     )
@@ -590,13 +641,24 @@ def test_certify_takes_what_prune_takes(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X[:3].numpy())
     settings: dict[str, Any] = {"eps": 0.01, "attack_steps": 0}
     plain = secateur.certify(model, small, inputs=X[:3], **settings)
-    forms = ([X[:3]], (X[:3],), X[:3].numpy(), X[:3].tolist(), {"x": X[:3], "labels": Y[:3]}, tmp_path / "x.npy")
+    forms = (
+        [X[:3]],
+        (X[:3],),
+        X[:3].numpy(),
+        X[:3].tolist(),
+        {"x": X[:3], "labels": Y[:3]},
+        tmp_path / "x.npy",
+    )
     for form in (*forms, DataLoader(TensorDataset(X[:3], Y[:3]), batch_size=2)):
         found = secateur.certify(model, small, X[:2], inputs=form, **settings)
         assert (found.lower, found.upper) == (plain.lower, plain.upper)
-    labelled = [secateur.certify(model, small, inputs=X[:3], labels=y, **settings) for y in (Y[:3], [0, 1, 2])]
+    labelled = [
+        secateur.certify(model, small, inputs=X[:3], labels=y, **settings) for y in (Y[:3], [0, 1, 2])
+    ]
     assert labelled[0].stable_original == labelled[1].stable_original
-    with pytest.raises(InputError, match="from a path do not tell the model's arguments; give example_inputs"):
+    with pytest.raises(
+        InputError, match="from a path do not tell the model's arguments; give example_inputs"
+    ):
         secateur.certify(model, small, inputs=tmp_path / "x.npy", **settings)
 
 
@@ -608,7 +670,7 @@ def test_centres_on_the_rim_by_rounding_are_moved_to_it() -> None:
     assert max(found.drift) < 1e-9
 
 
-# --- ranges -----------------------------------------------------------------------------------------------------------
+# --- ranges -------------------------------------------------------------------------------------------------
 
 PIXELS_MEANT = "0–255? divide by 255, or give --input-bounds 0,255 (input_bounds=(0, 255))"
 NORMALISED = "already normalised? give images before normalisation with mean and std"
@@ -655,7 +717,9 @@ def test_rounding_is_not_outside() -> None:
 
 def test_what_needs_the_box_refuses_and_what_does_not_warns() -> None:
     labels = torch.arange(20) % 4
-    with pytest.raises(InputError, match=r"calibration: the values for .* 0 to 255, outside of .*: 0–255\? divide"):
+    with pytest.raises(
+        InputError, match=r"calibration: the values for .* 0 to 255, outside of .*: 0–255\? divide"
+    ):
         secateur.prune(picture_model(), IMAGES[:2], calibration=255 * IMAGES)
     with pytest.raises(InputError, match=r"calibration: .*already normalised"):
         secateur.prune(picture_model(), IMAGES[:2], calibration=(IMAGES - 0.5) / 0.25, mean=0.5, std=0.25)

@@ -1,4 +1,6 @@
-"""What a user gives that is not a plain float model on plain tensors: it works, or the error says what to do."""
+"""What a user gives that is not a plain float model on plain tensors: it works, or the error says what to
+do.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,14 @@ from torch.nn.utils import prune as masking
 
 import secateur
 from secateur.bounds.interval import require_rules
-from secateur.errors import CaptureError, InputError, NothingToPruneError, SecateurError, UnsupportedOpError, few
+from secateur.errors import (
+    CaptureError,
+    InputError,
+    NothingToPruneError,
+    SecateurError,
+    UnsupportedOpError,
+    few,
+)
 from secateur.explain import table
 from secateur.graph.capture import capture
 
@@ -36,7 +45,7 @@ def pruned(model: nn.Module, example: Any = EXAMPLE) -> secateur.Result:
     return secateur.prune(model, example, method="scale")
 
 
-# --- modules that are no float models -------------------------------------------------------------------------------
+# --- modules that are no float models -----------------------------------------------------------------------
 
 
 def on_meta() -> nn.Module:
@@ -89,18 +98,26 @@ UNFIT: dict[str, tuple[Callable[[], nn.Module], tuple[str, ...]]] = {
     "dynamic": (dynamically_quantised, ("0 (torch.ao.nn.quantized.dynamic.Linear)", "Prune the float model")),
     "static": (statically_quantised, ("1 (torch.ao.nn.quantized.Linear)", "quantise the smaller one")),
     "observed": (observed, ("prepared for quantisation", "Observer", "Prune the float model first")),
-    "scripted": (lambda: torch.jit.script(mlp()), ("TorchScript", "the model", "scripted.state_dict()", "load_model")),
+    "scripted": (
+        lambda: torch.jit.script(mlp()),
+        ("TorchScript", "the model", "scripted.state_dict()", "load_model"),
+    ),
     "traced": (lambda: torch.jit.trace(mlp(), EXAMPLE), ("TorchScript", "the model", "dynamo=False")),
     "part": (part_scripted, ("TorchScript", "capture: 0.", "state_dict")),
     "masked": (
         masked,
-        ("prune.remove(model.get_submodule('0'), 'weight')", "prune.remove(model.get_submodule('4'), 'bias')"),
+        (
+            "prune.remove(model.get_submodule('0'), 'weight')",
+            "prune.remove(model.get_submodule('4'), 'bias')",
+        ),
     ),
 }
 
 
 @pytest.mark.parametrize("name", UNFIT)
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")  # torch's, on its own quantisation
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::UserWarning"
+)  # torch's, on its own quantisation
 def test_told_what_it_is_and_what_to_do(name: str, tmp_path: Path) -> None:
     build, words = UNFIT[name]
     model = build()
@@ -115,7 +132,11 @@ def test_float_models_made_to_be_quantised_are_float_models() -> None:
     class Adds(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.a, self.b, self.add = nn.Linear(4, 6), nn.Linear(6, 3), torch.ao.nn.quantized.FloatFunctional()
+            self.a, self.b, self.add = (
+                nn.Linear(4, 6),
+                nn.Linear(6, 3),
+                torch.ao.nn.quantized.FloatFunctional(),
+            )
             self.quant = torch.ao.quantization.QuantStub()
 
         def forward(self, x: Tensor) -> Tensor:
@@ -156,7 +177,9 @@ class RoundsAsExported(nn.Module):
 @pytest.mark.parametrize("model", [RoundsByTorch(), RoundsAsExported()], ids=["torch", "pt2e"])
 def test_quantised_ops_in_forward(model: nn.Module) -> None:
 
-    with pytest.raises(CaptureError, match=r"quantize_per_tensor.*line \d+.*Prune the float model, then quantise"):
+    with pytest.raises(
+        CaptureError, match=r"quantize_per_tensor.*line \d+.*Prune the float model, then quantise"
+    ):
         capture(model.eval(), EXAMPLE)
 
 
@@ -173,7 +196,9 @@ _REMOVE = "torch.nn.utils.parametrize.remove_parametrizations(model.get_submodul
     ids=["weight", "spectral", "orthogonal", "old_weight", "old_spectral"],
 )
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # torch's, on its older weight norm
-def test_computed_weights_pin_their_layer_and_say_how_to_undo_it(norm: Callable[..., nn.Module], undo: str) -> None:
+def test_computed_weights_pin_their_layer_and_say_how_to_undo_it(
+    norm: Callable[..., nn.Module], undo: str
+) -> None:
     model = mlp()
     model.append(nn.ReLU()).append(nn.Linear(3, 2))
     norm(model[2])
@@ -246,7 +271,9 @@ def test_lists_end_after_five() -> None:
                 y = getattr(torch, f)(y)
             return self.b(y)  # type: ignore[no-any-return]
 
-    with pytest.raises(UnsupportedOpError, match=r"Ops of this model without a rule: [^,]*(, [^,]*){4} and 2 more\."):
+    with pytest.raises(
+        UnsupportedOpError, match=r"Ops of this model without a rule: [^,]*(, [^,]*){4} and 2 more\."
+    ):
         require_rules(capture(Odd().eval(), EXAMPLE))
     assert few(["a", "b"]) == "a, b"
     assert few(list("abcdefg")) == "a, b, c, d, e and 2 more"
@@ -255,7 +282,7 @@ def test_lists_end_after_five() -> None:
         capture(model, EXAMPLE)
 
 
-# --- arguments that are no tensors ----------------------------------------------------------------------------------
+# --- arguments that are no tensors --------------------------------------------------------------------------
 
 
 class Options(nn.Module):
@@ -304,7 +331,9 @@ def test_constants_among_the_inputs(name: str, tmp_path: Path) -> None:
         path = tmp_path / f"small.{suffix}"
         secateur.save_model(path, result.model, example)
         loaded = secateur.load_model(path)
-        assert len(secateur.prune(loaded, method="scale", remove=0.3).recipe.inputs) == len(result.recipe.inputs)
+        assert len(secateur.prune(loaded, method="scale", remove=0.3).recipe.inputs) == len(
+            result.recipe.inputs
+        )
 
 
 def test_constants_hold_in_a_graph_too() -> None:
@@ -329,7 +358,10 @@ def test_a_program_has_its_own_constants() -> None:
 def test_keyword_arguments_of_a_program_go_by_name() -> None:
     named = {"x": EXAMPLE, "mask": torch.rand(2, 8)}
     program = torch.export.export(Options().eval(), (), named, strict=False)
-    assert [tuple(x.shape) for x in capture(program, dict(reversed(named.items()))).example] == [(2, 4), (2, 8)]
+    assert [tuple(x.shape) for x in capture(program, dict(reversed(named.items()))).example] == [
+        (2, 4),
+        (2, 8),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -378,7 +410,11 @@ def test_nested_inputs_to_onnx_are_named_by_their_keys(tmp_path: Path) -> None:
 
     example = {"batch": {"a": EXAMPLE, "b": [EXAMPLE + 1, EXAMPLE + 2]}}
     secateur.save_model(tmp_path / "m.onnx", Nested().eval(), example)
-    assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == ["batch_a", "batch_b_0", "batch_b_1"]
+    assert [i.name for i in onnx.load(tmp_path / "m.onnx").graph.input] == [
+        "batch_a",
+        "batch_b_0",
+        "batch_b_1",
+    ]
 
 
 def test_the_cause_of_a_failed_onnx_export_is_told(tmp_path: Path) -> None:
@@ -393,7 +429,7 @@ def test_the_cause_of_a_failed_onnx_export_is_told(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-# --- outputs that are objects ---------------------------------------------------------------------------------------
+# --- outputs that are objects -------------------------------------------------------------------------------
 
 
 @dataclasses.dataclass

@@ -101,8 +101,16 @@ def test_a_mean_of_other_channels_is_an_error() -> None:
 
 
 def test_presets_are_the_known_numbers() -> None:
-    assert PRESETS["imagenet"].mean == (0.485, 0.456, 0.406) and PRESETS["imagenet"].std == (0.229, 0.224, 0.225)
-    assert PRESETS["cifar10"].mean == (0.4914, 0.4822, 0.4465) and PRESETS["cifar10"].std == (0.2470, 0.2435, 0.2616)
+    assert PRESETS["imagenet"].mean == (0.485, 0.456, 0.406) and PRESETS["imagenet"].std == (
+        0.229,
+        0.224,
+        0.225,
+    )
+    assert PRESETS["cifar10"].mean == (0.4914, 0.4822, 0.4465) and PRESETS["cifar10"].std == (
+        0.2470,
+        0.2435,
+        0.2616,
+    )
     assert (PRESETS["minus1to1"].mean, PRESETS["minus1to1"].std) == ((0.5,), (0.5,))
     assert (PRESETS["none"].mean, PRESETS["none"].std) == ((), ())
 

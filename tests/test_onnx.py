@@ -1,7 +1,7 @@
 """ONNX models: every op against onnxruntime, and files that come back smaller and otherwise as they were.
 
-Graphs are written as nodes in ONNX's own text form. What they read is declared by its name: `x_N_3_8_8` is an input of
-that shape with a free batch, `w_20_12` a random weight (see `_kind_of`), and `@[1, -1]` a constant.
+Graphs are written as nodes in ONNX's own text form. What they read is declared by its name: `x_N_3_8_8` is an
+input of that shape with a free batch, `w_20_12` a random weight (see `_kind_of`), and `@[1, -1]` a constant.
 """
 
 from __future__ import annotations
@@ -46,20 +46,32 @@ from secateur.surgery import shrink  # noqa: E402
 
 Proto = Any
 
-# --- graphs from text ------------------------------------------------------------------------------------------------
+# --- graphs from text ---------------------------------------------------------------------------------------
 
 _DECLARED = re.compile(r"\b([a-z])[a-z0-9]*((?:_(?:\d+|N))+)\b")
 _CONSTANT = re.compile(r"@(\[\[.*?\]\]|\[[^\]]*\]|-?[\d.]+)")
-_INPUTS = {"x": 1, "u": 1, "h": 10, "b": 9, "t": 7}  # floats, floats from 0.5 to 1.5, halves, booleans, ids from 0 to 3
+_INPUTS = {
+    "x": 1,
+    "u": 1,
+    "h": 10,
+    "b": 9,
+    "t": 7,
+}  # floats, floats from 0.5 to 1.5, halves, booleans, ids from 0 to 3
 
 
 def _kind_of(letter: str) -> str:
-    """What the first letter of a name declares: an input, or a weight (`w`, or `v` from 0.5 to 1.5, `k` in float16)."""
+    """What the first letter of a name declares: an input, or a weight (`w`, or `v` from 0.5 to 1.5, `k` in
+    float16).
+    """
     return "input" if letter in _INPUTS else "weight" if letter in "wvk" else ""
 
 
-def graph(text: str, opset: int = 17, *, ir: int = 8, constant_nodes: bool = False, listed: bool = False) -> Proto:
-    """A model of these nodes. Weights are initializers, which may be listed as inputs, or come from Constant nodes."""
+def graph(
+    text: str, opset: int = 17, *, ir: int = 8, constant_nodes: bool = False, listed: bool = False
+) -> Proto:
+    """A model of these nodes. Weights are initializers, which may be listed as inputs, or come from Constant
+    nodes.
+    """
     values: dict[str, Any] = {}
 
     def constant(match: re.Match[str]) -> str:
@@ -115,7 +127,9 @@ def _random(letter: str, name: str, shape: Sequence[Any]) -> np.ndarray[Any, Any
 
 
 def inputs_for(proto: Proto, batch: int = 2, seed: int = 0) -> list[Tensor]:
-    """Random inputs by the first letters of their names (a float for other names); a batch that is free is `batch`."""
+    """Random inputs by the first letters of their names (a float for other names); a batch that is free is
+    `batch`.
+    """
     given, generator = {t.name for t in proto.graph.initializer}, torch.Generator().manual_seed(seed)
     found = []
     for value in proto.graph.input:
@@ -131,7 +145,11 @@ def inputs_for(proto: Proto, batch: int = 2, seed: int = 0) -> list[Tensor]:
             x = torch.randn(shape, generator=generator)
             x = 0.5 + x.abs().clamp(max=1) if value.name.startswith("u_") else x
             found.append(
-                x.to({1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}[kind.elem_type])
+                x.to(
+                    {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}[
+                        kind.elem_type
+                    ]
+                )
             )
     return found
 
@@ -140,12 +158,14 @@ def run_session(proto: Proto, inputs: Sequence[Tensor]) -> list[np.ndarray[Any, 
     """The outputs in onnxruntime, with all of its optimisations, which take nothing from `check`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     fed = {v.name: x.numpy() for v, x in zip(session.get_inputs(), inputs, strict=True)}
     return list(session.run(None, fed))
 
 
-# --- every op --------------------------------------------------------------------------------------------------------
+# --- every op -----------------------------------------------------------------------------------------------
 
 # Op → graphs with it; `18:` before one is the opset (17 where there is none).
 _OPS: dict[str, list[str]] = {
@@ -167,9 +187,11 @@ _OPS: dict[str, list[str]] = {
     "AveragePool": [
         "y = AveragePool <kernel_shape=[2,2]> (x_2_3_7_7)",
         "y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1]> (x_2_3_7_7)",
-        "y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], count_include_pad=1> (x_2_3_7_7)",
+        "y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], count_include_pad=1> "
+        "(x_2_3_7_7)",
         "y = AveragePool <kernel_shape=[3,3], strides=[2,2], ceil_mode=1> (x_2_3_8_8)",
-        "19: y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1, count_include_pad=1> "
+        "19: y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1, "
+        "count_include_pad=1> "
         "(x_2_3_8_8)",
         "y = AveragePool <kernel_shape=[3,3], strides=[2,2], pads=[1,1,1,1], ceil_mode=1> (x_2_3_8_8)",
         "y = AveragePool <kernel_shape=[3,3], pads=[0,1,2,1]> (x_2_3_7_7)",
@@ -380,7 +402,8 @@ _OPS: dict[str, list[str]] = {
         'y = Resize <mode="linear"> (x_2_3_4_4, , @[1.0,1.0,1.3,1.7])',
         'y = Resize <mode="linear", coordinate_transformation_mode="pytorch_half_pixel"> '
         '(x_2_3_4_4, , @[1.0,1.0,2.0,2.0])',
-        'y = Resize <mode="linear", coordinate_transformation_mode="align_corners"> (x_2_3_4_4, , , @[2,3,7,9])',
+        'y = Resize <mode="linear", coordinate_transformation_mode="align_corners"> (x_2_3_4_4, , , '
+        '@[2,3,7,9])',
         'y = Resize <mode="cubic"> (x_2_3_4_4, , @[1.0,1.0,2.0,2.0])',
         'y = Resize <mode="linear"> (x_2_3_4, , @[1.0,1.0,2.0])',
         "10: y = Resize(x_2_3_4_4, @[1.0,1.0,2.0,2.0])",
@@ -396,8 +419,10 @@ _OPS: dict[str, list[str]] = {
         'y = Resize <coordinate_transformation_mode="asymmetric"> (x_2_3_4_4, , @[1.0,1.0,3.0,3.0])',
         'y = Resize <coordinate_transformation_mode="align_corners"> (x_2_3_4_4, , @[1.0,1.0,2.0,2.0])',
         'y = Resize <coordinate_transformation_mode="half_pixel"> (x_2_3_4_4, , @[1.0,1.0,1.5,0.5])',
-        'y = Resize <mode="linear", coordinate_transformation_mode="asymmetric"> (x_2_3_4_4, , @[1.0,1.0,2.0,2.0])',
-        'y = Resize <mode="linear", coordinate_transformation_mode="half_pixel"> (x_2_3_4_4, , @[1.0,1.0,0.5,0.5])',
+        'y = Resize <mode="linear", coordinate_transformation_mode="asymmetric"> (x_2_3_4_4, , '
+        '@[1.0,1.0,2.0,2.0])',
+        'y = Resize <mode="linear", coordinate_transformation_mode="half_pixel"> (x_2_3_4_4, , '
+        '@[1.0,1.0,0.5,0.5])',
     ],
     "Round": ["y = Round(x_2_9)"],
     "Selu": ["y = Selu(x_2_3)", "y = Selu <alpha=1.5, gamma=1.1> (x_2_3)"],
@@ -513,8 +538,10 @@ _HOST: dict[str, list[str]] = {
         _S + "a = Unsqueeze(s, @[0]) y = Transpose <perm=[1,0]> (a)", _S + "a = Unsqueeze(s, @[0]) y = Transpose(a)",
     ],
     "Trilu": [
-        "s = Shape(x_2_3) t = Add(s, @[1,0]) a = ConstantOfShape <value=float[1] {-5.0}> (t) y = Trilu(a, @1)",
-        "s = Shape(x_2_3) t = Add(s, @[1,0]) a = ConstantOfShape <value=int64[1] {2}> (t) y = Trilu <upper=0> (a)",
+        "s = Shape(x_2_3) t = Add(s, @[1,0]) a = ConstantOfShape <value=float[1] {-5.0}> (t) y = Trilu(a, "
+        "@1)",
+        "s = Shape(x_2_3) t = Add(s, @[1,0]) a = ConstantOfShape <value=int64[1] {2}> (t) y = Trilu "
+        "<upper=0> (a)",
     ],
     "Unsqueeze": [_S + "y = Unsqueeze(s, @[0,2])", "11: s = Shape(x_2_3) y = Unsqueeze <axes=[1]> (s)"],
     "Where": [_S + "a = Less(s, @3) y = Where(a, s, @[9,9,9])", _S + "a = Less(s, @3) y = Where(a, @-1, s)"],
@@ -522,7 +549,11 @@ _HOST: dict[str, list[str]] = {
 
 
 def _rows(table: dict[str, list[str]]) -> list[Any]:
-    return [pytest.param(kind, text, id=f"{kind}-{i}") for kind, texts in table.items() for i, text in enumerate(texts)]
+    return [
+        pytest.param(kind, text, id=f"{kind}-{i}")
+        for kind, texts in table.items()
+        for i, text in enumerate(texts)
+    ]
 
 
 def _loaded(text: str) -> tuple[OnnxModel, list[Any], list[np.ndarray[Any, Any]]]:
@@ -558,7 +589,7 @@ def test_every_row_is_tested() -> None:
     assert set(_HOST) == set(host_rules.RULES)
 
 
-# --- refusals --------------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -587,11 +618,17 @@ def test_form_without_a_rule_is_refused_by_the_node_s_name(text: str, said: str)
 def test_all_nodes_without_a_rule_are_named(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(
-        graph("a = Relu(x_2_3) b = SequenceConstruct(a, a) c = SplitToSequence(x_2_3_3) y = SequenceConstruct(c)"), path
+        graph(
+            "a = Relu(x_2_3) b = SequenceConstruct(a, a) c = SplitToSequence(x_2_3_3) y = "
+            "SequenceConstruct(c)"
+        ),
+        path,
     )
     with pytest.raises(UnsupportedOpError) as told:
         load_onnx(path)
-    assert all(name in str(told.value) for name in ("'1/SequenceConstruct'", "SplitToSequence '2", "'3/Sequence"))
+    assert all(
+        name in str(told.value) for name in ("'1/SequenceConstruct'", "SplitToSequence '2", "'3/Sequence")
+    )
     assert "Relu" not in str(told.value)
 
 
@@ -605,7 +642,9 @@ def test_wrong_import_is_refused_by_the_first_node_that_differs(monkeypatch: pyt
     proto = graph(MLP)
     check_import(OnnxModel(proto), inputs_for(proto))
     monkeypatch.setitem(OPS, "Relu", lambda node, x: torch.nn.functional.leaky_relu(x, 0.1))
-    with pytest.raises(VerificationError, match=r"^Relu '1/Relu' gives another value in torch \(shape \(2, 16\)\)"):
+    with pytest.raises(
+        VerificationError, match=r"^Relu '1/Relu' gives another value in torch \(shape \(2, 16\)\)"
+    ):
         check_import(OnnxModel(proto), inputs_for(proto))
     with pytest.raises(VerificationError, match="Relu '1/Relu'"):
         secateur.prune(OnnxModel(proto), inputs_for(proto), remove=0.3, method="scale")
@@ -622,7 +661,9 @@ def test_op_that_differs_below_zero_alone_is_found(monkeypatch: pytest.MonkeyPat
 def test_missing_package_is_named(missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     proto, find = graph(MLP), importlib.util.find_spec
     model = OnnxModel(proto)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == missing else find(name, *rest)
+    )
     with pytest.raises(InputError, match=f"pip install {missing}"):
         check_import(model, inputs_for(proto))
     if missing == "onnx":
@@ -636,7 +677,7 @@ def test_axes_other_than_the_batch_must_have_sizes() -> None:
         _ = OnnxModel(proto).example_inputs
 
 
-# --- graphs that are pruned ------------------------------------------------------------------------------------------
+# --- graphs that are pruned ---------------------------------------------------------------------------------
 
 _HEAD = "p = GlobalAveragePool({}) f = Flatten(p) y = Gemm <transB=1> (f, w_5_{}, wy_5)"
 
@@ -862,7 +903,12 @@ _EXPORTS: list[tuple[str, str, int, bool]] = [
 
 
 def export(
-    model: nn.Module, example: Sequence[Tensor], exporter: str, opset: int = 17, free: bool = True, **options: Any
+    model: nn.Module,
+    example: Sequence[Tensor],
+    exporter: str,
+    opset: int = 17,
+    free: bool = True,
+    **options: Any,
 ) -> Proto:
     """The model as ONNX. A batch that is not free is one."""
     names, options = [f"in{i}" for i in range(len(example))], options | {"opset_version": opset}
@@ -904,7 +950,12 @@ def assert_same_but_smaller(old: Proto, new: Proto) -> None:
     assert list(old.graph.output) == list(new.graph.output)
     assert weights <= {t.name for t in new.graph.initializer}
     for a, b in zip(old.graph.node, new.graph.node, strict=True):
-        assert (a.name, a.doc_string, a.domain, list(a.output)) == (b.name, b.doc_string, b.domain, list(b.output))
+        assert (a.name, a.doc_string, a.domain, list(a.output)) == (
+            b.name,
+            b.doc_string,
+            b.domain,
+            list(b.output),
+        )
         assert a.op_type == b.op_type or (a.op_type, b.op_type) == ("ConstantOfShape", "Constant")
 
 
@@ -931,10 +982,16 @@ def assert_prunes(path: Path, remove: float, method: str = "scale") -> None:
     with torch.no_grad():
         found = smaller.values(inputs)
     ours = [found[name] for name in smaller.outputs]
-    expected = list(run_onnx(smaller, inputs, smaller.outputs).values()) if half else run_session(smaller.proto, inputs)
+    expected = (
+        list(run_onnx(smaller, inputs, smaller.outputs).values())
+        if half
+        else run_session(smaller.proto, inputs)
+    )
     for a, b in zip(ours, expected, strict=True):
         assert a.shape == tuple(b.shape)
-        assert distance(a, torch.as_tensor(b)) < (5e-2 if a.dtype in (torch.float16, torch.bfloat16) else 1e-4)
+        assert distance(a, torch.as_tensor(b)) < (
+            5e-2 if a.dtype in (torch.float16, torch.bfloat16) else 1e-4
+        )
 
 
 def _is_valid(proto: Proto) -> bool:
@@ -993,7 +1050,9 @@ def test_pruned_model_is_pruned_again(name: str) -> None:
 
 
 def test_functions_of_the_model_are_part_of_it(tmp_path: Path) -> None:
-    proto = graph("a = MatMul(x_N_12, w_12_16) b = Relu(a) c = MatMul(b, w_16_9) d = Relu(c) y = MatMul(d, w_9_5)")
+    proto = graph(
+        "a = MatMul(x_N_12, w_12_16) b = Relu(a) c = MatMul(b, w_16_9) d = Relu(c) y = MatMul(d, w_9_5)"
+    )
     body = list(onnx.parser.parse_graph("f () => () { t = Exp(u) v = Add(t, one) z = Log(v) }").node)
     one = onnx.helper.make_node("Constant", [], ["one"], value_float=1.0)
     opset = [onnx.helper.make_opsetid("", 17)]
@@ -1006,7 +1065,7 @@ def test_functions_of_the_model_are_part_of_it(tmp_path: Path) -> None:
     assert_prunes(tmp_path / "model.onnx", 0.4)
 
 
-# --- the same network from torch and from ONNX -----------------------------------------------------------------------
+# --- the same network from torch and from ONNX --------------------------------------------------------------
 
 
 @cache
@@ -1017,7 +1076,9 @@ def _kept_from_torch(name: str, method: str) -> list[tuple[int, ...]]:
 
 def _kept(model: nn.Module, example: Sequence[Tensor], method: str) -> list[tuple[int, ...]]:
     """The units that stay, group by group; groups are named differently."""
-    result = secateur.prune(model, tuple(example), remove=0.4, method=method, input_bounds=(-2, 2), samples=256, seed=3)
+    result = secateur.prune(
+        model, tuple(example), remove=0.4, method=method, input_bounds=(-2, 2), samples=256, seed=3
+    )
     return sorted(group.kept for group in result.recipe.groups)
 
 
@@ -1036,12 +1097,22 @@ def _unfolded(name: str, exporter: str) -> Proto:
     """With batch norms as they are."""
     options = {"training": torch.onnx.TrainingMode.PRESERVE} if exporter == "script" else {"optimize": False}
     architecture = ARCHITECTURES[name]
-    return export(architecture.build(), architecture.example(), exporter, 18 if exporter == "dynamo" else 17, **options)
+    return export(
+        architecture.build(), architecture.example(), exporter, 18 if exporter == "dynamo" else 17, **options
+    )
 
 
-# --- any units -------------------------------------------------------------------------------------------------------
+# --- any units ----------------------------------------------------------------------------------------------
 
-_ANY = ["cnn_batch_norm", "resnext", "densenet", "shufflenet", "squeeze_excite_conv", "attention_fused", "unet_nearest"]
+_ANY = [
+    "cnn_batch_norm",
+    "resnext",
+    "densenet",
+    "shufflenet",
+    "squeeze_excite_conv",
+    "attention_fused",
+    "unet_nearest",
+]
 
 
 @cache

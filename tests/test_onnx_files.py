@@ -80,7 +80,9 @@ def test_one_file_stays_one(file: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_cannot_be_written_leaves_nothing(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_written_leaves_nothing(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Sorted(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.linalg.qr(x)[0]

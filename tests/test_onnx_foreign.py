@@ -1,7 +1,7 @@
 """ONNX files as other exporters write them: free sizes as −1, fixed batches, constant outputs, grids, masks.
 
-Each file is a few nodes in ONNX's own text form. A file is right where it loads, is pruned, and the smaller file gives
-in onnxruntime what the pruned model gives in torch.
+Each file is a few nodes in ONNX's own text form. A file is right where it loads, is pruned, and the smaller
+file gives in onnxruntime what the pruned model gives in torch.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def run(proto: Proto, *inputs: Tensor) -> list[np.ndarray[Any, Any]]:
 
 
 def pruned(proto: Proto, folder: Path, example: Any = None, **options: Any) -> OnnxModel:
-    """The smaller model, written, read again and run in onnxruntime with the file's batch (2 where it is free)."""
+    """The smaller model, written, read again and run in onnxruntime with the file's batch (2 where it is
+    free).
+    """
     onnx.save(proto, folder / "model.onnx")
     model = load_onnx(folder / "model.onnx")
     example = model.example_inputs if example is None else example
@@ -73,7 +75,7 @@ def pruned(proto: Proto, folder: Path, example: Any = None, **options: Any) -> O
 MLP = {"w0": (12, 6), "b0": (12,), "w1": (8, 12), "w2": (3, 8)}
 MLP_BODY = "h = Gemm<transB=1>(x, w0, b0) r = Relu(h) i = Gemm<transB=1>(r, w1) s = Relu(i) y = Gemm<transB=1>(s, w2)"
 
-# --- sizes of −1 and 0 -----------------------------------------------------------------------------------------------
+# --- sizes of −1 and 0 --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [-1, 0])
@@ -96,13 +98,17 @@ def test_other_axes_of_less_than_one_need_an_example(tmp_path: Path) -> None:
     pruned(proto, tmp_path, (torch.zeros(2, 3, 7, 7),))
 
 
-# --- outputs without a batch -----------------------------------------------------------------------------------------
+# --- outputs without a batch --------------------------------------------------------------------------------
 
 CONSTANTS = {
     "an initializer": ("", "priors", {"priors": np.arange(36, dtype=np.float32).reshape(9, 4)}),
     "a node on constants": ("q = Mul(priors, two)", "q", {"priors": (9, 4), "two": np.float32(2)}),
     "ids": ("q = Identity(ids)", "q", {"ids": ints(3, 1, 2)}),
-    "a grid": ("v = Shape(t) q = Range(zero, n, one)", "q", {"zero": ints(0)[0], "one": ints(1)[0], "n": ints(7)[0]}),
+    "a grid": (
+        "v = Shape(t) q = Range(zero, n, one)",
+        "q",
+        {"zero": ints(0)[0], "one": ints(1)[0], "n": ints(7)[0]},
+    ),
 }
 
 
@@ -115,11 +121,13 @@ def test_output_that_depends_on_no_input(case: str, batch: int | str, method: st
     body, name, constants = CONSTANTS[case]
     body = f"t = Relu(x) {body}" if "Shape" in body else body
     kind = "int64[3]" if case == "ids" else "int64[7]" if case == "a grid" else "float[9,4]"
-    proto = text(f"float[{batch},6] x", f"float[{batch},3] y, {kind} {name}", f"{MLP_BODY} {body}", **MLP, **constants)
+    proto = text(
+        f"float[{batch},6] x", f"float[{batch},3] y, {kind} {name}", f"{MLP_BODY} {body}", **MLP, **constants
+    )
     pruned(proto, tmp_path, method=method)
 
 
-# --- fixed batches ---------------------------------------------------------------------------------------------------
+# --- fixed batches ------------------------------------------------------------------------------------------
 
 FRAMES = {"k": (8, 3, 3, 3), "w0": (128, 12), "w1": (12, 5)}
 
@@ -191,7 +199,7 @@ def test_samples_that_are_mixed_are_told(tmp_path: Path) -> None:
         check_import(model, model.example_inputs)
 
 
-# --- as large as another value ---------------------------------------------------------------------------------------
+# --- as large as another value ------------------------------------------------------------------------------
 
 BESIDE = {"k0": (8, 3, 1, 1), "k1": (8, 16, 1, 1), "k2": (4, 8, 1, 1)}
 LIKE = {
@@ -235,7 +243,7 @@ def test_width_that_is_read_off_another_value_and_must_stay(tmp_path: Path) -> N
     assert widths["k0"] == (4, 3, 1, 1) and widths["k1"] == (4, 12, 1, 1)
 
 
-# --- infinity --------------------------------------------------------------------------------------------------------
+# --- infinity -----------------------------------------------------------------------------------------------
 
 INF = np.float32(np.inf)
 INFINITE = {
@@ -272,13 +280,21 @@ def test_weights_that_are_multiplied_must_be_finite(body: str, weights: dict[str
         secateur.inspect(model)
 
 
-# --- values that depend on constants and shapes alone ----------------------------------------------------------------
+# --- values that depend on constants and shapes alone -------------------------------------------------------
 
 
 def detector(grid: str, **constants: Any) -> Proto:
     """Two convolutions whose map of 4 values a place is moved by a grid of the map's size."""
-    body = f"c = Conv(x, k0) r = Relu(c) d = Conv(r, k1) s = Shape(d) {grid} f = Reshape(d, flat) y = Add(f, g)"
-    constants |= {"flat": ints(0, 2, -1), "zero": ints(0)[0], "one": ints(1)[0], "axis0": ints(0), "axis1": ints(1)}
+    body = (
+        f"c = Conv(x, k0) r = Relu(c) d = Conv(r, k1) s = Shape(d) {grid} f = Reshape(d, flat) y = Add(f, g)"
+    )
+    constants |= {
+        "flat": ints(0, 2, -1),
+        "zero": ints(0)[0],
+        "one": ints(1)[0],
+        "axis0": ints(0),
+        "axis1": ints(1),
+    }
     return text("float[N,3,H,W] x", "float[N,2,A] y", body, k0=(8, 3, 3, 3), k1=(2, 8, 1, 1), **constants)
 
 
@@ -304,7 +320,13 @@ GRIDS = {
 @pytest.mark.parametrize("case", GRIDS)
 @pytest.mark.parametrize("size", [6, 50])
 def test_grids_are_worked_out_once_the_shape_is_known(case: str, size: int, tmp_path: Path) -> None:
-    constants = {"two": ints(2)[0], "three": ints(3)[0], "axis2": ints(2), "axis4": ints(4), "flat2": ints(2, -1)}
+    constants = {
+        "two": ints(2)[0],
+        "three": ints(3)[0],
+        "axis2": ints(2),
+        "axis4": ints(4),
+        "flat2": ints(2, -1),
+    }
     proto = detector(GRIDS[case], half=np.float32(0.5), **constants)
     example = (torch.zeros(2, 3, size + 2, size),)
     small = pruned(proto, tmp_path, example)
@@ -322,12 +344,14 @@ def test_grid_of_the_batch_s_size_is_told() -> None:
     body = """
         s = Shape(x) n = Gather(s, zero) r = Range(zero, n, one) c = Cast<to=1>(r) u = Unsqueeze(c, axis) y = Add(x, u)
     """
-    model = OnnxModel(text("float[N,6] x", "float[N,6] y", body, zero=ints(0)[0], one=ints(1)[0], axis=ints(1)))
+    model = OnnxModel(
+        text("float[N,6] x", "float[N,6] y", body, zero=ints(0)[0], one=ints(1)[0], axis=ints(1))
+    )
     with pytest.raises((CaptureError, UnsupportedOpError), match="batch"):
         secateur.inspect(model)
 
 
-# --- budgets ---------------------------------------------------------------------------------------------------------
+# --- budgets ------------------------------------------------------------------------------------------------
 
 DOUBLED = " ".join(f"v{i + 1} = Concat<axis=1>(v{i}, v{i})" for i in range(60))
 HUGE = {
@@ -347,7 +371,9 @@ HUGE = {
 
 
 @pytest.mark.parametrize("case", HUGE)
-def test_values_beyond_the_budget_are_refused_before_they_are_made(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_beyond_the_budget_are_refused_before_they_are_made(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     body, constants = HUGE[case]
     model = OnnxModel(text("float[N,6] x", "float[N,M] y", body, **constants))
     monkeypatch.setattr("secateur.formats.onnx.model.VALUE_BYTES", 2**24)
@@ -364,14 +390,16 @@ def test_light_vgg_loads() -> None:
 
 
 def test_refusal_lists_five_nodes_and_a_count(tmp_path: Path) -> None:
-    body = " ".join(f"v{i + 1} = SequenceAt(v{i})" for i in range(9)).replace("v0)", "x)").replace("v9 ", "y ")
+    body = (
+        " ".join(f"v{i + 1} = SequenceAt(v{i})" for i in range(9)).replace("v0)", "x)").replace("v9 ", "y ")
+    )
     onnx.save(text("float[N,6] x", "float[N,6] y", body), tmp_path / "model.onnx")
     with pytest.raises(UnsupportedOpError, match=r"'4/SequenceAt' and 4 more") as told:
         load_onnx(tmp_path / "model.onnx")
     assert str(told.value).count("/SequenceAt'") == 5
 
 
-# --- the import check ------------------------------------------------------------------------------------------------
+# --- the import check ---------------------------------------------------------------------------------------
 
 
 def chaotic() -> Proto:
@@ -393,7 +421,9 @@ def test_rounding_that_grows_is_no_difference() -> None:
         ("Sub", lambda node, x, y: x - 0.9 * float(y.item())),
     ],
 )
-def test_wrong_rule_is_found_where_rounding_grows(kind: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_rule_is_found_where_rounding_grows(
+    kind: str, wrong: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(OPS, kind, wrong)
     with pytest.raises(VerificationError, match=rf"^{kind.split()[0]}.*apart, .* of the largest value"):
         check_import(OnnxModel(chaotic()), [torch.zeros(2, 6)])
@@ -426,6 +456,8 @@ def test_ids_are_drawn_over_the_table() -> None:
 
 def test_ids_are_drawn_over_what_they_are_compared_with() -> None:
     body = "u = Unsqueeze(x, axis) e = Equal(u, classes) f = Cast<to=1>(e) y = MatMul(f, w)"
-    proto = text("int32[N,5] x", "float[N,5,3] y", body, axis=ints(2), classes=np.arange(30, dtype=np.int32), w=(30, 3))
+    proto = text(
+        "int32[N,5] x", "float[N,5,3] y", body, axis=ints(2), classes=np.arange(30, dtype=np.int32), w=(30, 3)
+    )
     (drawn,) = random_inputs(OnnxModel(proto), [torch.zeros(40, 5, dtype=torch.int32)])
     assert drawn.dtype == torch.int32 and 25 < drawn.max() < 30

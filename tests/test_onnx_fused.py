@@ -1,4 +1,6 @@
-"""Files that onnxruntime has optimised, ops that it runs alone, and branches: pruned as the networks they stand for."""
+"""Files that onnxruntime has optimised, ops that it runs alone, and branches: pruned as the networks they
+stand for.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def attributes(path: Path, kind: str) -> list[dict[str, Any]]:
     return [{a.name: onnx.helper.get_attribute_value(a) for a in n.attribute} for n in nodes]
 
 
-# --- convolutions ----------------------------------------------------------------------------------------------------
+# --- convolutions -------------------------------------------------------------------------------------------
 
 _CNN = """
     a = Conv <pads=[1,1,1,1]> (x_N_3_8_8, w_12_3_3_3, w_12) b = Relu(a)
@@ -70,7 +72,9 @@ def test_optimised_cnn_is_pruned(tmp_path: Path) -> None:
     path = optimised(plain)
     assert {"FusedConv", "FusedGemm"} <= kinds(path)
     assert_prunes(path, 0.4)
-    assert [a["group"] for a in attributes(tmp_path / "smaller.onnx", "FusedConv")][1] < 12  # the depthwise one
+    assert [a["group"] for a in attributes(tmp_path / "smaller.onnx", "FusedConv")][
+        1
+    ] < 12  # the depthwise one
 
 
 @pytest.mark.slow
@@ -81,7 +85,7 @@ def test_choices_on_the_optimised_cnn_are_those_on_the_plain_one(tmp_path: Path)
     assert first == second
 
 
-# --- transformers ----------------------------------------------------------------------------------------------------
+# --- transformers -------------------------------------------------------------------------------------------
 
 
 class Attention(nn.Module):
@@ -123,7 +127,9 @@ class Encoder(nn.Module):
 
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The encoder as torch writes it, as onnxruntime optimises it, and as its optimizer of transformers does."""
+    """The encoder as torch writes it, as onnxruntime optimises it, and as its optimizer of transformers
+    does.
+    """
     torch.manual_seed(0)
     model, folder = Encoder().eval(), tmp_path_factory.mktemp("encoder")
     for p in model.parameters():
@@ -153,12 +159,15 @@ def test_optimised_encoder_is_pruned_as_the_plain_one(
     assert_prunes(path, 0.4)
     if name == "transformers":
         assert [a["num_heads"] for a in attributes(tmp_path / "smaller.onnx", "Attention")] == [3]
-    first, second = (_kept(m, [torch.rand(2, 5, 6)], "saliency") for m in map(load_onnx, (encoder["plain"], path)))
+    first, second = (
+        _kept(m, [torch.rand(2, 5, 6)], "saliency") for m in map(load_onnx, (encoder["plain"], path))
+    )
     assert first == second
 
 
 _M = "com.microsoft."
-_HEADS: dict[str, tuple[int, str, str, dict[str, Any]]] = {  # name → opset, nodes from x to m, op, its attributes after
+# name → opset, nodes from x to m, op, its attributes after
+_HEADS: dict[str, tuple[int, str, str, dict[str, Any]]] = {
     "values of another width": (17, f"""
         m = {_M}Attention <num_heads=4, qkv_hidden_sizes=[16,16,12]> (x_N_5_6, w_6_44, w_44)
     """, "Attention", {"num_heads": 3, "qkv_hidden_sizes": [12, 12, 9]}),
@@ -200,7 +209,7 @@ def test_heads_leave_and_the_op_is_told(name: str, tmp_path: Path) -> None:
         assert [a[attribute] for a in found] == [value] * len(found)
 
 
-# --- ops that onnxruntime runs alone ---------------------------------------------------------------------------------
+# --- ops that onnxruntime runs alone ------------------------------------------------------------------------
 
 _TAIL = "g = Gemm({}, w_{}_9, w_9) h = Relu(g) y = Gemm(h, w_9_5, w_5)"
 _WHOLE: dict[str, tuple[str, str]] = {  # name → nodes, the weight whose units the op pins
@@ -232,10 +241,14 @@ def test_op_without_a_rule_stays_whole(name: str, tmp_path: Path) -> None:
 
 
 def test_what_enters_an_op_without_gradient_counts_as_an_output() -> None:
-    proto = graph("a = Gemm(x_N_6, w_6_8, w_8) b = Relu(a) c = Gemm(b, w_8_4, w_4) y = ai.onnx.ml.Normalizer(c)")
+    proto = graph(
+        "a = Gemm(x_N_6, w_6_8, w_8) b = Relu(a) c = Gemm(b, w_8_4, w_4) y = ai.onnx.ml.Normalizer(c)"
+    )
     captured = capture(OnnxModel(proto), inputs_for(proto))
     consumers = [c for found in find_consumers(captured).values() for c in found]
-    found = sensitivities(captured, consumers, captured.tensors, inputs_for(proto), torch.Generator().manual_seed(0))
+    found = sensitivities(
+        captured, consumers, captured.tensors, inputs_for(proto), torch.Generator().manual_seed(0)
+    )
     assert len(found) == 2
     assert all(bool((root.rows.square().sum(1) > 1e-12).any()) for root in found.values())
 
@@ -262,7 +275,7 @@ def test_bounds_name_the_op_that_has_none() -> None:
         secateur.prune(OnnxModel(proto), inputs_for(proto), method="impact", input_bounds=(-1, 1))
 
 
-# --- units pass ------------------------------------------------------------------------------------------------------
+# --- units pass ---------------------------------------------------------------------------------------------
 
 _BESIDE = {  # ops that are not of one tensor: the nodes from a to b
     "BitShift": "", "BitwiseAnd": "", "BitwiseNot": "", "BitwiseOr": "", "BitwiseXor": "",
@@ -274,14 +287,18 @@ _BESIDE = {  # ops that are not of one tensor: the nodes from a to b
     "Xor": "i = Greater(a, @0.0) j = Greater(a, @0.5) k = Xor(i, j) b = Where(k, a, @0.0)",
 }  # fmt: skip
 _PASSING = [
-    k for k in elementwise.OPS if _BESIDE.get(k, "-") and k not in ("Bernoulli", "Multinomial") and "Random" not in k
+    k
+    for k in elementwise.OPS
+    if _BESIDE.get(k, "-") and k not in ("Bernoulli", "Multinomial") and "Random" not in k
 ]
 
 
 @pytest.mark.parametrize("kind", _PASSING)
 def test_units_pass_element_by_element(kind: str) -> None:
     proto = graph(
-        f"a = Gemm(x_N_6, w_6_8, w_8) {_BESIDE.get(kind) or f'b = {kind}(a)'} y = Gemm(b, w_8_3, w_3)", 24, ir=10
+        f"a = Gemm(x_N_6, w_6_8, w_8) {_BESIDE.get(kind) or f'b = {kind}(a)'} y = Gemm(b, w_8_3, w_3)",
+        24,
+        ir=10,
     )
     (group,) = couple(capture(OnnxModel(proto), inputs_for(proto))).prunable
     assert group.units == 8
@@ -296,7 +313,7 @@ def test_channels_pass_where_values_between_pixels_are_read() -> None:
     assert groups["w_8_3_3_3"] == "" and "places to sample at" in groups["w_2_3_1_1"]
 
 
-# --- branches --------------------------------------------------------------------------------------------------------
+# --- branches -----------------------------------------------------------------------------------------------
 
 
 def branching(condition: str) -> Proto:
@@ -314,7 +331,10 @@ def branching(condition: str) -> Proto:
     [
         ("k = Cast <to=9> (@1)", "Relu"),
         ("s0 = Shape(a) n = Gather(s0, @1) q = Equal(n, @16) k = Not(q)", "Tanh"),
-        ("s0 = Shape(a) n = Slice(s0, @[1], @[2]) m = Mul(n, @[2]) q = Greater(m, @[30]) k = Squeeze(q)", "Relu"),
+        (
+            "s0 = Shape(a) n = Slice(s0, @[1], @[2]) m = Mul(n, @[2]) q = Greater(m, @[30]) k = Squeeze(q)",
+            "Relu",
+        ),
     ],
 )
 def test_branch_that_is_known_is_taken(condition: str, taken: str, tmp_path: Path) -> None:
@@ -327,9 +347,14 @@ def test_branch_that_is_known_is_taken(condition: str, taken: str, tmp_path: Pat
 
 @pytest.mark.parametrize(
     "condition",
-    ["m = ReduceMax <keepdims=0> (a) k = Greater(m, @0.0)", "s0 = Shape(a) n = Gather(s0, @0) k = Equal(n, @2)"],
+    [
+        "m = ReduceMax <keepdims=0> (a) k = Greater(m, @0.0)",
+        "s0 = Shape(a) n = Gather(s0, @0) k = Equal(n, @2)",
+    ],
     ids=["of data", "of the batch"],
 )
 def test_branch_that_is_not_known_is_refused_by_name(condition: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedOpError, match=r"holds ops with graphs inside, which depend on data: If '.*/If'"):
+    with pytest.raises(
+        UnsupportedOpError, match=r"holds ops with graphs inside, which depend on data: If '.*/If'"
+    ):
         load_onnx(saved(tmp_path, branching(condition)))

@@ -1,4 +1,6 @@
-"""ONNX files that are damaged, wrong or hostile: each is refused in words, at little cost, and nothing in it is run."""
+"""ONNX files that are damaged, wrong or hostile: each is refused in words, at little cost, and nothing in it
+is run.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def built(
 ) -> Proto:
     """A model of one input x and one output, without any check of it."""
     x = helper.make_tensor_value_info("x", kind, shape)
-    graph = helper.make_graph(nodes, "g", [x], [helper.make_tensor_value_info(output, FLOAT, ["N", "M"])], weights)
+    graph = helper.make_graph(
+        nodes, "g", [x], [helper.make_tensor_value_info(output, FLOAT, ["N", "M"])], weights
+    )
     made = helper.make_model(graph, ir_version=8)
     del made.opset_import[:]
     made.opset_import.extend(helper.make_opsetid(domain, version) for domain, version in opsets)
@@ -121,7 +125,7 @@ def agrees(path: Path) -> OnnxModel:
     return model
 
 
-# --- files that are no models ----------------------------------------------------------------------------------------
+# --- files that are no models -------------------------------------------------------------------------------
 
 
 def test_the_model_that_is_damaged_below_is_sound(tmp_path: Path) -> None:
@@ -136,7 +140,9 @@ def test_cut_file_is_refused(share: float, tmp_path: Path) -> None:
     refused(path, InputError, str(path))
 
 
-@pytest.mark.parametrize("content", [b"", b"this is no model\n" * 9, b"PK\x03\x04" + b"\0" * 64, b"\xff" * 64])
+@pytest.mark.parametrize(
+    "content", [b"", b"this is no model\n" * 9, b"PK\x03\x04" + b"\0" * 64, b"\xff" * 64]
+)
 def test_file_of_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(content)
@@ -183,7 +189,7 @@ def test_names_that_are_not_text_are_refused(tmp_path: Path) -> None:
         refused(path, InputError, str(path), "not text")
 
 
-# --- models that do not fit together ---------------------------------------------------------------------------------
+# --- models that do not fit together ------------------------------------------------------------------------
 
 
 def with_weight(**changes: Any) -> Callable[[], Proto]:
@@ -211,8 +217,12 @@ def with_output(*names: str) -> Proto:
     return made
 
 
-def with_nodes(*nodes: tuple[str, list[str], list[str]], weights: Sequence[Proto] = ()) -> Callable[[], Proto]:
-    return lambda: built([helper.make_node(kind, i, o, name=f"n{j}") for j, (kind, i, o) in enumerate(nodes)], weights)
+def with_nodes(
+    *nodes: tuple[str, list[str], list[str]], weights: Sequence[Proto] = ()
+) -> Callable[[], Proto]:
+    return lambda: built(
+        [helper.make_node(kind, i, o, name=f"n{j}") for j, (kind, i, o) in enumerate(nodes)], weights
+    )
 
 
 def sparse() -> Proto:
@@ -230,11 +240,23 @@ def sequence() -> Proto:
 
 
 STRUCTURE: dict[str, Case] = {
-    "dims with too few bytes": (with_weight(dims=[4, 4]), InputError, ("'w'", "[4, 4]", "16 numbers", "holds 12")),
+    "dims with too few bytes": (
+        with_weight(dims=[4, 4]),
+        InputError,
+        ("'w'", "[4, 4]", "16 numbers", "holds 12"),
+    ),
     "dims with too many bytes": (with_weight(dims=[4, 2]), InputError, ("'w'", "[4, 2]")),
     "a piece of a number": (with_weight(raw_data=b"\0" * 47), InputError, ("'w'", "47 bytes")),
-    "dims with too few floats": (with_weight(raw_data=None, float_data=[1.0] * 11), InputError, ("'w'", "holds 11")),
-    "floats in the wrong field": (with_weight(raw_data=None, int32_data=[1] * 12), InputError, ("'w'", "holds 0")),
+    "dims with too few floats": (
+        with_weight(raw_data=None, float_data=[1.0] * 11),
+        InputError,
+        ("'w'", "holds 11"),
+    ),
+    "floats in the wrong field": (
+        with_weight(raw_data=None, int32_data=[1] * 12),
+        InputError,
+        ("'w'", "holds 0"),
+    ),
     "negative dims": (with_weight(dims=[-4, -3]), InputError, ("'w'", "[-4, -3]")),
     "huge dims": (with_weight(dims=[2**40], raw_data=None), InputError, ("'w'", "1099511627776")),
     "large dims without data": (with_weight(dims=[2**30], raw_data=None), InputError, ("'w'", "holds 0")),
@@ -253,7 +275,11 @@ STRUCTURE: dict[str, Case] = {
         InputError,
         ("initializer 'w'", "twice"),
     ),
-    "a node that reads itself": (with_nodes(("Add", ["x", "y"], ["y"])), InputError, ("Add 'n0'", "'y'", "itself")),
+    "a node that reads itself": (
+        with_nodes(("Add", ["x", "y"], ["y"])),
+        InputError,
+        ("Add 'n0'", "'y'", "itself"),
+    ),
     "a cycle": (
         with_nodes(("Add", ["x", "b"], ["a"]), ("Relu", ["a"], ["b"]), ("Relu", ["b"], ["y"])),
         InputError,
@@ -269,8 +295,16 @@ STRUCTURE: dict[str, Case] = {
         InputError,
         ("Tanh 'n1'", "'y'", "there already"),
     ),
-    "an input that is made": (with_nodes(("Relu", ["x"], ["x"])), InputError, ("Relu 'n0'", "'x'", "there already")),
-    "an output that nobody makes": (lambda: with_output("y", "z"), InputError, ("output 'z'", "nothing makes")),
+    "an input that is made": (
+        with_nodes(("Relu", ["x"], ["x"])),
+        InputError,
+        ("Relu 'n0'", "'x'", "there already"),
+    ),
+    "an output that nobody makes": (
+        lambda: with_output("y", "z"),
+        InputError,
+        ("output 'z'", "nothing makes"),
+    ),
     "an output twice": (lambda: with_output("y", "y"), InputError, ("output 'y'", "twice")),
     "no outputs": (lambda: with_output(), InputError, ("no outputs",)),
     "no ops": (lambda: built([]), InputError, ("no graph of ops",)),
@@ -282,8 +316,16 @@ STRUCTURE: dict[str, Case] = {
     "an input of too much": (lambda: relu(shape=["N", 2**40]), InputError, ("input 'x'", "1099511627776")),
     "an input of text": (lambda: relu(kind=STRING), UnsupportedOpError, ("input 'x'", "string")),
     "an input that is a list": (sequence, UnsupportedOpError, ("input 'x'", "no tensor")),
-    "an op with too few inputs": (with_nodes(("Conv", ["x"], ["y"])), InputError, ("not a valid ONNX model", "n0")),
-    "an op without its attribute": (with_nodes(("Cast", ["x"], ["y"])), InputError, ("not a valid ONNX model",)),
+    "an op with too few inputs": (
+        with_nodes(("Conv", ["x"], ["y"])),
+        InputError,
+        ("not a valid ONNX model", "n0"),
+    ),
+    "an op without its attribute": (
+        with_nodes(("Cast", ["x"], ["y"])),
+        InputError,
+        ("not a valid ONNX model",),
+    ),
 }
 
 
@@ -295,8 +337,16 @@ def test_model_that_does_not_fit_together_is_refused(case: str, tmp_path: Path) 
 
 
 NUMBERS: dict[str, tuple[str, type[SecateurError], tuple[str, ...]]] = {
-    "a weight of a product": ("<float[3,2] w = {1,1,1,1,1,1}> { y = MatMul(x, w) }", InputError, ("'y'", "(2, 3)")),
-    "a weight of Gemm": ("<float[3,2] w = {1,1,1,1,1,1}> { y = Gemm(x, w) }", InputError, ("Gemm 'y'", "(2, 3)")),
+    "a weight of a product": (
+        "<float[3,2] w = {1,1,1,1,1,1}> { y = MatMul(x, w) }",
+        InputError,
+        ("'y'", "(2, 3)"),
+    ),
+    "a weight of Gemm": (
+        "<float[3,2] w = {1,1,1,1,1,1}> { y = Gemm(x, w) }",
+        InputError,
+        ("Gemm 'y'", "(2, 3)"),
+    ),
     "a bias of Gemm": (
         "<float[2,2] w = {1,1,1,1}, float[3] b = {1,1,1}> { y = Gemm(x, w, b) }",
         InputError,
@@ -314,8 +364,16 @@ NUMBERS: dict[str, tuple[str, type[SecateurError], tuple[str, ...]]] = {
         UnsupportedOpError,
         ("Constant 'c'", "no numbers"),
     ),
-    "a NaN": ("<float[2,2] w = {nan,1,1,1}> { y = MatMul(x, w) }", CaptureError, ("w of shape (2, 2)", "1 NaN")),
-    "an infinity": ("<float[2,2] w = {inf,1,1,1}> { y = MatMul(x, w) }", CaptureError, ("w of shape (2, 2)",)),
+    "a NaN": (
+        "<float[2,2] w = {nan,1,1,1}> { y = MatMul(x, w) }",
+        CaptureError,
+        ("w of shape (2, 2)", "1 NaN"),
+    ),
+    "an infinity": (
+        "<float[2,2] w = {inf,1,1,1}> { y = MatMul(x, w) }",
+        CaptureError,
+        ("w of shape (2, 2)",),
+    ),
     "a norm in training mode": (
         "<float[2] s = {1,1}> { y, m, v = BatchNormalization<training_mode = 1>(x, s, s, s, s) }",
         UnsupportedOpError,
@@ -342,7 +400,7 @@ def test_numbers_that_do_not_fit_are_refused_before_anything_is_pruned(case: str
     assert list(files(tmp_path)) == [path]
 
 
-# --- sizes -----------------------------------------------------------------------------------------------------------
+# --- sizes --------------------------------------------------------------------------------------------------
 
 
 def filled(*sizes: int) -> Proto:
@@ -363,7 +421,13 @@ def test_large_constant_is_refused_before_it_is_made(
 
 def test_constants_have_one_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("secateur.formats.onnx.constants.CONSTANT_BYTES", 4000)
-    refused(saved(tmp_path, filled(*[300] * 4)), InputError, "ConstantOfShape 'c3'", "[300]", "at most 4,000 bytes")
+    refused(
+        saved(tmp_path, filled(*[300] * 4)),
+        InputError,
+        "ConstantOfShape 'c3'",
+        "[300]",
+        "at most 4,000 bytes",
+    )
     agrees(saved(tmp_path, filled(4, 4, 1)))
 
 
@@ -411,7 +475,7 @@ def test_sizes_without_bound_are_refused_when_they_are_worked_out(case: str, tmp
     assert named in str(caught.value)
 
 
-# --- ops that have no rule -------------------------------------------------------------------------------------------
+# --- ops that have no rule ----------------------------------------------------------------------------------
 
 
 def controlled(kind: str) -> Proto:
@@ -464,7 +528,11 @@ OPS: dict[str, Case] = {
         UnsupportedOpError,
         ("Nonsense 'n4' and 15 more",),
     ),
-    "an inner name of ours": (with_nodes(("MatMul (+ Add)", ["x", "x"], ["y"])), InputError, ("MatMul (+ Add)",)),
+    "an inner name of ours": (
+        with_nodes(("MatMul (+ Add)", ["x", "x"], ["y"])),
+        InputError,
+        ("MatMul (+ Add)",),
+    ),
     "an unknown op in a function": (
         lambda: text("g (float[N,2] x) => (float[N,2] y) { y = own.f(x) }", function("y = Nonsense(x)")),
         UnsupportedOpError,
@@ -475,7 +543,11 @@ OPS: dict[str, Case] = {
         for kind in ("If", "Loop", "Scan")
     },
     **{
-        kind: (partial(quantised, kind), UnsupportedOpError, (f"{kind} 'q'", "prune the floating-point model first"))
+        kind: (
+            partial(quantised, kind),
+            UnsupportedOpError,
+            (f"{kind} 'q'", "prune the floating-point model first"),
+        )
         for kind in ("QuantizeLinear", "DequantizeLinear")
     },
 }
@@ -488,12 +560,14 @@ def test_op_without_a_rule_is_named(case: str, tmp_path: Path) -> None:
     refused(path, error, str(path), *said)
 
 
-# --- weights beside the model ----------------------------------------------------------------------------------------
+# --- weights beside the model -------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def apart(tmp_path: Path) -> Path:
-    """A model in a folder of its own, its weights in a file beside it, and a file outside that it must not read."""
+    """A model in a folder of its own, its weights in a file beside it, and a file outside that it must not
+    read.
+    """
     folder = tmp_path / "inside"
     folder.mkdir()
     model = built([helper.make_node("MatMul", ["x", "w"], ["y"], name="product")], [numbers("w", 4, 3)])
@@ -596,10 +670,11 @@ def test_constants_in_other_files_are_refused_like_weights(place: str, apart: Pa
     refused(path, InputError, str(path), "'c'", "only files in the model's folder")
 
 
-# --- names -----------------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------
 
 NAMES = [
-    'training");getattr(__import__("os"),"system")("touch {marker}")#',  # runs where names are written out as they are
+    # runs where names are written out as they are
+    'training");getattr(__import__("os"),"system")("touch {marker}")#',
     '");import os;os.system("touch {marker}")#',
     "');import os;os.system('touch {marker}')#",
     '"""+__import__("os").system("touch {marker}")+"""',
@@ -646,7 +721,9 @@ def named(first: str, second: str) -> Proto:
     """Two layers whose weights, nodes, input and output have these names."""
     names = [first or "_", second or "__"]
     nodes = [
-        helper.make_node("Gemm", [f"in{first}", names[0], f"{names[0]}.x"], [f"h{first}"], name=names[0], transB=1),
+        helper.make_node(
+            "Gemm", [f"in{first}", names[0], f"{names[0]}.x"], [f"h{first}"], name=names[0], transB=1
+        ),
         helper.make_node("Relu", [f"h{first}"], [f"r{first}"], name=second),
         helper.make_node("MatMul", [f"r{first}", names[1]], [f"out{second}"], name=f"{first}2"),
     ]
@@ -671,13 +748,11 @@ def test_names_that_become_the_same_are_kept_apart(tmp_path: Path) -> None:
         agrees(saved(tmp_path, named(first, second)))
 
 
-# --- functions -------------------------------------------------------------------------------------------------------
+# --- functions ----------------------------------------------------------------------------------------------
 
 
 def test_functions_are_written_out(tmp_path: Path) -> None:
-    graph = (
-        "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,-2,3,4}> { h = MatMul(x, w) z = own.f(h) y = own.f(z) }"
-    )
+    graph = "g (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1,-2,3,4}> { h = MatMul(x, w) z = own.f(h) y = own.f(z) }"
     inner = function("c = Constant<value = float[2] {1, 2}>() y = Add(x, c)", "inner")
     model = agrees(saved(tmp_path, text(graph, function("z = own.inner(x) y = Relu(z)"), inner)))
     assert not model.proto.functions

@@ -160,13 +160,15 @@ _MICROSOFT: dict[str, list[str]] = {
         f"m = Cast <to=6> (b_2_5_5) "
         f"y = {_M}Attention <num_heads=2, mask_filter_value=-50.0> (x_2_5_6, w_6_24, w_24, m)",
         f"y = {_M}Attention <num_heads=2> (x_2_5_6, w_6_24, w_24, , , xb_2_2_5_5)",
-        f"m = Cast <to=6> (b_2_5) y = {_M}Attention <num_heads=2, unidirectional=1> (x_2_5_6, w_6_24, w_24, m)",
+        f"m = Cast <to=6> (b_2_5) y = {_M}Attention <num_heads=2, unidirectional=1> (x_2_5_6, w_6_24, w_24, "
+        "m)",
     ],
     _M + "BiasGelu": [f"y = {_M}BiasGelu(x_2_6, w_6)", f"a = MatMul(x_2_3, w_3_6) y = {_M}BiasGelu(a, w_6)"],
     _M + "EmbedLayerNormalization": [
         f"i = Cast <to=6> (t_2_5) s = Cast <to=6> (ts_2_5) "
         f"y, m = {_M}EmbedLayerNormalization(i, s, w_4_6, wp_7_6, ws_4_6, v_6, w_6)",
-        f"i = Cast <to=6> (t_2_5) y, m = {_M}EmbedLayerNormalization <epsilon=0.01> (i, , w_4_6, wp_7_6, , v_6, w_6)",
+        f"i = Cast <to=6> (t_2_5) y, m = {_M}EmbedLayerNormalization <epsilon=0.01> (i, , w_4_6, wp_7_6, , "
+        "v_6, w_6)",
         f"i = Cast <to=6> (t_2_5) s = Cast <to=6> (b_2_5) p = Cast <to=6> (tp_2_5) "
         f"y, m, e = {_M}EmbedLayerNormalization(i, s, w_4_6, wp_7_6, ws_2_6, v_6, w_6, i, p)",
     ],
@@ -179,7 +181,8 @@ _MICROSOFT: dict[str, list[str]] = {
         f"y = {_M}FusedConv(x_2_4_6_6, w_8_4_3_3)",
         f'y = {_M}FusedConv <activation="Relu", pads=[1,1,1,1], strides=[2,1]> (x_2_4_6_6, w_8_4_3_3, w_8)',
         f'y = {_M}FusedConv <activation="LeakyRelu", activation_params=[0.2]> (x_2_4_6_6, w_8_4_3_3, w_8)',
-        f'y = {_M}FusedConv <activation="Clip", activation_params=[0.1, 0.4], group=2> (x_2_4_6_6, w_8_2_3_3, w_8)',
+        f'y = {_M}FusedConv <activation="Clip", activation_params=[0.1, 0.4], group=2> (x_2_4_6_6, '
+        'w_8_2_3_3, w_8)',
         f'y = {_M}FusedConv <activation="HardSigmoid", activation_params=[0.3, 0.4]> (x_2_4_6_6, w_8_4_3_3)',
         f'y = {_M}FusedConv <activation="Sigmoid"> (x_2_4_6_6, w_8_4_3_3)',
         f'y = {_M}FusedConv <activation="Tanh"> (x_2_4_6_6, w_8_4_3_3)',
@@ -187,9 +190,11 @@ _MICROSOFT: dict[str, list[str]] = {
     ],
     _M + "FusedGemm": [
         f'y = {_M}FusedGemm <activation="Relu"> (x_2_6, w_6_5, w_5)',
-        f'y = {_M}FusedGemm <activation="LeakyRelu", activation_alpha=0.3, alpha=0.5, transB=1> (x_2_6, w_5_6, w_5)',
+        f'y = {_M}FusedGemm <activation="LeakyRelu", activation_alpha=0.3, alpha=0.5, transB=1> (x_2_6, '
+        'w_5_6, w_5)',
         f'y = {_M}FusedGemm <activation="Elu", activation_alpha=0.3, beta=2.0> (x_2_6, w_6_5, w_5)',
-        f'y = {_M}FusedGemm <activation="HardSigmoid", activation_alpha=0.3, activation_beta=0.4> (x_2_6, w_6_5)',
+        f'y = {_M}FusedGemm <activation="HardSigmoid", activation_alpha=0.3, activation_beta=0.4> (x_2_6, '
+        'w_6_5)',
         *(f'y = {_M}FusedGemm <activation="{name}"> (x_2_6, w_6_5, w_5)' for name in ("Sigmoid",
         "Tanh",
         "Softplus",
@@ -216,7 +221,8 @@ _MICROSOFT: dict[str, list[str]] = {
         f"y = {_M}MultiHeadAttention <num_heads=2, scale=0.3> (x_2_5_6, xk_2_4_6, xv_2_4_8)",
         f"y = {_M}MultiHeadAttention <num_heads=2> (x_2_5_6, xk_2_5_6, xv_2_5_6, w_18)",
         f"m = Cast <to=6> (t_2) y = {_M}MultiHeadAttention <num_heads=2> (x_2_5_6, xk_2_5_6, xv_2_5_6, , m)",
-        f"m = Cast <to=6> (b_2_5) y = {_M}MultiHeadAttention <num_heads=2> (x_2_5_6, xk_2_5_6, xv_2_5_6, , m)",
+        f"m = Cast <to=6> (b_2_5) y = {_M}MultiHeadAttention <num_heads=2> (x_2_5_6, xk_2_5_6, xv_2_5_6, , "
+        "m)",
         f"y = {_M}MultiHeadAttention <num_heads=2> (x_2_5_6, xk_2_4_6, xv_2_4_6, , , xs_1_2_5_4)",
         f"y = {_M}MultiHeadAttention <num_heads=2, unidirectional=1> (x_2_5_6, xk_2_5_6, xv_2_5_6)",
     ],
@@ -261,7 +267,9 @@ _REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("kind", "text"), _rows(_ELEMENTWISE | _REDUCTIONS | _INDEXING | _ROTARY | _MICROSOFT))
+@pytest.mark.parametrize(
+    ("kind", "text"), _rows(_ELEMENTWISE | _REDUCTIONS | _INDEXING | _ROTARY | _MICROSOFT)
+)
 def test_op_gives_what_onnxruntime_gives(kind: str, text: str) -> None:
     opset, nodes = re.fullmatch(r"(?:(\d+): )?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
     proto = graph(nodes, int(opset or 17), ir=10)
@@ -272,7 +280,9 @@ def test_op_gives_what_onnxruntime_gives(kind: str, text: str) -> None:
     for name, theirs in zip(model.outputs, run_session(proto, inputs), strict=True):
         ours = found[name]
         ours = torch.tensor(ours.tolist()) if isinstance(ours, np.ndarray) else ours
-        torch.testing.assert_close(ours, torch.from_numpy(np.array(theirs)), rtol=1e-4, atol=1e-5, equal_nan=True)
+        torch.testing.assert_close(
+            ours, torch.from_numpy(np.array(theirs)), rtol=1e-4, atol=1e-5, equal_nan=True
+        )
 
 
 def test_every_row_is_tested() -> None:

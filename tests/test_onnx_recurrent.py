@@ -28,7 +28,9 @@ def layer(
     kind: str, direction: str = "forward", *, inputs: str = "B", outputs: str = "YHC", settings: str = "",
     batch: str = "2", opset: int = 17,
 ) -> Proto:  # fmt: skip
-    """One layer with a bias (B), initial states (h and c: inputs, H and C: weights), and the outputs Y, H and C."""
+    """One layer with a bias (B), initial states (h and c: inputs, H and C: weights), and the outputs Y, H and
+    C.
+    """
     d, gates = 2 if direction == "bidirectional" else 1, _GATES[kind]
     states = f"{d}_{batch}_{_HIDDEN}"
     given = [
@@ -40,7 +42,9 @@ def layer(
         f"xh_{states}" if "h" in inputs else f"wh_{states}" if "H" in inputs else "",
         f"xc_{states}" if "c" in inputs else f"wc_{states}" if "C" in inputs else "",
     ]
-    made = ", ".join(name if name in outputs else "" for name in ("Y", "H", "C")[: 3 if kind == "LSTM" else 2])
+    made = ", ".join(
+        name if name in outputs else "" for name in ("Y", "H", "C")[: 3 if kind == "LSTM" else 2]
+    )
     told = f'hidden_size={_HIDDEN}, direction="{direction}"' + (f", {settings}" if settings else "")
     text = ", ".join(given if kind == "LSTM" else given[:6])
     return graph(f"{made.rstrip(', ')} = {kind} <{told}> ({text.rstrip(', ')})", opset)
@@ -56,7 +60,11 @@ _SETTINGS = [
         ("BhcHC", "HC", ""),
         ("BHC", "H", ""),
         *([("Bc", "C", ""), ("B", "YC", "")] if kind == "LSTM" else []),
-        *([("B", "YH", "linear_before_reset=1"), ("", "YH", "linear_before_reset=1")] if kind == "GRU" else []),
+        *(
+            [("B", "YH", "linear_before_reset=1"), ("", "YH", "linear_before_reset=1")]
+            if kind == "GRU"
+            else []
+        ),
     ]
 ]
 
@@ -76,7 +84,9 @@ def test_layer_gives_what_onnxruntime_gives(
 @pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
 @pytest.mark.parametrize("kind", _GATES)
 def test_batch_may_come_first(kind: str, direction: str) -> None:
-    """The same layer with batch and steps (for states: directions) swapped; onnxruntime has no kernel for it."""
+    """The same layer with batch and steps (for states: directions) swapped; onnxruntime has no kernel for
+    it.
+    """
     plain = layer(kind, direction, inputs="Bhc")
     first = onnx.ModelProto.FromString(plain.SerializeToString())
     first.graph.node[0].attribute.append(onnx.helper.make_attribute("layout", 1))
@@ -109,7 +119,8 @@ def test_form_that_torch_lacks_is_refused_by_the_node_s_name(text: str, said: st
         OnnxModel(proto)(*inputs_for(proto))
 
 
-# What stands before an LSTM of six units over twelve channels, its inputs from W on, whether an initial state stays.
+# What stands before an LSTM of six units over twelve channels, its inputs from W on, whether an initial state
+# stays.
 _MADE: dict[str, tuple[str, str, bool]] = {
     "states by ConstantOfShape": ("""
         s = Shape(t) n = Gather(s, @1) m = Unsqueeze(n, @[0]) k = Concat <axis=0> (@[1], m, @[6])
@@ -154,14 +165,18 @@ def test_states_lengths_and_weights_may_be_made_in_the_graph(case: str) -> None:
     model = OnnxModel(speech(lstm, before))
     node = next(n for n in model.nodes if n.kind == "LSTM")
     assert bool(node.inputs[2]) == kept
-    assert not {n.kind for n in model.nodes} & ({"ConstantOfShape"} if kept else {"ConstantOfShape", "Expand"})
+    assert not {n.kind for n in model.nodes} & (
+        {"ConstantOfShape"} if kept else {"ConstantOfShape", "Expand"}
+    )
     for batch in (2, 3):
         inputs = inputs_for(model.proto, batch)
         check_import(model, inputs)
         smaller = secateur.prune(model, inputs, remove=0.4, method="scale", input_bounds=(-1, 1)).model
         with torch.no_grad():
             ours = smaller(*inputs)
-        torch.testing.assert_close(ours, torch.from_numpy(run_session(smaller.proto, inputs)[0]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            ours, torch.from_numpy(run_session(smaller.proto, inputs)[0]), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.slow
@@ -183,7 +198,9 @@ def test_layer_stays_whole_and_the_rest_is_pruned(tmp_path: Path) -> None:
     onnx.save(speech(), path)
     assert_prunes(path, 0.4)
     before, after = load_onnx(path), load_onnx(tmp_path / "smaller.onnx")
-    (layer_before,), (layer_after,) = ([n for n in m.proto.graph.node if n.op_type == "LSTM"] for m in (before, after))
+    (layer_before,), (layer_after,) = (
+        [n for n in m.proto.graph.node if n.op_type == "LSTM"] for m in (before, after)
+    )
     assert layer_before == layer_after
     for name in ("w_1_24_12", "wr_1_24_6", "wb_1_48"):
         assert torch.equal(before.constants[name], after.constants[name])

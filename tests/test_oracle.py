@@ -1,4 +1,6 @@
-"""Torch-Pruning's dependency graph as an oracle: what must leave together when one unit goes, index by index."""
+"""Torch-Pruning's dependency graph as an oracle: what must leave together when one unit goes, index by
+index.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,18 @@ from secateur.types import Group
 tp = pytest.importorskip("torch_pruning")
 
 AGREES = (
-    "mlp_relu mlp_residual highway tied_linear swiglu swiglu_fused cnn cnn_batch_norm cnn_instance_norm cnn_group_norm "
+    "mlp_relu mlp_residual highway tied_linear swiglu swiglu_fused cnn cnn_batch_norm cnn_instance_norm "
+    "cnn_group_norm "
     "cnn_adaptive_pool cnn_view cnn_mean_pool cnn_baked_sizes conv1d conv3d vgg_batch_norm resnet_basic "
-    "resnet_bottleneck resnet_preactivation resnet_inplace resnext mobilenet convnext densenet spatial_pyramid "
-    "squeeze_excite_conv squeeze_excite_linear unet_transposed unet_nearest product_of_branches stack_mean decoder "
+    "resnet_bottleneck resnet_preactivation resnet_inplace resnext mobilenet convnext densenet "
+    "spatial_pyramid "
+    "squeeze_excite_conv squeeze_excite_linear unet_transposed unet_nearest product_of_branches stack_mean "
+    "decoder "
     "attention_fused two_outputs siamese"
 ).split()
 
-# Where Torch-Pruning 1.6 says something else, and why we do; test_surgery.py shows that our groups can be cut.
+# Where Torch-Pruning 1.6 says something else, and why we do; test_surgery.py shows that our groups can be
+# cut.
 DIFFERS = {
     "cnn_prelu": "it lists a PReLU with one slope for all channels, of which nothing is removed",
     "depthwise_multiplier": "it takes a convolution of two outputs a channel for a plain depthwise one",
@@ -57,16 +63,22 @@ class Oracle:
     def __call__(self, layer: str, indices: list[int]) -> set[Part]:
         """What leaves with the outputs `indices` of `layer`."""
         module = self.model.get_submodule(layer)
-        prune: Any = tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
+        prune: Any = (
+            tp.prune_linear_out_channels if isinstance(module, nn.Linear) else tp.prune_conv_out_channels
+        )
         parts: dict[tuple[str, str], set[int]] = {}
         for dependency, found in self.graph.get_pruning_group(module, prune, idxs=indices):
             target = dependency.target.module
             if target not in self.names:  # a concat, a split, a flatten
                 continue
-            depthwise = isinstance(target, nn.modules.conv._ConvNd) and target.groups == target.in_channels > 1
+            depthwise = (
+                isinstance(target, nn.modules.conv._ConvNd) and target.groups == target.in_channels > 1
+            )
             out = self.graph.is_out_channel_pruning_fn(dependency.handler) or depthwise
             columns = target.weight.shape[1] if isinstance(target, nn.modules.conv._ConvNd) and not out else 0
-            indices = {int(i) % columns if target.groups > 1 else int(i) for i in found} if columns else set(found)
+            indices = (
+                {int(i) % columns if target.groups > 1 else int(i) for i in found} if columns else set(found)
+            )
             parts.setdefault((self.names[target], "out" if out else "in"), set()).update(indices)
         return {(name, side, tuple(sorted(found))) for (name, side), found in parts.items()}
 

@@ -27,11 +27,15 @@ for name in {FUNCTIONS}:
 
 def fresh(script: str) -> str:
     """What a new interpreter writes on stdout."""
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 def test_the_package_alone_imports_nothing_slow() -> None:
-    assert fresh(f"import sys, secateur; dir(secateur); print([n for n in {SLOW} if n in sys.modules])") == "[]"
+    assert (
+        fresh(f"import sys, secateur; dir(secateur); print([n for n in {SLOW} if n in sys.modules])") == "[]"
+    )
 
 
 @pytest.mark.slow
@@ -40,7 +44,8 @@ def test_the_package_alone_imports_nothing_slow() -> None:
     [
         "import secateur.certify.search, secateur.evaluate.latency, secateur.prune, secateur.replay",
         "from secateur.prune import prune as own; from secateur.certify.vnnlib import write_claim",
-        "import secateur; secateur.certify; secateur.Recipe; import secateur.certify.embed, secateur.evaluate",
+        "import secateur; secateur.certify; secateur.Recipe; import secateur.certify.embed, "
+        "secateur.evaluate",
     ],
 )
 def test_functions_are_not_replaced_by_modules_of_their_name(first: str) -> None:

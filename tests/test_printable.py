@@ -22,7 +22,9 @@ EVIL = "\x1b]0;owned\x07\x1b[2J\r\nsecateur: all is well\u202e\x9b31m\x7f"
 @given(st.text())
 def test_nothing_that_a_terminal_obeys_is_left(text: str) -> None:
     shown = printable(text)
-    assert not any(unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in shown if c not in "\n\t")
+    assert not any(
+        unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for c in shown if c not in "\n\t"
+    )
     assert all(line.startswith("  ") for line in shown.split("\n")[1:])
     assert printable("ordinary text, “quoted” – Größe 3×3") == "ordinary text, “quoted” – Größe 3×3"
 
@@ -34,7 +36,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, op in (("net.onnx", "Gemm"), ("unknown.onnx", f"Made{EVIL}Up"), ("\x1b[2Jnet.onnx", "Gemm")):
         generator = torch.Generator().manual_seed(0)
         weights = [
-            numpy_helper.from_array(torch.randn(8, 8, generator=generator).numpy(), f"{side}{EVIL}") for side in "ab"
+            numpy_helper.from_array(torch.randn(8, 8, generator=generator).numpy(), f"{side}{EVIL}")
+            for side in "ab"
         ]
         nodes = [
             helper.make_node(op, ["x", f"a{EVIL}"], [f"h{EVIL}"], name=f"first{EVIL}"),
@@ -43,7 +46,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
         ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, ["N", 8]) for end in "xy"]
         graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
-        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path / name)
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path / name
+        )
     return path
 
 

@@ -45,7 +45,9 @@ def test_a_line_every_ten_seconds() -> None:
 
 def test_a_phase_has_no_count() -> None:
     clock = Clock(end=10)
-    assert lines(Report("capturing the model", clock=clock), clock) == ["secateur: capturing the model (10 s)"]
+    assert lines(Report("capturing the model", clock=clock), clock) == [
+        "secateur: capturing the model (10 s)"
+    ]
 
 
 def test_nothing_for_short_work() -> None:

@@ -24,7 +24,7 @@ from secateur.types import Removal
 few = settings(derandomize=True, deadline=None, max_examples=12, database=None)
 several = settings(few, max_examples=30)
 
-# --- drawn networks --------------------------------------------------------------------------------------------------
+# --- drawn networks -----------------------------------------------------------------------------------------
 
 
 class Residual(nn.Module):
@@ -66,7 +66,9 @@ def block(name: str, channels: int, width: int) -> tuple[nn.Module, int]:
             return nn.Conv2d(channels, 2 * channels, 3, padding=1, groups=channels), 2 * channels
         case "grouped":
             even = 2 * width
-            return nn.Sequential(nn.Conv2d(channels, even, 1), nn.ReLU(), nn.Conv2d(even, even, 1, groups=2)), even
+            return nn.Sequential(
+                nn.Conv2d(channels, even, 1), nn.ReLU(), nn.Conv2d(even, even, 1, groups=2)
+            ), even
         case "pool":
             return nn.AvgPool2d(3, stride=1, padding=1), channels
     return ACTIVATIONS[width % len(ACTIVATIONS)](), channels
@@ -75,8 +77,11 @@ def block(name: str, channels: int, width: int) -> tuple[nn.Module, int]:
 BLOCKS = ("conv", "norm", "residual", "beside", "depthwise", "grouped", "pool", "activation")
 
 
-def network(blocks: Sequence[tuple[str, int]], hidden: Sequence[int], flatten: bool, seed: int) -> nn.Sequential:
-    """A float64 network: the drawn blocks, flattened or averaged, linear layers of the `hidden` widths, three outputs.
+def network(
+    blocks: Sequence[tuple[str, int]], hidden: Sequence[int], flatten: bool, seed: int
+) -> nn.Sequential:
+    """A float64 network: the drawn blocks, flattened or averaged, linear layers of the `hidden` widths, three
+    outputs.
 
     A convolution stands first, so that something can go.
     """
@@ -151,13 +156,14 @@ def test_more_asked_is_never_larger_and_the_model_is_untouched(model: nn.Module)
 @given(model=networks(), method=st.sampled_from(["saliency", "stochastic"]), seed=st.integers(0, 9))
 def test_same_seed_same_bits(model: nn.Module, method: str, seed: int) -> None:
     first, second = (
-        secateur.prune(copy.deepcopy(model), IMAGES, remove=0.4, method=method, step=0.25, seed=seed) for _ in range(2)
+        secateur.prune(copy.deepcopy(model), IMAGES, remove=0.4, method=method, step=0.25, seed=seed)
+        for _ in range(2)
     )
     assert same_bits(snapshot(first.model), snapshot(second.model))
     assert first.recipe == second.recipe
 
 
-# --- what a merge does -----------------------------------------------------------------------------------------------
+# --- what a merge does --------------------------------------------------------------------------------------
 
 
 def consumer(form: str, units: int) -> nn.Sequential:
@@ -165,7 +171,13 @@ def consumer(form: str, units: int) -> nn.Sequential:
     layers: dict[str, list[nn.Module]] = {
         "linear": [nn.Linear(5, units), nn.Tanh(), nn.Linear(units, 4)],
         "conv": [nn.Conv2d(2, units, 3), nn.Tanh(), nn.Conv2d(units, 4, 3, padding=1)],
-        "flatten": [nn.Conv2d(2, units, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * units, 4)],
+        "flatten": [
+            nn.Conv2d(2, units, 3),
+            nn.Tanh(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+            nn.Linear(4 * units, 4),
+        ],
     }
     return nn.Sequential(*layers[form]).double().eval()
 
@@ -190,21 +202,30 @@ def response(model: nn.Sequential, h: Tensor, weight: Tensor) -> Tensor:
     return nn.functional.linear(h, weight)
 
 
-def merge(form: str, seed: int, units: int, a: int, b: int) -> tuple[nn.Sequential, Tensor, Graph, dict[str, Tensor]]:
+def merge(
+    form: str, seed: int, units: int, a: int, b: int
+) -> tuple[nn.Sequential, Tensor, Graph, dict[str, Tensor]]:
     """A model, inputs, its graph, and the consumer's weights after a→b."""
     torch.manual_seed(seed)
     model = consumer(form, units)
     x = (torch.randn(3, 5) if form == "linear" else torch.randn(3, 2, 6, 6)).double()
     graph = capture(model, x)
     (group,) = couple(graph).prunable
-    return model, x, graph, merged(graph.tensors, group, Removal(group.name, torch.tensor([a]), torch.tensor([b])))
+    return (
+        model,
+        x,
+        graph,
+        merged(graph.tensors, group, Removal(group.name, torch.tensor([a]), torch.tensor([b]))),
+    )
 
 
 @pytest.mark.slow
 @FORMS
 @settings(few, max_examples=8)
 @given(seed=st.integers(0, 1000), units=st.integers(2, 7), data=st.data())
-def test_merge_changes_the_next_layer_as_predicted(form: str, seed: int, units: int, data: st.DataObject) -> None:
+def test_merge_changes_the_next_layer_as_predicted(
+    form: str, seed: int, units: int, data: st.DataObject
+) -> None:
     """z′ − z = W[:, a]·(h_b − h_a) for a→b."""
     a, b = data.draw(st.permutations(range(units)))[:2]
     model, x, _, edited = merge(form, seed, units, a, b)
@@ -222,8 +243,12 @@ def test_merge_changes_the_next_layer_as_predicted(form: str, seed: int, units: 
 @FORMS
 @settings(few, max_examples=8)
 @given(seed=st.integers(0, 1000), units=st.integers(2, 7), data=st.data())
-def test_merge_is_as_if_one_unit_computed_the_other(form: str, seed: int, units: int, data: st.DataObject) -> None:
-    """Giving unit a the weights of b is the same function as a→b; the code of the papers' authors zeroed b instead."""
+def test_merge_is_as_if_one_unit_computed_the_other(
+    form: str, seed: int, units: int, data: st.DataObject
+) -> None:
+    """Giving unit a the weights of b is the same function as a→b; the code of the papers' authors zeroed b
+    instead.
+    """
     a, b = data.draw(st.permutations(range(units)))[:2]
     _, x, graph, edited = merge(form, seed, units, a, b)
     copied = {name: graph.tensors[name].clone() for name in ("0.weight", "0.bias")}

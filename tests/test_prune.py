@@ -51,7 +51,7 @@ def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-# --- the contract of every method ------------------------------------------------------------------------------------
+# --- the contract of every method ---------------------------------------------------------------------------
 
 
 @pytest.mark.sweep
@@ -75,7 +75,9 @@ def test_history_has_a_row_for_each_step(method: str, name: str) -> None:
         assert after.parameters < before.parameters and after.macs < before.macs
         assert after.units_removed > before.units_removed and after.seconds >= before.seconds
     steps = standard(method, name).recipe.steps
-    assert [(s.units_removed, s.parameters) for s in steps] == [(r.units_removed, r.parameters) for r in history]
+    assert [(s.units_removed, s.parameters) for s in steps] == [
+        (r.units_removed, r.parameters) for r in history
+    ]
 
 
 @pytest.mark.sweep
@@ -148,13 +150,15 @@ def test_seeds_do_not_matter_where_nothing_is_drawn(method: str) -> None:
 
 
 def test_cold_stochastic_takes_no_worse_pair_unless_it_must() -> None:
-    """At temperature 0 a pair is accepted only where it is no worse than the last; the best of the rest fill up."""
+    """At temperature 0 a pair is accepted only where it is no worse than the last; the best of the rest fill
+    up.
+    """
     cold = pruned("mlp_relu", method="stochastic", remove=0.3, step=0.3, options={"temperature": 0.0}, seed=1)
     also = pruned("mlp_relu", method="stochastic", remove=0.3, step=0.3, options={"temperature": 0.0}, seed=2)
     assert cold.recipe.steps == also.recipe.steps
 
 
-# --- requests --------------------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("quantity", ["params", "macs"])
@@ -199,7 +203,9 @@ def test_round_to_keeps_multiples(round_to: int) -> None:
 
 def test_shortfall_is_said() -> None:
     result = pruned("mlp_relu", remove=0.5, method="scale", round_to=8)
-    assert "units removed where 50.00% was asked" in result.shortfall and "a multiple of 8" in result.shortfall
+    assert (
+        "units removed where 50.00% was asked" in result.shortfall and "a multiple of 8" in result.shortfall
+    )
     assert result.recipe.shortfall == result.shortfall and result.recipe.achieved < 0.5
 
 
@@ -241,7 +247,11 @@ def test_no_share_at_all(remove: Any) -> None:
         ({"step": 1.5}, InputError, "step=1.5: give the share"),
         ({"round_to": 0}, InputError, "round_to=0: give a whole number"),
         ({"method": "magic"}, InputError, "method='magic': there are reconstruct, saliency, impact"),
-        ({"method": "saliency", "options": {"alpha": 1}}, InputError, "options: saliency has no 'alpha'; it has none"),
+        (
+            {"method": "saliency", "options": {"alpha": 1}},
+            InputError,
+            "options: saliency has no 'alpha'; it has none",
+        ),
         (
             {"method": "impact", "options": {"gamma": 1}},
             InputError,
@@ -257,7 +267,11 @@ def test_no_share_at_all(remove: Any) -> None:
             InputError,
             "alpha=0.5, beta=0.25: give two weights that add up to 1",
         ),
-        ({"method": "impact", "options": {"pool": 0.5}}, InputError, "impact: pool=0.5: give a number of at least 1"),
+        (
+            {"method": "impact", "options": {"pool": 0.5}},
+            InputError,
+            "impact: pool=0.5: give a number of at least 1",
+        ),
         ({"method": "scale", "options": {"norm": 3}}, InputError, "scale: norm=3: give 1 or 2"),
         ({"ignore": ["3"]}, InputError, "ignore: '3' matches no layer; `secateur inspect` lists the names"),
         ({"ignore": ["*"]}, NothingToPruneError, "no group can lose a unit: 6 \\(an output of the model\\)"),
@@ -327,7 +341,9 @@ def test_a_callback_may_stop_the_run(method: str) -> None:
     result = pruned("mlp_relu", method=method, step=0.125, callbacks=callbacks)
     whole = pruned("mlp_relu", method=method, step=0.125)
     assert result.stopped == "by a callback: time is up"
-    assert result.shortfall == "stopped after step 2: by a callback: time is up" and "time is up" in repr(result)
+    assert result.shortfall == "stopped after step 2: by a callback: time is up" and "time is up" in repr(
+        result
+    )
     assert len(rows) == 2 and tuple(rows) == result.history
     assert result.recipe.steps == whole.recipe.steps[:2]
     assert sum(p.numel() for p in result.model.parameters()) == result.after.parameters
@@ -382,7 +398,7 @@ def test_selected_leaves_out_the_pinned() -> None:
     assert [g.name for g in selected(coupling, ["blocks.0.*"])] == ["blocks.1.attn.qkv", "blocks.1.mlp.0"]
 
 
-# --- inputs of every kind --------------------------------------------------------------------------------------------
+# --- inputs of every kind -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
@@ -416,7 +432,9 @@ def test_several_inputs_and_tokens(method: str, name: str, bounds: Any) -> None:
     result = pruned(name, method=method, step=0.5, input_bounds=bounds)
     inputs = batch_of(ARCHITECTURES[name].example(), 3)
     assert outputs(result.model, inputs)[0].shape == outputs(ARCHITECTURES[name].build(), inputs)[0].shape
-    assert same_bits(snapshot(secateur.replay(ARCHITECTURES[name].build(), result.recipe)), snapshot(result.model))
+    assert same_bits(
+        snapshot(secateur.replay(ARCHITECTURES[name].build(), result.recipe)), snapshot(result.model)
+    )
 
 
 @pytest.mark.slow
@@ -447,14 +465,18 @@ def test_explain_names_what_no_rule_could_label() -> None:
     assert "rnn.weight_ih_l0" in text and "pinned: recurrent layers stay whole (rnn)" in text
 
 
-# --- methods by hand -------------------------------------------------------------------------------------------------
+# --- methods by hand ----------------------------------------------------------------------------------------
 
 
 def layer(incoming: list[list[float]], outgoing: list[list[float]], **state: Any) -> tuple[Context, Group]:
     """A group of units with the given incoming rows (bias last) and outgoing weights (consumer's rows)."""
     rows, readers = torch.tensor(incoming, dtype=torch.float64), torch.tensor(outgoing, dtype=torch.float64)
     index = torch.arange(len(rows))[:, None]
-    slots = Slot("w", 0, index, "producer"), Slot("b", 0, index, "producer"), Slot("next", 1, index, "consumer")
+    slots = (
+        Slot("w", 0, index, "producer"),
+        Slot("b", 0, index, "producer"),
+        Slot("next", 1, index, "consumer"),
+    )
     group = Group("g", len(rows), slots)
     alive = state.get("alive", torch.ones(len(rows), dtype=torch.bool))
     context = Context(
@@ -481,7 +503,9 @@ def test_saliency_by_hand() -> None:
 
 def twin_channels(factor: float) -> tuple[nn.Module, Tensor]:
     """Channel 3 is `factor` times channel 1, and its norm takes that back."""
-    model = nn.Sequential(nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4, eps=0.0), nn.ReLU(), nn.Conv2d(4, 2, 1))
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3, bias=False), nn.BatchNorm2d(4, eps=0.0), nn.ReLU(), nn.Conv2d(4, 2, 1)
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for value in (*model.parameters(), model[1].running_mean):
@@ -511,7 +535,9 @@ def test_copies_merge_first_at_no_loss(method: str) -> None:
         for i, (a, b) in zip((0, 2, 4), ((3, 17), (0, 13), (4, 5)), strict=True):
             model[i].weight[a], model[i].bias[a] = model[i].weight[b].clone(), model[i].bias[b].clone()
     result = secateur.prune(model, torch.randn(2, 12), remove=0.12, method=method, step=0.05)
-    first = {edit.group: {*edit.units, *edit.into} for step in reversed(result.recipe.steps) for edit in step.edits}
+    first = {
+        edit.group: {*edit.units, *edit.into} for step in reversed(result.recipe.steps) for edit in step.edits
+    }
     assert first == {"0": {3, 17}, "2": {0, 13}, "4": {4, 5}}
     once = secateur.prune(model, torch.randn(2, 12), remove=0.05, method=method)
     x = torch.rand(50, 12)
@@ -536,7 +562,9 @@ def test_interval_entropy_by_hand() -> None:
     lower = torch.tensor([[0.0, 0.0, 5.0], [0.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
     upper = torch.tensor([[1.0, 1.0, 6.0], [10.0, 11.0, 10.5], [2.0, 2.0, 2.0]])
     wanted = -(2 * 2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3))
-    torch.testing.assert_close(interval_entropy(lower, upper), torch.tensor([wanted, 0.0, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        interval_entropy(lower, upper), torch.tensor([wanted, 0.0, 0.0], dtype=torch.float64)
+    )
 
 
 def test_interval_entropy_is_largest_where_none_are_alike() -> None:
@@ -555,7 +583,7 @@ def test_options_are_those_of_the_function() -> None:
     assert options_of("saliency") == {}
 
 
-# --- pairs -----------------------------------------------------------------------------------------------------------
+# --- pairs --------------------------------------------------------------------------------------------------
 
 
 def brute_force(context: Context, group: Group, count: int) -> list[tuple[int, int]]:
@@ -590,7 +618,9 @@ def brute_force(context: Context, group: Group, count: int) -> list[tuple[int, i
 def test_pairs_are_those_of_the_greedy_search(
     seed: int, units: int, count: int, recursive: bool, gone: int, stood_in: int
 ) -> None:
-    """Nobody leaves twice, stand-ins stay, without recursion nobody takes part twice; and the search is exact."""
+    """Nobody leaves twice, stand-ins stay, without recursion nobody takes part twice; and the search is
+    exact.
+    """
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator).tolist()  # noqa: E731
     order = torch.randperm(units, generator=generator)
@@ -617,7 +647,7 @@ def test_blocks_of_rows_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> 
         torch.testing.assert_close(mine, wanted)
 
 
-# --- recipes ---------------------------------------------------------------------------------------------------------
+# --- recipes ------------------------------------------------------------------------------------------------
 
 
 def recipe() -> Recipe:
@@ -713,7 +743,9 @@ def test_a_pinned_group_cannot_be_cut_by_a_recipe() -> None:
 
 
 def normed_twins() -> tuple[nn.Module, Graph]:
-    """Units 0 and 1 of the first layer are the same function, but for scales that the batch norm takes back."""
+    """Units 0 and 1 of the first layer are the same function, but for scales that the batch norm takes
+    back.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).eval()
     linear, norm = model[0], model[1]
@@ -723,7 +755,10 @@ def normed_twins() -> tuple[nn.Module, Graph]:
         norm.weight.uniform_(0.5, 2.0)
         norm.bias.normal_()
         linear.weight[1], linear.bias[1] = 4 * linear.weight[0], 4 * linear.bias[0]
-        norm.running_mean[1], norm.running_var[1] = 4 * norm.running_mean[0], 16 * (norm.running_var[0] + norm.eps)
+        norm.running_mean[1], norm.running_var[1] = (
+            4 * norm.running_mean[0],
+            16 * (norm.running_var[0] + norm.eps),
+        )
         norm.running_var[1] -= norm.eps
         norm.weight[1], norm.bias[1] = norm.weight[0], norm.bias[0]
     return model, capture(model, torch.rand(2, 6))

@@ -1,4 +1,6 @@
-"""Reconstruction: the algebra against brute force, layers as matrices against the layers, exact cases, networks."""
+"""Reconstruction: the algebra against brute force, layers as matrices against the layers, exact cases,
+networks.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +45,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=drawn(seed), dtype=torch.float64)
 
 
-# --- elimination -----------------------------------------------------------------------------------------------------
+# --- elimination --------------------------------------------------------------------------------------------
 
 
 def problem(units: int, width: int, outputs: int, blocks: int, seed: int) -> Problem:
@@ -51,7 +53,9 @@ def problem(units: int, width: int, outputs: int, blocks: int, seed: int) -> Pro
     size = units * width
     x = normal(blocks, 3 * size, size, seed=seed)
     order = torch.randperm(size, generator=drawn(seed)).reshape(units, width)
-    return Problem(x.mT @ x / len(x[0]) + 0.05 * torch.eye(size), normal(blocks, outputs, size, seed=seed + 1), order)
+    return Problem(
+        x.mT @ x / len(x[0]) + 0.05 * torch.eye(size), normal(blocks, outputs, size, seed=seed + 1), order
+    )
 
 
 def loss_without(p: Problem, gone: list[int]) -> float:
@@ -107,7 +111,7 @@ def test_best_weights_solve_the_ridge_regression() -> None:
     assert bool((found[0][:, 2] == 0).all())
 
 
-# --- layers as matrices ----------------------------------------------------------------------------------------------
+# --- layers as matrices -------------------------------------------------------------------------------------
 
 
 class Product(nn.Module):
@@ -160,7 +164,7 @@ def test_rows_times_matrix_is_what_the_layer_gives(name: str, seed: int, limit: 
     assert sum(seen) >= 5
 
 
-# --- exact cases -----------------------------------------------------------------------------------------------------
+# --- exact cases --------------------------------------------------------------------------------------------
 
 TIGHT = {"ridge": 1e-9, "repair": 0.0}
 
@@ -207,7 +211,9 @@ def with_linear_combinations() -> nn.Module:
 def convolutions(norm: bool) -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(2, 8, 3), nn.BatchNorm2d(8) if norm else nn.Identity(), nn.ReLU(), nn.Conv2d(8, 4, 3)]
-    model = nn.Sequential(*layers, nn.BatchNorm2d(4) if norm else nn.Identity(), nn.Flatten(), nn.Linear(64, 3)).eval()
+    model = nn.Sequential(
+        *layers, nn.BatchNorm2d(4) if norm else nn.Identity(), nn.Flatten(), nn.Linear(64, 3)
+    ).eval()
     with torch.no_grad():
         for tensor in (model[0].weight, model[0].bias):
             tensor[6:] = tensor[:2]
@@ -229,7 +235,9 @@ def test_what_is_redundant_leaves_at_no_loss(case: str) -> None:
     make, shape = EXACT[case]
     model, x = make(), torch.randn(400, *shape, generator=drawn(1))
     ignore = [name for name, m in model.named_modules() if name and isinstance(m, nn.Linear | nn.Conv2d)][1:]
-    result = secateur.prune(model, x[:2], remove=0.25, calibration=x, input_bounds=NORMAL, options=TIGHT, ignore=ignore)
+    result = secateur.prune(
+        model, x[:2], remove=0.25, calibration=x, input_bounds=NORMAL, options=TIGHT, ignore=ignore
+    )
     assert result.recipe.groups[0].units - len(result.recipe.groups[0].kept) == 2
     fresh = torch.randn(50, *shape, generator=drawn(2))
     assert largest_change(model, result.model, fresh) < 1e-4
@@ -243,7 +251,9 @@ def test_it_moves_the_outputs_less_than_plain_removal(seed: int) -> None:
     seen, fresh = (torch.randn(600, 20, generator=drawn(s)) @ mix.T for s in (seed, seed + 100))
     ours = secateur.prune(model, seen[:2], remove=0.5, calibration=seen, input_bounds=NORMAL).model
     plain = secateur.prune(model, seen[:2], remove=0.5, method="scale").model
-    error = [float((outputs(m, [fresh])[0] - outputs(model, [fresh])[0]).square().mean()) for m in (ours, plain)]
+    error = [
+        float((outputs(m, [fresh])[0] - outputs(model, [fresh])[0]).square().mean()) for m in (ours, plain)
+    ]
     assert error[0] < 0.5 * error[1]
 
 
@@ -261,7 +271,7 @@ def test_means_of_the_outputs_are_kept(name: str) -> None:
     torch.testing.assert_close(before.mean(0), after.mean(0), rtol=1e-3, atol=1e-3)
 
 
-# --- whole networks --------------------------------------------------------------------------------------------------
+# --- whole networks -----------------------------------------------------------------------------------------
 
 SETTINGS: dict[str, Any] = {"surrogate": "uniform", "samples": 48, "remove": 0.4, "input_bounds": (-1.0, 1.0)}
 
@@ -289,7 +299,9 @@ def test_a_recipe_without_its_tensors_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="is not the file that was written with the recipe"):
         Recipe.load(path)
     beside.unlink()
-    with pytest.raises(RecipeError, match=r"needs the solved tensors in .*small\.recipe\.solved\.safetensors"):
+    with pytest.raises(
+        RecipeError, match=r"needs the solved tensors in .*small\.recipe\.solved\.safetensors"
+    ):
         Recipe.load(path)
 
 
@@ -310,14 +322,18 @@ def test_units_that_cost_nothing_go_first_in_global_allocation() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet_basic", "densenet", "mobilenet", "mlp_residual", "vision_transformer"])
+@pytest.mark.parametrize(
+    "name", ["resnet_basic", "densenet", "mobilenet", "mlp_residual", "vision_transformer"]
+)
 def test_global_allocation_meets_its_target_on_shared_streams(name: str) -> None:
     """Groups with several readers at different depths are priced too, and more is never less."""
     architecture = ARCHITECTURES[name]
     settings = SETTINGS | {"allocation": "global"}
     sizes = []
     for share in ("macs=20%", "macs=40%"):
-        result = secateur.prune(architecture.build(), architecture.example(), **(settings | {"remove": share}))
+        result = secateur.prune(
+            architecture.build(), architecture.example(), **(settings | {"remove": share})
+        )
         assert 1 - result.history[-1].macs / result.before.macs >= int(share[5:7]) / 100
         sizes.append(result.history[-1].macs)
     assert sizes[0] > sizes[1]
@@ -350,7 +366,9 @@ def test_calibration_comes_in_any_form(kind: str, tmp_path: Path) -> None:
     x = torch.cat(list(batches()))
     np.savez(tmp_path / "x.npz", images=x.numpy())
     forms = {"tensor": x, "batches": list(batches()), "generator": batches(), "path": tmp_path / "x.npz"}
-    found, plain = (secateur.prune(dense(), x[:2], calibration=c, input_bounds=NORMAL) for c in (forms[kind], x))
+    found, plain = (
+        secateur.prune(dense(), x[:2], calibration=c, input_bounds=NORMAL) for c in (forms[kind], x)
+    )
     assert same_bits(snapshot(found.model), snapshot(plain.model))
     request = found.recipe.request
     assert len(request.calibration) == 64 and (request.samples, request.judged_on) == (200, 100)
@@ -365,7 +383,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "NaN": ({"calibration": torch.full((9, 6), torch.nan)}, "holds NaN or infinite values"),
     "no batches": ({"calibration": []}, "gives no batches"),
     "a number": ({"calibration": 3}, "calibration=3: give a tensor of inputs, batches of them, or the path"),
-    "outside": ({"surrogate": lambda source, count: torch.full((count, 6), 2.0)}, "are outside of input_bounds"),
+    "outside": (
+        {"surrogate": lambda source, count: torch.full((count, 6), 2.0)},
+        "are outside of input_bounds",
+    ),
     "unknown surrogate": ({"surrogate": "dreams"}, "surrogate='dreams': there are uniform, pink"),
     "allocation": ({"allocation": "fair"}, "allocation='fair': give uniform or global"),
     "budget": ({"guard": {"harm": 1}}, "no budget 'harm'; there are agreement, drift, certified_agreement"),

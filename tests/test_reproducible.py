@@ -29,7 +29,10 @@ def convolutional() -> nn.Module:
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "convolutions": (convolutional, lambda: torch.zeros(2, 3, 8, 8)),
-    "attention": (ARCHITECTURES["vision_transformer"].build, lambda: ARCHITECTURES["vision_transformer"].example()[0]),
+    "attention": (
+        ARCHITECTURES["vision_transformer"].build,
+        lambda: ARCHITECTURES["vision_transformer"].example()[0],
+    ),
 }
 
 
@@ -51,7 +54,9 @@ def putting_back(get: Callable[[], Any], put: Callable[[Any], Any], value: Any) 
 STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
     "two threads": threads(2),
     "three threads": threads(3),
-    "float64 by default": lambda: putting_back(torch.get_default_dtype, torch.set_default_dtype, torch.float64),
+    "float64 by default": lambda: putting_back(
+        torch.get_default_dtype, torch.set_default_dtype, torch.float64
+    ),
     "another device by default": lambda: torch.device("meta"),
     "no gradients": torch.no_grad,
     "inference mode": torch.inference_mode,
@@ -139,7 +144,9 @@ def test_threads_of_one_process() -> None:
 
 @pytest.mark.slow
 def test_threads_with_one_model(tmp_path: Path) -> None:
-    """torch.export puts its own tensors into the model; nobody who runs or writes it meanwhile may see them."""
+    """torch.export puts its own tensors into the model; nobody who runs or writes it meanwhile may see
+    them.
+    """
     build, example = NETWORKS["convolutions"]
     model, x = build(), example()
     images, labels = torch.rand(64, *x.shape[1:]), torch.zeros(64, dtype=torch.int64)
@@ -179,7 +186,9 @@ def test_processes_of_joblib() -> None:
 
 
 def test_the_smallest_numbers_count() -> None:
-    """Where the processor flushes them to 0, a certificate would miss what they are multiplied to, and ranks change."""
+    """Where the processor flushes them to 0, a certificate would miss what they are multiplied to, and ranks
+    change.
+    """
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
     with torch.no_grad():

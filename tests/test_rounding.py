@@ -69,14 +69,15 @@ def test_smaller_boxes_nest_and_outward_is_wider(name: str) -> None:
         assert (wide.lower <= nearest[node].lower).all() and (nearest[node].upper <= wide.upper).all()
 
 
-# --- exact arithmetic ------------------------------------------------------------------------------------------------
+# --- exact arithmetic ---------------------------------------------------------------------------------------
 
 
 def exactly(weight: Tensor, bias: Tensor, x: Tensor) -> list[Fraction]:
     """W x + b in rational numbers."""
     rows = zip(weight.tolist(), bias.tolist(), strict=True)
     return [
-        sum((Fraction(w) * Fraction(v) for w, v in zip(row, x.tolist(), strict=True)), Fraction(b)) for row, b in rows
+        sum((Fraction(w) * Fraction(v) for w, v in zip(row, x.tolist(), strict=True)), Fraction(b))
+        for row, b in rows
     ]
 
 
@@ -104,7 +105,9 @@ def test_sums_hold_their_exact_value(seed: int, inputs: int, scale: float) -> No
 
 
 def test_sums_to_nearest_do_not_hold_their_exact_value() -> None:
-    """A thousand numbers of very different sizes, so that no order of the sum is exact, whatever the processor does."""
+    """A thousand numbers of very different sizes, so that no order of the sum is exact, whatever the
+    processor does.
+    """
     weight, bias = torch.ones(1, 1000, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = x * 10.0 ** torch.linspace(-8, 8, 1000, dtype=torch.float64)
@@ -153,7 +156,7 @@ def test_factors_count_in_the_error(body: object, exact: object) -> None:
 W = torch.full((1, 1), 0.7, dtype=torch.float64)
 
 
-# --- what has no bound, and what needs a wide one --------------------------------------------------------------------
+# --- what has no bound, and what needs a wide one -----------------------------------------------------------
 
 
 def test_softplus_may_jump() -> None:

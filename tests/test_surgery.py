@@ -1,4 +1,6 @@
-"""Shrinking: every architecture, cut at random, computes what its masked original does, and is really smaller."""
+"""Shrinking: every architecture, cut at random, computes what its masked original does, and is really
+smaller.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,9 @@ def test_in_its_own_precision(name: str) -> None:
 @EVERY
 def test_fewer_parameters(name: str) -> None:
     case = shrunk(name)
-    assert sum(p.numel() for p in case.model.parameters()) < sum(p.numel() for p in case.original.parameters())
+    assert sum(p.numel() for p in case.model.parameters()) < sum(
+        p.numel() for p in case.original.parameters()
+    )
 
 
 @pytest.mark.sweep
@@ -303,7 +307,9 @@ class Gram(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("model", "shape"), [(Products(), (6, 5)), (Gram(), (3, 5))], ids=["weights_on_either_side", "one_value_twice"]
+    ("model", "shape"),
+    [(Products(), (6, 5)), (Gram(), (3, 5))],
+    ids=["weights_on_either_side", "one_value_twice"],
 )
 def test_cost_of_products(model: nn.Module, shape: tuple[int, ...]) -> None:
     graph = capture(model.eval(), torch.randn(2, *shape))
@@ -314,7 +320,14 @@ def test_cost_of_products(model: nn.Module, shape: tuple[int, ...]) -> None:
     assert macs_after(graph, coupling, state.alive) == measured_macs(small, (torch.randn(1, *shape),))
 
 
-EXPORTED = ["resnet_basic", "cnn_baked_sizes", "attention_fused", "multihead_no_weights", "two_inputs", "channel_slice"]
+EXPORTED = [
+    "resnet_basic",
+    "cnn_baked_sizes",
+    "attention_fused",
+    "multihead_no_weights",
+    "two_inputs",
+    "channel_slice",
+]
 
 
 @pytest.mark.slow
@@ -340,7 +353,9 @@ def test_result_can_be_pruned_again(name: str) -> None:
     assert sum(p.numel() for p in smaller.parameters()) < sum(p.numel() for p in case.model.parameters())
 
 
-@pytest.mark.parametrize("name", ["mlp_relu", "resnet_basic", "densenet", "attention_grouped_query", "unet_transposed"])
+@pytest.mark.parametrize(
+    "name", ["mlp_relu", "resnet_basic", "densenet", "attention_grouped_query", "unet_transposed"]
+)
 def test_one_unit_is_the_floor(name: str) -> None:
     graph, coupling = coupled(name)
     state = cut(graph, coupling, share=1.0)
@@ -362,7 +377,7 @@ def test_exported_program_gives_a_graph(name: str) -> None:
         torch.testing.assert_close(mine, wanted, rtol=1e-4, atol=1e-4)
 
 
-# --- the check on the result -----------------------------------------------------------------------------------------
+# --- the check on the result --------------------------------------------------------------------------------
 
 
 def small_net() -> tuple[nn.Module, Graph, Coupling]:
@@ -402,7 +417,11 @@ def test_constants_made_in_forward_follow() -> None:
     class Scaled(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.first, self.second, self.log_scale = nn.Linear(4, 6), nn.Linear(6, 3), nn.Parameter(torch.tensor(0.2))
+            self.first, self.second, self.log_scale = (
+                nn.Linear(4, 6),
+                nn.Linear(6, 3),
+                nn.Parameter(torch.tensor(0.2)),
+            )
 
         def forward(self, x: Tensor) -> Tensor:
             shift = torch.tensor([1.0, 2.0, 3.0])
@@ -415,7 +434,9 @@ def test_constants_made_in_forward_follow() -> None:
     small = shrink(model, graph, coupling, state.weights, state.alive)
     inputs = (torch.randn(3, 4),)
     assert isinstance(small, Scaled)
-    torch.testing.assert_close(outputs(small, inputs)[0], run(graph, inputs, state.weights)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        outputs(small, inputs)[0], run(graph, inputs, state.weights)[0], rtol=1e-4, atol=1e-4
+    )
 
 
 def test_parts_of_a_bare_parameter_follow() -> None:
@@ -435,15 +456,19 @@ def test_parts_of_a_bare_parameter_follow() -> None:
     state = cut(graph, coupling)
     small = shrink(model, graph, coupling, state.weights, state.alive)
     inputs = (torch.randn(3, 4),)
-    torch.testing.assert_close(outputs(small, inputs)[0], run(graph, inputs, state.weights)[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        outputs(small, inputs)[0], run(graph, inputs, state.weights)[0], rtol=1e-4, atol=1e-4
+    )
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
 
-# --- merging ---------------------------------------------------------------------------------------------------------
+# --- merging ------------------------------------------------------------------------------------------------
 
 
 def test_merge_by_hand() -> None:
-    group = Group("a", 3, (Slot("a", 0, torch.arange(3)[:, None], "producer"), consumer(torch.arange(3)[:, None])))
+    group = Group(
+        "a", 3, (Slot("a", 0, torch.arange(3)[:, None], "producer"), consumer(torch.arange(3)[:, None]))
+    )
     weight = torch.tensor([[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]])
     tensors = {"a": torch.zeros(3, 2), "next": weight}
     found = merged(tensors, group, Removal("a", torch.tensor([0, 2]), torch.tensor([1, -1])))

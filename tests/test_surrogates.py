@@ -1,4 +1,6 @@
-"""Surrogates: always in the box, the same bits by seed, for inputs of any rank, and nearer to data than noise is."""
+"""Surrogates: always in the box, the same bits by seed, for inputs of any rank, and nearer to data than noise
+is.
+"""
 
 from __future__ import annotations
 
@@ -72,8 +74,13 @@ def test_in_the_box_finite_and_the_same_by_seed(
 
 @pytest.mark.parametrize("name", SURROGATES)
 def test_bounds_of_each_channel_are_kept(name: str) -> None:
-    low, high = torch.tensor([0.0, -1.0, 5.0]).reshape(3, 1, 1), torch.tensor([1.0, 1.0, 6.0]).reshape(3, 1, 1)
-    (x,) = inputs_of(source_of(classifier((3, 8, 8), norm=True), torch.zeros(2, 3, 8, 8), (low, high)), name, 20)
+    low, high = (
+        torch.tensor([0.0, -1.0, 5.0]).reshape(3, 1, 1),
+        torch.tensor([1.0, 1.0, 6.0]).reshape(3, 1, 1),
+    )
+    (x,) = inputs_of(
+        source_of(classifier((3, 8, 8), norm=True), torch.zeros(2, 3, 8, 8), (low, high)), name, 20
+    )
     assert bool((x >= low).all() and (x <= high).all()) and len(x) == 20
     assert float(x.std()) > 0.0
 
@@ -144,11 +151,15 @@ def test_inversion_makes_the_model_surer() -> None:
         with torch.no_grad():
             return float(model(x).softmax(1).amax(1).mean())
 
-    assert sureness(inputs_of(source, "inversion", 64)[0]) > sureness(inputs_of(source, "uniform", 64)[0]) + 0.02
+    assert (
+        sureness(inputs_of(source, "inversion", 64)[0]) > sureness(inputs_of(source, "uniform", 64)[0]) + 0.02
+    )
 
 
 def test_evidence_prefers_the_inputs_that_a_model_was_trained_on() -> None:
-    """A network trained on inputs in which three of twenty numbers matter and vary: noise explains its weights less."""
+    """A network trained on inputs in which three of twenty numbers matter and vary: noise explains its
+    weights less.
+    """
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(3, 20, generator=generator)
 

@@ -1,4 +1,6 @@
-"""Whether to trust a pruned model: what judges it is not what it was solved on, and the word follows the figures."""
+"""Whether to trust a pruned model: what judges it is not what it was solved on, and the word follows the
+figures.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,13 @@ def test_figures_by_hand() -> None:
     ("changed", "inputs", "basis", "word", "reason"),
     [
         (0, 100, "inputs kept apart", "fine", ""),
-        (0, 20, "inputs kept apart", "check", "20 inputs do not tell whether agreement is above 83%; give about 120"),
+        (
+            0,
+            20,
+            "inputs kept apart",
+            "check",
+            "20 inputs do not tell whether agreement is above 83%; give about 120",
+        ),
         (8, 100, "inputs kept apart", "check", "about 8% of its decisions"),
         (20, 100, "inputs kept apart", "do not use", "about 20% of its decisions"),
         (2, 500, "surrogates", "fine", ""),
@@ -177,7 +185,11 @@ def test_a_regression_is_judged_by_how_far_its_outputs_move() -> None:
     model, x, _ = blobs()
     verdict = secateur.prune(model, x[:2], remove=0.6, method="scale", head="none").verdict
     assert verdict is not None and verdict.agreement is None and verdict.interval is None
-    assert verdict.word != "fine" and "the outputs move by" in verdict.reasons[0] and verdict.relative_drift > 0.1
+    assert (
+        verdict.word != "fine"
+        and "the outputs move by" in verdict.reasons[0]
+        and verdict.relative_drift > 0.1
+    )
 
 
 def test_exact_changes_nothing() -> None:

@@ -23,7 +23,9 @@ def networks() -> tuple[nn.Module, nn.Module, Tensor]:
     torch.manual_seed(0)
 
     def net(channels: int) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * channels, 2)).eval()
+        return nn.Sequential(
+            nn.Conv2d(1, channels, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * channels, 2)
+        ).eval()
 
     f, g = net(3), net(2)
     g[0].weight.data, g[0].bias.data = f[0].weight.data[:2].clone(), f[0].bias.data[:2].clone()
@@ -37,13 +39,17 @@ def claim(f: nn.Module, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     masked = {**graph.tensors, "3.weight": graph.tensors["3.weight"].index_fill(1, torch.arange(8, 12), 0.0)}
     (box,) = input_box(graph, (0.0, 0.3))
     like = torch.zeros(0, dtype=torch.float64)
-    engine = bounded(Networks.of(graph, graph.tensors, masked, like), [Interval(box.lower[None], box.upper[None])])
+    engine = bounded(
+        Networks.of(graph, graph.tensors, masked, like), [Interval(box.lower[None], box.upper[None])]
+    )
     drift = engine.bounds[graph.outputs[0]].change
     return box.lower[0], box.upper[0], drift.lower[0, 0], drift.upper[0, 0]
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Tensor, ...], nn.Module, nn.Module]:
+def written(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, tuple[Tensor, ...], nn.Module, nn.Module]:
     pytest.importorskip("onnx", reason="needs the extra onnx: pip install onnx onnxscript")
     pytest.importorskip("onnxscript", reason="needs the extra onnx: pip install onnx onnxscript")
     f, g, x = networks()
@@ -110,7 +116,9 @@ def test_shapes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         write_vnnlib(tmp_path / "a", f, g, (x,), lower, upper, low, torch.zeros(3))
     with pytest.raises(InputError, match="drift_lower is not finite"):
         write_vnnlib(tmp_path / "a", f, g, (x,), lower, upper, low - torch.inf, high)
-    with pytest.raises(InputError, match=r"one tensor of the same shape, they give shape \(1, 2\) and shape \(1, 16\)"):
+    with pytest.raises(
+        InputError, match=r"one tensor of the same shape, they give shape \(1, 2\) and shape \(1, 16\)"
+    ):
         write_vnnlib(tmp_path / "a", f, nn.Flatten().eval(), (x,), lower, upper, low, high)
     with pytest.raises(InputError, match="networks of one input, this one has 2"):
         write_vnnlib(tmp_path / "a", f, g, (x, x), lower, upper, low, high)

@@ -21,7 +21,9 @@ from walks import LIKE
 
 
 class Net(nn.Module):
-    """Two convolutions of the forms named, the function `between` them, and a third that makes the second matter."""
+    """Two convolutions of the forms named, the function `between` them, and a third that makes the second
+    matter.
+    """
 
     def __init__(self, between: Callable[[nn.Module, Tensor], Tensor], **form: int) -> None:
         super().__init__()
@@ -137,7 +139,9 @@ def test_what_windows_do_not_pass_is_bounded_all_the_same(name: str, monkeypatch
 
 
 @pytest.mark.slow
-def test_windows_that_outgrow_a_small_image(seen_by_windows: list[Window], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_that_outgrow_a_small_image(
+    seen_by_windows: list[Window], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A residual stream whose one path sees all of the image and whose other sees a corner of it."""
     torch.manual_seed(1)
     net = Net(lambda net, x: net.second(torch.relu(net.second(torch.relu(net.second(x))))) + x, padding=1)
@@ -157,6 +161,8 @@ def test_windows_by_hand() -> None:
     assert (union.top.tolist(), union.left.tolist(), union.height, union.width) == ([0, 2], [0, 2], 2, 3)
     assert (pad_a, pad_b) == ((1, 0, 0, 0), (0, 2, 1, 0))
     assert move_apart(a, Window(box, torch.tensor([1, 1]), torch.tensor([0, 2]), 1, 1))
-    corner = Window(box[:1], torch.tensor([-1]), torch.tensor([1]), 2, 2)  # its first row lies above the image
+    corner = Window(
+        box[:1], torch.tensor([-1]), torch.tensor([1]), 2, 2
+    )  # its first row lies above the image
     spread = whole(torch.arange(1.0, 5.0).reshape(1, 1, 1, 2, 2), corner, (1, 1, 3, 3))
     assert spread[0, 0, 0].tolist() == [[0, 3, 4], [0, 0, 0], [0, 0, 0]]

@@ -26,7 +26,9 @@ def values(graph: Graph, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]
 
 
 def excess(bound: Any, value: Any) -> float:
-    """How far a value is outside of its bounds, in shares of 1 + |value|; positions and values without bounds never."""
+    """How far a value is outside of its bounds, in shares of 1 + |value|; positions and values without bounds
+    never.
+    """
     if not isinstance(bound, Interval) or not value.is_floating_point():
         return 0.0
     assert not bound.lower.isnan().any() and not bound.upper.isnan().any()
@@ -55,8 +57,9 @@ def extreme_points(
     rounds: int,
     change: Mapping[str, Tensor] | None = None,
 ) -> Iterator[list[Tensor]]:
-    """Random points and corners, and from each a step to the corner that the gradient of a random sum of the outputs
-    (of their change, with `change`) points to."""
+    """Random points and corners, and from each a step to the corner that the gradient of a random sum of the
+    outputs (of their change, with `change`) points to.
+    """
     for i in range(rounds):
         inputs = random_point(box, corner=bool(i % 2))
         yield inputs
@@ -72,7 +75,8 @@ def extreme_points(
             leaves = [x for x in moving if x.is_floating_point()]
             gradients = iter(torch.autograd.grad(total, leaves, allow_unused=True))
             yield [
-                _corner(x, b, next(gradients)) if x.is_floating_point() else x for x, b in zip(inputs, box, strict=True)
+                _corner(x, b, next(gradients)) if x.is_floating_point() else x
+                for x, b in zip(inputs, box, strict=True)
             ]
 
 

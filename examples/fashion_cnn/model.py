@@ -9,7 +9,18 @@ from torch import Tensor, nn
 
 HERE = Path(__file__).parent
 WEIGHTS = HERE / "fashion_cnn.safetensors"
-CLASSES = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+CLASSES = (
+    "T-shirt",
+    "trouser",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 class FashionCNN(nn.Module):

@@ -2,8 +2,8 @@
 
     python train.py DATA
 
-DATA is a folder with the four official Fashion-MNIST files (train-images-idx3-ubyte.gz, …), or an .npz file with
-train_images, train_labels, test_images and test_labels.
+DATA is a folder with the four official Fashion-MNIST files (train-images-idx3-ubyte.gz, …), or an .npz file
+with train_images, train_labels, test_images and test_labels.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from torch import Tensor
 
 
 def read_idx(path: Path) -> Tensor:
-    """A gzipped IDX file of bytes: two zeros, the type (8), the number of axes, their sizes as big-endian int32."""
+    """A gzipped IDX file of bytes: two zeros, the type (8), the number of axes, their sizes as big-endian
+    int32.
+    """
     raw = gzip.decompress(path.read_bytes())
     if raw[:3] != b"\0\0\x08":
         raise SystemExit(f"{path} is not an IDX file of unsigned bytes")
@@ -33,7 +35,9 @@ def read_idx(path: Path) -> Tensor:
 
 
 def read_data(path: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training images and labels, test images and labels; images are float32 in [0, 1], (count, 1, 28, 28)."""
+    """Training images and labels, test images and labels; images are float32 in [0, 1], (count, 1, 28,
+    28).
+    """
     if path.is_dir():
         names = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
         arrays = [read_idx(path / f"{name}-ubyte.gz") for name in names]
@@ -92,7 +96,9 @@ def save(model: FashionCNN, path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data", type=Path, help="folder of the .gz files, or .npz file")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -104,8 +104,9 @@ def _attribute(name: str) -> Any:
 
 
 class _Package(ModuleType):
-    """`secateur.certify` is the function of that name, whatever imports the module `secateur.certify` when: the import
-    system sets a module as an attribute of its package, and would put it in the function's place."""
+    """`secateur.certify` is the function of that name, whatever imports the module `secateur.certify` when:
+    the import system sets a module as an attribute of its package, and would put it in the function's place.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in _HOMES or value is not sys.modules.get(f"secateur.{name}"):

@@ -34,7 +34,9 @@ class Rule:
 
 
 def checked(rules: Mapping[str, Rule], given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """The parsed value of every argument in `given`. Raises `InputError` for the first that breaks its rule."""
+    """The parsed value of every argument in `given`. Raises `InputError` for the first that breaks its
+    rule.
+    """
     return {name: parsed(f"{where}{name}", value, rules[name]) for name, value in given.items()}
 
 
@@ -178,12 +180,14 @@ def _as_bounds(value: Any) -> Any:
 
 
 BOUNDS = Rule(
-    "the legal range of the inputs as (lower, upper), numbers or tensors that broadcast to one input; for several "
+    "the legal range of the inputs as (lower, upper), numbers or tensors that broadcast to one input; for "
+    "several "
     "inputs a list of such pairs",
     _as_bounds,
 )
 ONE_PAIR = Rule(
-    "the legal range of the inputs as (lower, upper): numbers, tensors, or one value for each channel", _as_pair
+    "the legal range of the inputs as (lower, upper): numbers, tensors, or one value for each channel",
+    _as_pair,
 )
 
 
@@ -204,10 +208,13 @@ def _as_deviations(value: Any) -> tuple[float, ...]:
 
 
 MEAN = optional(Rule("the mean subtracted from the inputs: a number, or one for each channel", _as_channels))
-STD = optional(Rule("what the inputs are then divided by, above 0: a number, or one for each channel", _as_deviations))
+STD = optional(
+    Rule("what the inputs are then divided by, above 0: a number, or one for each channel", _as_deviations)
+)
 
 MODEL = instance(
-    (torch.nn.Module, ExportedProgram), "a torch.nn.Module in eval mode or an ExportedProgram; of a Result, its `model`"
+    (torch.nn.Module, ExportedProgram),
+    "a torch.nn.Module in eval mode or an ExportedProgram; of a Result, its `model`",
 )
 TENSOR = instance(Tensor, "a torch.Tensor (torch.as_tensor makes one of an array or a list)")
 SEED = whole(-(2**63), "a whole number of at most 64 bits")

@@ -1,4 +1,6 @@
-"""Which numbers of channels runtimes compute fast (measured by `benchmarks/channels.py`; see decision 0010)."""
+"""Which numbers of channels runtimes compute fast (measured by `benchmarks/channels.py`; see decision
+0010).
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,16 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.labels import FIXED
 
 BLOCK = 16  # channels that a 2-D convolution computes together: its time grows in steps of this many
-_ALIGNED = (
-    4  # off multiples of it, onnxruntime leaves its blocked layout, and a convolution takes up to four times as long
-)
+# off multiples of it, onnxruntime leaves its blocked layout, and a convolution takes up to four times as long
+_ALIGNED = 4
 
 
 def block_units(graph: Graph, coupling: Coupling) -> dict[str, int]:
-    """For each group the least number of units that fills whole blocks in every 2-D convolution that it takes part in.
+    """For each group the least number of units that fills whole blocks in every 2-D convolution that it takes
+    part in.
 
-    1 for groups that are not rounded: no such convolution has as many channels as a block, or each unit fills blocks.
+    1 for groups that are not rounded: no such convolution has as many channels as a block, or each unit fills
+    blocks.
     """
     names = list(coupling.ids)
     largest = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1)
@@ -52,12 +55,15 @@ def _units_of_channels(units: Tensor) -> Tensor:
 
 
 def aligned_units(block: int) -> int:
-    """The least multiple of units, `block` of which fill one, that onnxruntime computes in its blocked layout."""
+    """The least multiple of units, `block` of which fill one, that onnxruntime computes in its blocked
+    layout.
+    """
     return max(1, block * _ALIGNED // BLOCK)
 
 
 def kept_counts(units: int, block: int) -> list[int]:
-    """The numbers of units that a group may keep, descending: all, multiples, and what halving the least gives.
+    """The numbers of units that a group may keep, descending: all, multiples, and what halving the least
+    gives.
 
     Multiples of `block`, or of half or a quarter of it in groups of less than two blocks: they shrink, too.
     """

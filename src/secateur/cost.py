@@ -23,7 +23,8 @@ def parameters_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
 
 
 def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
-    """Multiply-accumulates of the shrunk model for one sample: convolutions, linear layers, products, attention.
+    """Multiply-accumulates of the shrunk model for one sample: convolutions, linear layers, products,
+    attention.
 
     Element-wise ops and norms are not counted, as is usual. MACs are half of FLOPs.
     """
@@ -62,7 +63,9 @@ def _parameter_shape(node: fx.Node, tensors: Mapping[str, Shape]) -> Shape:
 
 
 def _layer(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
-    """Each weight is used once at every position of the output (of the input, for transposed convolutions)."""
+    """Each weight is used once at every position of the output (of the input, for transposed
+    convolutions).
+    """
     a = bound_arguments(node, node.args, node.kwargs)
     weight, out, x = shape(a["weight"]), shape(node), shape(a["input"])
     if kind(node) == "linear":
@@ -96,12 +99,16 @@ def _einsum(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
     terms = str(a["equation"]).replace(" ", "").partition("->")[0].split(",")
     if len(terms) != 2 or "." in a["equation"]:
         return 0
-    sizes = {c: s for term, x in zip(terms, a["tensors"], strict=True) for c, s in zip(term, shape(x), strict=True)}
+    sizes = {
+        c: s for term, x in zip(terms, a["tensors"], strict=True) for c, s in zip(term, shape(x), strict=True)
+    }
     return math.prod(sizes.values())
 
 
 _MACS: dict[str, Callable[[fx.Node, Callable[[Any], Shape]], int]] = {
-    **dict.fromkeys("linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _layer),
+    **dict.fromkeys(
+        "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _layer
+    ),
     **dict.fromkeys("matmul mm bmm addmm baddbmm".split(), _product),
     "scaled_dot_product_attention": _attention,
     "einsum": _einsum,

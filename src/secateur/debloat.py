@@ -1,4 +1,6 @@
-"""Exact debloating: all units leave that the function over the input box does not need, each removal checked."""
+"""Exact debloating: all units leave that the function over the input box does not need, each removal
+checked.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,17 @@ _DRIFT_IN_DOUBLE = 1e-10
 def debloat(run: Run, groups: Sequence[Group], input_bounds: object, seed: int, limit: Limit) -> list[Edit]:
     """Remove all units of `groups` that can go exactly, no more than `limit` says, and never a group's last.
 
-    Groups are looked at in the order of the graph for constant, alike and dependent units, then backward for units that
-    nothing reads any more, until nothing more goes. Every removal is checked on samples in the box and in its corners,
-    in float64 against the original: where an output moves by more than 1e-6 of the largest (1e-10 in a float64 model),
-    it is taken back, by halves, down to the units at fault. Cost: for each round, bounds over the box and the finders;
-    for each group that loses units, a forward pass of the samples. Raises `UnsupportedOpError` for an op that no rule
-    bounds.
+    Groups are looked at in the order of the graph for constant, alike and dependent units, then backward for
+    units that nothing reads any more, until nothing more goes. Every removal is checked on samples in the box
+    and in its corners, in float64 against the original: where an output moves by more than 1e-6 of the
+    largest (1e-10 in a float64 model), it is taken back, by halves, down to the units at fault. Cost: for
+    each round, bounds over the box and the finders; for each group that loses units, a forward pass of the
+    samples. Raises `UnsupportedOpError` for an op that no rule bounds.
     """
     graph = run.graph
-    box = [Interval(x.lower.cpu(), x.upper.cpu()) for x in input_box(graph, input_bounds, dtype=torch.float64)]
+    box = [
+        Interval(x.lower.cpu(), x.upper.cpu()) for x in input_box(graph, input_bounds, dtype=torch.float64)
+    ]
     scene = make_scene(graph, run.coupling, box, run.weights, run.alive)
     check = _Check.of(graph, box, seed, _DRIFT if scene.noise > _DRIFT_IN_DOUBLE else _DRIFT_IN_DOUBLE)
     most, start = {g.name: g.units - 1 for g in groups}, run.saved()
@@ -53,7 +57,9 @@ def debloat(run: Run, groups: Sequence[Group], input_bounds: object, seed: int, 
         most, start = allowed, run.saved()
 
 
-def _rounds(run: Run, scene: Scene, groups: Sequence[Group], most: Mapping[str, int], check: _Check) -> list[Edit]:
+def _rounds(
+    run: Run, scene: Scene, groups: Sequence[Group], most: Mapping[str, int], check: _Check
+) -> list[Edit]:
     edits = list[Edit]()
     while True:
         before = len(edits)
@@ -69,7 +75,9 @@ def _rounds(run: Run, scene: Scene, groups: Sequence[Group], most: Mapping[str, 
         scene = replace(scene, values=bounded(scene.graph, scene.coupling, scene.box, run.weights))
 
 
-def _applied(run: Run, group: Group, finding: Finding | None, most: Mapping[str, int], check: _Check) -> list[Edit]:
+def _applied(
+    run: Run, group: Group, finding: Finding | None, most: Mapping[str, int], check: _Check
+) -> list[Edit]:
     """Remove the units of a finding, as many as may go and as keep the function."""
     room = most[group.name] - run.gone(group)
     if finding is None or room < 1:

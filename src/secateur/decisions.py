@@ -1,12 +1,14 @@
 """What a model decides: one class of several, yes or no, a set of labels, or nothing.
 
-`decision_of` finds the head of a captured graph; `fitting_head` and `decide` work on outputs alone. A decision is read
-from one value of the graph: a class by the greatest of its scores, yes or no by a cut. `before_head` moves the reading
-to the value before monotone ops (softmax, sigmoid), where the same decision is taken without their rounding.
+`decision_of` finds the head of a captured graph; `fitting_head` and `decide` work on outputs alone. A
+decision is read from one value of the graph: a class by the greatest of its scores, yes or no by a cut.
+`before_head` moves the reading to the value before monotone ops (softmax, sigmoid), where the same decision
+is taken without their rounding.
 
-Heads: `logits` and `probabilities` decide for the greatest of several outputs; `binary_logit` for yes above 0 and
-`binary_probability` for yes above ½; `multi_label` (and `multi_label_logits`) so for each of several outputs, and two
-such decisions are the same where all labels are; `none` decides nothing (a regression); `auto` goes by the last ops.
+Heads: `logits` and `probabilities` decide for the greatest of several outputs; `binary_logit` for yes above 0
+and `binary_probability` for yes above ½; `multi_label` (and `multi_label_logits`) so for each of several
+outputs, and two such decisions are the same where all labels are; `none` decides nothing (a regression);
+`auto` goes by the last ops.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ MULTI_LABEL = ("multi_label", "multi_label_logits")
 _CUTS = {"binary_logit": 0.0, "binary_probability": 0.5, "multi_label": 0.5, "multi_label_logits": 0.0}
 _TO_LOGITS = ("binary_logit", "multi_label_logits")
 
-# --- heads, and decisions from outputs -------------------------------------------------------------------------------
+# --- heads, and decisions from outputs ----------------------------------------------------------------------
 
 
 def check_head(head: str) -> None:
@@ -51,12 +53,19 @@ def check_head(head: str) -> None:
 def fitting_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) -> Head:
     """The head of a model that gives `columns` numbers for a sample; `none` where `auto` cannot tell.
 
-    `one_of_k`: whether each sample is known to have one class. Raises `InputError` for a head that does not fit.
+    `one_of_k`: whether each sample is known to have one class. Raises `InputError` for a head that does not
+    fit.
     """
     probable = meaning in ("probability", "distribution")
     if head == "auto":
         if columns == 1:
-            return "binary_probability" if probable else "binary_logit" if meaning in ("scores", "signed") else "none"
+            return (
+                "binary_probability"
+                if probable
+                else "binary_logit"
+                if meaning in ("scores", "signed")
+                else "none"
+            )
         if one_of_k:
             return "probabilities" if probable else "logits"
         if probable:
@@ -65,7 +74,9 @@ def fitting_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) 
     if head != "none" and head not in MULTI_LABEL and (columns == 1) != (head in BINARY):
         raise InputError(f"head={head!r} does not fit a model with {columns} outputs")
     if probable and head in _TO_LOGITS:
-        raise InputError(f"head={head!r} does not fit a model that ends in probabilities, which are never below 0")
+        raise InputError(
+            f"head={head!r} does not fit a model that ends in probabilities, which are never below 0"
+        )
     return "multi_label_logits" if head == "multi_label" and meaning in ("scores", "signed") else head
 
 
@@ -75,7 +86,8 @@ def classes_of(head: Head, columns: int) -> int:
 
 
 def decide(outputs: Tensor, head: Head) -> Tensor:
-    """The class of each row of `outputs` (n, columns), shape (n,): the first greatest, or whether the cut is passed.
+    """The class of each row of `outputs` (n, columns), shape (n,): the first greatest, or whether the cut is
+    passed.
 
     Of many labels: which of them are given, shape (n, columns).
     """
@@ -85,7 +97,7 @@ def decide(outputs: Tensor, head: Head) -> Tensor:
     return passed if head in MULTI_LABEL else passed[:, 0]
 
 
-# --- decisions of a graph --------------------------------------------------------------------------------------------
+# --- decisions of a graph -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -100,9 +112,9 @@ class NoDecision:
 class Decision:
     """How decisions are read from the value of one node.
 
-    A sample has one decision at each position: one in all for a classifier, one for each pixel or token of a dense
-    output. It is the greatest of k scores, or (with `cut`) which of k numbers are above the cut; where the head falls
-    (`rising` is False), which are below.
+    A sample has one decision at each position: one in all for a classifier, one for each pixel or token of a
+    dense output. It is the greatest of k scores, or (with `cut`) which of k numbers are above the cut; where
+    the head falls (`rising` is False), which are below.
     """
 
     head: Head
@@ -115,7 +127,9 @@ class Decision:
     label_shape: tuple[int, ...]  # of one sample's labels
     cut: float | None = None
     rising: bool = True
-    passed: tuple[fx.Node, ...] = ()  # element-wise ops between `node` and the output; compared values may saturate
+    passed: tuple[
+        fx.Node, ...
+    ] = ()  # element-wise ops between `node` and the output; compared values may saturate
 
     @property
     def columns(self) -> int:
@@ -123,10 +137,14 @@ class Decision:
 
     def scores(self, value: Tensor) -> Tensor:
         """What is compared, (n, positions, k), from the value of the node."""
-        return value.reshape(-1, self.size)[:, self.index.to(value.device)]  # squeeze() may have dropped a batch of one
+        return value.reshape(-1, self.size)[
+            :, self.index.to(value.device)
+        ]  # squeeze() may have dropped a batch of one
 
     def classes(self, value: Tensor) -> Tensor:
-        """Decisions, (n, positions, 1) for a class number, (n, positions, k) for yes or no; −1 where there is a NaN."""
+        """Decisions, (n, positions, 1) for a class number, (n, positions, k) for yes or no; −1 where there is
+        a NaN.
+        """
         x = self.scores(value)
         if self.cut is None:
             found = x.argmax(-1, keepdim=True)
@@ -152,24 +170,28 @@ class Decision:
         if labels.is_floating_point() or [size for size in labels.shape[1:] if size != 1] != wanted:
             what = f"(inputs, {', '.join(map(str, wanted))})" if wanted else "(inputs,)"
             raise InputError(
-                f"labels of shape {tuple(labels.shape)}: a model with the head {self.head} takes whole numbers of "
+                f"labels of shape {tuple(labels.shape)}: a model with the head {self.head} takes whole "
+                "numbers of "
                 f"shape {what}"
             )
         flat = labels.reshape(len(labels), -1)
         return flat[..., None] if self.cut is None else flat[:, self.places]
 
     def distinct(self, low: Tensor, high: Tensor, margins: Tensor) -> Tensor:
-        """Whether scores between `low` and `high` (n, positions, k) that are apart by `margins` (n, positions) stay
-        apart after the ops in `passed` in float32, where sigmoid and tanh saturate.
+        """Whether scores between `low` and `high` (n, positions, k) that are apart by `margins` (n,
+        positions) stay apart after the ops in `passed` in float32, where sigmoid and tanh saturate.
 
-        The least difference of a function that is convex, concave or one of the two on either side is at the ends.
+        The least difference of a function that is convex, concave or one of the two on either side is at the
+        ends.
         """
         if not self.passed:
             return torch.ones_like(margins, dtype=torch.bool)
         found = torch.ones_like(margins, dtype=torch.bool)
         for end in (low.amin(-1), high.amax(-1)):
             below, above = (_through(self.passed, x.float()) for x in (end, end + margins))
-            found &= above - below > 4 * torch.finfo(torch.float32).eps * torch.maximum(above.abs(), below.abs())
+            found &= above - below > 4 * torch.finfo(torch.float32).eps * torch.maximum(
+                above.abs(), below.abs()
+            )
         return found
 
 
@@ -199,10 +221,11 @@ def decide_on(
 def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) -> Decision | NoDecision:
     """What the graph decides, read from its output. Raises `InputError` for a head that does not fit.
 
-    `auto` takes the last ops at their word: softmax and sigmoid give probabilities (several sigmoids: many labels,
-    unless each sample is known to have `one_of_k` classes), a linear layer logits. A regression cannot be told from
-    logits; heads of which no threshold is known decide nothing. With several outputs, the only one with a softmax or
-    sigmoid decides under `auto`, the first one under any other head. Cost: two forward passes of the example.
+    `auto` takes the last ops at their word: softmax and sigmoid give probabilities (several sigmoids: many
+    labels, unless each sample is known to have `one_of_k` classes), a linear layer logits. A regression
+    cannot be told from logits; heads of which no threshold is known decide nothing. With several outputs, the
+    only one with a softmax or sigmoid decides under `auto`, the first one under any other head. Cost: two
+    forward passes of the example.
     """
     check_head(head)
     if head == "none":
@@ -239,7 +262,8 @@ def _reading(head: Head, output: int, node: fx.Node, sample: tuple[int, ...], ax
 def _dense(look: Look, head: Head, output: int, sample: tuple[int, ...]) -> Decision | NoDecision:
     """Of an output with a decision at each of many positions; yes or no is one for each number.
 
-    Under a head that was given, axis 1 holds the classes where the graph does not tell, as for PyTorch's losses.
+    Under a head that was given, axis 1 holds the classes where the graph does not tell, as for PyTorch's
+    losses.
     """
     node = look.graph.outputs[output]
     meaning, (made_by, axis) = look.meaning[node], maker(look, node, sample)
@@ -250,7 +274,9 @@ def _dense(look: Look, head: Head, output: int, sample: tuple[int, ...]) -> Deci
     elif axis is not None and made_by in (*SOFTMAXES, "linear"):
         name = "probabilities" if meaning == "distribution" else "logits"
     else:
-        return NoDecision(f"no axis of the output {node.name}, (batch, {_sizes(sample)}), is known to hold classes")
+        return NoDecision(
+            f"no axis of the output {node.name}, (batch, {_sizes(sample)}), is known to hold classes"
+        )
     axis = None if name in _CUTS else axis or 0
     if axis is not None and sample[axis] < 2:
         raise InputError(f"head={head!r} does not fit an output of shape (batch, {_sizes(sample)})")
@@ -275,7 +301,7 @@ def _deciding(look: Look, head: Head) -> int | NoDecision:
     return NoDecision(f"the model has {len(floating)} outputs, and which of them decides is not known")
 
 
-# --- before the head -------------------------------------------------------------------------------------------------
+# --- before the head ----------------------------------------------------------------------------------------
 
 
 def before_head(graph: Graph, decision: Decision) -> Decision:
@@ -301,10 +327,17 @@ def _step_back(look: Look, decision: Decision) -> Decision | None:
         return _before_softmax(look, node, source, decision)
     if look.values[source].shape != look.values[node].shape or len(node.all_input_nodes) != 1:
         return None
-    if decision.cut is None and name == "log" and look.meaning[source] == "distribution" and not decision.passed:
+    if (
+        decision.cut is None
+        and name == "log"
+        and look.meaning[source] == "distribution"
+        and not decision.passed
+    ):
         return replace(decision, node=source)
     if decision.cut is None:
-        return replace(decision, node=source, passed=(node, *decision.passed)) if name in _INCREASING else None
+        return (
+            replace(decision, node=source, passed=(node, *decision.passed)) if name in _INCREASING else None
+        )
     earlier = _CUT_BACK[name](node, decision.cut) if name in _CUT_BACK else None
     if earlier is None:
         return None
@@ -313,7 +346,9 @@ def _step_back(look: Look, decision: Decision) -> Decision | None:
 
 
 def _before_softmax(look: Look, node: fx.Node, source: fx.Node, decision: Decision) -> Decision | None:
-    """The greatest of a softmax's values is that of its inputs; of two, one is above ½ where its input is greater."""
+    """The greatest of a softmax's values is that of its inputs; of two, one is above ½ where its input is
+    greater.
+    """
     shape = look.values[node].shape
     dim = int(arguments_of(node)["dim"]) % len(shape)
     if not dim or decision.passed:
@@ -341,7 +376,9 @@ def _through(ops: Sequence[fx.Node], x: Tensor) -> Tensor:
 
 _INCREASING = {"erf", "exp", "log_sigmoid", "selu", "sigmoid", "tanh"}  # strictly
 
-Back = Callable[[fx.Node, float], tuple[float, bool] | None]  # (op, cut) → the cut before it, whether the op falls
+Back = Callable[
+    [fx.Node, float], tuple[float, bool] | None
+]  # (op, cut) → the cut before it, whether the op falls
 
 
 def _at(cut: float, before: float) -> Back:
@@ -371,7 +408,11 @@ def _rsub(node: fx.Node, cut: float) -> tuple[float, bool] | None:
 def _scaled(node: fx.Node, cut: float) -> tuple[float, bool] | None:
     arguments = arguments_of(node)
     factor = arguments["other"]
-    plain = isinstance(factor, int | float) and 0 < abs(factor) < math.inf and arguments.get("rounding_mode") is None
+    plain = (
+        isinstance(factor, int | float)
+        and 0 < abs(factor) < math.inf
+        and arguments.get("rounding_mode") is None
+    )
     return (0.0, factor < 0) if plain and cut == 0 else None
 
 

@@ -1,4 +1,6 @@
-"""One family of errors. Each message names the layer, the op and the shape at fault, and says what to do next."""
+"""One family of errors. Each message names the layer, the op and the shape at fault, and says what to do
+next.
+"""
 
 from collections.abc import Collection
 
@@ -46,9 +48,12 @@ class RecipeError(SecateurError):
 class StopPruning(Exception):
     """Raised by a callback of `prune` to end the run after the step it was called for; the text says why.
 
-    No error, and `prune` does not let it through: the result is that of this step, `Result.stopped` holds the text.
+    No error, and `prune` does not let it through: the result is that of this step, `Result.stopped` holds the
+    text.
     """
 
 
 class SecateurWarning(UserWarning):
-    """The result is usable, but not all that was asked for; the message says what is missing and what to do."""
+    """The result is usable, but not all that was asked for; the message says what is missing and what to
+    do.
+    """

@@ -8,7 +8,9 @@ from secateur.types import Group, Groups
 
 
 def rows(found: Groups, kept: Mapping[str, int] | None = None) -> list[tuple[str, str, str, str]]:
-    """(group, units, where the units stand, state) for each group and each tensor that no rule could label."""
+    """(group, units, where the units stand, state) for each group and each tensor that no rule could
+    label.
+    """
     table = [(g.name, _units(g, kept), _slots(g), _state(g, kept)) for g in found.groups]
     return table + [(name, "", "", f"pinned: {reason}") for name, reason in found.blocked.items()]
 
@@ -17,7 +19,9 @@ def table(found: Groups, kept: Mapping[str, int] | None = None) -> str:
     """The rows as aligned plain text."""
     lines = [("group", "units", "slots (made by | read by)", "state"), *rows(found, kept)]
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def _units(group: Group, kept: Mapping[str, int] | None) -> str:

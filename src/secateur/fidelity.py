@@ -20,11 +20,14 @@ _LEAST_SPREAD = 1e-10  # of the outputs, as a share of their mean square: roundi
 
 @dataclass(frozen=True, eq=False)
 class Fidelity:
-    """One row for each sample. `first` and `second` are the decisions of the original and of the pruned network,
-    (n, positions, k) as `Decision.classes` gives them; None where the network decides nothing."""
+    """One row for each sample. `first` and `second` are the decisions of the original and of the pruned
+    network, (n, positions, k) as `Decision.classes` gives them; None where the network decides nothing.
+    """
 
     moved: Tensor  # (n,), the largest |g(x) − f(x)| of any output; infinite where an output is not finite
-    relative: float | None  # root of the mean square of g(x) − f(x), in units of the spread of f over the samples; None
+    relative: (
+        float | None
+    )  # root of the mean square of g(x) − f(x), in units of the spread of f over the samples; None
     # where f hardly varies over them
     first: Tensor | None = None
     second: Tensor | None = None
@@ -40,7 +43,11 @@ class Fidelity:
     @property
     def agreed(self) -> Tensor | None:
         """The share of each sample's decisions that are the same, (n,)."""
-        return None if self.first is None or self.second is None else same(self.first, self.second).double().mean(1)
+        return (
+            None
+            if self.first is None or self.second is None
+            else same(self.first, self.second).double().mean(1)
+        )
 
     @property
     def agreement(self) -> float | None:
@@ -53,8 +60,8 @@ def fidelity(
 ) -> Fidelity:
     """Compare the outputs under `weights` with the original's, and the decisions that are read from them.
 
-    Cost: two passes of the samples; the values of a pass take about 256 MiB. Raises `InputError` where no output is a
-    floating-point number.
+    Cost: two passes of the samples; the values of a pass take about 256 MiB. Raises `InputError` where no
+    output is a floating-point number.
     """
     size = max(1, _BATCH_BYTES // (4 * max(1, sum(sizes_of_values(graph)))))
     batches = zip(*(x.split(size) for x in samples.inputs), strict=True)
@@ -62,12 +69,16 @@ def fidelity(
     moved = torch.cat([p.moved for p in parts])
     if decision is None:
         return Fidelity(moved, _relative(parts))
-    return Fidelity(moved, _relative(parts), *(torch.cat(x) for x in zip(*(p.decided for p in parts), strict=True)))
+    return Fidelity(
+        moved, _relative(parts), *(torch.cat(x) for x in zip(*(p.decided for p in parts), strict=True))
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One batch: see `Fidelity`; sums over its finite samples of (g − f)², f and f², and how many samples they are."""
+    """One batch: see `Fidelity`; sums over its finite samples of (g − f)², f and f², and how many samples
+    they are.
+    """
 
     moved: Tensor
     decided: tuple[Tensor, ...]  # first, second

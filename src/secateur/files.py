@@ -1,4 +1,6 @@
-"""Write files so that a reader sees the old content or the new, never half of one; several files as one set."""
+"""Write files so that a reader sees the old content or the new, never half of one; several files as one
+set.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +42,8 @@ _open_set: ContextVar[list[_Staged] | None] = ContextVar("_open_set", default=No
 def written_together() -> Iterator[None]:
     """Files that are written in this block get their names together at its end, or none of them does.
 
-    Where the block fails, or one of the files cannot get its name, all targets keep their old content. A block inside
-    of another belongs to that one.
+    Where the block fails, or one of the files cannot get its name, all targets keep their old content. A
+    block inside of another belongs to that one.
     """
     if _open_set.get() is not None:
         yield
@@ -72,8 +74,8 @@ def write_atomically(path: str | os.PathLike[str], writer: Callable[[BinaryIO], 
     """Let `writer` fill a temporary file beside `path`, then put it in the place of `path` in one step.
 
     Whatever stops the writer (an exception, an interrupt, a full disk), no temporary file stays behind and an
-    existing `path` keeps its content. A symbolic link is followed. Temporary files of runs that were killed are
-    removed. Raises `InputError` where the file system refuses.
+    existing `path` keeps its content. A symbolic link is followed. Temporary files of runs that were killed
+    are removed. Raises `InputError` where the file system refuses.
     """
     target = _target(path)
     _remove_stale(target.parent)
@@ -110,12 +112,16 @@ def _target(path: str | os.PathLike[str]) -> Path:
         if target.exists() and not target.is_file():
             raise InputError(f"{path} is no regular file; give the path of a file")
         if not target.parent.is_dir():
-            raise InputError(f"cannot write {path}: the folder {target.parent} does not exist; create it first")
+            raise InputError(
+                f"cannot write {path}: the folder {target.parent} does not exist; create it first"
+            )
     return target
 
 
 def _stage(target: Path, writer: Callable[[BinaryIO], object]) -> _Staged:
-    temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")  # short, whatever the target's name
+    temporary = target.with_name(
+        f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
+    )  # short, whatever the target's name
     file = open(temporary, "xb")  # noqa: SIM115 (it stays open until the file has its name)
     staged = _Staged(file, temporary, target)
     try:

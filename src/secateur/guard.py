@@ -18,7 +18,13 @@ from secateur.fidelity import Fidelity, fidelity
 from secateur.graph.capture import Graph
 from secateur.types import Interval, Samples
 
-_BUDGETS = {"agreement": 1.0, "drift": inf, "certified_agreement": 1.0, "certified_drift": inf, "eps": inf}  # largest
+_BUDGETS = {
+    "agreement": 1.0,
+    "drift": inf,
+    "certified_agreement": 1.0,
+    "certified_drift": inf,
+    "eps": inf,
+}  # largest
 _BALLS = 128  # that are certified after every step
 
 
@@ -26,8 +32,9 @@ _BALLS = 128  # that are certified after every step
 class Guard:
     """Budgets on samples: the least share of equal decisions, and the largest move of any output.
 
-    `certified_…` are the same for every input within `eps` of a sample (L∞), proved and not only seen; without `eps`,
-    the certified drift is that over the whole input box. `head` says what the outputs are, see `secateur.decisions`.
+    `certified_…` are the same for every input within `eps` of a sample (L∞), proved and not only seen;
+    without `eps`, the certified drift is that over the whole input box. `head` says what the outputs are, see
+    `secateur.decisions`.
     """
 
     agreement: float | None = None
@@ -39,7 +46,9 @@ class Guard:
 
     @staticmethod
     def parse(budgets: Mapping[str, float | str] | None, calibrated: bool = False) -> Guard | None:
-        """{"agreement": 0.98, "drift": 2.0}, any of the budgets; `InputError` for others, and for what is missing."""
+        """{"agreement": 0.98, "drift": 2.0}, any of the budgets; `InputError` for others, and for what is
+        missing.
+        """
         if not budgets:
             return None
         for name, value in budgets.items():
@@ -50,23 +59,33 @@ class Guard:
                 raise InputError(f"guard: no budget {name!r}; there are {', '.join(_BUDGETS)}")
             most = _BUDGETS[name]
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                raise InputError(f"guard: {name}={value!r}; give a number from 0" + (" to 1" if most == 1.0 else ""))
+                raise InputError(
+                    f"guard: {name}={value!r}; give a number from 0" + (" to 1" if most == 1.0 else "")
+                )
         guard = Guard(**budgets)  # type: ignore[arg-type]  # just checked
         if all(getattr(guard, name) is None for name in _BUDGETS):
-            raise InputError(f"guard: head says what the outputs are; give a budget, too: {', '.join(_BUDGETS)}")
+            raise InputError(
+                f"guard: head says what the outputs are; give a budget, too: {', '.join(_BUDGETS)}"
+            )
         if guard.certified_agreement is not None and (guard.eps is None or not calibrated):
             raise InputError("guard: certified_agreement needs eps, and inputs of your own (calibration=)")
         if guard.eps is not None and guard.certified_agreement is None and guard.certified_drift is None:
-            raise InputError("guard: eps is the radius of certified_agreement and certified_drift; give one of them")
+            raise InputError(
+                "guard: eps is the radius of certified_agreement and certified_drift; give one of them"
+            )
         return guard
 
     def check(self, graph: Graph) -> None:
         """Raise `InputError` where a budget does not fit what the model gives."""
         self._decision(graph)
 
-    def breach(self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]) -> str:
+    def breach(
+        self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
+    ) -> str:
         """Which budget the network with `weights` exceeds and by what, or empty."""
-        found = self._breach_seen(fidelity(graph, weights, samples, self._decision(graph))) if self.looks else ""
+        found = (
+            self._breach_seen(fidelity(graph, weights, samples, self._decision(graph))) if self.looks else ""
+        )
         certain = self.certified_agreement is not None or self.certified_drift is not None
         return found or (self._breach_certain(graph, weights, samples, box) if certain else "")
 
@@ -81,7 +100,8 @@ class Guard:
         found = decision_of(graph, self.head)
         if isinstance(found, NoDecision):
             raise InputError(
-                f"guard: no agreement can be measured, since the model decides nothing ({found.why}); give a budget on "
+                f"guard: no agreement can be measured, since the model decides nothing ({found.why}); give a "
+                "budget on "
                 'the drift instead, or say what the outputs are: head="binary_logit" (--head)'
             )
         return found
@@ -99,7 +119,9 @@ class Guard:
         self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
     ) -> str:
         stored = {name: w.to(graph.tensors[name].dtype) for name, w in weights.items()}
-        networks = Networks.of(without_max_pools(graph), graph.tensors, stored, torch.empty(0, dtype=torch.float64))
+        networks = Networks.of(
+            without_max_pools(graph), graph.tensors, stored, torch.empty(0, dtype=torch.float64)
+        )
         read = self._decision(networks.graph) if self.certified_agreement is not None else None
         decision = None if read is None else before_head(networks.graph, read)
         centres = [x[:_BALLS].cpu() for x in samples.inputs]
@@ -110,7 +132,10 @@ class Guard:
             found = here.drift()
             moved.append(torch.maximum(-found.lower, found.upper).max())
             if decision is not None:
-                middle = [c[start : start + here.boxes].to(x.lower.dtype) for c, x in zip(centres, balls, strict=True)]
+                middle = [
+                    c[start : start + here.boxes].to(x.lower.dtype)
+                    for c, x in zip(centres, balls, strict=True)
+                ]
                 classes = decide_on(networks.graph, decision, middle, dtype=torch.float64)
                 agreed.append(here.stands(decision, classes, False) & here.stands(decision, classes, True))
         drift = float(torch.stack(moved).max())  # NaN where one is, and no budget holds that

@@ -7,9 +7,9 @@ Said on the command line, or in a small YAML file beside the model (`net.onnx` �
     std: [0.229, 0.224, 0.225]
     example_shape: 3,224,224      # of one sample; a list of such lines for several inputs
 
-In place of mean and std, `normalize` names a row of `secateur.presets`: `imagenet`, `cifar10`, `minus1to1`, or `none`
-where the model takes images as they are. Without a settings file, a `preprocessor_config.json` beside the model is
-read.
+In place of mean and std, `normalize` names a row of `secateur.presets`: `imagenet`, `cifar10`, `minus1to1`,
+or `none` where the model takes images as they are. Without a settings file, a `preprocessor_config.json`
+beside the model is read.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ from secateur.settings import read_settings
 
 
 class InputSpec(BaseModel):
-    """What a model takes. `input_bounds` are those of the images; one that takes normalised ones has `mean` and `std`.
+    """What a model takes. `input_bounds` are those of the images; one that takes normalised ones has `mean`
+    and `std`.
 
-    `normalize` is a name in `secateur.presets.PRESETS`, in units of the bounds; `mean` and `std` are then its own.
+    `normalize` is a name in `secateur.presets.PRESETS`, in units of the bounds; `mean` and `std` are then its
+    own.
 
     Example:
         >>> InputSpec(normalize="minus1to1", input_bounds=(0, 255)).mean
@@ -126,7 +128,9 @@ def _numbers(values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(x − mean) / std, one number or one for each channel (axis 1); empty where a model takes images as they are."""
+    """(x − mean) / std, one number or one for each channel (axis 1); empty where a model takes images as they
+    are.
+    """
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -135,31 +139,42 @@ class Normalisation:
         if bool(self.mean) != bool(self.std):
             given, missing, none = ("mean", "std", 1) if self.mean else ("std", "mean", 0)
             raise InputError(
-                f"{given} is given without {missing}; images are normalised by both, (x - mean) / std. Give {missing} "
+                f"{given} is given without {missing}; images are normalised by both, (x - mean) / std. Give "
+                f"{missing} "
                 f"too, {none} where training used none"
             )
         if len({len(self.mean), len(self.std)} - {0, 1}) > 1:
-            raise InputError(f"mean has {len(self.mean)} values and std {len(self.std)}; give one for each channel")
+            raise InputError(
+                f"mean has {len(self.mean)} values and std {len(self.std)}; give one for each channel"
+            )
 
     def __bool__(self) -> bool:
         return bool(self.mean or self.std)
 
     @staticmethod
-    def named(name: str | None, bounds: Any, mean: Sequence[float] = (), std: Sequence[float] = ()) -> Normalisation:
-        """`mean` and `std`, or in their place the preset of that name, in units of `bounds`, a pair of numbers."""
+    def named(
+        name: str | None, bounds: Any, mean: Sequence[float] = (), std: Sequence[float] = ()
+    ) -> Normalisation:
+        """`mean` and `std`, or in their place the preset of that name, in units of `bounds`, a pair of
+        numbers.
+        """
         if name is None:
             return Normalisation(tuple(mean), tuple(std))
         if name not in PRESETS:
             raise InputError(f"normalize={name!r}: there are {', '.join(PRESETS)}; or give mean and std")
         preset = PRESETS[name]
         if (mean or std) and (tuple(mean), tuple(std)) != _spread(preset, bounds):
-            raise InputError(f"normalize={name!r} stands for a mean and std of its own; give one or the other")
+            raise InputError(
+                f"normalize={name!r} stands for a mean and std of its own; give one or the other"
+            )
         return Normalisation(*_spread(preset, bounds))
 
     def box(self, bounds: Any, spatial: int = 2) -> Any:
-        """`bounds`, a pair of ends (numbers, or tensors that broadcast to one input), as the model itself takes them.
+        """`bounds`, a pair of ends (numbers, or tensors that broadcast to one input), as the model itself
+        takes them.
 
-        `spatial`: axes of an input after that of its channels. Raises `InputError` for bounds of several inputs.
+        `spatial`: axes of an input after that of its channels. Raises `InputError` for bounds of several
+        inputs.
         """
         if not self:
             return bounds
@@ -189,7 +204,9 @@ class Normalisation:
         """Raise `InputError` where there are several numbers, but not one for each of so many channels."""
         for name, numbers in (("mean", self.mean), ("std", self.std)):
             if len(numbers) not in (0, 1, channels):
-                raise InputError(f"{name} has {len(numbers)} numbers, but the model's input has {channels} channels")
+                raise InputError(
+                    f"{name} has {len(numbers)} numbers, but the model's input has {channels} channels"
+                )
 
     def around(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
@@ -239,7 +256,9 @@ def beside(model: str | os.PathLike[str]) -> Path:
 
 
 def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
-    """Settings from the file beside the model, where there is one; those in `given` that are not None go before."""
+    """Settings from the file beside the model, where there is one; those in `given` that are not None go
+    before.
+    """
     path, found = _settings_of(model)
     said = {name: value for name, value in given.items() if value is not None}
     if "normalize" in said:
@@ -256,7 +275,9 @@ def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
 
 
 def _settings_of(model: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """The settings beside the model, and from which file; those of a preprocessor where there are no others."""
+    """The settings beside the model, and from which file; those of a preprocessor where there are no
+    others.
+    """
     if Path(model).name in ("", "..") or ":" in Path(model).name:  # a folder, or a factory
         return Path(model), {}
     path = beside(model)
@@ -273,4 +294,6 @@ def numbers(text: str | None, option: str) -> Sequence[float] | None:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise InputError(f"{option} {text}: give numbers with commas between them, e.g. 0.485,0.456,0.406") from None
+        raise InputError(
+            f"{option} {text}: give numbers with commas between them, e.g. 0.485,0.456,0.406"
+        ) from None

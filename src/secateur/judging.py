@@ -35,7 +35,9 @@ class Judges:
 
 
 def kept_apart(own: Samples, seed: int) -> tuple[Samples, Samples]:
-    """A user's inputs in two parts drawn at random: two thirds to solve on, and a third, at least one, to judge."""
+    """A user's inputs in two parts drawn at random: two thirds to solve on, and a third, at least one, to
+    judge.
+    """
     count = len(own.inputs[0])
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     apart = max(1, count // 3)
@@ -47,8 +49,9 @@ def _taken(samples: Samples, rows: Tensor) -> Samples:
 
 
 def judging_surrogate(solved_on: str) -> str:
-    """A surrogate of another kind than the one that solved. Drawings that nothing was asked of are harder than those a
-    model is sure of, and agreement on them is nearer to that on real inputs."""
+    """A surrogate of another kind than the one that solved. Drawings that nothing was asked of are harder
+    than those a model is sure of, and agreement on them is nearer to that on real inputs.
+    """
     return next(name for name in _JUDGES if name != solved_on)
 
 
@@ -60,7 +63,9 @@ def judging_count(graph: Graph, coupling: Coupling) -> int:
 def verdict_of(
     graph: Graph, weights: Mapping[str, Tensor], judges: Judges, head: Head, doubts: Sequence[str] = ()
 ) -> Verdict | None:
-    """The verdict on the network with these weights; None where no output of the model is a floating-point number."""
+    """The verdict on the network with these weights; None where no output of the model is a floating-point
+    number.
+    """
     if not any(y.is_floating_point() for y in run(graph, graph.example)):
         return None
     decision = decision_of(graph, head)

@@ -1,9 +1,9 @@
 """Which normalisation of its input images a model was trained with, told from the model alone.
 
-A model that takes (x − mean) / std and is given x decides badly, and nothing fails. Its batch norms know better: their
-running statistics are those of normalised images. Without batch norm, biases do: given numbers that are too small, or
-off their mean, units are always on or always off and few classes are left; given numbers that are too large, the
-scores of one image lie apart by hundreds.
+A model that takes (x − mean) / std and is given x decides badly, and nothing fails. Its batch norms know
+better: their running statistics are those of normalised images. Without batch norm, biases do: given numbers
+that are too small, or off their mean, units are always on or always off and few classes are left; given
+numbers that are too large, the scores of one image lie apart by hundreds.
 """
 
 from __future__ import annotations
@@ -36,11 +36,17 @@ _NUMBERS = 2**28  # in the values of all nodes, for one candidate
 _CLEAR_BY_BATCH_NORM = 0.2
 _CLEAR = 0.6
 _CLEAR_WITHOUT_CLASSES = 1.2  # nothing then speaks against numbers that are too large
-_LARGE, _HANDICAP = 20.0, 0.9  # numbers so much larger than as given cost as much; biases never speak against them
+_LARGE, _HANDICAP = (
+    20.0,
+    0.9,
+)  # numbers so much larger than as given cost as much; biases never speak against them
 _WIDE = 25.0  # spread of scores beyond which a nat is counted for each factor e
 _SILENT, _SILENCE, _LEAST = 0.2, 0.5, 0.01  # information below which so much of a nat is, and where that ends
 
-_CLOSE = (math.log(1.35), 0.35)  # candidates of one kind: log ratio of std, difference of means in units of std
+_CLOSE = (
+    math.log(1.35),
+    0.35,
+)  # candidates of one kind: log ratio of std, difference of means in units of std
 
 CANDIDATES: dict[int, dict[str, Preset]] = {
     3: {
@@ -82,10 +88,11 @@ def likely_normalisation(
 ) -> Finding:
     """Compare the normalisation assumed, (x − mean) / std of images x between `bounds`, with others in use.
 
-    `images` (n, c, h, w): the user's own, in units of `bounds`; of these at most 126 are looked at. Without them,
-    drawings are. Says why in `evidence` where it does not apply: it is for models with one floating input
-    (n, 1 or 3, h, w) and finite bounds. Cost: at most 7 forward passes of 126 images, of fewer where a pass has more
-    than 2**28 values, at least 18. Raises `InputError` for a mean or std of another number of channels.
+    `images` (n, c, h, w): the user's own, in units of `bounds`; of these at most 126 are looked at. Without
+    them, drawings are. Says why in `evidence` where it does not apply: it is for models with one floating
+    input (n, 1 or 3, h, w) and finite bounds. Cost: at most 7 forward passes of 126 images, of fewer where a
+    pass has more than 2**28 values, at least 18. Raises `InputError` for a mean or std of another number of
+    channels.
     """
     why = _does_not_apply(graph, bounds)
     if why:
@@ -115,7 +122,7 @@ def _does_not_apply(graph: Graph, bounds: Any) -> str:
     return ""
 
 
-# --- candidates ------------------------------------------------------------------------------------------------------
+# --- candidates ---------------------------------------------------------------------------------------------
 
 
 Affine = tuple[Tensor, Tensor]  # mean and std of images in [0, 1], shape: (channels, 1, 1), float64
@@ -125,7 +132,9 @@ def _of_units(preset: Preset, channels: int) -> Affine:
     low, high = preset.bounds
     for name, values in (("mean", preset.mean), ("std", preset.std)):
         if len(values) not in (0, 1, channels):
-            raise InputError(f"{name} has {len(values)} values for images of {channels} channels; give one for each")
+            raise InputError(
+                f"{name} has {len(values)} values for images of {channels} channels; give one for each"
+            )
     mean, std = (
         torch.tensor(values, dtype=torch.float64).expand(channels).reshape(-1, 1, 1)
         for values in (preset.mean or (0.0,), preset.std or (1.0,))
@@ -140,7 +149,7 @@ def _alike(first: Affine, second: Affine) -> bool:
     return bool(((std / width).log().abs() < ratio).all() and ((mean - other).abs() < difference * std).all())
 
 
-# --- images in [0, 1] ------------------------------------------------------------------------------------------------
+# --- images in [0, 1] ---------------------------------------------------------------------------------------
 
 
 def _each(graph: Graph) -> int:
@@ -160,7 +169,7 @@ def _own(graph: Graph, images: Tensor) -> list[Tensor]:
     return list(images[: min(_OWN, count * len(DRAWINGS))].split(_OWN if count == _EACH else count))
 
 
-# --- the verdict -----------------------------------------------------------------------------------------------------
+# --- the verdict --------------------------------------------------------------------------------------------
 
 
 def _judged(source: Source, units: Mapping[str, Affine], parts: Sequence[Tensor]) -> Finding:
@@ -169,17 +178,23 @@ def _judged(source: Source, units: Mapping[str, Affine], parts: Sequence[Tensor]
         name: fit(source, [((x.double() - mean) / std).to(like.dtype) for x in parts], classes=total > 0)
         for name, (mean, std) in units.items()
     }
-    marked = {name: _score(found) + _handicap(found, units[GIVEN], units[name]) for name, found in fits.items()}
+    marked = {
+        name: _score(found) + _handicap(found, units[GIVEN], units[name]) for name, found in fits.items()
+    }
     scores = {name: score for name, score in marked.items() if math.isfinite(score)}
     if GIVEN not in scores or len(scores) < 2:
-        return Finding("", scores, False, "the model has no layers to ask, or gives values that are not finite")
+        return Finding(
+            "", scores, False, "the model has no layers to ask, or gives values that are not finite"
+        )
     best = min(scores, key=scores.__getitem__)
     clear = scores[GIVEN] - scores[best] > _clear(fits[GIVEN])
     said = _said(fits[GIVEN], fits[best], total, sum(map(len, parts)))
     if best == GIVEN:
         return Finding(best, scores, False, "no other normalisation fits better")
     preset = CANDIDATES[like.shape[1]][best]
-    return Finding(best, scores, clear, f"the model seems to take images {_described(best, preset)} ({said})", preset)
+    return Finding(
+        best, scores, clear, f"the model seems to take images {_described(best, preset)} ({said})", preset
+    )
 
 
 def _clear(found: Fit) -> float:
@@ -221,10 +236,16 @@ def _said(given: Fit, best: Fit, total: int, count: int) -> str:
         classes_said = f"predictions on {count} images fall into {given.classes} of {total} classes as given"
         found.append(f"{classes_said}, {best.classes} so")
     if given.information < min(best.information, _SILENT):
-        found.append(f"outputs tell {given.information:.2f} nats of the class as given, {best.information:.2f} so")
+        found.append(
+            f"outputs tell {given.information:.2f} nats of the class as given, {best.information:.2f} so"
+        )
     if given.spread > max(best.spread, _WIDE):
-        found.append(f"the scores of an image spread over ±{given.spread:.3g} as given, ±{best.spread:.2g} so")
+        found.append(
+            f"the scores of an image spread over ±{given.spread:.3g} as given, ±{best.spread:.2g} so"
+        )
     if given.bias > best.bias:
         offsets = [math.sqrt(math.expm1(bias)) for bias in (given.bias, best.bias)]
-        found.append(f"units are off zero by {offsets[0]:.1f} of their deviations as given, {offsets[1]:.1f} so")
+        found.append(
+            f"units are off zero by {offsets[0]:.1f} of their deviations as given, {offsets[1]:.1f} so"
+        )
     return "; ".join(found)

@@ -57,12 +57,17 @@ def check_outputs(
         with refusals_named(f"cannot write {output.path}"):
             same = _identity(output.path)
             if same in read:
-                raise InputError(f"{named} is {read[same]}, which is read and stays as it is; write to another file")
+                raise InputError(
+                    f"{named} is {read[same]}, which is read and stays as it is; write to another file"
+                )
             if same in written:
-                raise InputError(f"{named} is also the file of {written[same].option}; give each a name of its own")
+                raise InputError(
+                    f"{named} is also the file of {written[same].option}; give each a name of its own"
+                )
             if not overwrite and _is_other(output):
                 raise InputError(
-                    f"{named} is there, and is no {output.kind.what.removeprefix('a ')} that this command could have "
+                    f"{named} is there, and is no {output.kind.what.removeprefix('a ')} that this command "
+                    "could have "
                     "written; give another name, or --overwrite"
                 )
         written[same] = output
@@ -90,9 +95,13 @@ def _head(path: Path) -> bytes:
 
 
 def _is_model(path: Path) -> bool:
-    """By its first bytes: a zip archive, a protobuf that begins with its version, or a header of safetensors."""
+    """By its first bytes: a zip archive, a protobuf that begins with its version, or a header of
+    safetensors.
+    """
     head = _head(path)
-    return {".pt2": head[:4] == b"PK\3\4", ".onnx": head[:1] == b"\x08"}.get(path.suffix.lower(), head[8:9] == b"{")
+    return {".pt2": head[:4] == b"PK\3\4", ".onnx": head[:1] == b"\x08"}.get(
+        path.suffix.lower(), head[8:9] == b"{"
+    )
 
 
 def _holds(*keys: str) -> Callable[[Path], bool]:

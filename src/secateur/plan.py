@@ -1,4 +1,6 @@
-"""From a request (a share of units, parameters or MACs) to the number of units that each group loses, step by step."""
+"""From a request (a share of units, parameters or MACs) to the number of units that each group loses, step by
+step.
+"""
 
 from __future__ import annotations
 
@@ -38,8 +40,9 @@ class Target:
 
     @staticmethod
     def parse(remove: float | str) -> Target:
-        """0.5, "50%", "units=50%", "params=50%", "macs=0.5"; always the share that goes. "size", that of the weights in
-        a file, is the parameters."""
+        """0.5, "50%", "units=50%", "params=50%", "macs=0.5"; always the share that goes. "size", that of the
+        weights in a file, is the parameters.
+        """
         quantity, _, amount = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
         quantity = _QUANTITIES.get(quantity.strip() or "units", "")
         try:
@@ -49,7 +52,8 @@ class Target:
             share = math.nan
         if not quantity or not 0 < share < 1:
             raise InputError(
-                f"remove={remove!r}: give the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'"
+                f"remove={remove!r}: give the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or "
+                "'macs=50%'"
             )
         return Target(quantity, share)
 
@@ -62,7 +66,9 @@ class Plan:
     requested: Target
     achieved: float  # the share of the requested quantity that goes
     shortfall: str  # why it is less than asked, or empty
-    multiples: Mapping[str, int] = field(default_factory=dict)  # of which each group keeps one on the way, too
+    multiples: Mapping[str, int] = field(
+        default_factory=dict
+    )  # of which each group keeps one on the way, too
 
     def cut_short(
         self, graph: Graph, coupling: Coupling, groups: Sequence[Group], alive: Mapping[str, Tensor], why: str
@@ -82,7 +88,9 @@ def selected(coupling: Coupling, ignore: Sequence[str]) -> list[Group]:
     for group in coupling.groups:
         made_by = _layer_names(group, lambda slot: slot.role != "consumer")
         ignored = [p for p in ignore if any(fnmatchcase(name, p) for name in made_by)]
-        hits |= dict.fromkeys([p for p in ignore if any(fnmatchcase(n, p) for n in _layer_names(group))], True)
+        hits |= dict.fromkeys(
+            [p for p in ignore if any(fnmatchcase(n, p) for n in _layer_names(group))], True
+        )
         if not group.pinned and not ignored:
             kept.append(group)
     for pattern, hit in hits.items():
@@ -108,12 +116,13 @@ def make_plan(
 ) -> Plan:
     """The least uniform ratio that meets `target`; with `costs`, the least price that each group pays alike.
 
-    `costs[group]` is what each next unit costs, shape: (units − 1,); the price is this per parameter, MAC or unit that
-    goes with it. Groups without costs stay whole. With a number as `round_to`, kept units are rounded up to a multiple
-    of it, so that no group loses more than its share. With `AUTO`, they are rounded to whole blocks of channels in such
-    a way that the whole reaches the request (see `rounded_removal`); networks without blocks are not rounded. Every
-    group keeps at least one unit and, with `AUTO`, loses no more than `most` where the request can be met so. Units
-    that are `gone` already count. Raises `NothingToPruneError` and `TargetMissedError`.
+    `costs[group]` is what each next unit costs, shape: (units − 1,); the price is this per parameter, MAC or
+    unit that goes with it. Groups without costs stay whole. With a number as `round_to`, kept units are
+    rounded up to a multiple of it, so that no group loses more than its share. With `AUTO`, they are rounded
+    to whole blocks of channels in such a way that the whole reaches the request (see `rounded_removal`);
+    networks without blocks are not rounded. Every group keeps at least one unit and, with `AUTO`, loses no
+    more than `most` where the request can be met so. Units that are `gone` already count. Raises
+    `NothingToPruneError` and `TargetMissedError`.
     """
     gone = gone or {}
     if costs is not None:
@@ -131,14 +140,16 @@ def make_plan(
         removed = _least_that_reaches(graph, coupling, groups, target, multiples, ladder, gone)
     if not any(removed.values()):
         raise NothingToPruneError(
-            f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit to remove "
+            f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit "
+            "to remove "
             f"in any group ({', '.join(f'{g.name}: {g.units} units' for g in groups[:5])}); ask for more"
         )
     achieved = _achieved(graph, coupling, groups, target, removed)
     shortfall = ""
     if achieved < target.share - _EPSILON:
         shortfall = (
-            f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: each group keeps whole "
+            f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: each group "
+            "keeps whole "
             f"units{f', a multiple of {whole}' if whole > 1 else ''}, at least one"
         )
     return Plan(removed, target, achieved, shortfall, multiples)
@@ -158,10 +169,11 @@ def capped(
     round_to: Rounding,
     found: Mapping[str, int],
 ) -> dict[str, int]:
-    """Of the units `found` to be free of each group, no more than `target` asks, so that multiples of `round_to` stay.
+    """Of the units `found` to be free of each group, no more than `target` asks, so that multiples of
+    `round_to` stay.
 
-    What comes out is not cut again. A target in parameters or MACs takes the least uniform ratio that meets it. `AUTO`
-    does not round: no other units could go in place of the free ones that would stay.
+    What comes out is not cut again. A target in parameters or MACs takes the least uniform ratio that meets
+    it. `AUTO` does not round: no other units could go in place of the free ones that would stay.
     """
     wanted = dict(found)
     if target is not None and target.quantity == "units":
@@ -173,15 +185,18 @@ def capped(
 
 
 def as_done(
-    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target | None, removed: Mapping[str, int]
+    graph: Graph,
+    coupling: Coupling,
+    groups: Sequence[Group],
+    target: Target | None,
+    removed: Mapping[str, int],
 ) -> Plan:
     """The plan that the removal of free units has turned out to be; `target` may have asked for more."""
     requested = target or Target("units", 1.0)
     achieved, shortfall = _achieved(graph, coupling, groups, requested, removed), ""
     if target is not None and achieved < target.share - _EPSILON:
-        shortfall = (
-            f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: no more can go exactly"
-        )
+        asked = f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked"
+        shortfall = f"{asked}: no more can go exactly"
     return Plan(dict(removed), requested, achieved, shortfall)
 
 
@@ -200,7 +215,9 @@ def schedule(
         row = {g.name: min(removed[g.name], math.floor(part * g.units + _EPSILON)) for g in groups}
         rows.append(_rounded(groups, row, multiples or {}, {}))
     rows[-1] = dict(removed)
-    return [row for row, before in zip(rows, [{}, *rows], strict=False) if any(row.values()) and row != before]
+    return [
+        row for row, before in zip(rows, [{}, *rows], strict=False) if any(row.values()) and row != before
+    ]
 
 
 def _share_of(group: Group, ratio: float) -> int:
@@ -283,7 +300,8 @@ def _least_that_reaches(
 
 def _missed(coupling: Coupling, target: Target, multiple: int, most: float) -> TargetMissedError:
     return TargetMissedError(
-        f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {multiple}) left in every group, "
+        f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {multiple}) left in every "
+        "group, "
         f"{most:.2%} is gone. Pinned: {_why_not(coupling)}"
     )
 
@@ -312,6 +330,9 @@ def _any_alive(groups: Sequence[Group], removed: Mapping[str, int]) -> dict[str,
 def _why_not(coupling: Coupling) -> str:
     """Reasons, and the groups and tensors to which each applies."""
     names = dict[str, list[str]]()
-    for name, reason in [*((g.name, g.pinned) for g in coupling.groups if g.pinned), *coupling.blocked.items()]:
+    for name, reason in [
+        *((g.name, g.pinned) for g in coupling.groups if g.pinned),
+        *coupling.blocked.items(),
+    ]:
         names.setdefault(reason, []).append(name)
     return few([f"{few(found)} ({reason})" for reason, found in names.items()], "; ") or "nothing is pinned"

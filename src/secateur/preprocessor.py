@@ -17,8 +17,8 @@ _BYTE = 1 / 255
 def read_preprocessor(path: str | os.PathLike[str]) -> dict[str, Any]:
     """`input_bounds`, and `mean` and `std` where images are normalised; `normalize: none` where they are not.
 
-    Pixels are bytes, which `rescale_factor` makes numbers between 0 and 1; without it, the bounds are 0 and 255. Raises
-    `InputError` for a file that is no such JSON.
+    Pixels are bytes, which `rescale_factor` makes numbers between 0 and 1; without it, the bounds are 0 and
+    255. Raises `InputError` for a file that is no such JSON.
     """
     try:
         with open(path, "rb") as file:
@@ -27,7 +27,9 @@ def read_preprocessor(path: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no JSON file: {error}. Move it away, or give --mean and --std") from error
+        raise InputError(
+            f"{path} is no JSON file: {error}. Move it away, or give --mean and --std"
+        ) from error
     if not isinstance(found, dict):
         raise InputError(f"{path} is no settings of a preprocessor. Move it away, or give --mean and --std")
     factor = found.get("rescale_factor", _BYTE) if found.get("do_rescale", True) else 1.0
@@ -37,7 +39,9 @@ def read_preprocessor(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not found.get("do_normalize", "image_mean" in found):
         return {"input_bounds": bounds, "normalize": "none"}
     if "image_mean" not in found or "image_std" not in found:
-        raise InputError(f"{path} normalises images but has no image_mean and image_std; give --mean and --std")
+        raise InputError(
+            f"{path} normalises images but has no image_mean and image_std; give --mean and --std"
+        )
     return {"input_bounds": bounds, "mean": found["image_mean"], "std": found["image_std"]}
 
 

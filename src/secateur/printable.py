@@ -9,8 +9,8 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # controls, direction marks, lone surr
 
 
 def printable(text: str) -> str:
-    r"""`text` with control and format characters as escapes; lines after the first are indented, so that none of them
-    looks like a message of its own.
+    r"""`text` with control and format characters as escapes; lines after the first are indented, so that none
+    of them looks like a message of its own.
 
     >>> printable("layer\x1b[2J")
     'layer\\x1b[2J'

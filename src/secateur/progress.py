@@ -1,6 +1,7 @@
 """Progress on stderr: a bar for a person at a terminal, elsewhere a plain line every ten seconds.
 
-The logger `secateur` hears of it, asked for or not: at INFO what was done and for how long, at DEBUG what begins.
+The logger `secateur` hears of it, asked for or not: at INFO what was done and for how long, at DEBUG what
+begins.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ def _logged(description: str) -> Iterator[None]:
 
 
 class Report:
-    """What there is to say of one phase: its name, how many of its steps are done, and for how long it has run."""
+    """What there is to say of one phase: its name, how many of its steps are done, and for how long it has
+    run.
+    """
 
     def __init__(self, name: str, steps: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.steps, self.done = name, steps, 0

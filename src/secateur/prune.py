@@ -1,4 +1,6 @@
-"""The loop: capture, couple, plan; then step by step score, choose, compensate; then shrink, check and record."""
+"""The loop: capture, couple, plan; then step by step score, choose, compensate; then shrink, check and
+record.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ from secateur.bounds.interval import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
 from secateur.decisions import Head
-from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, StopPruning, TargetMissedError
+from secateur.errors import (
+    NothingToPruneError,
+    SecateurError,
+    SecateurWarning,
+    StopPruning,
+    TargetMissedError,
+)
 from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.judging import OWN, SURROGATES, Judges, judging_count, judging_surrogate, kept_apart, verdict_of
@@ -52,8 +60,10 @@ from secateur.torch_state import reproducible
 from secateur.types import Group, Groups, Interval, Removal, Samples
 
 _NOTHING_EXACT = (
-    "exact: no unit can go without changing the function over the input box (within remove and round_to): none is "
-    "constant, a copy or a multiple of another, a combination of others, or unread; give tighter input_bounds, or take "
+    "exact: no unit can go without changing the function over the input box (within remove and round_to): "
+    "none is "
+    "constant, a copy or a multiple of another, a combination of others, or unread; give tighter "
+    "input_bounds, or take "
     "another method"
 )
 
@@ -98,44 +108,49 @@ def prune(
 
     Args:
         model: an `nn.Module` in eval mode, or an exported program.
-        example_inputs: a tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only shapes
-            and types matter.
+        example_inputs: a tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only
+            shapes and types matter.
         remove: the share that goes: 0.5 or "50%" of the units of every group, "params=50%", or "macs=50%".
             Default: 0.5, and for `exact` all that can go.
-        method: `reconstruct`, `exact`, or a name in `secateur.methods.METHODS`; `options` are its parameters. `exact`
-            removes what the function over the input box does not need, in one step, and nothing else; it draws no
-            surrogates, and there is nothing for a guard to stop.
-        input_bounds: the input box, (low, high), numbers or tensors that broadcast to one input; a list of such
-            pairs for several inputs.
-        mean, std: for a model that takes (x − mean) / std of images x: numbers, or one value for each channel.
-            `input_bounds` and `calibration` are then those of the images.
-        normalize: the same by name, `imagenet`, `cifar10` or `minus1to1`; `none` for a model that takes images as they
-            are. Where none of the three is given, it is looked at whether another normalisation fits the model better.
-        surrogate: of what inputs made from the model are; a name in `secateur.surrogates.SURROGATES`, or a function
-            (source, count) → tensor. For `reconstruct`, `allocation="global"` and the guard.
-        calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz` path.
+        method: `reconstruct`, `exact`, or a name in `secateur.methods.METHODS`; `options` are its parameters.
+            `exact` removes what the function over the input box does not need, in one step, and nothing else;
+            it draws no surrogates, and there is nothing for a guard to stop.
+        input_bounds: the input box, (low, high), numbers or tensors that broadcast to one input; a list of
+            such pairs for several inputs.
+        mean, std: for a model that takes (x − mean) / std of images x: numbers, or one value for each
+            channel. `input_bounds` and `calibration` are then those of the images.
+        normalize: the same by name, `imagenet`, `cifar10` or `minus1to1`; `none` for a model that takes
+            images as they are. Where none of the three is given, it is looked at whether another
+            normalisation fits the model better.
+        surrogate: of what inputs made from the model are; a name in `secateur.surrogates.SURROGATES`, or a
+            function (source, count) → tensor. For `reconstruct`, `allocation="global"` and the guard.
+        calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz`
+            path.
         samples: how many inputs to look at; fewer where memory would not hold them.
         allocation: `uniform` takes the same share of every group, `global` where it costs the outputs least.
-        guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an output},
-            or "certified_agreement", "certified_drift" and "eps": the same for all inputs within eps of a sample, by
-            proof. A step that exceeds a budget is taken back, and the run ends there (`Result.stopped`).
+        guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an
+            output}, or "certified_agreement", "certified_drift" and "eps": the same for all inputs within eps
+            of a sample, by proof. A step that exceeds a budget is taken back, and the run ends there
+            (`Result.stopped`).
         head: what the outputs are where `auto` cannot tell, as for `certify`; for guards and the verdict.
         step: the largest share of a group's units that leaves at a time; 1 prunes in one shot. Default: 1 for
             `reconstruct` without a guard, else 0.0625.
-        recursive: whether a unit that stood in for another may do so again or leave. Without, at most half goes.
-        exact_first: remove what `exact` would before the method begins, as a step of its own that counts towards
-            `remove`; it takes all that is free, even where less was asked.
-        ignore: layers whose outputs stay whole: a glob over layer names, a list of them, or modules of `model`.
-        round_to: keep a multiple of this number of units in every group that shrinks. `auto` rounds the channels of
-            2-D convolutions to what runtimes compute fast (see `secateur.rounded`), so that the whole still reaches
-            `remove`; 1 rounds nothing. How long the models take: `secateur.latency`.
+        recursive: whether a unit that stood in for another may do so again or leave. Without, at most half
+            goes.
+        exact_first: remove what `exact` would before the method begins, as a step of its own that counts
+            towards `remove`; it takes all that is free, even where less was asked.
+        ignore: layers whose outputs stay whole: a glob over layer names, a list of them, or modules of
+            `model`.
+        round_to: keep a multiple of this number of units in every group that shrinks. `auto` rounds the
+            channels of 2-D convolutions to what runtimes compute fast (see `secateur.rounded`), so that the
+            whole still reaches `remove`; 1 rounds nothing. How long the models take: `secateur.latency`.
         seed: of all random numbers.
-        device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64 on the
-            CPU.
-        callbacks: called with each `HistoryRow`. One that raises `StopPruning` ends the run there, with the result of
-            that step; give `step` where there should be several.
-        progress: report on stderr: a bar at a terminal, a line every ten seconds elsewhere. The logger `secateur`
-            hears of phases and steps with or without it.
+        device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64
+            on the CPU.
+        callbacks: called with each `HistoryRow`. One that raises `StopPruning` ends the run there, with the
+            result of that step; give `step` where there should be several.
+        progress: report on stderr: a bar at a terminal, a line every ten seconds elsewhere. The logger
+            `secateur` hears of phases and steps with or without it.
 
     Raises:
         InputError: an argument cannot be used; it is named before any work is done.
@@ -171,7 +186,9 @@ def prune(
         return _pruned(model, example_inputs, asked)
 
 
-def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, asked: Request) -> Result:
+def _pruned(
+    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, asked: Request
+) -> Result:
     method, target, budgets = asked.method, asked.target, asked.guard
     choose, ignored = resolve(method, asked.options), asked.ignored(model)
     tell = partial(phase, enabled=asked.progress)
@@ -185,7 +202,11 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     groups = selected(coupling, ignored)
     require_groups(coupling, groups)
     run, box, norms = Run(graph, coupling), _box(graph, bounds, asked.device), following_norms(graph)
-    plain, generator, log = dict(run.weights), torch.Generator().manual_seed(asked.seed), _Log(asked.callbacks)
+    plain, generator, log = (
+        dict(run.weights),
+        torch.Generator().manual_seed(asked.seed),
+        _Log(asked.callbacks),
+    )
 
     if method == EXACT or asked.exact_first:
         most = partial(capped, graph, coupling, groups, target if method == EXACT else None, asked.round_to)
@@ -203,7 +224,11 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         doubts = _doubts(graph, asked, judges)
     with tell("measuring the layers on samples"):
         settings = _of_study(asked)
-        study = None if seen is None else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **settings)
+        study = (
+            None
+            if seen is None
+            else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **settings)
+        )
         costs = marginal_costs(study, run.alive) if study is not None and by_cost else None
     if method == EXACT or target is None:
         plan = as_done(graph, coupling, groups, target, gone)
@@ -214,7 +239,9 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     _check_reach(rest, plan, asked.recursive or method not in PAIRING)
 
     def decide(group: Group, need: int, progress: float) -> Removal:
-        context = Context(graph, run.weights, box, generator, run.alive, run.used, asked.recursive, progress, norms)
+        context = Context(
+            graph, run.weights, box, generator, run.alive, run.used, asked.recursive, progress, norms
+        )
         return choose(context, group, need)
 
     stopped = ""
@@ -236,9 +263,13 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
             break
         log.note(run, edits)
     if not log.steps:
-        raise TargetMissedError(f"the guard stopped the first step: {stopped}; allow more, or take a smaller step")
+        raise TargetMissedError(
+            f"the guard stopped the first step: {stopped}; allow more, or take a smaller step"
+        )
     if stopped:
-        plan = plan.cut_short(graph, coupling, groups, run.alive, f"stopped after step {len(log.steps)}: {stopped}")
+        plan = plan.cut_short(
+            graph, coupling, groups, run.alive, f"stopped after step {len(log.steps)}: {stopped}"
+        )
 
     with tell("making and checking the smaller model"):
         small = shrink(model, graph, coupling, run.weights, run.alive)
@@ -262,13 +293,22 @@ def _pruned(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         solved=hashlib.sha256(tensors).hexdigest() if tensors else "",
         tensors=tensors,
     )
-    before = Size(sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {}))
+    before = Size(
+        sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {})
+    )
     stored = stored_groups(graph, coupling.groups)
-    return Result(small, recipe, tuple(log.history), before, stored, coupling.blocked, plan.shortfall, stopped)
+    return Result(
+        small, recipe, tuple(log.history), before, stored, coupling.blocked, plan.shortfall, stopped
+    )
 
 
 def _recorded(
-    asked: Request, ignored: Sequence[str], bounds: Any, step: float, seen: Samples | None, judges: Judges | None
+    asked: Request,
+    ignored: Sequence[str],
+    bounds: Any,
+    step: float,
+    seen: Samples | None,
+    judges: Judges | None,
 ) -> RecordedRequest:
     own = asked.calibration is not None
     return RecordedRequest(
@@ -297,8 +337,10 @@ def _recorded(
 def _samples(
     graph: Graph, coupling: Coupling, bounds: Any, asked: Request, solves: bool
 ) -> tuple[Samples | None, Judges | None]:
-    """What the method solves on, where it looks at samples at all, and what only judges: a third of a user's inputs
-    (all of them, where nothing is solved), or surrogates of another kind; None where these cannot be drawn."""
+    """What the method solves on, where it looks at samples at all, and what only judges: a third of a user's
+    inputs (all of them, where nothing is solved), or surrogates of another kind; None where these cannot be
+    drawn.
+    """
     look = partial(look_at, graph, bounds, device=asked.device, normalise=asked.normalisation.taken)
     seen, given = None, ""
     if asked.calibration is not None:
@@ -325,7 +367,9 @@ def _samples(
 
 
 def _doubts(graph: Graph, asked: Request, judges: Judges | None) -> list[str]:
-    """Whether another normalisation of images fits the model clearly better than the one that was said, or none."""
+    """Whether another normalisation of images fits the model clearly better than the one that was said, or
+    none.
+    """
     mean, std = asked.normalisation.mean, asked.normalisation.std
     own = None
     if judges is not None and judges.basis == OWN:
@@ -335,7 +379,8 @@ def _doubts(graph: Graph, asked: Request, judges: Judges | None) -> list[str]:
         return []
     taken = "normalised as was said" if asked.normalisation else "as they are"
     warnings.warn(
-        f"the inputs were taken {taken}, but {found.evidence}. If that is so, accuracy collapses: give normalize "
+        f"the inputs were taken {taken}, but {found.evidence}. If that is so, accuracy collapses: give "
+        "normalize "
         f"({', '.join(PRESETS)}), or mean and std (--normalize, --mean, --std)",
         SecateurWarning,
         stacklevel=2,
@@ -367,7 +412,9 @@ class _Log:
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
     box = input_box(graph, input_bounds, dtype=torch.float32)
     warn_without_width(graph, box)
-    return tuple(replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box)
+    return tuple(
+        replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box
+    )
 
 
 def _of_study(asked: Request) -> dict[str, Any]:
@@ -379,14 +426,17 @@ def _check_reach(groups: Sequence[Group], plan: Plan, free: bool) -> None:
     for group in groups:
         if not free and plan.removed[group.name] > group.units // 2:
             raise TargetMissedError(
-                f"{group.name}: {plan.removed[group.name]} of {group.units} units cannot go with recursive=False, "
+                f"{group.name}: {plan.removed[group.name]} of {group.units} units cannot go with "
+                "recursive=False, "
                 f"at most {group.units // 2}; use recursive=True or remove less"
             )
 
 
 def _solved_tensors(graph: Graph, run: Run) -> bytes:
     """Safetensors of what the edits alone do not tell, in the model's own precision."""
-    solved = graph.as_stored({name: run.weights[name].to(graph.tensors[name].dtype) for name in sorted(run.solved)})
+    solved = graph.as_stored(
+        {name: run.weights[name].to(graph.tensors[name].dtype) for name in sorted(run.solved)}
+    )
     solved = {name: value.contiguous() for name, value in solved.items()}
     return safetensors.torch.save(solved) if solved else b""
 

@@ -23,10 +23,11 @@ from secateur.types import Removal
 def replay(
     model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None = None
 ) -> nn.Module:
-    """Rebuild the pruned model, bit for bit, from the original and its recipe. No method is run, nothing is chosen.
+    """Rebuild the pruned model, bit for bit, from the original and its recipe. No method is run, nothing is
+    chosen.
 
-    `example_inputs` is needed only where the model takes more than plain positional tensors. Raises `RecipeError`
-    where the recipe belongs to another model.
+    `example_inputs` is needed only where the model takes more than plain positional tensors. Raises
+    `RecipeError` where the recipe belongs to another model.
     """
     parsed("model", model, MODEL)
     parsed("recipe", recipe, instance(Recipe, "a Recipe; Recipe.load reads one"))
@@ -34,7 +35,9 @@ def replay(
         return _replayed(model, recipe, example_inputs)
 
 
-def _replayed(model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None) -> nn.Module:
+def _replayed(
+    model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None
+) -> nn.Module:
     if example_inputs is None and not isinstance(model, ExportedProgram):
         example_inputs = tuple(_zeros(spec) for spec in recipe.inputs)
     graph = capture(model, example_inputs)
@@ -42,8 +45,10 @@ def _replayed(model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs
     if found != recipe.model:
         part = "graph" if found.ops != recipe.model.ops else "weights"
         raise RecipeError(
-            f"the recipe belongs to another model: its {part} differ ({recipe.model.parameters} parameters there, "
-            f"{found.parameters} here); replay it on the model that was pruned, with the same example_inputs where "
+            f"the recipe belongs to another model: its {part} differ ({recipe.model.parameters} parameters "
+            "there, "
+            f"{found.parameters} here); replay it on the model that was pruned, with the same example_inputs "
+            "where "
             "these held None, truth values, numbers or text"
         )
     coupling = couple(graph)
@@ -85,7 +90,8 @@ def _take_solved(recipe: Recipe, run: Run) -> None:
         own = run.graph.tensors.get(name)
         if own is None or (tuple(value.shape), value.dtype) != (run.graph.stored_shape(name), own.dtype):
             raise RecipeError(
-                f"the recipe's refitted tensor {name!r} of shape {tuple(value.shape)} and type {value.dtype} is none "
+                f"the recipe's refitted tensor {name!r} of shape {tuple(value.shape)} and type {value.dtype} "
+                "is none "
                 "of the model"
             )
     try:
@@ -100,12 +106,14 @@ def _check_outcome(recipe: Recipe, run: Run) -> None:
         kept = run.alive[group.group].nonzero().flatten().tolist() if group.group in run.alive else None
         if kept != list(group.kept):
             raise RecipeError(
-                f"the recipe contradicts itself: its steps do not leave the units of {group.group!r} that `groups` "
+                f"the recipe contradicts itself: its steps do not leave the units of {group.group!r} that "
+                "`groups` "
                 "names; it was edited. Prune the model again"
             )
     made = digest_of(typed_tensors(run.graph, run.coupling, run.weights, run.alive))
     if made != recipe.result:
         raise RecipeError(
-            "the replayed weights are not those that the recipe was written for: its steps or refitted tensors were "
+            "the replayed weights are not those that the recipe was written for: its steps or refitted "
+            "tensors were "
             "changed, or come from another run. Prune the model again"
         )

@@ -54,7 +54,9 @@ class Request:
 
     @staticmethod
     def parse(**given: Any) -> Request:
-        """Raises `InputError` naming the first argument that cannot be used, what it was and what it may be."""
+        """Raises `InputError` naming the first argument that cannot be used, what it was and what it may
+        be.
+        """
         values = may.checked(RULES, given)
         method, remove = values["method"], values["remove"]
         values["remove"] = 0.5 if remove is None and method != EXACT else remove
@@ -92,7 +94,8 @@ def _patterns(model: nn.Module | ExportedProgram, module: nn.Module) -> list[str
     names = [name for name, part in named if part is module]
     if not names:
         raise InputError(
-            f"ignore: a {type(module).__name__} that is no part of the model; give modules of the model itself, or "
+            f"ignore: a {type(module).__name__} that is no part of the model; give modules of the model "
+            "itself, or "
             "globs over layer names (`secateur inspect` lists them)"
         )
     return [f"{glob.escape(name)}.*" if name else "*" for name in names]
@@ -134,20 +137,30 @@ def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
 
 
 def _as_calibration(value: Any) -> Any:
-    if isinstance(value, str) and not value:  # as an unset variable of a shell; it would mean the current folder
+    if (
+        isinstance(value, str) and not value
+    ):  # as an unset variable of a shell; it would mean the current folder
         raise ValueError
     if isinstance(value, str | Iterable) or any(hasattr(value, name) for name in _INPUTS):
         return value
     raise ValueError
 
 
-_INPUTS = ("__fspath__", "__array__", "keys", "__dataclass_fields__")  # what paths, arrays, mappings, dataclasses have
+_INPUTS = (
+    "__fspath__",
+    "__array__",
+    "keys",
+    "__dataclass_fields__",
+)  # what paths, arrays, mappings, dataclasses have
 
 
 _PAIRS = "a dict of names and values"
 RULES: dict[str, Rule] = {
     "remove": may.optional(
-        Rule("the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'", lambda value: value)
+        Rule(
+            "the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'",
+            lambda value: value,
+        )
     ),
     "method": Rule(f"one of {', '.join(NAMES)}", _as_method),
     "options": may.optional(may.instance(Mapping, _PAIRS)),
@@ -155,10 +168,13 @@ RULES: dict[str, Rule] = {
     "mean": may.MEAN,
     "std": may.STD,
     "normalize": may.optional(may.one_of(*PRESETS)),
-    "surrogate": Rule(f"one of {', '.join(SURROGATES)}, or a function (source, count) → inputs", _as_surrogate),
+    "surrogate": Rule(
+        f"one of {', '.join(SURROGATES)}, or a function (source, count) → inputs", _as_surrogate
+    ),
     "calibration": may.optional(
         Rule(
-            "a tensor of inputs, batches of them, or the path of a folder of images, an image, an .npz or an .npy file",
+            "a tensor of inputs, batches of them, or the path of a folder of images, an image, an .npz or an "
+            ".npy file",
             _as_calibration,
         )
     ),

@@ -49,12 +49,14 @@ class Result:
     groups: tuple[Group, ...]
     blocked: Mapping[str, str]  # tensor → why it could not be looked at
     shortfall: str  # why less was removed than asked, or empty
-    stopped: str = ""  # which budget of the guard the next step would have exceeded, what a callback said, or empty
+    # which budget of the guard the next step would have exceeded, what a callback said, or empty
+    stopped: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether to trust the smaller model, from what it does on inputs that it was not solved on; None where nothing
-        could be compared, as a warning has said."""
+        """Whether to trust the smaller model, from what it does on inputs that it was not solved on; None
+        where nothing could be compared, as a warning has said.
+        """
         return self.recipe.verdict
 
     @property
@@ -76,7 +78,8 @@ class Result:
     def __repr__(self) -> str:
         """The sizes before and after, in a few lines."""
         sizes = [
-            f"  {f.name}: {getattr(self.before, f.name):,} → {getattr(self.after, f.name):,}" for f in fields(Size)
+            f"  {f.name}: {getattr(self.before, f.name):,} → {getattr(self.after, f.name):,}"
+            for f in fields(Size)
         ]
         notes = [f"  {name}: {text}" for name in ("shortfall", "stopped") if (text := getattr(self, name))]
         method, steps = self.recipe.request.method, len(self.history)

@@ -1,4 +1,5 @@
-"""How many units each group loses where numbers of channels are rounded: one sequence of ever smaller networks.
+"""How many units each group loses where numbers of channels are rounded: one sequence of ever smaller
+networks.
 
 Every request stops somewhere on the same sequence, so a larger request never gives a larger network.
 """
@@ -18,7 +19,8 @@ from secateur.types import Group
 
 Share = Callable[[Mapping[str, int]], float]  # units removed of each group → share of the whole that this is
 
-# How much more than asked may go for the sake of round numbers: half of the request, and a tenth of the whole.
+# How much more than asked may go for the sake of round numbers: half of the request, and a tenth of the
+# whole.
 SLACK, SLACK_OF_ALL = 0.5, 0.1
 _EPSILON = 1e-9
 
@@ -42,12 +44,13 @@ def rounded_removal(
     gone: Mapping[str, int],
     most: Mapping[str, int],
 ) -> dict[str, int]:
-    """Units to remove from each group: the first network of the sequence of which `share` is at least `wanted`.
+    """Units to remove from each group: the first network of the sequence of which `share` is at least
+    `wanted`.
 
-    Groups move down their `kept_counts` (for `blocks`), cheapest first, as far as `most` units may go; `prices[group]`
-    is that of each next unit, never falling. Where the last move takes much more than asked, it stops on the way: at
-    the roundest number that does not, or else at the first that reaches. Units that are `gone` already count. Less
-    than `wanted` where the whole sequence does not reach it.
+    Groups move down their `kept_counts` (for `blocks`), cheapest first, as far as `most` units may go;
+    `prices[group]` is that of each next unit, never falling. Where the last move takes much more than asked,
+    it stops on the way: at the roundest number that does not, or else at the first that reaches. Units that
+    are `gone` already count. Less than `wanted` where the whole sequence does not reach it.
     """
     moves = _moves(groups, blocks, prices, most)
     limit = wanted + min(wanted * SLACK, SLACK_OF_ALL) + _EPSILON
@@ -61,7 +64,11 @@ def rounded_removal(
     count = bisect_left(range(len(moves)), wanted - _EPSILON, key=lambda n: share(after(n)))
     if count == 0 or share(after(count)) <= limit:
         return after(count)
-    name, units, block = moves[count - 1].group.name, moves[count - 1].group.units, blocks[moves[count - 1].group.name]
+    name, units, block = (
+        moves[count - 1].group.name,
+        moves[count - 1].group.units,
+        blocks[moves[count - 1].group.name],
+    )
     before, least = after(count - 1), after(count)
     stops = [before | {name: number} for number in range(before[name] + 1, least[name] + 1)]
     first = bisect_left(stops, wanted - _EPSILON, key=share)

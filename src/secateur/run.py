@@ -35,7 +35,9 @@ class Run:
         self.solved = set[str]()  # names of tensors whose values do not follow from the edits alone
 
     def apply(self, group: Group, removal: Removal) -> Edit:
-        """Remove and compensate. Raises `SecateurError` for a removal that contradicts itself or what was done."""
+        """Remove and compensate. Raises `SecateurError` for a removal that contradicts itself or what was
+        done.
+        """
         check_removal(removal, self.alive[group.name])
         self.solve(removal.weights)
         self._take(merged(self.weights, group, removal))
@@ -61,7 +63,9 @@ class Run:
 
     def saved(self) -> State:
         """The state as it is, to go back to once."""
-        alive, used = ({name: mask.clone() for name, mask in masks.items()} for masks in (self.alive, self.used))
+        alive, used = (
+            {name: mask.clone() for name, mask in masks.items()} for masks in (self.alive, self.used)
+        )
         return dict(self.weights), alive, used, set(self.solved)
 
     def go_back(self, state: State) -> None:
@@ -83,7 +87,11 @@ class Run:
 def _check_sizes(weights: Mapping[str, Tensor]) -> None:
     """`InputError` for a weight whose fourth power overflows; methods compare squares of products."""
     for name, value in weights.items():
-        if value.is_floating_point() and value.numel() and float(value.nan_to_num(0, 0, 0).abs().amax()) > _LARGEST:
+        if (
+            value.is_floating_point()
+            and value.numel()
+            and float(value.nan_to_num(0, 0, 0).abs().amax()) > _LARGEST
+        ):
             raise InputError(
                 f"{name} of shape {tuple(value.shape)} holds values above {_LARGEST:g}; scale the model down"
             )
@@ -99,7 +107,8 @@ def advance(
             removal = decide(group, need, run.gone(group) / planned[group.name])
             if not 0 < len(removal.units) <= need:
                 raise TargetMissedError(
-                    f"{group.name}: no pair is left to merge with {run.gone(group)} of {group.units} units gone "
+                    f"{group.name}: no pair is left to merge with {run.gone(group)} of {group.units} units "
+                    "gone "
                     f"where {goal[group.name]} were asked; use recursive=True or remove less"
                 )
             edits.append(run.apply(group, removal))

@@ -1,4 +1,6 @@
-"""Samples for a run: drawn from a surrogate, or the user's own inputs; checked, and as many as memory allows."""
+"""Samples for a run: drawn from a surrogate, or the user's own inputs; checked, and as many as memory
+allows.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ Surrogate = str | Callable[[Source, int], Any]
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A user's unlabelled inputs, and the legal range that they are in: that of images, where a model normalises."""
+    """A user's unlabelled inputs, and the legal range that they are in: that of images, where a model
+    normalises.
+    """
 
     inputs: Any
     bounds: Any
@@ -64,7 +68,9 @@ def look_at(
 
 
 def _warn_of_memory(said: str) -> None:
-    warnings.warn(f"{said}; the values of more do not fit into {_BYTES / 2**30:g} GiB", SecateurWarning, stacklevel=3)
+    warnings.warn(
+        f"{said}; the values of more do not fit into {_BYTES / 2**30:g} GiB", SecateurWarning, stacklevel=3
+    )
 
 
 def _refuse_bad(graph: Graph, samples: Samples) -> None:
@@ -72,7 +78,8 @@ def _refuse_bad(graph: Graph, samples: Samples) -> None:
         good = finite_samples(graph, samples.inputs)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise InputError(
-            f"calibration: the model refuses these inputs: {first_line(error)}. Check their types and values (token "
+            f"calibration: the model refuses these inputs: {first_line(error)}. Check their types and values "
+            "(token "
             "numbers must be in the vocabulary)"
         ) from error
     bad = (~good).nonzero().flatten().tolist()
@@ -80,14 +87,16 @@ def _refuse_bad(graph: Graph, samples: Samples) -> None:
         culprit = first_not_finite(graph, [x[bad[:1]] for x in samples.inputs])
         named = ", ".join(map(str, bad[:5])) + (", …" if len(bad) > 5 else "")
         raise InputError(
-            f"calibration: the model's outputs are not finite for {len(bad)} of {len(samples.inputs[0])} inputs "
+            f"calibration: the model's outputs are not finite for {len(bad)} of {len(samples.inputs[0])} "
+            "inputs "
             f"(number {named}); it goes wrong at {culprit}. Leave these inputs out"
         )
 
 
 def _drawn(source: Source, surrogate: Surrogate, count: int) -> Samples:
-    """Samples on which the model itself is finite. Others are drawn again, a few times; `InputError` where none is
-    left, a warning where fewer are left than were asked."""
+    """Samples on which the model itself is finite. Others are drawn again, a few times; `InputError` where
+    none is left, a warning where fewer are left than were asked.
+    """
     graph, kept = source.graph, list[Samples]()
     for _ in range(_DRAWS):
         found = draw(source, surrogate, count)
@@ -103,7 +112,8 @@ def _drawn(source: Source, surrogate: Surrogate, count: int) -> Samples:
     left = len(best.inputs[0])
     if left < count:
         said = (
-            f"{name_of(surrogate)}: the model's outputs are finite on {left} of {count} samples; on the others it goes "
+            f"{name_of(surrogate)}: the model's outputs are finite on {left} of {count} samples; on the "
+            "others it goes "
             f"wrong at {first_not_finite(graph, bad.inputs, bad.tensors)}"
         )
         if not left:
@@ -133,7 +143,9 @@ def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
     """
     if isinstance(surrogate, str):
         if surrogate not in SURROGATES:
-            raise InputError(f"no surrogate {surrogate!r}; there are {', '.join(SURROGATES)}, or give a function")
+            raise InputError(
+                f"no surrogate {surrogate!r}; there are {', '.join(SURROGATES)}, or give a function"
+            )
         function = SURROGATES[surrogate]
     else:
         function = surrogate
@@ -153,9 +165,13 @@ def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
 
 
 def own(
-    graph: Graph, calibration: Calibration, count: int, normalise: Callable[[Tensor], Tensor] = lambda images: images
+    graph: Graph,
+    calibration: Calibration,
+    count: int,
+    normalise: Callable[[Tensor], Tensor] = lambda images: images,
 ) -> Samples:
-    """At most `count` of a user's inputs, in any form that `secateur.data.as_tensors` takes, as the model takes them.
+    """At most `count` of a user's inputs, in any form that `secateur.data.as_tensors` takes, as the model
+    takes them.
 
     Raises `InputError` for other shapes, types and values, and for values outside of the bounds.
     """
@@ -163,7 +179,9 @@ def own(
     _check(graph, found, "calibration")
     box = input_box(graph, calibration.bounds, dtype=torch.float32)
     for node, x, side in zip(graph.inputs, found, box, strict=True):
-        check_within(x, (side.lower.cpu(), side.upper.cpu()), f"calibration: the values for the input {node.name}")
+        check_within(
+            x, (side.lower.cpu(), side.upper.cpu()), f"calibration: the values for the input {node.name}"
+        )
     return Samples(tuple(normalise(x) if x.is_floating_point() else x for x in found))
 
 
@@ -176,7 +194,9 @@ def affordable(graph: Graph, count: int) -> int:
 def _as_tuple(value: Any) -> tuple[Tensor, ...]:
     parts = (value,) if isinstance(value, Tensor) else tuple(value) if isinstance(value, Sequence) else None
     if parts is None or not parts or not all(isinstance(x, Tensor) for x in parts):
-        raise InputError(f"samples are a {type(value).__name__}; give a tensor, or a tuple of one for each input")
+        raise InputError(
+            f"samples are a {type(value).__name__}; give a tensor, or a tuple of one for each input"
+        )
     return parts
 
 
@@ -184,10 +204,16 @@ def _check(graph: Graph, inputs: Sequence[Tensor], name: str) -> None:
     if len(inputs) != len(graph.inputs):
         raise InputError(f"{name} gives {len(inputs)} tensors, but the model has {len(graph.inputs)} inputs")
     for node, x, example in zip(graph.inputs, inputs, graph.example, strict=True):
-        if x.ndim != example.ndim or x.shape[1:] != example.shape[1:] or not len(x) or len(x) != len(inputs[0]):
+        if (
+            x.ndim != example.ndim
+            or x.shape[1:] != example.shape[1:]
+            or not len(x)
+            or len(x) != len(inputs[0])
+        ):
             raise InputError(
                 f"{name}: shape {tuple(x.shape)} for the input {node.name}; expected (samples, "
-                f"{', '.join(map(str, example.shape[1:]))}), with at least one sample and as many for every input"
+                f"{', '.join(map(str, example.shape[1:]))}), with at least one sample and as many for every "
+                "input"
             )
         if x.is_floating_point() != example.is_floating_point():
             raise InputError(f"{name}: type {x.dtype} for the input {node.name}, which takes {example.dtype}")

@@ -1,7 +1,7 @@
 """A settings file: plain YAML, a mapping of names to numbers, text, and lists of these.
 
-Read from the parser's events, so that nothing is built that the file could make large or slow: aliases, merge keys,
-tags and deep nesting are refused.
+Read from the parser's events, so that nothing is built that the file could make large or slow: aliases, merge
+keys, tags and deep nesting are refused.
 """
 
 from __future__ import annotations
@@ -24,11 +24,15 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings in the file. Raises `InputError` for a file that holds anything else."""
     try:
         if not Path(path).is_file():
-            raise InputError(f"{path} is no regular file; settings of a model's inputs are a few lines of YAML")
+            raise InputError(
+                f"{path} is no regular file; settings of a model's inputs are a few lines of YAML"
+            )
         with open(path, "rb") as file:
             content = file.read(_LARGEST + 1)
         if len(content) > _LARGEST:
-            raise InputError(f"{path} has more than {_LARGEST:,} bytes; settings of a model's inputs are a few lines")
+            raise InputError(
+                f"{path} has more than {_LARGEST:,} bytes; settings of a model's inputs are a few lines"
+            )
         found = _parsed(content.decode())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error

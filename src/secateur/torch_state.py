@@ -1,4 +1,6 @@
-"""torch's settings that belong to the process or the thread: fixed while a command works, put back afterwards."""
+"""torch's settings that belong to the process or the thread: fixed while a command works, put back
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from torch.export import ExportedProgram
 
 # Held where settings of the process are changed or must not change. A thread may take it again.
 ALONE = threading.RLock()
-# Held, after `ALONE`, while torch.export has put its own tensors into a model; who runs a model of the user takes it.
+# Held, after `ALONE`, while torch.export has put its own tensors into a model; who runs a model of the user
+# takes it.
 EXPORTING = threading.RLock()
 
 _ONE_DNN: Any = torch.backends.mkldnn
@@ -23,11 +26,12 @@ _PRODUCTS = (_ONE_DNN.matmul, _ONE_DNN.conv, _ONE_DNN.rnn)
 
 @contextmanager
 def reproducible(model: nn.Module | ExportedProgram, *, threads: int | None = 1) -> Iterator[None]:
-    """The same bits from the same inputs, whatever the caller has set: gradients, inference mode, autocast, default
-    dtype and device, precision of products, number of threads.
+    """The same bits from the same inputs, whatever the caller has set: gradients, inference mode, autocast,
+    default dtype and device, precision of products, number of threads.
 
-    One thread of the process at a time is inside; others wait. `threads` of torch, since sums are rounded differently
-    on more than one; None leaves them. The default dtype is the model's, since its own `forward` may rely on it.
+    One thread of the process at a time is inside; others wait. `threads` of torch, since sums are rounded
+    differently on more than one; None leaves them. The default dtype is the model's, since its own `forward`
+    may rely on it.
     """
     with ALONE, ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -56,10 +60,14 @@ def no_fast_path() -> Iterator[None]:
 def _settings_of_the_process(dtype: torch.dtype, threads: int | None) -> Iterator[None]:
     one_dnn, products = torch.backends.mkldnn.enabled, [p.fp32_precision for p in _PRODUCTS]
     before = torch.get_default_dtype(), torch.get_num_threads(), _flushes_denormals()
-    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    strict = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     try:
         torch.set_default_dtype(dtype)
-        # Other threads of torch keep the way in which they round: where this one rounded otherwise, it works alone.
+        # Other threads of torch keep the way in which they round: where this one rounded otherwise, it works
+        # alone.
         torch.set_num_threads(1 if before[2] else threads or before[1])
         torch.set_flush_denormal(False)
         if strict[0]:  # torch imports its compiler for this call

@@ -15,9 +15,9 @@ from secateur.report.verdict import Advice, Basis, ClassAgreement, Verdict
 FINE, POOR = 0.95, 0.85  # agreement, as it is estimated
 SURELY, LIKELY = 0.90, 0.85  # lower end of the interval, on a user's own inputs and on surrogates
 FINE_DRIFT, POOR_DRIFT = 0.1, 0.5  # relative drift, where the network decides nothing
-# Surrogates are harder than real inputs: the odds that a decision changes on these are about a third of the odds on
-# surrogates. They lay between a twentieth and one and a half of them on most networks, and up to four times as high on
-# one that was trained little and pruned with allocation="global".
+# Surrogates are harder than real inputs: the odds that a decision changes on these are about a third of the
+# odds on surrogates. They lay between a twentieth and one and a half of them on most networks, and up to four
+# times as high on one that was trained little and pruned with allocation="global".
 MOST_ODDS, ODDS, LEAST_ODDS = 4.0, 1 / 3, 1 / 20
 _ENOUGH = 120  # inputs of one's own, from which a verdict may be fine
 _FEWEST = 20  # inputs of a class, from which its absence among the pruned network's decisions counts
@@ -25,13 +25,13 @@ CONFIDENCE = 0.95
 
 
 def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[str] = ()) -> Verdict:
-    """The verdict on what was measured. `doubts` are reasons from elsewhere not to trust it, on how inputs are
-    normalised; with one, no verdict is better than `check`.
+    """The verdict on what was measured. `doubts` are reasons from elsewhere not to trust it, on how inputs
+    are normalised; with one, no verdict is better than `check`.
 
-    The estimate of the agreement is what was measured on inputs of a user's own; on surrogates, the odds of a change
-    are taken to be a third. Fine: at least 95 %, 85 % for every class, and the lower end of the interval 90 % (85 % on
-    surrogates). Do not use: below 85 %, a class has vanished, or an output is not finite. Without decisions the
-    relative drift decides: fine up to 0.1, not to be used above 0.5.
+    The estimate of the agreement is what was measured on inputs of a user's own; on surrogates, the odds of a
+    change are taken to be a third. Fine: at least 95 %, 85 % for every class, and the lower end of the
+    interval 90 % (85 % on surrogates). Do not use: below 85 %, a class has vanished, or an output is not
+    finite. Without decisions the relative drift decides: fine up to 0.1, not to be used above 0.5.
     """
     own = basis != "surrogates"
     interval = _interval(found, own)
@@ -49,7 +49,10 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
         elif interval[0] < (SURELY if own else LIKELY):
             doubtful.append(_too_few(found.samples, interval[0], own))
             too_few = True
-        if worst is not None and (share := worst.agreement if own else _on_real_inputs(worst.agreement, ODDS)) < POOR:
+        if (
+            worst is not None
+            and (share := worst.agreement if own else _on_real_inputs(worst.agreement, ODDS)) < POOR
+        ):
             doubtful.append(f"about {1 - share:.0%} of the decisions for class {worst.label} are other ones")
         if found.relative is not None and found.relative > POOR_DRIFT:
             doubtful.append(f"the outputs move by {found.relative:.0%} of their spread")
@@ -85,7 +88,9 @@ def _advice(needed: bool, doubted: bool, own: bool, too_few: bool) -> Advice:
 
 
 def _too_few(inputs: int, least: float, own: bool) -> str:
-    said = f"{inputs:,} {'inputs' if own else 'surrogates'} do not tell whether agreement is above {least:.0%}"
+    said = (
+        f"{inputs:,} {'inputs' if own else 'surrogates'} do not tell whether agreement is above {least:.0%}"
+    )
     few = own and inputs < _ENOUGH // 3
     return f"{said}; give about {_ENOUGH}, of which a third is kept apart" if few else said
 
@@ -100,8 +105,9 @@ def _of_no_use(found: Fidelity, worst: ClassAgreement | None) -> list[str]:
 
 
 def _interval(found: Fidelity, own: bool) -> tuple[float, float] | None:
-    """Where an input has many decisions, which depend on each other, it counts by the share of them that agree, and the
-    interval is taken at the whole numbers of inputs below and above."""
+    """Where an input has many decisions, which depend on each other, it counts by the share of them that
+    agree, and the interval is taken at the whole numbers of inputs below and above.
+    """
     if found.agreed is None:
         return None
     total = float(found.agreed.sum())
@@ -116,13 +122,16 @@ def _on_real_inputs(agreement: float, factor: float) -> float:
 
 
 def _classes(found: Fidelity) -> tuple[ClassAgreement | None, tuple[int, ...]]:
-    """The class with the least agreement, and those that have vanished; of networks whose decisions are one class each,
-    for an input or for each position of a dense output."""
+    """The class with the least agreement, and those that have vanished; of networks whose decisions are one
+    class each, for an input or for each position of a dense output.
+    """
     if found.first is None or found.second is None or found.first.shape[2] != 1:
         return None, ()
     before, after = found.first.flatten(), found.second.flatten()
     labels, counts = before.unique(return_counts=True)
-    rows = [(int(label), int(n)) for label, n in zip(labels, counts, strict=True) if label >= 0 and n >= _FEWEST]
+    rows = [
+        (int(label), int(n)) for label, n in zip(labels, counts, strict=True) if label >= 0 and n >= _FEWEST
+    ]
     shares = [ClassAgreement(label=c, inputs=n, agreement=_share(after[before == c] == c)) for c, n in rows]
     gone = tuple(c for c, _ in rows if not bool((after == c).any()))
     return min(shares, key=lambda row: row.agreement, default=None), gone

@@ -38,7 +38,9 @@ def stormed(
     check: Callable[[Path, int], str] = lambda folder, code: "",
     limits: Limits = LIMITS,
 ) -> Tally:
-    """Run every case in a folder of its own; `prepare(folder)` gives the arguments, `check` says what else is wrong."""
+    """Run every case in a folder of its own; `prepare(folder)` gives the arguments, `check` says what else is
+    wrong.
+    """
     for name, prepare in cases:
         folder = folder_of(name)
         arguments = prepare(folder)

@@ -19,7 +19,9 @@ from secateur.files import written_together
 
 @pytest.fixture(scope="session")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`net.onnx`, `small.onnx` with its recipe and refitted weights, other models in both formats, and `data.npz`."""
+    """`net.onnx`, `small.onnx` with its recipe and refitted weights, other models in both formats, and
+    `data.npz`.
+    """
     folder = tmp_path_factory.mktemp("originals")
     encoder = ARCHITECTURES["encoder_layer_pre_norm"]
     for suffix in (".onnx", ".pt2"):
@@ -39,7 +41,9 @@ def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
         secateur.save_model(folder / "small.onnx", result.model, torch.zeros(2, 1, 8, 8))
         result.recipe.save(folder / "small.recipe.json")
     rng = np.random.default_rng(0)
-    np.savez(folder / "data.npz", images=rng.integers(0, 256, (20, 8, 8), np.uint8), labels=rng.integers(0, 4, 20))
+    np.savez(
+        folder / "data.npz", images=rng.integers(0, 256, (20, 8, 8), np.uint8), labels=rng.integers(0, 4, 20)
+    )
     return folder
 
 
@@ -61,8 +65,12 @@ def folder_with(originals: Path, tmp_path: Path) -> Callable[..., Callable[[str]
 
 
 @pytest.fixture
-def attack(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Callable[..., None]:
-    """`attack(suite, cases, folder_of, …)`: run `stormed`, note the figures for the table, and fail on any fault."""
+def attack(
+    request: pytest.FixtureRequest, record_property: Callable[[str, object], None]
+) -> Callable[..., None]:
+    """`attack(suite, cases, folder_of, …)`: run `stormed`, note the figures for the table, and fail on any
+    fault.
+    """
 
     def run(suite: str, cases: list, folder_of: Callable[[str], Path], **more: object) -> None:
         every = 1 if request.config.getoption("--attack") else max(1, len(cases) // SHORT)

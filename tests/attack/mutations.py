@@ -1,4 +1,6 @@
-"""Random damage: to bytes, to JSON, to protobuf messages, to zip archives. The same seed gives the same damage."""
+"""Random damage: to bytes, to JSON, to protobuf messages, to zip archives. The same seed gives the same
+damage.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,20 @@ def odd(rng: random.Random, like: Any = None) -> Any:
         for _ in range(rng.choice((1, 5, 60))):
             nested = [nested]
         return rng.choice(
-            (None, True, [], {}, nested, {"a": 1}, *NUMBERS, *FRACTIONS[:5], *TEXTS, 10**30, [0] * 1000, [10**9] * 4)
+            (
+                None,
+                True,
+                [],
+                {},
+                nested,
+                {"a": 1},
+                *NUMBERS,
+                *FRACTIONS[:5],
+                *TEXTS,
+                10**30,
+                [0] * 1000,
+                [10**9] * 4,
+            )
         )
     if isinstance(like, int):
         return rng.choice((*NUMBERS, like + 1, like - 1, like * 2, -like, 10**30))
@@ -77,7 +92,13 @@ def damaged_json(rng: random.Random, content: Any) -> Any:
 
 
 def _places(content: Any) -> Any:
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     for key, value in items:
         yield content, key
         yield from _places(value)

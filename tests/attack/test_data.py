@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 SET = ("net.onnx", "small.recipe.json", "small.recipe.solved.safetensors")
 
 
-def test_damaged_recipes(attack: Callable[..., None], folder_with: Callable[..., Any], originals: Path) -> None:
+def test_damaged_recipes(
+    attack: Callable[..., None], folder_with: Callable[..., Any], originals: Path
+) -> None:
     """A replay ends in the very model that was pruned, or in a refusal."""
     right = contents(originals)["small.onnx"]
 
@@ -122,7 +124,8 @@ SETTINGS = (
 
 def test_odd_settings(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
     cases = [
-        (f"text-{i}", partial(_settings, text.encode("utf-8", "surrogatepass"))) for i, text in enumerate(SETTINGS)
+        (f"text-{i}", partial(_settings, text.encode("utf-8", "surrogatepass")))
+        for i, text in enumerate(SETTINGS)
     ]
     cases += [(f"random-{seed}", partial(_random_settings, seed)) for seed in range(75)]
     attack("YAML beside a model", cases, folder_with("net.onnx"))
@@ -176,11 +179,17 @@ def _arrays(how: str, seed: int, folder: Path) -> tuple[str, ...]:
         return _evaluation()
     if how == "header":  # a shape that the file does not hold, or holds as zeros that compress a thousandfold
         shape = tuple(rng.choice((*NUMBERS, 20, 8)) for _ in range(rng.choice((0, 1, 3, 5, 40))))
-        parts[name] = _npy(f"{{'descr': '|u1', 'fortran_order': {rng.choice((True, False))}, 'shape': {shape}}}")
+        parts[name] = _npy(
+            f"{{'descr': '|u1', 'fortran_order': {rng.choice((True, False))}, 'shape': {shape}}}"
+        )
         parts[name] += b"\0" * rng.choice((0, 64, 10**8))
     elif how == "dtype":
-        kind = rng.choice(("|O", "<M8[s]", "|S5", "<U9", "<c16", "<f2", "|b1", "|V9", ">f8", "(3,)<i4", "__import__"))
-        parts[name] = _npy(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (20,)}}") + rng.randbytes(400)
+        kind = rng.choice(
+            ("|O", "<M8[s]", "|S5", "<U9", "<c16", "<f2", "|b1", "|V9", ">f8", "(3,)<i4", "__import__")
+        )
+        parts[name] = _npy(f"{{'descr': '{kind}', 'fortran_order': False, 'shape': (20,)}}") + rng.randbytes(
+            400
+        )
     else:
         parts[rng.choice((name, "images.npy", "../x.npy", "labels.npy"))] = rng.choice(
             (b"", rng.randbytes(99), _saved(np.array(object())), _saved(np.full((20, 8, 8), np.nan)))

@@ -1,4 +1,6 @@
-"""Damaged and hostile model files: refused in words or sound, within 60 seconds and 2 GiB, and nothing in them runs."""
+"""Damaged and hostile model files: refused in words or sound, within 60 seconds and 2 GiB, and nothing in
+them runs.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ NETWORKS = ("net", "encoder")
 def test_damaged_onnx(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
     names = [f"{name}.onnx" for name in NETWORKS]
     cases = [
-        (f"{how}-{seed}", partial(_onnx, how, seed)) for seed in range(110) for how in ("message", "twice", "bytes")
+        (f"{how}-{seed}", partial(_onnx, how, seed))
+        for seed in range(110)
+        for how in ("message", "twice", "bytes")
     ]
     attack("ONNX, damaged", cases, folder_with(*names))
 
@@ -113,7 +117,9 @@ def test_damaged_pt2(attack: Callable[..., None], folder_with: Callable[..., Any
     names = [f"{name}.pt2" for name in NETWORKS]
     kinds = ("json", "json", "bytes", "record", "pickle")
     cases = [
-        (f"{how}{i}-{seed}", partial(_pt2, how, f"{i}{seed}")) for seed in range(64) for i, how in enumerate(kinds)
+        (f"{how}{i}-{seed}", partial(_pt2, how, f"{i}{seed}"))
+        for seed in range(64)
+        for i, how in enumerate(kinds)
     ]
     attack(".pt2, damaged", cases, folder_with(*names))
 

@@ -1,4 +1,6 @@
-"""Outputs that would cost a file, runs that are killed, disks that are full: no file is lost, no set is half."""
+"""Outputs that would cost a file, runs that are killed, disks that are full: no file is lost, no set is
+half.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,14 @@ from secateur.report.recipe import Recipe
 pytestmark = pytest.mark.slow
 
 PRUNE = ("prune", "net.onnx", "--method", "scale", "--no-latency")
-FILES = ("net.onnx", "net.pt2", "small.onnx", "small.recipe.json", "small.recipe.solved.safetensors", "data.npz")
+FILES = (
+    "net.onnx",
+    "net.pt2",
+    "small.onnx",
+    "small.recipe.json",
+    "small.recipe.solved.safetensors",
+    "data.npz",
+)
 
 # Command → its options that name outputs; every file of the user is tried as each of them.
 WRITING: dict[tuple[str, ...], tuple[str, ...]] = {
@@ -33,7 +42,12 @@ WRITING: dict[tuple[str, ...], tuple[str, ...]] = {
     ("evaluate", "net.onnx", "--data", "data.npz"): ("-o",),
     ("certify", "net.onnx", "small.onnx", "--method", "interval", "--attack-steps", "0"): ("-o", "--vnnlib"),
 }
-REPLACED = {"net.pt2", "small.onnx", "small.recipe.json", "small.recipe.solved.safetensors"}  # by their own kind
+REPLACED = {
+    "net.pt2",
+    "small.onnx",
+    "small.recipe.json",
+    "small.recipe.solved.safetensors",
+}  # by their own kind
 READ = {"prune": set[str](), "replay": {"small.recipe.json", "small.recipe.solved.safetensors"}}
 
 
@@ -45,7 +59,9 @@ def test_collisions(attack: Callable[..., None], folder_with: Callable[..., Any]
         for option in options
         for how in ("name", "link", "hard link", "dotted")
         for name in FILES
-        if not (command[0] in ("prune", "replay") and option != "--vnnlib" and name in REPLACED - READ[command[0]])
+        if not (
+            command[0] in ("prune", "replay") and option != "--vnnlib" and name in REPLACED - READ[command[0]]
+        )
     ]
     attack("outputs onto files", cases, folder_with(*FILES))
 
@@ -64,8 +80,9 @@ def _onto(command: tuple[str, ...], option: str, how: str, name: str, folder: Pa
 def test_killed_at_any_moment(
     folder_with: Callable[..., Any], originals: Path, request: Any, record_property: Any
 ) -> None:
-    """After `kill -9` the inputs are whole, and what was written is the old set, the new set, or refused as neither.
-    The next run succeeds and leaves nothing behind."""
+    """After `kill -9` the inputs are whole, and what was written is the old set, the new set, or refused as
+    neither. The next run succeeds and leaves nothing behind.
+    """
     tally = {"old": 0, "new": 0, "told": 0}
     count = 36 if request.config.getoption("--attack") else 4
     folder_of = folder_with("net.onnx", "small.onnx", "small.recipe.json", "small.recipe.solved.safetensors")
@@ -84,7 +101,9 @@ def test_killed_at_any_moment(
             ["net.onnx", "small.onnx", "small.recipe.json", "small.recipe.solved.safetensors"]
         )
         assert _state_of(folder, old) == "new"
-    record_property("attack", ("killed by SIGKILL", count, tally["told"], tally["old"] + tally["new"], round(whole, 1)))
+    record_property(
+        "attack", ("killed by SIGKILL", count, tally["told"], tally["old"] + tally["new"], round(whole, 1))
+    )
 
 
 def _seconds(folder: Path, command: tuple[str, ...]) -> float:
@@ -110,7 +129,9 @@ def test_files_that_may_not_grow(attack: Callable[..., None], folder_with: Calla
     """The system refuses a write half-way, as on a full disk."""
     for size in (4096, 9000):
         cases = [(f"{size}-{i}", lambda folder, c=command: c) for i, command in enumerate(_WRITES)]
-        attack(f"at most {size:,} bytes a file", cases, folder_with(*FILES), limits=replace(LIMITS, file=size))
+        attack(
+            f"at most {size:,} bytes a file", cases, folder_with(*FILES), limits=replace(LIMITS, file=size)
+        )
 
 
 _WRITES = (
@@ -155,7 +176,9 @@ def test_full_disk(attack: Callable[..., None], originals: Path, full_disk: Path
     attack("full disk", cases, folder)
 
 
-def test_folders_that_may_not_be_written(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
+def test_folders_that_may_not_be_written(
+    attack: Callable[..., None], folder_with: Callable[..., Any]
+) -> None:
     of_files = folder_with(*FILES)
 
     def read_only(case: str) -> Path:

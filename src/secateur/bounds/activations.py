@@ -1,8 +1,8 @@
 """What is known of element-wise functions: where they turn, and where their slopes lie.
 
-An element-wise function is monotone between its turning points, and so is its derivative between the critical points
-of the slope; both give exact ranges over an interval. `softplus` is the smooth function: PyTorch's switch to the
-identity above a threshold moves it by at most log(1 + exp(−threshold))/beta, 2e-9 by default.
+An element-wise function is monotone between its turning points, and so is its derivative between the critical
+points of the slope; both give exact ranges over an interval. `softplus` is the smooth function: PyTorch's
+switch to the identity above a threshold moves it by at most log(1 + exp(−threshold))/beta, 2e-9 by default.
 """
 
 from __future__ import annotations

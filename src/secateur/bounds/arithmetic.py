@@ -1,4 +1,6 @@
-"""Arithmetic on intervals, or on a mix of intervals and plain tensors (a tensor is an interval of no width)."""
+"""Arithmetic on intervals, or on a mix of intervals and plain tensors (a tensor is an interval of no
+width).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Bilinear = Callable[[Tensor, Tensor], Tensor]
 
 
 def settle(lower: Tensor, upper: Tensor) -> Interval:
-    """The interval between two computed ends: NaN (∞ − ∞, 0·∞) becomes "unbounded", ends that rounding swapped turn."""
+    """The interval between two computed ends: NaN (∞ − ∞, 0·∞) becomes "unbounded", ends that rounding
+    swapped turn.
+    """
     lower = torch.nan_to_num(lower, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     upper = torch.nan_to_num(upper, nan=math.inf, posinf=math.inf, neginf=-math.inf)
     return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
@@ -144,8 +148,8 @@ def extremes(
 ) -> Interval:
     """The range of an element-wise `function` that is monotone between its `turning` points.
 
-    Its extremes are at the ends of the interval or at a turning point inside (clamped to the interval, so that one
-    outside adds nothing).
+    Its extremes are at the ends of the interval or at a turning point inside (clamped to the interval, so
+    that one outside adds nothing).
     """
     points = [value.lower, value.upper]
     for turn in turning:

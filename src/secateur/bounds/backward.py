@@ -1,12 +1,14 @@
-"""Linear bounds on two networks at once, from a node back to the inputs (CROWN, Zhang et al. 2018, is that on one).
+"""Linear bounds on two networks at once, from a node back to the inputs (CROWN, Zhang et al. 2018, is that on
+one).
 
-A row asks for a lower bound of Σ a·x + b·x′ at some node, x of f and x′ of g, in one of N boxes. Linear ops pass its
-coefficients on by their transpose, element-wise functions by lines below and above them: of f and of g apart, or of
-one of them and of the change δ = x′ − x, whichever leaves less room at this neuron. What f and g share cancels. Any
-other op ends the row there, by the bounds on its value. At the inputs the least over the box is taken.
+A row asks for a lower bound of Σ a·x + b·x′ at some node, x of f and x′ of g, in one of N boxes. Linear ops
+pass its coefficients on by their transpose, element-wise functions by lines below and above them: of f and of
+g apart, or of one of them and of the change δ = x′ − x, whichever leaves less room at this neuron. What f and
+g share cancels. Any other op ends the row there, by the bounds on its value. At the inputs the least over the
+box is taken.
 
-Rounding: what the products and sums at a node may have erred by is worked out from bounds on the values and taken off
-the result (see `rounding`), so that the bound holds in real arithmetic.
+Rounding: what the products and sums at a node may have erred by is worked out from bounds on the values and
+taken off the result (see `rounding`), so that the bound holds in real arithmetic.
 """
 
 from __future__ import annotations
@@ -40,7 +42,18 @@ ALWAYS_LINEAR = {
     "add", "batch_norm", "dropout", "feature_dropout", "neg", "rsub", "sub",
 }  # fmt: skip
 # Movements of data in which every entry goes to one place: their transpose is exact.
-RESHAPED = {"alias", "clone", "contiguous", "flatten", "permute", "reshape", "squeeze", "t", "transpose", "unsqueeze"}
+RESHAPED = {
+    "alias",
+    "clone",
+    "contiguous",
+    "flatten",
+    "permute",
+    "reshape",
+    "squeeze",
+    "t",
+    "transpose",
+    "unsqueeze",
+}
 RELAXED = {"relu", *(SLOPES.keys() - {"pow", "log", "reciprocal", "rsqrt", "sqrt", "prelu", "clamp"})}
 
 
@@ -52,7 +65,9 @@ def is_relaxed(node: fx.Node) -> bool:
 def is_linear(node: fx.Node, bounds: Bounds) -> bool:
     """Whether the op is linear (and constant) in what depends on the inputs, given what does."""
     name = kind(node)
-    if node.op != "call_function" or not all(map(_is_floating, [bounds.get(n) for n in node.all_input_nodes])):
+    if node.op != "call_function" or not all(
+        map(_is_floating, [bounds.get(n) for n in node.all_input_nodes])
+    ):
         return False
     if name in ALWAYS_LINEAR:
         return True
@@ -94,14 +109,18 @@ class Backward:
 
     networks: Networks
     bounds: Bounds = field(default_factory=dict)
-    transposes: dict[tuple[fx.Node, bool], tuple[tuple[Tensor, ...], Callable[..., Any]]] = field(default_factory=dict)
+    transposes: dict[tuple[fx.Node, bool], tuple[tuple[Tensor, ...], Callable[..., Any]]] = field(
+        default_factory=dict
+    )
     sizes: dict[fx.Node, tuple[list[Tensor], int]] = field(default_factory=dict)
     lines: dict[fx.Node, tuple[Lines, Lines, Lines | None]] = field(default_factory=dict)
 
     widest: int = 0  # the largest window of a row so far
 
     def __post_init__(self) -> None:
-        self.samples = [on_zeros(self.networks, tensors) for tensors in (self.networks.first, self.networks.second)]
+        self.samples = [
+            on_zeros(self.networks, tensors) for tensors in (self.networks.first, self.networks.second)
+        ]
 
 
 def on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node, Any]:
@@ -111,7 +130,9 @@ def on_zeros(networks: Networks, tensors: Mapping[str, Tensor]) -> dict[fx.Node,
 
     def zeros(x: Tensor) -> Tensor:
         one = x[:1] if x.ndim and x.shape[0] == size else x
-        return torch.zeros_like(one, dtype=like.dtype if one.is_floating_point() else one.dtype, device=like.device)
+        return torch.zeros_like(
+            one, dtype=like.dtype if one.is_floating_point() else one.dtype, device=like.device
+        )
 
     given = dict(zip(graph.inputs, map(zeros, graph.example), strict=True))
 
@@ -191,7 +212,9 @@ def _padded(pair: Coefficients, pad: tuple[int, ...]) -> Coefficients:
     return a, b
 
 
-def _in_image(engine: Backward, node: fx.Node, found: Coefficients, seen: Window) -> tuple[Coefficients, Window]:
+def _in_image(
+    engine: Backward, node: fx.Node, found: Coefficients, seen: Window
+) -> tuple[Coefficients, Window]:
     """Coefficients of places outside of the image dropped, and a window no larger than the image."""
     shape = engine.samples[0][node].shape
     a, b = (fitted(c, seen, shape) for c in found)
@@ -235,11 +258,13 @@ def _dot_size(found: Coefficients, value: Any, seen: Where) -> Any:
     return total
 
 
-# --- at the end of a row ---------------------------------------------------------------------------------------------
+# --- at the end of a row ------------------------------------------------------------------------------------
 
 
 def _least(value: Any, found: Coefficients, seen: Where) -> Any:
-    """The least of a·x + b·x′ over the bounds on x, x′ and δ: of each neuron the best of three ways to see it."""
+    """The least of a·x + b·x′ over the bounds on x, x′ and δ: of each neuron the best of three ways to see
+    it.
+    """
     a, b = found
     x = as_interval(before(value))
     if b is None or a is None:
@@ -262,11 +287,15 @@ def _least_of(c: Tensor, x: Interval, seen: Where) -> Tensor:
     return torch.where(c == 0, 0.0, out)
 
 
-# --- linear ops ------------------------------------------------------------------------------------------------------
+# --- linear ops ---------------------------------------------------------------------------------------------
 
 
-def _pass_on(engine: Backward, node: fx.Node, found: Mapping[int, Coefficients], seen: Where, pending: Pending) -> Any:
-    """Coefficients of a linear op's results, by their number → of its arguments; what is constant is returned."""
+def _pass_on(
+    engine: Backward, node: fx.Node, found: Mapping[int, Coefficients], seen: Where, pending: Pending
+) -> Any:
+    """Coefficients of a linear op's results, by their number → of its arguments; what is constant is
+    returned.
+    """
     if kind(node) == "getitem":
         parts, _ = pending.setdefault(node.all_input_nodes[0], ({}, seen))
         old = parts.get(node.args[1], (None, None))
@@ -287,7 +316,9 @@ def _pass_on(engine: Backward, node: fx.Node, found: Mapping[int, Coefficients],
                 gamma(max(count, c.shape[1:].numel())) * _dot(c.abs(), seen.at(sizes[i])) if sizes else 0.0
             )
         if isinstance(seen, Window):
-            gradients, windows, constant = passed(node, partial(_constant_or_varies, engine, side), given[0], seen)
+            gradients, windows, constant = passed(
+                node, partial(_constant_or_varies, engine, side), given[0], seen
+            )
         else:
             constants, back = _transpose(engine, node, bool(side))
             rows = len(seen.box)
@@ -308,13 +339,19 @@ def _constant_or_varies(engine: Backward, side: int, node: fx.Node) -> Any:
 
 
 def _varying_sources(engine: Backward, node: fx.Node) -> list[fx.Node]:
-    """The nodes among the arguments that depend on the inputs; one that stands in two places is there twice."""
+    """The nodes among the arguments that depend on the inputs; one that stands in two places is there
+    twice.
+    """
     places = [n for n in pytree.tree_leaves((node.args, dict(node.kwargs))) if isinstance(n, fx.Node)]
     return [n for n in places if varies(engine.bounds[n])]
 
 
-def _transpose(engine: Backward, node: fx.Node, second: bool) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
-    """The op's results where all that varies is 0, and the map from their coefficients to those of the arguments."""
+def _transpose(
+    engine: Backward, node: fx.Node, second: bool
+) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
+    """The op's results where all that varies is 0, and the map from their coefficients to those of the
+    arguments.
+    """
     key = (node, second)
     if key not in engine.transposes:
         sample = engine.samples[second]
@@ -361,7 +398,7 @@ def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
     return engine.sizes[node]
 
 
-# --- element-wise functions ------------------------------------------------------------------------------------------
+# --- element-wise functions ---------------------------------------------------------------------------------
 
 
 def _relaxed(
@@ -433,9 +470,13 @@ def _lines(engine: Backward, node: fx.Node, value: Any) -> tuple[Lines, Lines, L
 
 
 def _line_below(lines: Lines, c: Tensor) -> tuple[Tensor, Tensor]:
-    """Slope and offset of the line that keeps c · φ from below: the lower one where c ≥ 0, the upper one else."""
+    """Slope and offset of the line that keeps c · φ from below: the lower one where c ≥ 0, the upper one
+    else.
+    """
     up = c >= 0
-    return torch.where(up, lines.low_slope, lines.high_slope), torch.where(up, lines.low_offset, lines.high_offset)
+    return torch.where(up, lines.low_slope, lines.high_slope), torch.where(
+        up, lines.low_offset, lines.high_offset
+    )
 
 
 def _gap_below(lines: Lines, c: Tensor) -> Tensor:

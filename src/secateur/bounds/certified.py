@@ -1,4 +1,6 @@
-"""What is certain of two networks over boxes of inputs: how far their outputs are apart, and which decisions stand."""
+"""What is certain of two networks over boxes of inputs: how far their outputs are apart, and which decisions
+stand.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _BYTES = 2**30  # that the bounds of a block of boxes may take
 
 
 def blocks(networks: Networks, boxes: Sequence[Interval]) -> Iterator[tuple[int, list[Interval]]]:
-    """The boxes, (n, …) for each input, in blocks that memory holds: (number of the first, intervals (N, 1, …))."""
+    """The boxes, (n, …) for each input, in blocks that memory holds: (number of the first, intervals (N, 1,
+    …)).
+    """
     each = 8 * 24 * values_per_sample(networks)
     size = max(1, _BYTES // each)
     for start in range(0, len(boxes[0].lower), size):
@@ -84,8 +88,8 @@ class Certified:
     def margins(self, decision: Decision, classes: Tensor, second: bool) -> Tensor:
         """Lower bounds, (N, positions), of how far f (g) is from another decision than `classes`.
 
-        Of a class: of how far its score stays above every other. Of yes or no: of how far each number stays on its side
-        of the cut.
+        Of a class: of how far its score stays above every other. Of yes or no: of how far each number stays
+        on its side of the cut.
         """
         x = self._compared(decision, second)
         if decision.cut is None:
@@ -103,13 +107,16 @@ class Certified:
         low, high = x.lower, x.upper
         own = torch.nn.functional.one_hot(classes[..., 0].clamp(min=0), decision.columns).to(low.dtype)
         apart = subtract(
-            Interval((own * low).sum(-1, keepdim=True), (own * high).sum(-1, keepdim=True)), Interval(low, high)
+            Interval((own * low).sum(-1, keepdim=True), (own * high).sum(-1, keepdim=True)),
+            Interval(low, high),
         )
         least = apart.lower - FUNCTIONS * (low.abs() + high.abs() + apart.lower.abs())
         if self.linear:
             first = decision.index.gather(1, classes[..., 0].clamp(min=0).T).T[..., None].expand_as(low)
             ones = torch.ones_like(low)
-            least = torch.maximum(least, self._rows(decision, ones, first, decision.index.expand_as(first), second))
+            least = torch.maximum(
+                least, self._rows(decision, ones, first, decision.index.expand_as(first), second)
+            )
         others: Tensor = least.masked_fill(own.bool(), torch.inf)
         return others.amin(-1)
 
@@ -122,12 +129,20 @@ class Certified:
         return Interval(low, high)
 
     def _least(self, node: fx.Node, f: Tensor, g: Tensor) -> Tensor:
-        """Lower bounds, (N, rows), of f·x + g·x′ for rows of coefficients (rows, outputs), the same in every box."""
+        """Lower bounds, (N, rows), of f·x + g·x′ for rows of coefficients (rows, outputs), the same in every
+        box.
+        """
         box = torch.arange(self.boxes).repeat_interleave(len(f))
-        return self._lower(node, f.repeat(self.boxes, 1), g.repeat(self.boxes, 1), box).reshape(self.boxes, -1)
+        return self._lower(node, f.repeat(self.boxes, 1), g.repeat(self.boxes, 1), box).reshape(
+            self.boxes, -1
+        )
 
-    def _rows(self, decision: Decision, factor: Tensor, plus: Tensor, minus: Tensor | None, second: bool) -> Tensor:
-        """Lower bounds, shape of `factor` (N, positions, k), of factor · x[plus] − x[minus], x of f (of g)."""
+    def _rows(
+        self, decision: Decision, factor: Tensor, plus: Tensor, minus: Tensor | None, second: bool
+    ) -> Tensor:
+        """Lower bounds, shape of `factor` (N, positions, k), of factor · x[plus] − x[minus], x of f (of
+        g).
+        """
         shape, node = factor.shape, decision.node
         box = torch.arange(self.boxes).repeat_interleave(shape[1:].numel())
         flat = [t.expand(shape).flatten() for t in (factor, plus, *(() if minus is None else (minus,)))]

@@ -1,11 +1,12 @@
 """Bounds on the drift δ = g(x) − f(x) of two networks that share a graph and differ in some tensors.
 
-x (in f), x′ (in g) and δ are kept together at every node: a rule of `RULES`, at the bottom of the file, bounds the δ of
-an op from those of its arguments, and interval propagation of x′ tightens it, since δ ∈ I(x′) − I(x) and x′ ∈ x + δ.
-What no changed tensor reaches has δ = 0 and costs nothing. Exact up to rounding, as in `interval`.
+x (in f), x′ (in g) and δ are kept together at every node: a rule of `RULES`, at the bottom of the file,
+bounds the δ of an op from those of its arguments, and interval propagation of x′ tightens it, since δ ∈ I(x′)
+− I(x) and x′ ∈ x + δ. What no changed tensor reaches has δ = 0 and costs nothing. Exact up to rounding, as in
+`interval`.
 
-`difference` compares two sets of weights. `merge_difference` bounds what each of many merges would do, in one pass:
-the rules see a single candidate, and `torch.vmap` runs them over all.
+`difference` compares two sets of weights. `merge_difference` bounds what each of many merges would do, in one
+pass: the rules see a single candidate, and `torch.vmap` runs them over all.
 """
 
 from __future__ import annotations
@@ -21,7 +22,18 @@ from torch.utils import _pytree as pytree
 
 from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES, two_sided
-from secateur.bounds.arithmetic import Value, add, as_interval, divide, each, multiply, negate, product, scale, subtract
+from secateur.bounds.arithmetic import (
+    Value,
+    add,
+    as_interval,
+    divide,
+    each,
+    multiply,
+    negate,
+    product,
+    scale,
+    subtract,
+)
 from secateur.bounds.interval import AFFINE, Affine, propagate
 from secateur.bounds.layers import (
     attention_hidden,
@@ -68,7 +80,7 @@ class Change(Op):
 Rule = Callable[[Change], Any]  # gives the bounds on the change of each of the op's outputs
 
 
-# --- the two uses ----------------------------------------------------------------------------------------------------
+# --- the two uses -------------------------------------------------------------------------------------------
 
 
 def difference(
@@ -103,10 +115,10 @@ def merge_difference(
 ) -> tuple[Interval, ...]:
     """Bounds on how far each of K merges moves the outputs: intervals of shape (K, …), K = len(removed) ≥ 1.
 
-    Candidate k removes unit removed[k] and lets unit into[k] stand for it (W_next[:, b] += W_next[:, a]). That is the
-    function in which unit a computes what b computes: a's rows become copies of b's in every producer and on the way,
-    and the consumers stay. `values` are f's, from `propagate(graph, box, keep=lambda node: True)`, and fix f's
-    weights. Candidates are worked on in blocks of about `block_bytes`.
+    Candidate k removes unit removed[k] and lets unit into[k] stand for it (W_next[:, b] += W_next[:, a]).
+    That is the function in which unit a computes what b computes: a's rows become copies of b's in every
+    producer and on the way, and the consumers stay. `values` are f's, from `propagate(graph, box, keep=lambda
+    node: True)`, and fix f's weights. Candidates are worked on in blocks of about `block_bytes`.
     """
     names = {str(node.target): node for node in graph.nodes if node.op == "get_attr"}
     swaps = (*group.having("producer"), *group.having("through"))
@@ -140,7 +152,9 @@ def _joined(first: Pair | Rows, second: Rows) -> Pair | Rows:
 
 
 def _candidates_per_block(values: Mapping[fx.Node, Any], block_bytes: int) -> int:
-    """A node holds four bounds for each candidate, its rule some more, and a residual stream keeps several alive."""
+    """A node holds four bounds for each candidate, its rule some more, and a residual stream keeps several
+    alive.
+    """
     intervals = [x for x in pytree.tree_leaves(list(values.values())) if isinstance(x, Interval)]
     largest = max(x.lower.numel() * x.lower.element_size() for x in intervals)
     return max(1, block_bytes // (24 * largest))
@@ -156,7 +170,8 @@ def _changes_of_outputs(
 ) -> tuple[Interval, ...]:
     """Bounds on the change of every output when the tensors in `changes` change.
 
-    `tighten` bounds x′ by interval propagation after affine ops too; elsewhere that is cheap, and always done.
+    `tighten` bounds x′ by interval propagation after affine ops too; elsewhere that is cheap, and always
+    done.
     """
     like = _like(values)
 
@@ -183,11 +198,17 @@ def _change_of_output(value: Any) -> Interval:
     return as_interval(torch.zeros_like(as_interval(value).lower))
 
 
-# --- one step --------------------------------------------------------------------------------------------------------
+# --- one step -----------------------------------------------------------------------------------------------
 
 
 def step(
-    node: fx.Node, args: Any, kwargs: Any, value: Any, like: Tensor, tighten: bool, rounding: Rounding | None = None
+    node: fx.Node,
+    args: Any,
+    kwargs: Any,
+    value: Any,
+    like: Tensor,
+    tighten: bool,
+    rounding: Rounding | None = None,
 ) -> Any:
     """The value of one op: f's own, `value`, where no change reaches it; elsewhere a `Pair`, or several."""
     name = kind(node)
@@ -212,7 +233,7 @@ def step(
     return pytree.tree_map(tight_pair, value, changes, direct)
 
 
-# --- rules -----------------------------------------------------------------------------------------------------------
+# --- rules --------------------------------------------------------------------------------------------------
 
 
 def _linear(op: Change) -> Any:
@@ -247,7 +268,9 @@ def _by_intervals(op: Change) -> Any:
 
 
 def _function(op: Change) -> Any:
-    """An element-wise function of one value, by its slope; of several (clamp to moving limits), by intervals."""
+    """An element-wise function of one value, by its slope; of several (clamp to moving limits), by
+    intervals.
+    """
     varying = [x for x in pytree.tree_leaves(dict(op.arguments)) if isinstance(x, (Pair, Interval))]
     if len(varying) > 1 or not reached(op["self"]):
         return _by_intervals(op)
@@ -371,7 +394,9 @@ def _batch_norm(op: Change) -> Any:
     if not any(map(reached, parameters)):
         return multiply(x.change, on_channels(was[0], ndim))
     now = batch_norm_line(*map(after, parameters))
-    factor, offset = (moved(lambda t: on_channels(t, ndim), Pair(f, g, g - f)) for f, g in zip(was, now, strict=True))
+    factor, offset = (
+        moved(lambda t: on_channels(t, ndim), Pair(f, g, g - f)) for f, g in zip(was, now, strict=True)
+    )
     return add(product_change(multiply, x, factor), change(offset))
 
 
@@ -379,7 +404,9 @@ def _normalised(op: Change) -> Any:
     x, ndim = op["input"], op.value.lower.ndim
     norm = norm_of(op, op.value.lower.shape)
     n = normalised_pair(norm, x)
-    weight, bias = (moved(lambda t: norm.parameter(t, ndim), p) for p in (op["weight"], op.arguments.get("bias")))
+    weight, bias = (
+        moved(lambda t: norm.parameter(t, ndim), p) for p in (op["weight"], op.arguments.get("bias"))
+    )
     out = change(n) if weight is None else product_change(multiply, n, weight)
     return add(out, change(bias)) if reached(bias) else out
 
@@ -415,9 +442,12 @@ def _glu(op: Change) -> Any:
     return product_change(multiply, a, gate)
 
 
-# --- the table -------------------------------------------------------------------------------------------------------
+# --- the table ----------------------------------------------------------------------------------------------
 
-BY_ROWS = {*AFFINE, "embedding"}  # ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ
+BY_ROWS = {
+    *AFFINE,
+    "embedding",
+}  # ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ
 
 # The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `step` sees to.
 RULES: dict[str, Rule] = {

@@ -1,8 +1,9 @@
-"""Interval propagation: for a box of inputs, an interval for every value of the graph that holds all it can be.
+"""Interval propagation: for a box of inputs, an interval for every value of the graph that holds all it can
+be.
 
-`input_box` makes the box, `propagate` sends it through the graph, and `RULES` at the bottom of the file says how each
-op is bounded. Ends are computed to nearest, or outward where a claim depends on it (`rounding.OUTWARD`). Ends never
-cross, and to nearest a box of one point gives the forward pass.
+`input_box` makes the box, `propagate` sends it through the graph, and `RULES` at the bottom of the file says
+how each op is bounded. Ends are computed to nearest, or outward where a claim depends on it
+(`rounding.OUTWARD`). Ends never cross, and to nearest a box of one point gives the forward pass.
 """
 
 from __future__ import annotations
@@ -54,15 +55,15 @@ Box = tuple[Interval, ...]
 Rule = Callable[[Op], Any]
 
 
-# --- boxes -----------------------------------------------------------------------------------------------------------
+# --- boxes --------------------------------------------------------------------------------------------------
 
 
 def input_box(graph: Graph, input_bounds: Any, dtype: torch.dtype = torch.float64) -> Box:
     """The box of legal inputs, one interval of batch size 1 per graph input.
 
-    `input_bounds` is a pair (lower, upper) of floats or of tensors that broadcast to an input without its batch axis,
-    or a sequence of such pairs, one per input. Inputs of whole numbers (token ids) and of truth values are left free:
-    bounds given for them are not read.
+    `input_bounds` is a pair (lower, upper) of floats or of tensors that broadcast to an input without its
+    batch axis, or a sequence of such pairs, one per input. Inputs of whole numbers (token ids) and of truth
+    values are left free: bounds given for them are not read.
     """
     bounds = [input_bounds] * len(graph.inputs) if _is_pair(input_bounds) else list(input_bounds)
     if len(bounds) != len(graph.inputs):
@@ -82,7 +83,8 @@ def warn_without_width(graph: Graph, box: Box) -> None:
     for node, side in zip(graph.inputs, box, strict=True):
         if side.lower.is_floating_point() and bool((side.lower == side.upper).all()):
             warnings.warn(
-                f"input_bounds of {node.name}: the lower bound is the upper one, so that only one input is legal",
+                f"input_bounds of {node.name}: the lower bound is the upper one, so that only one input is "
+                "legal",
                 SecateurWarning,
                 stacklevel=2,
             )
@@ -105,20 +107,25 @@ def _box_of_input(name: str, example: Tensor, pair: Any, batch: int, dtype: torc
     for side, end in zip(("lower", "upper"), pair, strict=True):
         value = torch.as_tensor(end, dtype=dtype, device=example.device)
         if not bool(torch.isfinite(value).all()):
-            raise InputError(f"input_bounds of {name}: the {side} bound is not finite; give the legal range of inputs")
+            raise InputError(
+                f"input_bounds of {name}: the {side} bound is not finite; give the legal range of inputs"
+            )
         try:
             ends.append(value.expand(shape).contiguous())
         except RuntimeError:
             raise InputError(
-                f"input_bounds of {name}: the {side} bound of shape {tuple(value.shape)} does not broadcast to "
+                f"input_bounds of {name}: the {side} bound of shape {tuple(value.shape)} does not broadcast "
+                "to "
                 f"one input of shape {shape[1:] if batched else shape}"
             ) from None
     if bool((ends[0] > ends[1]).any()):
-        raise InputError(f"input_bounds of {name}: a lower bound is above its upper bound; give (lower, upper)")
+        raise InputError(
+            f"input_bounds of {name}: a lower bound is above its upper bound; give (lower, upper)"
+        )
     return Interval(*ends)
 
 
-# --- propagation -----------------------------------------------------------------------------------------------------
+# --- propagation --------------------------------------------------------------------------------------------
 
 
 def propagate(
@@ -130,12 +137,13 @@ def propagate(
     dtype: torch.dtype | None = None,
     rounding: Rounding | None = None,
 ) -> dict[fx.Node, Any]:
-    """Bounds on every value of the graph for inputs in `box`: of the outputs, and of the nodes that `keep` names.
+    """Bounds on every value of the graph for inputs in `box`: of the outputs, and of the nodes that `keep`
+    names.
 
-    A value is an `Interval` where it depends on the inputs; sizes, constants and parameters are plain. `tensors`
-    overrides weights by name. Work is done in `dtype`, by default that of the first floating-point interval of the
-    box; ends are rounded to nearest, or as `rounding` says. Raises `UnsupportedOpError` before any work where an op has
-    no rule.
+    A value is an `Interval` where it depends on the inputs; sizes, constants and parameters are plain.
+    `tensors` overrides weights by name. Work is done in `dtype`, by default that of the first floating-point
+    interval of the box; ends are rounded to nearest, or as `rounding` says. Raises `UnsupportedOpError`
+    before any work where an op has no rule.
     """
     require_rules(graph)
     like = _like(box, dtype)
@@ -176,7 +184,9 @@ def _intervals(op: Op) -> list[Interval]:
 
 
 def require_rules(graph: Graph) -> None:
-    """Raise `UnsupportedOpError` naming every op without a rule that depends on the inputs, not on sizes alone."""
+    """Raise `UnsupportedOpError` naming every op without a rule that depends on the inputs, not on sizes
+    alone.
+    """
     varying, missing = set(graph.inputs), []
     for node in graph.nodes:
         if node.op != "call_function" or varying.isdisjoint(node.all_input_nodes):
@@ -188,8 +198,10 @@ def require_rules(graph: Graph) -> None:
     if missing:
         names, place = sorted({told(node) for node in missing}), place_of(missing[0])
         raise UnsupportedOpError(
-            f"{missing[0].name}: there is no rule to bound {told(missing[0])}{f' ({place})' if place else ''}. Ops of "
-            f"this model without a rule: {few(names)}. Rewrite these parts with other ops, or add for each a function "
+            f"{missing[0].name}: there is no rule to bound "
+            f"{told(missing[0])}{f' ({place})' if place else ''}. Ops of "
+            f"this model without a rule: {few(names)}. Rewrite these parts with other ops, or add for each a "
+            "function "
             "and a row of RULES "
             "in secateur/bounds/interval.py and difference.py"
         )
@@ -200,25 +212,33 @@ def _like(box: Sequence[Interval], dtype: torch.dtype | None) -> Tensor:
     return torch.empty(0, dtype=dtype or floating, device=box[0].lower.device)
 
 
-# --- rules: what moves or orders ------------------------------------------------------------------------------------
+# --- rules: what moves or orders ----------------------------------------------------------------------------
 
 
 def ends(arguments: Mapping[str, Any], side: str) -> Any:
     """The arguments with every interval replaced by its `lower` or `upper` end."""
-    return pytree.tree_map(lambda leaf: getattr(leaf, side) if isinstance(leaf, Interval) else leaf, dict(arguments))
+    return pytree.tree_map(
+        lambda leaf: getattr(leaf, side) if isinstance(leaf, Interval) else leaf, dict(arguments)
+    )
 
 
 def _increasing(op: Op) -> Any:
     """f(x) ∈ [f(l), f(u)], for all outputs of an op that is non-decreasing in every interval."""
-    return pytree.tree_map(_between, op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper")))
+    return pytree.tree_map(
+        _between, op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper"))
+    )
 
 
 def _decreasing(op: Op) -> Any:
-    return pytree.tree_map(settle, op.run(**ends(op.arguments, "upper")), op.run(**ends(op.arguments, "lower")))
+    return pytree.tree_map(
+        settle, op.run(**ends(op.arguments, "upper")), op.run(**ends(op.arguments, "lower"))
+    )
 
 
 def _between(low: Tensor, high: Tensor) -> Interval:
-    """An interval of two images; positions (of a maximum) are not ordered like their values, so any is possible."""
+    """An interval of two images; positions (of a maximum) are not ordered like their values, so any is
+    possible.
+    """
     if low.is_floating_point():
         return settle(low, high)
     limits = torch.iinfo(low.dtype)
@@ -228,11 +248,16 @@ def _between(low: Tensor, high: Tensor) -> Interval:
 def _moved(op: Op) -> Any:
     """Data movement, of whole numbers (token ids) too."""
     if any(
-        isinstance(i, Interval) for i in pytree.tree_leaves((op.arguments.get("index"), op.arguments.get("indices")))
+        isinstance(i, Interval)
+        for i in pytree.tree_leaves((op.arguments.get("index"), op.arguments.get("indices")))
     ):
         raise op.unsupported("the input decides which entries are read")
     low, high = op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper"))
-    if isinstance(low, Tensor) and low.dtype == torch.bool and any(x.lower.dtype != torch.bool for x in _intervals(op)):
+    if (
+        isinstance(low, Tensor)
+        and low.dtype == torch.bool
+        and any(x.lower.dtype != torch.bool for x in _intervals(op))
+    ):
         raise op.unsupported("a truth value made from a number has no bounds")
     if isinstance(low, Tensor) and not low.is_floating_point() and any(map(is_floating, _intervals(op))):
         raise op.unsupported("a whole number made from a fraction is not a movement of data")
@@ -301,7 +326,7 @@ def hull_of_rows(ids: Interval, table: Tensor) -> Interval:
     return Interval(torch.where(known, row, table.amin(0)), torch.where(known, row, table.amax(0)))
 
 
-# --- rules: arithmetic -----------------------------------------------------------------------------------------------
+# --- rules: arithmetic --------------------------------------------------------------------------------------
 
 
 def _add(op: Op) -> Any:
@@ -345,12 +370,16 @@ class Affine:
         return out
 
     def makes_units(self, op: Op, weight: Tensor, axis: int) -> bool:
-        """Whether `axis` of the weight is that of the op's output units (and where they are, in a grouped op)."""
+        """Whether `axis` of the weight is that of the op's output units (and where they are, in a grouped
+        op).
+        """
         matrix = self.weight != "other" or weight.ndim == 2  # matmul of a stack has other axes
         return axis == self.weight_axis and matrix and (axis == 0 or op.arguments.get("groups", 1) == 1)
 
     def apply_rows(self, op: Op, units: Tensor, total: int, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear part for some `units` of all `total`, given their weights alone; a grouped unit sees its group."""
+        """The linear part for some `units` of all `total`, given their weights alone; a grouped unit sees its
+        group.
+        """
         groups = op.arguments.get("groups", 1)
         if groups == 1:
             return self.apply(op, x, weight)
@@ -390,12 +419,14 @@ def contract(op: Op, a: Tensor, b: Tensor) -> Tensor:
 def _batch_norm(op: Op) -> Any:
     if op["training"]:
         raise op.unsupported("batch norm works on batch statistics; capture the model in eval mode")
-    factor, offset = batch_norm_line(op["weight"], op["bias"], op["running_mean"], op["running_var"], op["eps"])
+    factor, offset = batch_norm_line(
+        op["weight"], op["bias"], op["running_mean"], op["running_var"], op["eps"]
+    )
     ndim = op["input"].lower.ndim
     return add(multiply(op["input"], on_channels(factor, ndim)), on_channels(offset, ndim))
 
 
-# --- rules: norms and attention --------------------------------------------------------------------------------------
+# --- rules: norms and attention -----------------------------------------------------------------------------
 
 
 def _normalised(op: Op) -> Any:
@@ -427,14 +458,14 @@ def _attention(op: Op) -> Interval:
     return attention_mean(softmax(scores, -1), op["value"])
 
 
-# --- rules: recurrent layers -----------------------------------------------------------------------------------------
+# --- rules: recurrent layers --------------------------------------------------------------------------------
 
 
 def _recurrent(op: Op) -> tuple[Interval, ...]:
     """What an LSTM or GRU gives whatever its weights and inputs.
 
-    LSTM: h = σ(·) tanh(c) is in [−1, 1], and |c_t| ≤ |c_{t−1}| + 1, so |c_T| ≤ T + |c_0|. GRU: h_t is a mean of
-    h_{t−1} and a tanh, so |h_t| ≤ max(1, |h_0|).
+    LSTM: h = σ(·) tanh(c) is in [−1, 1], and |c_t| ≤ |c_{t−1}| + 1, so |c_T| ≤ T + |c_0|. GRU: h_t is a mean
+    of h_{t−1} and a tanh, so |h_t| ≤ max(1, |h_0|).
     """
     if "batch_first" not in op.arguments:
         raise op.unsupported("packed sequences are not supported")
@@ -455,7 +486,7 @@ def _recurrent(op: Op) -> tuple[Interval, ...]:
     return tuple(Interval(-bound, bound) for bound in bounds)
 
 
-# --- the tables ------------------------------------------------------------------------------------------------------
+# --- the tables ---------------------------------------------------------------------------------------------
 
 # Ops whose result depends on sizes and dtypes alone.
 SHAPE_ONLY = (
@@ -470,16 +501,20 @@ SHAPE_ONLY = (
 
 # Ops that only move data: the same on both ends, and on bounds of a difference.
 MOVEMENT = (
-    "_to_copy", "alias", "broadcast_to", "cat", "channel_shuffle", "chunk", "clone", "contiguous", "detach", "expand",
-    "expand_as", "flatten", "flip", "im2col", "index", "index_select", "mT", "movedim", "narrow", "numpy_T", "permute",
-    "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "slice", "split",
+    "_to_copy", "alias", "broadcast_to", "cat", "channel_shuffle", "chunk", "clone", "contiguous", "detach",
+    "expand",
+    "expand_as", "flatten", "flip", "im2col", "index", "index_select", "mT", "movedim", "narrow", "numpy_T",
+    "permute",
+    "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "slice",
+    "split",
     "split_with_sizes", "squeeze", "stack", "t", "tile", "to", "transpose", "type_as", "unbind",
     "unflatten", "unsqueeze", "reshape_as",
 )  # fmt: skip
 
 # Sums with non-negative weights: linear and non-decreasing.
 WEIGHTED_SUMS = (
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d",
+    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d",
+    "avg_pool3d",
     "cumsum", "mean", "sum", "tril", "triu", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d",
     "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d",
     "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
@@ -489,7 +524,8 @@ WEIGHTED_SUMS = (
 FILLING = ("constant_pad_nd", "masked_fill", "pad", "where")
 
 MAXIMA = (
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "max", "max_pool1d", "max_pool2d",
+    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "max", "max_pool1d",
+    "max_pool2d",
     "max_pool3d", "maximum",
 )  # fmt: skip
 MINIMA = ("amin", "min", "minimum")

@@ -1,7 +1,7 @@
 """Two networks f and g on one graph, bounded side by side for many boxes of inputs at once.
 
-`Bounds` hold, for every node, intervals of x (in f), x′ (in g) and δ = x′ − x for each of N boxes. The rules of
-`interval` and `difference` see one box; `torch.vmap` runs them over all.
+`Bounds` hold, for every node, intervals of x (in f), x′ (in g) and δ = x′ − x for each of N boxes. The rules
+of `interval` and `difference` see one box; `torch.vmap` runs them over all.
 """
 
 from __future__ import annotations
@@ -48,7 +48,9 @@ class Networks:
         return Networks(graph, f, g, like, leaves)
 
 
-Bounds = dict[fx.Node, Any]  # node → Interval (where f and g are alike), Pair of intervals, or what depends on no input
+Bounds = dict[
+    fx.Node, Any
+]  # node → Interval (where f and g are alike), Pair of intervals, or what depends on no input
 
 
 def forward(
@@ -57,7 +59,8 @@ def forward(
     bounds: Bounds,
     refine: Callable[[fx.Node, Any], Any] = lambda node, value: value,
 ) -> None:
-    """Fill `bounds` for every node and N boxes, leading axis N, rounded outward; `boxes`: one (N, 1, …) per input.
+    """Fill `bounds` for every node and N boxes, leading axis N, rounded outward; `boxes`: one (N, 1, …) per
+    input.
 
     `refine(node, value)` may replace the bounds of a node by tighter ones before they are used.
     """
@@ -83,7 +86,7 @@ def _one(node: fx.Node, like: Tensor, given: Any) -> Any:
     return step(node, args, kwargs, value, like, True, OUTWARD)
 
 
-# --- many boxes at once ----------------------------------------------------------------------------------------------
+# --- many boxes at once -------------------------------------------------------------------------------------
 
 
 def over_boxes(function: Callable[..., Any], node: fx.Node, like: Tensor, given: Any) -> Any:

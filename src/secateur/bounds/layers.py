@@ -43,7 +43,9 @@ def on_channels(parameter: Tensor, ndim: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """How a norm groups its input: `fold` brings what is normalised together to the last axis, `unfold` undoes it."""
+    """How a norm groups its input: `fold` brings what is normalised together to the last axis, `unfold`
+    undoes it.
+    """
 
     fold: Callable[[Tensor], Tensor]
     unfold: Callable[[Tensor], Tensor]
@@ -88,7 +90,9 @@ def norm_of(op: Op, shape: torch.Size) -> Norm:
         eps = torch.finfo(op.like.dtype).eps if op["eps"] is None else op["eps"]
         return Norm(lambda x: x.reshape(*leading, -1), lambda x: x.reshape(shape), eps, name == "layer_norm")
     groups = op["num_groups"] if name == "group_norm" else shape[1]
-    return Norm(lambda x: x.reshape(shape[0], groups, -1), lambda x: x.reshape(shape), op["eps"], channels=True)
+    return Norm(
+        lambda x: x.reshape(shape[0], groups, -1), lambda x: x.reshape(shape), op["eps"], channels=True
+    )
 
 
 def softmax(x: Value, dim: int) -> Interval:
@@ -102,7 +106,9 @@ def softmax(x: Value, dim: int) -> Interval:
 
 
 def log_sum_of_others(x: Tensor, dim: int) -> Tensor:
-    """log Σ_{j≠i} exp x_j for each i; the sum without the greatest is taken anew, since subtracting it would cancel."""
+    """log Σ_{j≠i} exp x_j for each i; the sum without the greatest is taken anew, since subtracting it would
+    cancel.
+    """
     top = x.amax(dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min)
     first = torch.zeros_like(x, dtype=torch.bool).scatter(dim, x.argmax(dim, keepdim=True), True)
     scaled = torch.exp(x - top)
@@ -132,7 +138,9 @@ def attention_scores(op: Op, query: Value, key: Value, mask: Value | None) -> Va
 def attention_hidden(op: Op, scores: Value, mask: Value | None, fill: float) -> Value:
     """The scores with `fill` where the causal or a boolean mask allows no attention."""
     if op["is_causal"]:
-        mask = torch.ones(as_interval(scores).lower.shape[-2:], dtype=torch.bool, device=op.like.device).tril()
+        mask = torch.ones(
+            as_interval(scores).lower.shape[-2:], dtype=torch.bool, device=op.like.device
+        ).tril()
     if mask is None or not _is_boolean(mask):
         return scores
     allowed = mask

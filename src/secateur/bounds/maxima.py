@@ -1,7 +1,8 @@
 """Max pooling as maxima of two: max(a, b) = a + relu(b − a), whose lines and changes are those of ReLU.
 
-The four values of a 2×2 window meet in two rounds, k values in ⌈log₂ k⌉. The difference b − a is a node of its own
-beside each maximum, so that it has bounds; `compared` finds it. Pools that this does not fit are bounded by intervals.
+The four values of a 2×2 window meet in two rounds, k values in ⌈log₂ k⌉. The difference b − a is a node of
+its own beside each maximum, so that it has bounds; `compared` finds it. Pools that this does not fit are
+bounded by intervals.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ aten = torch.ops.aten
 
 
 def without_max_pools(graph: Graph) -> Graph:
-    """The same function on a new graph, its max pools replaced by slices, differences and ReLUs where that fits."""
+    """The same function on a new graph, its max pools replaced by slices, differences and ReLUs where that
+    fits.
+    """
     if not any(kind(node) == "max_pool2d" for node in graph.nodes):
         return graph
     module = copied(graph.module)
@@ -48,16 +51,24 @@ def _replace(module: fx.GraphModule, node: fx.Node, shape: tuple[int, ...]) -> N
     stride, padding, dilation = _pair(a["stride"] or kernel), _pair(a["padding"]), _pair(a["dilation"])
     source = node.all_input_nodes[0]
     padded = padding != (0, 0)
-    if a["ceil_mode"] or kernel[0] * kernel[1] > _LARGEST_WINDOW or (padded and kind(source) not in _NEVER_NEGATIVE):
+    if (
+        a["ceil_mode"]
+        or kernel[0] * kernel[1] > _LARGEST_WINDOW
+        or (padded and kind(source) not in _NEVER_NEGATIVE)
+    ):
         return
     with module.graph.inserting_before(node):
         call = module.graph.call_function
         if padded:  # the greatest of values that are never negative is not changed by zeros beside them
-            source = call(aten.constant_pad_nd.default, (source, [padding[1], padding[1], padding[0], padding[0]], 0.0))
+            source = call(
+                aten.constant_pad_nd.default, (source, [padding[1], padding[1], padding[0], padding[0]], 0.0)
+            )
         values = []
         for offset in product(range(kernel[0]), range(kernel[1])):
             part = source
-            for dim, (i, s, d, out) in enumerate(zip(offset, stride, dilation, shape[2:], strict=True), start=2):
+            for dim, (i, s, d, out) in enumerate(
+                zip(offset, stride, dilation, shape[2:], strict=True), start=2
+            ):
                 part = call(aten.slice.Tensor, (part, dim, i * d, i * d + (out - 1) * s + 1, s))
             values.append(part)
         while len(values) > 1:

@@ -15,7 +15,9 @@ from secateur.graph.sources import place_of
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One op of the graph with its arguments by schema name, and the tensor whose dtype and device it works in."""
+    """One op of the graph with its arguments by schema name, and the tensor whose dtype and device it works
+    in.
+    """
 
     node: fx.Node
     arguments: Mapping[str, Any]
@@ -41,4 +43,6 @@ class Rounding:
     """How the ends of bounds are rounded."""
 
     value: Callable[[Op, Any], Any]  # (op, what its rule gave) → bounds on its value
-    change: Callable[[Any, Any, Any, Any], Any]  # (op, value in f, what the rule for δ gave, value in g) → pairs
+    change: Callable[
+        [Any, Any, Any, Any], Any
+    ]  # (op, value in f, what the rule for δ gave, value in g) → pairs

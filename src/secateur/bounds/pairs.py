@@ -29,7 +29,9 @@ from secateur.types import Interval
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A value in f and in g, and bounds on their difference; plain tensors where they do not depend on inputs."""
+    """A value in f and in g, and bounds on their difference; plain tensors where they do not depend on
+    inputs.
+    """
 
     before: Value
     after: Value
@@ -38,7 +40,9 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A tensor whose indices `removed` of `axis` are in g copies of the indices `into`; both of shape (width,)."""
+    """A tensor whose indices `removed` of `axis` are in g copies of the indices `into`; both of shape
+    (width,).
+    """
 
     tensor: Tensor
     axis: int
@@ -83,7 +87,11 @@ def change(value: Any) -> Any:
 def pair(x: Value, delta: Operand) -> Pair:
     """x′ ∈ x + δ."""
     like = as_interval(x).lower
-    filled = torch.zeros_like(like) if isinstance(delta, (int, float)) else each(lambda t: t.expand(like.shape), delta)
+    filled = (
+        torch.zeros_like(like)
+        if isinstance(delta, (int, float))
+        else each(lambda t: t.expand(like.shape), delta)
+    )
     return Pair(x, add(x, filled), filled)
 
 

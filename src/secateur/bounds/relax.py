@@ -20,8 +20,9 @@ _PIECES = 12  # that an interval is cut into, to bound a smooth function's dista
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Where the variable lies in its interval: slope · v + offset is below (above) the function; `gap`: how far, on the
-    mean."""
+    """Where the variable lies in its interval: slope · v + offset is below (above) the function; `gap`: how
+    far, on the mean.
+    """
 
     low_slope: Tensor
     low_offset: Tensor
@@ -36,7 +37,9 @@ class Lines:
 
 
 def relu_lines(x: Interval) -> Lines:
-    """max(0, x) is below its chord, and above every line through 0 of slope between 0 and 1 (Zhang et al. 2018)."""
+    """max(0, x) is below its chord, and above every line through 0 of slope between 0 and 1 (Zhang et al.
+    2018).
+    """
     low, high = x.lower.clamp(max=0), x.upper.clamp(min=0)
     crossing = (x.lower < 0) & (x.upper > 0)
     width = torch.where(crossing, high - low, 1.0)
@@ -52,10 +55,11 @@ def relu_lines(x: Interval) -> Lines:
 
 
 def smooth_lines(function: Callable[[Tensor], Tensor], slope: Slope, x: Interval, jump: float = 0.0) -> Lines:
-    """Lines of the chord's slope k, moved so far that φ(x) − k x stays between them; `jump`: the most that φ jumps by.
+    """Lines of the chord's slope k, moved so far that φ(x) − k x stays between them; `jump`: the most that φ
+    jumps by.
 
-    The interval is cut into pieces; on each, φ − k x is at most its value at an end plus the width times the greatest
-    slope there, for which the range of φ′ over the piece is known.
+    The interval is cut into pieces; on each, φ − k x is at most its value at an end plus the width times the
+    greatest slope there, for which the range of φ′ over the piece is known.
     """
     width = (x.upper - x.lower).clamp(min=torch.finfo(x.lower.dtype).tiny)
     left, right = function(x.lower), function(x.upper)

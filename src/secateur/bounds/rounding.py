@@ -1,10 +1,10 @@
 """What floating point can add to a bound: an error bound for every rule, and intervals rounded outward by it.
 
-The standard model of IEEE arithmetic: each of + − × ÷ √ errs by at most u = 2⁻⁵³ of its result in float64, and a sum of
-k products, in whatever order, by at most γ_k = k u / (1 − k u) of the sum of their sizes (Higham 2002, *Accuracy and
-Stability of Numerical Algorithms*, §3.1). Elementary functions are taken to err by at most 64 u of their result, and by
-64 u of their argument too where they are computed as a difference. `ERRORS`, at the bottom, has a row for every rule.
-Underflow is covered by the least normal number.
+The standard model of IEEE arithmetic: each of + − × ÷ √ errs by at most u = 2⁻⁵³ of its result in float64,
+and a sum of k products, in whatever order, by at most γ_k = k u / (1 − k u) of the sum of their sizes (Higham
+2002, *Accuracy and Stability of Numerical Algorithms*, §3.1). Elementary functions are taken to err by at
+most 64 u of their result, and by 64 u of their argument too where they are computed as a difference.
+`ERRORS`, at the bottom, has a row for every rule. Underflow is covered by the least normal number.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def outward(op: Op, result: Any) -> Any:
 
 def _require_float64(x: Interval) -> None:
     if x.lower.dtype != torch.float64:
-        raise InputError(f"bounds are rounded outward in float64, not in {x.lower.dtype}; give a box of float64")
+        raise InputError(
+            f"bounds are rounded outward in float64, not in {x.lower.dtype}; give a box of float64"
+        )
 
 
 def outward_change(op: Op, value: Any, changes: Any, direct: Any) -> Any:
@@ -69,7 +71,9 @@ def outward_change(op: Op, value: Any, changes: Any, direct: Any) -> Any:
         error = _error_of_change(op, size + _size(delta))
         found = tight_pair(x, widened(as_interval(delta), error), now)
         return Pair(
-            x, widened(as_interval(found.after), FUNCTIONS * size), widened(as_interval(found.change), FUNCTIONS * size)
+            x,
+            widened(as_interval(found.after), FUNCTIONS * size),
+            widened(as_interval(found.change), FUNCTIONS * size),
         )
 
     return pytree.tree_map(wide, value, changes, direct)
@@ -78,14 +82,16 @@ def outward_change(op: Op, value: Any, changes: Any, direct: Any) -> Any:
 def _error_of_change(op: Op, size: Tensor) -> Tensor:
     """What the rule for δ can err by where x, x′ and δ of the result are of `size` together.
 
-    Every term of a rule for δ is at most what the op would give on |x| + |x′| with weights |w| + |w′|, so four times
-    the error of that covers it; and slopes err by a share of their argument.
+    Every term of a rule for δ is at most what the op would give on |x| + |x′| with weights |w| + |w′|, so
+    four times the error of that covers it; and slopes err by a share of their argument.
     """
     name = kind(op.node)
     if name in interval.MOVEMENT:
         return FUNCTIONS * size * 0.0
     whole = ("input",) if name in interval.NORMS else ()
-    joint = Op(op.node, {key: x if key in whole else _joint(key, x) for key, x in op.arguments.items()}, op.like)
+    joint = Op(
+        op.node, {key: x if key in whole else _joint(key, x) for key, x in op.arguments.items()}, op.like
+    )
     own = ERRORS[name](joint, Interval(-size, size))
     error = 0.0 if own is None else magnitude(own) if isinstance(own, Interval) else own
     x = op.arguments.get("self")
@@ -106,7 +112,8 @@ def _prelu(op: Op, size: Tensor) -> Any:
     return _both(op["self"]) * (1.0 + on_channels(_both(op["weight"]), size.ndim))
 
 
-# The terms of products cancel in δ: of a′b′ − ab = δ_a b′ + a δ_b either may be larger than all that comes out.
+# The terms of products cancel in δ: of a′b′ − ab = δ_a b′ + a δ_b either may be larger than all that comes
+# out.
 _PRODUCTS: dict[str, Callable[[Op, Tensor], Any]] = {
     "div": _quotient,
     "glu": lambda op, size: 2 * _both(op["self"]).chunk(2, op["dim"])[0],
@@ -122,7 +129,11 @@ def _joint(name: str, argument: Any) -> Any:
         if name == "running_var":  # the factor grows as it falls
             return torch.minimum(as_interval(leaf.before).lower, as_interval(leaf.after).lower)
         size = _both(leaf)
-        return Interval(-size, size) if isinstance(leaf.before, Interval) or isinstance(leaf.after, Interval) else size
+        return (
+            Interval(-size, size)
+            if isinstance(leaf.before, Interval) or isinstance(leaf.after, Interval)
+            else size
+        )
 
     return pytree.tree_map(joint, argument)
 
@@ -140,11 +151,13 @@ def widened(x: Interval, error: Interval | Tensor) -> Interval:
     return settle(x.lower - (low + _LEAST), x.upper + (high + _LEAST))
 
 
-# --- sums of products ------------------------------------------------------------------------------------------------
+# --- sums of products ---------------------------------------------------------------------------------------
 
 
 def absolute(op: Op, result: Interval | Tensor) -> Tensor:
-    """For an op that is linear in what depends on the inputs: the sum of the sizes of all terms of each result."""
+    """For an op that is linear in what depends on the inputs: the sum of the sizes of all terms of each
+    result.
+    """
     found = ABSOLUTE.get(kind(op.node))
     return magnitude(result) if found is None else found(op)
 
@@ -162,7 +175,9 @@ def terms(op: Op) -> int:
 
 def _affine_sizes(op: Op) -> Tensor:
     form = interval.AFFINE[kind(op.node)]
-    out = form.apply(op, magnitude(op[form.data]), magnitude(op[form.weight])).abs()  # of a factor below 0, too
+    out = form.apply(
+        op, magnitude(op[form.data]), magnitude(op[form.weight])
+    ).abs()  # of a factor below 0, too
     bias = op[form.bias] if form.bias else None
     return out if bias is None else out + magnitude(form.offset(op, bias))
 
@@ -214,7 +229,7 @@ ABSOLUTE: dict[str, Callable[[Op], Tensor]] = {
 }
 
 
-# --- errors ----------------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------
 
 
 def _none(op: Op, x: Interval) -> None:
@@ -246,7 +261,9 @@ def _of_function(op: Op, x: Interval) -> Interval:
 
 
 def jump(name: str, arguments: Mapping[str, Any]) -> float:
-    """The most that a function falls at one point: torch takes softplus(x) = x where βx is above a threshold."""
+    """The most that a function falls at one point: torch takes softplus(x) = x where βx is above a
+    threshold.
+    """
     if name != "softplus":
         return 0.0
     return math.log1p(math.exp(-float(arguments["threshold"]))) / float(arguments["beta"]) * (1 + FUNCTIONS)
@@ -267,7 +284,10 @@ def _of_norm(op: Op, x: Interval) -> Tensor:
     The error of n goes into δ (of a `Pair`) times √mean δ²/σ′, too (see `normalised_pair`).
     """
     given, norm = op["input"], norm_of(op, x.lower.shape)
-    sides = [each(norm.fold, side) for side in ((given.before, given.after) if isinstance(given, Pair) else (given,))]
+    sides = [
+        each(norm.fold, side)
+        for side in ((given.before, given.after) if isinstance(given, Pair) else (given,))
+    ]
     n = norm.fold(x.lower).shape[-1]
     share = gamma(4 * n + 64)
     sizes = [_size(side).amax(-1, keepdim=True) for side in sides]
@@ -289,7 +309,9 @@ def _least_deviation(norm: Norm, x: Value, error: Tensor) -> Tensor:
 
 
 def _of_attention(op: Op, x: Interval) -> Tensor:
-    """Errors of the scores (γ |q| |k|) and of the weights move a mean of the values by at most Σ error · max |v|."""
+    """Errors of the scores (γ |q| |k|) and of the weights move a mean of the values by at most Σ error · max
+    |v|.
+    """
     query, key, value = (magnitude(op[name]) for name in ("query", "key", "value"))
     mask = op["attn_mask"]
     n = key.shape[-2]
@@ -306,7 +328,18 @@ def _of_length(op: Op, x: Interval) -> Interval:
     return Interval(own.lower * factor, own.upper * factor)
 
 
-CANCELLING = ("gelu", "mish", "hardswish", "hardsigmoid", "softplus", "log_sigmoid", "silu", "selu", "elu", "celu")
+CANCELLING = (
+    "gelu",
+    "mish",
+    "hardswish",
+    "hardsigmoid",
+    "softplus",
+    "log_sigmoid",
+    "silu",
+    "selu",
+    "elu",
+    "celu",
+)
 
 ERRORS: dict[str, Error] = {
     **dict.fromkeys((*interval.SHAPE_ONLY, *interval.MOVEMENT, *interval.FILLING), _none),

@@ -1,4 +1,6 @@
-"""Bounds on two networks over many boxes: intervals forward, made tighter by linear bounds where it matters."""
+"""Bounds on two networks over many boxes: intervals forward, made tighter by linear bounds where it
+matters.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +29,21 @@ Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (bo
 
 
 def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) -> Backward:
-    """Bounds on every node of both networks; without `linear`, by intervals and difference intervals alone."""
+    """Bounds on every node of both networks; without `linear`, by intervals and difference intervals
+    alone.
+    """
     engine = Backward(networks)
     with torch.no_grad():
-        forward(networks, boxes, engine.bounds, partial(_refined, engine) if linear else lambda node, value: value)
+        forward(
+            networks, boxes, engine.bounds, partial(_refined, engine) if linear else lambda node, value: value
+        )
     return engine
 
 
 def _refined(engine: Backward, node: fx.Node, value: Any) -> Any:
-    """The bounds of a node that an element-wise function reads, tightened where the function is not straight."""
+    """The bounds of a node that an element-wise function reads, tightened where the function is not
+    straight.
+    """
     readers = [user for user in node.users if is_relaxed(user)]
     comparison = kind(node) == "sub" and compared(node) is not None
     if not (readers or comparison) or not varies(value) or not _beyond_a_function(node):
@@ -103,7 +111,13 @@ def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: f
 
 
 def _by_rows(
-    engine: Backward, node: fx.Node, x: Interval, places: Tensor, sides: tuple[float, float], seeds: Seeds, at_once: int
+    engine: Backward,
+    node: fx.Node,
+    x: Interval,
+    places: Tensor,
+    sides: tuple[float, float],
+    seeds: Seeds,
+    at_once: int,
 ) -> Interval:
     """`x` with linear bounds at `places`, for which `seeds` makes the rows, `at_once` of them together."""
     low, high, shape = by_row(x.lower).clone(), by_row(x.upper).clone(), x.lower.shape[1:]
@@ -135,7 +149,9 @@ def _windows(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _fits_windows(engine: Backward, node: fx.Node) -> bool:
-    """Whether all between the inputs and an image are ops that windows pass, and images that are not spread out."""
+    """Whether all between the inputs and an image are ops that windows pass, and images that are not spread
+    out.
+    """
     sample = engine.samples[0]
     if sample[node].ndim != 4:
         return False

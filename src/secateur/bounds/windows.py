@@ -1,8 +1,9 @@
-"""Rows of linear bounds that see only a window of an image, as those that begin at one place of a convolution do.
+"""Rows of linear bounds that see only a window of an image, as those that begin at one place of a convolution
+do.
 
-Coefficients are held for the window alone, (rows, 1, channels, height, width), with its corner for each row; places
-outside of the image are zero padding and count for nothing. `RULES` takes windows through the ops of convolutional
-networks.
+Coefficients are held for the window alone, (rows, 1, channels, height, width), with its corner for each row;
+places outside of the image are zero padding and count for nothing. `RULES` takes windows through the ops of
+convolutional networks.
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ class Window:
 
 
 Where = Everywhere | Window
-Passed = tuple[list[Tensor | None], list[Window], Any]  # coefficients and windows of the arguments; what is constant
+Passed = tuple[
+    list[Tensor | None], list[Window], Any
+]  # coefficients and windows of the arguments; what is constant
 
 
 def fitted(coefficients: Tensor | None, where: Window, shape: Sequence[int]) -> Tensor | None:
@@ -84,7 +87,9 @@ def of_image(where: Window, shape: Sequence[int]) -> Window:
 
 def move_apart(a: Window, b: Window) -> bool:
     """Whether the way from one corner to the other is not the same for all rows."""
-    return not bool((b.top - a.top == b.top[0] - a.top[0]).all() and (b.left - a.left == b.left[0] - a.left[0]).all())
+    return not bool(
+        (b.top - a.top == b.top[0] - a.top[0]).all() and (b.left - a.left == b.left[0] - a.left[0]).all()
+    )
 
 
 def joined(a: Window, b: Window) -> tuple[Window, tuple[int, ...], tuple[int, ...]]:
@@ -99,7 +104,7 @@ def joined(a: Window, b: Window) -> tuple[Window, tuple[int, ...], tuple[int, ..
     return both, pad_a, pad_b
 
 
-# --- rules: coefficients of a result → of its arguments --------------------------------------------------------------
+# --- rules: coefficients of a result → of its arguments -----------------------------------------------------
 
 
 def _convolution(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
@@ -115,17 +120,23 @@ def _convolution(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
     for i in range(ky):
         for j in range(kx):
             part = (
-                torch.einsum("pgo,goi->pgi", wide, taps[..., i, j]) if groups > 1 else wide[:, 0] @ taps[0, ..., i, j]
+                torch.einsum("pgo,goi->pgi", wide, taps[..., i, j])
+                if groups > 1
+                else wide[:, 0] @ taps[0, ..., i, j]
             )
             y, x = i * dy, j * dx
-            total[:, y : y + (h - 1) * sy + 1 : sy, x : x + (w - 1) * sx + 1 : sx] += part.reshape(rows, h, w, -1)
+            total[:, y : y + (h - 1) * sy + 1 : sy, x : x + (w - 1) * sx + 1 : sx] += part.reshape(
+                rows, h, w, -1
+            )
     constant = 0.0 if op["bias"] is None else c.sum((1, 3, 4)) @ op["bias"]
     seen = replace(where, top=where.top * sy - py, left=where.left * sx - px, height=height, width=width)
     return [total.permute(0, 3, 1, 2)[:, None]], [seen], constant
 
 
 def _batch_norm(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    factor, offset = batch_norm_line(op["weight"], op["bias"], op["running_mean"], op["running_var"], op["eps"])
+    factor, offset = batch_norm_line(
+        op["weight"], op["bias"], op["running_mean"], op["running_var"], op["eps"]
+    )
     return [c * factor[:, None, None]], [where], c.sum((1, 3, 4)) @ offset
 
 
@@ -189,7 +200,9 @@ def _average(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
         (c.shape[2], 1, ky, kx), 1 / (op["divisor_override"] or ky * kx), dtype=c.dtype, device=c.device
     )
     spread = F.conv_transpose2d(c[:, 0], kernel, stride=(sy, sx), groups=c.shape[2])
-    seen = replace(where, top=where.top * sy, left=where.left * sx, height=spread.shape[2], width=spread.shape[3])
+    seen = replace(
+        where, top=where.top * sy, left=where.left * sx, height=spread.shape[2], width=spread.shape[3]
+    )
     return [spread[:, None]], [seen], 0.0
 
 
@@ -216,7 +229,13 @@ RULES: dict[str, Callable[[dict[str, Any], Tensor, Window], Passed]] = {
     "slice": _slice,
     "sub": _sum,
 }
-ELEMENTWISE = {"add", "div", "mul", "rsub", "sub"}  # whose operands may be spread out; windows pass those that are not
+ELEMENTWISE = {
+    "add",
+    "div",
+    "mul",
+    "rsub",
+    "sub",
+}  # whose operands may be spread out; windows pass those that are not
 
 
 def passed(node: fx.Node, value_of: Callable[[fx.Node], Any], c: Tensor, where: Window) -> Passed:

@@ -1,4 +1,6 @@
-"""Certificates: sound bounds on how far a pruned model's outputs can be from the original's, over a set of inputs."""
+"""Certificates: sound bounds on how far a pruned model's outputs can be from the original's, over a set of
+inputs.
+"""
 
 from __future__ import annotations
 
@@ -61,29 +63,32 @@ def certify(
     seed: int = 0,
     progress: bool = False,
 ) -> Certificate:
-    """Bounds on g(x) − f(x) for every x of the input box, or of the ε-balls round given inputs; f original, g pruned.
+    """Bounds on g(x) − f(x) for every x of the input box, or of the ε-balls round given inputs; f original, g
+    pruned.
 
     Args:
         original, pruned: an `nn.Module` in eval mode or an exported program; the pruned form of the original.
         example_inputs: as for `prune`; default: `inputs`, where these are arrays as the model takes them.
         input_bounds: the input box, as for `prune`.
-        mean, std, normalize: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units of the
-            images.
-        inputs, eps: inputs in any form that `calibration` of `prune` may have (but a list has one array for each input
-            of the model), inside of the box, and the radius of the L∞ balls round them, in input units. The balls are
-            cut with the box. Whole-number inputs stay as they are.
+        mean, std, normalize: of images, as for `prune`; `input_bounds`, `inputs` and `eps` are then in units
+            of the images.
+        inputs, eps: inputs in any form that `calibration` of `prune` may have (but a list has one array for
+            each input of the model), inside of the box, and the radius of the L∞ balls round them, in input
+            units. The balls are cut with the box. Whole-number inputs stay as they are.
         indices: which inputs these are in the data that they are from, for the record.
-        labels: classes of the inputs, an array or a list; then only inputs that are rightly classified count as
-            stable. For several labels of each input (and for dense outputs), in the shape of the decisions.
-        head: what the outputs are, see `secateur.decisions`; `none` for a regression, whose outputs decide nothing.
-            `auto` goes by the last ops; what it found is `Certificate.head`. Without decisions, the certificate is
-            about the drift alone, and `Certificate.undecided` says why.
-        method: `linear` (backward linear bounds on both networks together, and intervals; the tighter counts) or
-            `interval` (fast and wide).
+        labels: classes of the inputs, an array or a list; then only inputs that are rightly classified count
+            as stable. For several labels of each input (and for dense outputs), in the shape of the
+            decisions.
+        head: what the outputs are, see `secateur.decisions`; `none` for a regression, whose outputs decide
+            nothing. `auto` goes by the last ops; what it found is `Certificate.head`. Without decisions, the
+            certificate is about the drift alone, and `Certificate.undecided` says why.
+        method: `linear` (backward linear bounds on both networks together, and intervals; the tighter counts)
+            or `interval` (fast and wide).
         attack_steps: of the search for the empirical partner; 0: none.
 
-    Cost: N balls of a network with n activations of unknown sign and m multiplications take about 6·N·n·m. Raises
-    `InputError` for models or inputs that do not fit, `UnsupportedOpError` naming all ops that cannot be bounded.
+    Cost: N balls of a network with n activations of unknown sign and m multiplications take about 6·N·n·m.
+    Raises `InputError` for models or inputs that do not fit, `UnsupportedOpError` naming all ops that cannot
+    be bounded.
     """
     begin = time.perf_counter()
     given = checked(
@@ -139,9 +144,13 @@ def certify(
             if centres and decision is not None:
                 decided.append(_decided(networks, here, middle, decision))
             if attack_steps:
-                found.append(search(networks, flat, middle, decision, steps=attack_steps, generator=generator))
+                found.append(
+                    search(networks, flat, middle, decision, steps=attack_steps, generator=generator)
+                )
         right = decision.labelled(labels) if decision is not None and labels is not None else None
-        agreement, stable_original, stable_pruned = _shares(decided, found, right) if decided else (None, None, None)
+        agreement, stable_original, stable_pruned = (
+            _shares(decided, found, right) if decided else (None, None, None)
+        )
         return Certificate(
             input_set=InputSet(
                 input_bounds=may.plain_bounds(bounds_of_each(input_bounds, len(graph.inputs))),
@@ -191,7 +200,9 @@ _RULES = {
         may.Rule("a tensor, an array, a list with one for each input, batches, or a path", _as_inputs)
     ),
     "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
-    "indices": may.optional(may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")),
+    "indices": may.optional(
+        may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")
+    ),
     "labels": may.optional(may.Rule("a tensor, an array, or a list of class numbers", tensor_of)),
     "head": may.one_of(*HEADS),
     "method": may.one_of("linear", "interval"),
@@ -207,7 +218,9 @@ def example_of(inputs: Any) -> ExampleInputs:
         return tensor_of(inputs)[:2]
     if isinstance(inputs, tuple) and all(map(is_array, inputs)):
         return tuple(tensor_of(x)[:2] for x in inputs)
-    raise InputError("inputs in batches, by name or from a path do not tell the model's arguments; give example_inputs")
+    raise InputError(
+        "inputs in batches, by name or from a path do not tell the model's arguments; give example_inputs"
+    )
 
 
 def bounds_of_each(bounds: Any, inputs: int) -> Any:
@@ -226,7 +239,9 @@ def points_of(graph: Graph, input_bounds: Any, inputs: Any) -> list[Tensor]:
     found = []
     for node, x, box in zip(graph.inputs, points, input_box(graph, input_bounds), strict=True):
         if x.shape[1:] != box.lower.shape[1:]:
-            raise InputError(f"inputs of shape {tuple(x.shape)}: {node.name} takes {tuple(box.lower.shape[1:])} each")
+            raise InputError(
+                f"inputs of shape {tuple(x.shape)}: {node.name} takes {tuple(box.lower.shape[1:])} each"
+            )
         if x.is_floating_point():
             if not bool(torch.isfinite(x).all()):
                 raise InputError(f"inputs: the input {node.name} holds NaN or infinite values")
@@ -239,7 +254,9 @@ def points_of(graph: Graph, input_bounds: Any, inputs: Any) -> list[Tensor]:
 def _check_labels(labels: Tensor | None, points: Sequence[Tensor]) -> None:
     count = len(points[0]) if points else 0
     if labels is not None and (labels.ndim < 1 or len(labels) != count or labels.is_floating_point()):
-        raise InputError(f"labels of shape {tuple(labels.shape)}: give one class number for each of {count} inputs")
+        raise InputError(
+            f"labels of shape {tuple(labels.shape)}: give one class number for each of {count} inputs"
+        )
 
 
 def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoDecision:
@@ -252,7 +269,9 @@ def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoD
     return found
 
 
-def _networks(graph: Graph, coupling: Coupling, other: Graph, input_bounds: Any, like: Tensor, seed: int) -> Networks:
+def _networks(
+    graph: Graph, coupling: Coupling, other: Graph, input_bounds: Any, like: Tensor, seed: int
+) -> Networks:
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for box in input_box(graph, input_bounds):
@@ -280,7 +299,9 @@ def _input_set(
 
 @dataclass(frozen=True, eq=False)
 class _Decided:
-    """For each of N balls: the decisions at its centre, and whether f, and g, certainly keep theirs (N, positions)."""
+    """For each of N balls: the decisions at its centre, and whether f, and g, certainly keep theirs (N,
+    positions).
+    """
 
     first: Tensor
     second: Tensor
@@ -291,12 +312,15 @@ class _Decided:
 def _decided(networks: Networks, here: Certified, centres: Sequence[Tensor], decision: Decision) -> _Decided:
     with torch.no_grad():
         f, g = (
-            decision.classes(Passed.of(networks, t, centres, decision).value) for t in (networks.first, networks.second)
+            decision.classes(Passed.of(networks, t, centres, decision).value)
+            for t in (networks.first, networks.second)
         )
     return _Decided(f, g, here.stands(decision, f, False), here.stands(decision, g, True))
 
 
-def _shares(decided: Sequence[_Decided], found: Sequence[Found], labels: Tensor | None) -> tuple[Share, Share, Share]:
+def _shares(
+    decided: Sequence[_Decided], found: Sequence[Found], labels: Tensor | None
+) -> tuple[Share, Share, Share]:
     """Agreement, and the stable shares of f and of g, of all decisions; `labels` in the shape of these."""
 
     def all_of(parts: Sequence[Any], name: str) -> Tensor:
@@ -304,7 +328,9 @@ def _shares(decided: Sequence[_Decided], found: Sequence[Found], labels: Tensor 
 
     f, g = all_of(decided, "first"), all_of(decided, "second")
     kept, kept_too = all_of(decided, "first_stays"), all_of(decided, "second_stays")
-    right, right_too = (torch.ones_like(kept) if labels is None else (x == labels.to(x.device)).all(-1) for x in (f, g))
+    right, right_too = (
+        torch.ones_like(kept) if labels is None else (x == labels.to(x.device)).all(-1) for x in (f, g)
+    )
     certain = (kept & kept_too & same(f, g), kept & right, kept_too & right_too)
     if not found:
         return tuple(Share(certified=_share(c)) for c in certain)  # type: ignore[return-value]
@@ -313,7 +339,9 @@ def _shares(decided: Sequence[_Decided], found: Sequence[Found], labels: Tensor 
         ~all_of(found, "flips_first") & right,
         ~all_of(found, "flips_second") & right_too,
     )
-    return tuple(Share(certified=_share(c), empirical=_share(s)) for c, s in zip(certain, standing, strict=True))  # type: ignore[return-value]
+    return tuple(
+        Share(certified=_share(c), empirical=_share(s)) for c, s in zip(certain, standing, strict=True)
+    )  # type: ignore[return-value]
 
 
 def _middle(x: Interval) -> Tensor:

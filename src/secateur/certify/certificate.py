@@ -17,22 +17,29 @@ from secateur.report.summary import html_table
 from secateur.report.tables import certificate_table
 
 ASSUMPTIONS = (
-    "The networks are evaluated in real arithmetic on their stored weights; running them in float32 adds its error.",
-    "Bounds were computed in float64 and moved outward by bounds on all rounding errors; elementary functions (exp, "
+    "The networks are evaluated in real arithmetic on their stored weights; running them in float32 adds its "
+    "error.",
+    "Bounds were computed in float64 and moved outward by bounds on all rounding errors; elementary "
+    "functions (exp, "
     "tanh, erf…) are taken to err by at most 64 units in the last place.",
     "The two graphs are those that torch.export gives for the models as they were handed over.",
 )
 
 
 class InputSet(Record):
-    """All inputs of the box, or of the L∞ balls of radius `eps` round `inputs` given ones, cut with the box."""
+    """All inputs of the box, or of the L∞ balls of radius `eps` round `inputs` given ones, cut with the
+    box.
+    """
 
     input_bounds: Any
-    mean: tuple[float, ...] = ()  # bounds, eps and inputs are those of images x; the models take (x − mean) / std
+    mean: tuple[
+        float, ...
+    ] = ()  # bounds, eps and inputs are those of images x; the models take (x − mean) / std
     std: tuple[float, ...] = ()
     eps: float | None = None
     inputs: int | None = None
-    indices: tuple[Annotated[int, Field(ge=0)], ...] | None = None  # of the inputs in the data that they are from
+    # of the inputs in the data that they are from
+    indices: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     digest: str = ""  # SHA-256 of the inputs: shapes, types and values
     labels: str = ""  # the same of their labels, where there were any
 
@@ -46,8 +53,9 @@ class InputSet(Record):
 
 
 class Share(Record):
-    """A share of the decisions, one for each input (of dense outputs: at each position of each input): what is certain,
-    and what an attack left standing, which can only be more."""
+    """A share of the decisions, one for each input (of dense outputs: at each position of each input): what
+    is certain, and what an attack left standing, which can only be more.
+    """
 
     certified: float = Field(ge=0, le=1)
     empirical: float | None = Field(default=None, ge=0, le=1)
@@ -68,13 +76,15 @@ class Certificate(Record):
     schema_version: Literal[1] = 1
     input_set: InputSet
     method: str  # linear (and intervals), or interval
-    head: Head | None = None  # what the outputs were taken for: a name in secateur.decisions; not in older files
+    # what the outputs were taken for: a name in secateur.decisions; not in older files
+    head: Head | None = None
     undecided: str = ""  # why nothing is claimed about decisions, where the head is none
     lower: tuple[tuple[float, ...], ...]
     upper: tuple[tuple[float, ...], ...]
     found: tuple[float, ...] | None = None  # largest |g(x) − f(x)| that an attack found, for each row
     agreement: Share | None = None  # both models decide, all over an input's ball, as f decides at the input
-    stable_original: Share | None = None  # one decision (a right one, where labels are given) all over the ball
+    # one decision (a right one, where labels are given) all over the ball
+    stable_original: Share | None = None
     stable_pruned: Share | None = None
     original: Fingerprint
     pruned: Fingerprint
@@ -90,7 +100,9 @@ class Certificate(Record):
         if len(self.lower) != len(self.upper) or len(self.lower) != (self.input_set.inputs or 1):
             raise ValueError("lower and upper must hold one row for each input")
         for lows, highs in zip(self.lower, self.upper, strict=True):
-            if len(lows) != len(highs) or not all(a <= b for a, b in zip(lows, highs, strict=True)):  # a NaN is not
+            if len(lows) != len(highs) or not all(
+                a <= b for a, b in zip(lows, highs, strict=True)
+            ):  # a NaN is not
                 raise ValueError("lower must be at most upper for every output")
         found = self.drift if self.found is None else self.found
         if len(found) != len(self.lower) or not all(

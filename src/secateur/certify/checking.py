@@ -1,4 +1,6 @@
-"""Whether a certificate belongs to these models and inputs, and whether what it claims can be proved again."""
+"""Whether a certificate belongs to these models and inputs, and whether what it claims can be proved
+again.
+"""
 
 from __future__ import annotations
 
@@ -32,16 +34,18 @@ def check_certificate(
     prove: bool = False,
     progress: bool = False,
 ) -> None:
-    """Raise `VerificationError`, naming all that differs, unless the certificate belongs to these models and inputs.
+    """Raise `VerificationError`, naming all that differs, unless the certificate belongs to these models and
+    inputs.
 
     Args:
         certificate: what `certify` gave, or `Certificate.load`.
-        original, pruned, example_inputs: as for `certify`, without the normalisation that the certificate holds.
+        original, pruned, example_inputs: as for `certify`, without the normalisation that the certificate
+            holds.
         inputs: the inputs of a certificate about balls round inputs, in the order of `input_set.indices`.
         labels: their labels, where the certificate was made with labels and is to be proved again; else none.
-        prove: bound both models again as the certificate says, and compare. The claims hold again where no new bound
-            is wider than the recorded one by more than rounding. Without it, no bound is looked at. What a search found
-            (`found`, `empirical`), `versions`, `date` and `seconds` are never checked.
+        prove: bound both models again as the certificate says, and compare. The claims hold again where no
+            new bound is wider than the recorded one by more than rounding. Without it, no bound is looked at.
+            What a search found (`found`, `empirical`), `versions`, `date` and `seconds` are never checked.
     """
     about = certificate.input_set
     normalisation = Normalisation(about.mean, about.std)

@@ -1,8 +1,10 @@
-"""A pruned model seen in the original's graph: its tensors put back to full size, units that left without effect.
+"""A pruned model seen in the original's graph: its tensors put back to full size, units that left without
+effect.
 
-Both networks then are one graph with two sets of tensors, which `bounds` compares value by value. Which original unit a
-unit of the pruned model is, is found by likeness of weights. A wrong guess costs tightness, never soundness: whatever
-the guess, the embedded network computes what the pruned model does, and that is checked.
+Both networks then are one graph with two sets of tensors, which `bounds` compares value by value. Which
+original unit a unit of the pruned model is, is found by likeness of weights. A wrong guess costs tightness,
+never soundness: whatever the guess, the embedded network computes what the pruned model does, and that is
+checked.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ _SIZES = {"device", "groups", "normalized_shape", "num_groups", "size"}  # argum
 def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[Tensor]) -> dict[str, Tensor]:
     """The pruned model's tensors at the original's sizes, float64, by the original's names.
 
-    `samples`: inputs on which the result is checked against the pruned model. Raises `InputError` where the models are
-    not an original and its pruned form. Cost: units of a group × units left × weights of a unit.
+    `samples`: inputs on which the result is checked against the pruned model. Raises `InputError` where the
+    models are not an original and its pruned form. Cost: units of a group × units left × weights of a unit.
     """
     names = _paired_names(graph, pruned)
     small = {name: pruned.tensors[other] for name, other in names.items()}
@@ -40,7 +42,8 @@ def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[
     for name, tensor in small.items():
         if back[name].shape != tensor.shape or not torch.equal(back[name], _precise(tensor)):
             raise InputError(
-                f"{name} of shape {tuple(tensor.shape)} does not follow from {tuple(graph.tensors[name].shape)} by "
+                f"{name} of shape {tuple(tensor.shape)} does not follow from "
+                f"{tuple(graph.tensors[name].shape)} by "
                 "units that leave; certify needs an original and its own pruned form"
             )
     _check_outputs(graph, full, pruned, samples)
@@ -52,7 +55,9 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
-    """Tensor names of the original → those of the pruned model: the ops must be the same, in the same order."""
+    """Tensor names of the original → those of the pruned model: the ops must be the same, in the same
+    order.
+    """
     ops, others = ([n for n in g.nodes if n.op != "get_attr" and not _is_size(n)] for g in (graph, pruned))
     for a, b in zip(ops, others, strict=False):
         if (a.op, kind(a)) != (b.op, kind(b)) and not a.op == b.op == "placeholder":
@@ -60,17 +65,23 @@ def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
                 f"the models differ in more than sizes: {a.name} is {kind(a)} in one, {kind(b)} in the other"
             )
     if len(ops) != len(others):
-        raise InputError(f"the models differ in more than sizes: {len(ops)} ops in one, {len(others)} in the other")
+        raise InputError(
+            f"the models differ in more than sizes: {len(ops)} ops in one, {len(others)} in the other"
+        )
     names: dict[str, str] = {}
     for a, b in zip(ops, others, strict=True):
         if _settings(a) != _settings(b):
-            raise InputError(f"the models differ in more than sizes: {a.name} ({kind(a)}) is set differently in them")
+            raise InputError(
+                f"the models differ in more than sizes: {a.name} ({kind(a)}) is set differently in them"
+            )
         first, second = ([n for n in node.all_input_nodes if n.op == "get_attr"] for node in (a, b))
         if len(first) != len(second):
             raise InputError(f"the models differ in more than sizes: {a.name} reads other tensors")
         for x, y in zip(first, second, strict=True):
             if names.setdefault(str(x.target), str(y.target)) != str(y.target):
-                raise InputError(f"the models differ in more than sizes: {x.target} is shared in one of them only")
+                raise InputError(
+                    f"the models differ in more than sizes: {x.target} is shared in one of them only"
+                )
     return names
 
 
@@ -88,13 +99,15 @@ def _settings(node: fx.Node) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in arguments.items() if name not in _SIZES]
 
 
-# --- which units are left --------------------------------------------------------------------------------------------
+# --- which units are left -----------------------------------------------------------------------------------
 
 
 def _units_left(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], group: Group, known: Mapping[str, Tensor]
 ) -> Tensor:
-    """Mask, (units,), of the original's units that the pruned model has, guessed in order of likeness of weights."""
+    """Mask, (units,), of the original's units that the pruned model has, guessed in order of likeness of
+    weights.
+    """
     count = _count_left(graph, coupling, small, group)
     if count == group.units:
         return torch.ones(group.units, dtype=torch.bool)
@@ -106,7 +119,9 @@ def _units_left(
         ours, theirs = _rows(graph, coupling, small, slot.tensor, slot.axis, known)
         if ours is not None and theirs is not None:
             own = ours.reshape(group.units, -1)
-            cost += torch.cdist(own, theirs.reshape(count, -1)).square() / own.square().mean().clamp(min=1e-30)
+            cost += torch.cdist(own, theirs.reshape(count, -1)).square() / own.square().mean().clamp(
+                min=1e-30
+            )
     return _aligned(cost)
 
 
@@ -121,7 +136,8 @@ def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], g
         gone, rest = divmod(size - small[slot.tensor].shape[slot.axis], width)
         if rest or not 0 <= gone < group.units:
             raise InputError(
-                f"{slot.tensor}: axis {slot.axis} has {size - gone * width - rest} indices in the pruned model and "
+                f"{slot.tensor}: axis {slot.axis} has {size - gone * width - rest} indices in the pruned "
+                "model and "
                 f"{size} in the original, which is no whole number of units of {group.name}"
             )
         return group.units - gone
@@ -129,9 +145,16 @@ def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], g
 
 
 def _rows(
-    graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], name: str, axis: int, known: Mapping[str, Tensor]
+    graph: Graph,
+    coupling: Coupling,
+    small: Mapping[str, Tensor],
+    name: str,
+    axis: int,
+    known: Mapping[str, Tensor],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The tensor in both models with `axis` first, and of the other axes what both have; None where that is unknown."""
+    """The tensor in both models with `axis` first, and of the other axes what both have; None where that is
+    unknown.
+    """
     ours, theirs = _precise(graph.tensors[name]), _precise(small[name])
     if not ours.is_floating_point() or ours.ndim != theirs.ndim:
         return None, None
@@ -156,7 +179,9 @@ def shrunk_mask(graph: Graph, coupling: Coupling, name: str, alive: Mapping[str,
 
 
 def _aligned(cost: Tensor) -> Tensor:
-    """The rows, in order, that together cost least when each column takes one: mask (rows,). Dynamic programming."""
+    """The rows, in order, that together cost least when each column takes one: mask (rows,). Dynamic
+    programming.
+    """
     table = cost.numpy()
     rows, columns = table.shape
     best = np.full((rows + 1, columns + 1), np.inf)
@@ -171,13 +196,15 @@ def _aligned(cost: Tensor) -> Tensor:
     return mask
 
 
-# --- full size -------------------------------------------------------------------------------------------------------
+# --- full size ----------------------------------------------------------------------------------------------
 
 
 def _full_size(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The pruned tensors at the places of the units that are left; elsewhere the original's, unread by any consumer."""
+    """The pruned tensors at the places of the units that are left; elsewhere the original's, unread by any
+    consumer.
+    """
     full = {name: _precise(tensor).clone() for name, tensor in graph.tensors.items()}
     for name, tensor in small.items():
         masks = shrunk_mask(graph, coupling, name, alive)
@@ -190,12 +217,15 @@ def _full_size(
     return full
 
 
-def _check_outputs(graph: Graph, full: Mapping[str, Tensor], pruned: Graph, samples: Sequence[Tensor]) -> None:
+def _check_outputs(
+    graph: Graph, full: Mapping[str, Tensor], pruned: Graph, samples: Sequence[Tensor]
+) -> None:
     ours = run(graph, samples, full, dtype=torch.float64)
     theirs = run(pruned, samples, dtype=torch.float64)
     for a, b in zip(ours, theirs, strict=True):
         if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=_TOLERANCE, atol=_TOLERANCE):
             raise InputError(
-                "the pruned model does not compute what its tensors compute in the original's graph; certify needs an "
+                "the pruned model does not compute what its tensors compute in the original's graph; certify "
+                "needs an "
                 "original and its own pruned form, both from secateur"
             )

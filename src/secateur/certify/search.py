@@ -1,6 +1,8 @@
-"""The empirical partner of a certificate: points of the input set where outputs differ most, and decisions too.
+"""The empirical partner of a certificate: points of the input set where outputs differ most, and decisions
+too.
 
-Ascent along the sign of the gradient with falling steps, in float64, on both networks in one graph. All iterates count.
+Ascent along the sign of the gradient with falling steps, in float64, on both networks in one graph. All
+iterates count.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ class Found:
 
     drift: Tensor  # (N,), the largest |g − f| of an output
     disagree: Tensor | None = None  # (N, positions), bool: somewhere the two decide differently
-    flips_first: Tensor | None = None  # (N, positions), bool: somewhere f decides otherwise than at the centre
+    # (N, positions), bool: somewhere f decides otherwise than at the centre
+    flips_first: Tensor | None = None
     flips_second: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A batch that went through a network, with gradients: its outputs, and the value from which decisions are read."""
+    """A batch that went through a network, with gradients: its outputs, and the value from which decisions
+    are read.
+    """
 
     count: int  # of samples; an output may have lost the axis of a single one
     outputs: list[Tensor]
@@ -61,7 +66,9 @@ def search(
     steps: int,
     generator: torch.Generator,
 ) -> Found:
-    """Ascend the drift and descend the margins of f and of g, from random points of each box, (N, …) per input."""
+    """Ascend the drift and descend the margins of f and of g, from random points of each box, (N, …) per
+    input.
+    """
 
     def both(points: Sequence[Tensor]) -> tuple[Passed, Passed]:
         first, second = (Passed.of(networks, t, points, decision) for t in (networks.first, networks.second))
@@ -101,7 +108,12 @@ class _Shown:
 
     def note(self, f: Passed, g: Passed) -> None:
         old, drift = self.found, torch.maximum(self.found.drift, _distance(f, g).detach())
-        if self.decision is None or old.disagree is None or old.flips_first is None or old.flips_second is None:
+        if (
+            self.decision is None
+            or old.disagree is None
+            or old.flips_first is None
+            or old.flips_second is None
+        ):
             self.found = Found(drift)
             return
         a, b = self.decision.classes(f.value), self.decision.classes(g.value)
@@ -114,7 +126,9 @@ class _Shown:
         )
 
     def margin(self, goal: str, f: Passed, g: Passed) -> Tensor:
-        """What falls as f (g) comes nearer to another decision than at the centre, negated; of many, the nearest."""
+        """What falls as f (g) comes nearer to another decision than at the centre, negated; of many, the
+        nearest.
+        """
         assert self.decision is not None
         value, classes = (f.value, self.centres[0]) if goal == "first" else (g.value, self.centres[1])
         return -self.decision.margins(value, classes).amin(1)

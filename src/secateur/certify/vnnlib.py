@@ -1,4 +1,6 @@
-"""A claim about the drift g(x) − f(x) as a task for any verifier of neural networks: a network and a property."""
+"""A claim about the drift g(x) − f(x) as a task for any verifier of neural networks: a network and a
+property.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +35,11 @@ def write_vnnlib(
 ) -> None:
     """Write `<path>.onnx`, the network x ↦ g(x) − f(x) in float32, and `<path>.vnnlib`, the claim's negation.
 
-    The claim: for every x between `lower` and `upper`, the drift is between `drift_lower` and `drift_upper` (all of the
-    shape of one sample). The property, in VNN-LIB 1.0 (https://www.vnnlib.org), asks for an x in the box at which some
-    output reaches or passes a bound, so a verifier's `unsat` proves the claim. Numbers are written exactly. Networks
-    of one input and one output; `example` gives their shapes. Needs `onnx` and `onnxscript` (the extra `onnx`).
+    The claim: for every x between `lower` and `upper`, the drift is between `drift_lower` and `drift_upper`
+    (all of the shape of one sample). The property, in VNN-LIB 1.0 (https://www.vnnlib.org), asks for an x in
+    the box at which some output reaches or passes a bound, so a verifier's `unsat` proves the claim. Numbers
+    are written exactly. Networks of one input and one output; `example` gives their shapes. Needs `onnx` and
+    `onnxscript` (the extra `onnx`).
     """
     require_packages("onnx", "onnxscript")
     check_fit(original)
@@ -69,19 +72,27 @@ def write_claim(
     """
     if len(certificate.lower) != 1:
         raise InputError(
-            f"VNN-LIB holds one claim, the certificate makes {len(certificate.lower)}: certify one input, or the box"
+            f"VNN-LIB holds one claim, the certificate makes {len(certificate.lower)}: certify one input, or "
+            "the box"
         )
     sample = example[0][0]
     low, high = (
-        torch.as_tensor(end, dtype=torch.float64).expand(sample.shape) for end in certificate.input_set.input_bounds
+        torch.as_tensor(end, dtype=torch.float64).expand(sample.shape)
+        for end in certificate.input_set.input_bounds
     )
     eps = certificate.input_set.eps
     if eps is not None and inputs is not None:
-        low, high = torch.maximum(inputs[0].double() - eps, low), torch.minimum(inputs[0].double() + eps, high)
+        low, high = (
+            torch.maximum(inputs[0].double() - eps, low),
+            torch.minimum(inputs[0].double() + eps, high),
+        )
     first, second = map(as_module, (original, pruned))
     with torch.no_grad():
         shape = first(example[0][:1].float()).shape
-    claim = (torch.tensor(ends, dtype=torch.float64).reshape(shape) for ends in (certificate.lower, certificate.upper))
+    claim = (
+        torch.tensor(ends, dtype=torch.float64).reshape(shape)
+        for ends in (certificate.lower, certificate.upper)
+    )
     write_vnnlib(path, first, second, example, low, high, *claim)
 
 
@@ -96,7 +107,8 @@ class Drift(nn.Module):
         f, g = self.original(x), self.pruned(x)
         if not isinstance(f, Tensor) or not isinstance(g, Tensor) or f.shape != g.shape:
             raise InputError(
-                f"both networks must give one tensor of the same shape, they give {_described(f)} and {_described(g)}"
+                f"both networks must give one tensor of the same shape, they give {_described(f)} and "
+                f"{_described(g)}"
             )
         return g - f
 
@@ -108,7 +120,9 @@ def _described(value: object) -> str:
 def _flat(name: str, bound: Tensor, like: Tensor) -> Tensor:
     """A bound in float64, one number for each feature of the batch of one `like`."""
     if bound.shape not in (like.shape, like.shape[1:]):
-        raise InputError(f"{name} has shape {tuple(bound.shape)}; give one of one sample, {tuple(like.shape[1:])}")
+        raise InputError(
+            f"{name} has shape {tuple(bound.shape)}; give one of one sample, {tuple(like.shape[1:])}"
+        )
     if not bool(torch.isfinite(bound).all()):
         raise InputError(f"{name} is not finite everywhere; VNN-LIB has no way to write that")
     return bound.detach().to("cpu", torch.float64).flatten()
@@ -130,8 +144,9 @@ def _lines(box: tuple[Tensor, Tensor], claim: tuple[Tensor, Tensor]) -> Iterator
 
 
 def _decimals(values: Tensor) -> list[str]:
-    """Every digit of each number, without an exponent, which the format's grammar does not know; signs as verifiers
-    read them, −x in one word."""
+    """Every digit of each number, without an exponent, which the format's grammar does not know; signs as
+    verifiers read them, −x in one word.
+    """
     written = [f"{Decimal(value):f}" for value in values.tolist()]
     return [text if "." in text else f"{text}.0" for text in written]
 

@@ -40,19 +40,22 @@ Pruned = Annotated[
     str,
     Argument(
         metavar="PRUNED",
-        help="Pruned form of MODEL: a .pt2 file, an .onnx file, or package.module:function. Other models are refused.",
+        help="Pruned form of MODEL: a .pt2 file, an .onnx file, or package.module:function. Other models are "
+        "refused.",
     ),
 ]
 
-# --- common ----------------------------------------------------------------------------------------------------------
+# --- common -------------------------------------------------------------------------------------------------
 
 Data = Annotated[
     Path | None,
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="Images to prove something about: a folder, an .npy file, or an .npz file with the array images (uint8, "
-        "or floats in the range of --input-bounds); needs --eps. With the array labels too (class numbers), only "
+        help="Images to prove something about: a folder, an .npy file, or an .npz file with the array images "
+        "(uint8, "
+        "or floats in the range of --input-bounds); needs --eps. With the array labels too (class numbers), "
+        "only "
         "correctly classified images count as stable. "
         "Default: the proof is about every input in --input-bounds.",
     ),
@@ -62,7 +65,8 @@ Eps = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=COMMON,
-        help="Radius of the L∞ ball around each image of --data: how far each pixel may move, in the units of "
+        help="Radius of the L∞ ball around each image of --data: how far each pixel may move, in the units "
+        "of "
         "--input-bounds, e.g. 0.01. Wide balls give weak bounds.",
     ),
 ]
@@ -80,7 +84,8 @@ MethodOption = Annotated[
         "--method",
         metavar="NAME",
         rich_help_panel=COMMON,
-        help="How bounds are computed. linear: linear bounds on both models together, tighter; interval: interval "
+        help="How bounds are computed. linear: linear bounds on both models together, tighter; interval: "
+        "interval "
         "arithmetic, much faster and looser.",
     ),
 ]
@@ -89,7 +94,8 @@ AttackSteps = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=COMMON,
-        help="Steps of a gradient search for real inputs with a large change, to compare the proved bound with. 0: no "
+        help="Steps of a gradient search for real inputs with a large change, to compare the proved bound "
+        "with. 0: no "
         "search.",
     ),
 ]
@@ -99,7 +105,8 @@ Check = Annotated[
         "--check",
         metavar="CERTIFICATE",
         rich_help_panel=COMMON,
-        help="Check that an existing certificate (.json) is about MODEL, PRUNED and the images of --data, instead of "
+        help="Check that an existing certificate (.json) is about MODEL, PRUNED and the images of --data, "
+        "instead of "
         "making one. Radius, bounds and normalisation are those of the certificate.",
     ),
 ]
@@ -108,7 +115,8 @@ Prove = Annotated[
     Option(
         "--prove",
         rich_help_panel=COMMON,
-        help="With --check: compute all bounds again, too, and compare. Takes as long as making the certificate did.",
+        help="With --check: compute all bounds again, too, and compare. Takes as long as making the "
+        "certificate did.",
     ),
 ]
 PrunedWeights = Annotated[
@@ -120,7 +128,7 @@ PrunedWeights = Annotated[
     ),
 ]
 
-# --- output and other ------------------------------------------------------------------------------------------------
+# --- output and other ---------------------------------------------------------------------------------------
 
 CertificateFile = Annotated[
     Path | None,
@@ -137,7 +145,8 @@ Vnnlib = Annotated[
     Option(
         metavar="PREFIX",
         rich_help_panel=OUTPUT,
-        help="Write the claim as a task for other verifiers: PREFIX.onnx and PREFIX.vnnlib (VNN-LIB 1.0). One claim "
+        help="Write the claim as a task for other verifiers: PREFIX.onnx and PREFIX.vnnlib (VNN-LIB 1.0). "
+        "One claim "
         "only: without --data, or with --samples 1. Needs the packages onnx and onnxscript.",
     ),
 ]
@@ -173,7 +182,8 @@ def certify_command(
 ) -> None:
     """Prove how far the outputs of a pruned model can be from those of its original.
 
-    The bounds hold for every input within --eps of the images of --data, or for every input in --input-bounds.
+    The bounds hold for every input within --eps of the images of --data, or for every input in
+    --input-bounds.
     """
     from secateur import outputs
     from secateur.certify.vnnlib import write_claim
@@ -184,7 +194,8 @@ def certify_command(
     if check is not None:
         if any(given is not None for given in (eps, output, vnnlib, input_bounds, mean, std, normalize)):
             raise InputError(
-                "--check: radius, bounds and normalisation are those of the certificate, and nothing is written; leave "
+                "--check: radius, bounds and normalisation are those of the certificate, and nothing is "
+                "written; leave "
                 "--eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
             )
         given = inputs_from(original, shapes=example_shape)
@@ -194,7 +205,9 @@ def certify_command(
     if prove:
         raise InputError("--prove goes with --check CERTIFICATE")
     if (data is None) != (eps is None):
-        raise InputError("--data and --eps belong together; without them, the certificate is about the whole input box")
+        raise InputError(
+            "--data and --eps belong together; without them, the certificate is about the whole input box"
+        )
     if samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
     writes = [outputs.Output("--output", output, outputs.CERTIFICATE)] if output is not None else []
@@ -261,8 +274,12 @@ def _check(
             raise InputError(f"{data} holds {len(images):,} images; the certificate needs {max(rows) + 1:,}")
         images, labels = images[list(rows)], None if labels is None else labels[list(rows)]
     labels = labels if certificate.input_set.labels else None
-    example = (images[:2],) if images is not None and not given.example_shape else example_from(original, given)
-    check_certificate(certificate, original, pruned, example, inputs=images, labels=labels, prove=prove, progress=True)
+    example = (
+        (images[:2],) if images is not None and not given.example_shape else example_from(original, given)
+    )
+    check_certificate(
+        certificate, original, pruned, example, inputs=images, labels=labels, prove=prove, progress=True
+    )
     if as_json:
         print_json({"certificate": str(path), "belongs": True, "proved": prove})
         return

@@ -1,5 +1,7 @@
-"""typer's commands, but for three things: options are shown in groups (`rich_help_panel`, here in plain text), what is
-missing is said before any value is converted (which imports pydantic), and torch is imported before the work begins."""
+"""typer's commands, but for three things: options are shown in groups (`rich_help_panel`, here in plain
+text), what is missing is said before any value is converted (which imports pydantic), and torch is imported
+before the work begins.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class Command(TyperCommand):
                 name = " / ".join(param.opts) if param.param_type_name == "option" else param.metavar
                 ctx.fail(f"Missing {param.param_type_name} {name}. {getattr(param, 'help', '')}")
         if rest:
-            ctx.fail(f"Unexpected argument {printable(rest[0])!r}: an option takes the one value that follows it.")
+            ctx.fail(
+                f"Unexpected argument {printable(rest[0])!r}: an option takes the one value that follows it."
+            )
 
     def _known_to_completion(self, ctx: Any, given: dict[str, Any], rest: list[str]) -> list[str]:
         """The shell asks what may come next: for that, text will do as it is."""
@@ -65,7 +69,9 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for param in self.get_params(ctx):
-            if getattr(param, "is_flag", False) and param.default is None:  # typer's own: --help, --show-completion
+            if (
+                getattr(param, "is_flag", False) and param.default is None
+            ):  # typer's own: --help, --show-completion
                 param.default = False
         return super().parse_args(ctx, args)
 

@@ -40,8 +40,9 @@ _LONGEST = 400  # characters of an unexpected error
 _HELP = """Make pre-trained neural networks smaller, without training data and without retraining.
 
 `secateur COMMAND -h` describes a command. A first try: secateur prune net.onnx -o small.onnx"""
-_EPILOG = """Results go to stdout, progress and messages to stderr. Exit codes: 0 done; 1 failed, and the message says
-what to do; 2 wrong usage; 3 the target was missed or a budget stopped the pruning; 70 a fault in secateur."""
+_EPILOG = """Results go to stdout, progress and messages to stderr. Exit codes: 0 done; 1 failed, and the
+message says what to do; 2 wrong usage; 3 the target was missed or a budget stopped the pruning; 70 a fault in
+secateur."""
 
 app = typer.Typer(
     cls=Group,
@@ -68,7 +69,9 @@ def _without_command(
 
 
 def main() -> None:
-    """Run the command. Expected failures are one message on stderr and an exit code; a traceback only with --debug."""
+    """Run the command. Expected failures are one message on stderr and an exit code; a traceback only with
+    --debug.
+    """
     catch_interrupts()
     warnings.showwarning = _warn
     _open_streams()
@@ -87,7 +90,11 @@ def main() -> None:
         _fail(error, FAILED, f"the system refuses: {error.strerror or error}")
     except Exception as error:
         if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # the latter is torch's
-            _fail(error, FAILED, "out of memory; nothing was written. Take fewer --samples, or a machine with more")
+            _fail(
+                error,
+                FAILED,
+                "out of memory; nothing was written. Take fewer --samples, or a machine with more",
+            )
         told = f"{type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]}"
         _fail(error, FAULT, f"{told}. This is a fault in secateur; --debug shows where. Please report it")
 

@@ -36,15 +36,17 @@ ATTACKS = "Adversarial attacks (accuracy or agreement that is left)"
 CORRUPTIONS = "Corruptions"
 LATENCY = "Latency"
 
-# --- common ----------------------------------------------------------------------------------------------------------
+# --- common -------------------------------------------------------------------------------------------------
 
 Data = Annotated[
     Path,
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="Images to measure on: a folder, an .npy file, or an .npz file with the array images (uint8, or floats in "
-        "the range of --input-bounds) and, if there are any, labels (class numbers). Without labels, give --original.",
+        help="Images to measure on: a folder, an .npy file, or an .npz file with the array images (uint8, or "
+        "floats in "
+        "the range of --input-bounds) and, if there are any, labels (class numbers). Without labels, give "
+        "--original.",
     ),
 ]
 Original = Annotated[
@@ -52,7 +54,8 @@ Original = Annotated[
     Option(
         metavar="MODEL",
         rich_help_panel=COMMON,
-        help="Model before pruning, in any form that MODEL has. Adds its results for comparison, and agreement: the "
+        help="Model before pruning, in any form that MODEL has. Adds its results for comparison, and "
+        "agreement: the "
         "share of images that both models predict alike. Needed if --data holds no labels.",
     ),
 ]
@@ -77,10 +80,13 @@ TopK = Annotated[
     Option(
         metavar="K",
         rich_help_panel=COMMON,
-        help="Count a prediction as right if the label is among the K largest outputs. Repeatable. Default: 1.",
+        help="Count a prediction as right if the label is among the K largest outputs. Repeatable. Default: "
+        "1.",
     ),
 ]
-PerClass = Annotated[bool, Option("--per-class", rich_help_panel=COMMON, help="Also show the accuracy of each class.")]
+PerClass = Annotated[
+    bool, Option("--per-class", rich_help_panel=COMMON, help="Also show the accuracy of each class.")
+]
 BatchSize = Annotated[
     int,
     Option(
@@ -90,19 +96,26 @@ BatchSize = Annotated[
     ),
 ]
 
-# --- attacks, corruptions, latency -----------------------------------------------------------------------------------
+# --- attacks, corruptions, latency --------------------------------------------------------------------------
 
-_RADIUS = "Radius (how far a pixel may move, in the units of --input-bounds; see --norm), e.g. 0.01. Repeatable."
+_RADIUS = (
+    "Radius (how far a pixel may move, in the units of --input-bounds; see --norm), e.g. 0.01. Repeatable."
+)
 Fgsm = Annotated[
     list[float] | None,
-    Option(metavar="RADIUS", rich_help_panel=ATTACKS, help=f"FGSM: one gradient step; fast and weak. {_RADIUS}"),
+    Option(
+        metavar="RADIUS", rich_help_panel=ATTACKS, help=f"FGSM: one gradient step; fast and weak. {_RADIUS}"
+    ),
 ]
 Pgd = Annotated[
     list[float] | None,
     Option(metavar="RADIUS", rich_help_panel=ATTACKS, help="PGD: --pgd-steps gradient steps. Repeatable."),
 ]
 PgdSteps = Annotated[
-    int, Option(metavar="NUMBER", rich_help_panel=ATTACKS, help="Gradient steps of PGD. More is stronger and slower.")
+    int,
+    Option(
+        metavar="NUMBER", rich_help_panel=ATTACKS, help="Gradient steps of PGD. More is stronger and slower."
+    ),
 ]
 Apgd = Annotated[
     list[float] | None,
@@ -118,7 +131,8 @@ AutoAttack = Annotated[
         "--autoattack",
         metavar="RADIUS",
         rich_help_panel=ATTACKS,
-        help="AutoAttack, the standard set of four attacks. Very slow. Needs: pip install pyautoattack. Repeatable.",
+        help="AutoAttack, the standard set of four attacks. Very slow. Needs: pip install pyautoattack. "
+        "Repeatable.",
     ),
 ]
 NormOption = Annotated[
@@ -134,7 +148,8 @@ LossOption = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=ATTACKS,
-        help="Loss that PGD and APGD increase. ce: cross-entropy; margin: of the logits; dlr: the margin, rescaled (3 "
+        help="Loss that PGD and APGD increase. ce: cross-entropy; margin: of the logits; dlr: the margin, "
+        "rescaled (3 "
         "classes or more).",
     ),
 ]
@@ -153,7 +168,8 @@ CorruptionOption = Annotated[
         metavar="KIND[:STRENGTH]",
         rich_help_panel=CORRUPTIONS,
         help=f"Accuracy on corrupted images: {listed(Corruption)}. With a strength, e.g. "
-        "gaussian_noise:0.1 (share of the input range; blur: pixels; contrast: share that is lost), else at three "
+        "gaussian_noise:0.1 (share of the input range; blur: pixels; contrast: share that is lost), else at "
+        "three "
         "strengths. Repeatable.",
     ),
 ]
@@ -222,7 +238,8 @@ def evaluate_command(
     ball, climbed = cast("norms.Norm", norm.value), cast("losses.Loss", loss.value)
     attacks: list[Attack] = [secateur.FGSM(eps, ball) for eps in fgsm or ()]
     attacks += [
-        secateur.PGD(eps, steps=pgd_steps, restarts=restarts, seed=seed, norm=ball, loss=climbed) for eps in pgd or ()
+        secateur.PGD(eps, steps=pgd_steps, restarts=restarts, seed=seed, norm=ball, loss=climbed)
+        for eps in pgd or ()
     ]
     attacks += [secateur.APGD(eps, ball, climbed, restarts=restarts, seed=seed) for eps in apgd or ()]
     attacks += [secateur.AutoAttack(eps, ball, seed=seed) for eps in autoattack or ()]
@@ -231,7 +248,8 @@ def evaluate_command(
     arrays = data_from(data, loaded, given, samples)
     if "labels" not in arrays and original is None:
         raise InputError(
-            f"{data} holds no labels; give --original, the model before pruning, or an .npz file with the arrays "
+            f"{data} holds no labels; give --original, the model before pruning, or an .npz file with the "
+            "arrays "
             "images and labels (sub-folders are not taken for labels)"
         )
     report = secateur.evaluate(

@@ -28,8 +28,9 @@ def init_command(
 ) -> None:
     """Write a first settings file next to a model, for you to check.
 
-    The file, net.yaml for net.onnx, says what the model takes: shapes, range and normalisation. All commands read it.
-    Where nothing tells the normalisation, the likeliest is written down, guessed from the model itself.
+    The file, net.yaml for net.onnx, says what the model takes: shapes, range and normalisation. All commands
+    read it. Where nothing tells the normalisation, the likeliest is written down, guessed from the model
+    itself.
     """
     from secateur.arguments import PATH, parsed
     from secateur.cli.reading import example_from, inputs_from, model_from
@@ -41,7 +42,9 @@ def init_command(
 
     path = beside(parsed("MODEL", model, PATH))
     if ":" in path.name:
-        raise InputError(f"{model}: a settings file stands next to a file; export the model to .pt2 or .onnx first")
+        raise InputError(
+            f"{model}: a settings file stands next to a file; export the model to .pt2 or .onnx first"
+        )
     if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; edit it, or replace it with --overwrite")
     settings = () if example_shape is None else tuple(example_shape)
@@ -83,7 +86,9 @@ _OPEN = (
 def _normalisation(mean: Sequence[float], std: Sequence[float]) -> list[str]:
     if not mean:
         return ["normalize: none"]
-    return [f"{name}: [{', '.join(f'{x!r}' for x in values)}]" for name, values in (("mean", mean), ("std", std))]
+    return [
+        f"{name}: [{', '.join(f'{x!r}' for x in values)}]" for name, values in (("mean", mean), ("std", std))
+    ]
 
 
 def _shape(x: Tensor) -> str:

@@ -16,8 +16,8 @@ def inspect_command(
 ) -> None:
     """Show what can be pruned, what cannot, and why.
 
-    Lists groups of units (neurons, channels, attention heads) that can only be removed together, and the weights that
-    make and read them. A pinned group stays whole, for the reason given. Changes nothing.
+    Lists groups of units (neurons, channels, attention heads) that can only be removed together, and the
+    weights that make and read them. A pinned group stays whole, for the reason given. Changes nothing.
     """
     from secateur import explain
     from secateur.cli.reading import example_from, inputs_from, model_from

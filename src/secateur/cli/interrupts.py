@@ -1,4 +1,6 @@
-"""Ctrl-C and the like: the end at once while libraries are imported, an exception that cleans up once work begins."""
+"""Ctrl-C and the like: the end at once while libraries are imported, an exception that cleans up once work
+begins.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def catch_interrupts() -> None:
 
 
 def import_torch() -> None:
-    """Takes seconds; an exception in the midst of it would leave torch half-imported, or be swallowed by its C++."""
+    """Takes seconds; an exception in the midst of it would leave torch half-imported, or be swallowed by its
+    C++.
+    """
     global _begun
     import torch  # noqa: F401
 

@@ -1,13 +1,19 @@
-"""Names that options offer, without the libraries behind them: a test holds them against the library's own tables."""
+"""Names that options offer, without the libraries behind them: a test holds them against the library's own
+tables.
+"""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
 Method = StrEnum("Method", "reconstruct saliency impact stochastic scale scaled_merging folding ridge exact")
-Surrogate = StrEnum("Surrogate", "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture auto")
+Surrogate = StrEnum(
+    "Surrogate", "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture auto"
+)
 Allocation = StrEnum("Allocation", "uniform global")
-Head = StrEnum("Head", "auto logits probabilities binary_logit binary_probability multi_label multi_label_logits none")
+Head = StrEnum(
+    "Head", "auto logits probabilities binary_logit binary_probability multi_label multi_label_logits none"
+)
 Norm = StrEnum("Norm", "linf l2")
 Loss = StrEnum("Loss", "ce margin dlr")
 Corruption = StrEnum("Corruption", "gaussian_noise gaussian_blur contrast")

@@ -1,7 +1,8 @@
 """Arguments and options that several commands take. What a single command takes stands above its function.
 
-A new option is a type here or there, and a parameter of the function. Its help text says what it is, its format and
-default, and what happens if it is wrong or missing; its `rich_help_panel` is the group of the help that shows it.
+A new option is a type here or there, and a parameter of the function. Its help text says what it is, its
+format and default, and what happens if it is wrong or missing; its `rich_help_panel` is the group of the help
+that shows it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ Model = Annotated[
     str,
     Argument(
         metavar="MODEL",
-        help="Model to read: a .pt2 file (torch.export), an .onnx file, or package.module:function, where the function "
+        help="Model to read: a .pt2 file (torch.export), an .onnx file, or package.module:function, where "
+        "the function "
         "returns an nn.Module (its weights: --weights).",
     ),
 ]
@@ -32,7 +34,8 @@ ModelOutput = Annotated[
         "-o",
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="File for the smaller model. The ending chooses the format: .pt2 (torch.export), .onnx, or .safetensors "
+        help="File for the smaller model. The ending chooses the format: .pt2 (torch.export), .onnx, or "
+        ".safetensors "
         "(weights only).",
     ),
 ]
@@ -41,12 +44,13 @@ Weights = Annotated[
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="Weights for package.module:function, a .safetensors file. Default: the weights that the function sets. "
+        help="Weights for package.module:function, a .safetensors file. Default: the weights that the "
+        "function sets. "
         "Files of models hold their own weights and refuse this option.",
     ),
 ]
 
-# --- inputs of the model ---------------------------------------------------------------------------------------------
+# --- inputs of the model ------------------------------------------------------------------------------------
 
 Shapes = Annotated[
     list[str] | None,
@@ -54,8 +58,10 @@ Shapes = Annotated[
         "--example-shape",
         metavar="SHAPE",
         rich_help_panel=INPUTS,
-        help="Shape of one input without the batch axis, e.g. 3,32,32; for integer inputs with the dtype, e.g. "
-        "16:int64. Repeat it if the model has several inputs. Default: the shape stored in the file; required where "
+        help="Shape of one input without the batch axis, e.g. 3,32,32; for integer inputs with the dtype, "
+        "e.g. "
+        "16:int64. Repeat it if the model has several inputs. Default: the shape stored in the file; "
+        "required where "
         "none is stored.",
     ),
 ]
@@ -65,8 +71,10 @@ InputBounds = Annotated[
         "--input-bounds",
         metavar="LOW,HIGH",
         rich_help_panel=INPUTS,
-        help="Smallest and largest legal input value, before --mean and --std are applied. Default: 0,1. Generated "
-        "inputs, attacks and proofs stay in this range: if it is wrong, accuracy suffers and results do not apply.",
+        help="Smallest and largest legal input value, before --mean and --std are applied. Default: 0,1. "
+        "Generated "
+        "inputs, attacks and proofs stay in this range: if it is wrong, accuracy suffers and results do not "
+        "apply.",
     ),
 ]
 Mean = Annotated[
@@ -74,7 +82,8 @@ Mean = Annotated[
     Option(
         metavar="NUMBERS",
         rich_help_panel=INPUTS,
-        help="Mean that training subtracted from each channel, e.g. 0.485,0.456,0.406, or one number for all. Default: "
+        help="Mean that training subtracted from each channel, e.g. 0.485,0.456,0.406, or one number for "
+        "all. Default: "
         "none. If it is missing or wrong, accuracy can collapse.",
     ),
 ]
@@ -83,7 +92,8 @@ Std = Annotated[
     Option(
         metavar="NUMBERS",
         rich_help_panel=INPUTS,
-        help="Standard deviation by which training divided each channel, e.g. 0.229,0.224,0.225, or one number for "
+        help="Standard deviation by which training divided each channel, e.g. 0.229,0.224,0.225, or one "
+        "number for "
         "all. Default: none. If it is missing or wrong, accuracy can collapse.",
     ),
 ]
@@ -92,8 +102,10 @@ Normalize = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=INPUTS,
-        help="Mean and standard deviation by name, in place of --mean and --std: imagenet, cifar10, minus1to1 (0.5 and "
-        "0.5), or none for a model that takes images as they are. Default: none. `secateur prune` warns if another one "
+        help="Mean and standard deviation by name, in place of --mean and --std: imagenet, cifar10, "
+        "minus1to1 (0.5 and "
+        "0.5), or none for a model that takes images as they are. Default: none. `secateur prune` warns if "
+        "another one "
         "fits the model better.",
     ),
 ]
@@ -103,14 +115,17 @@ HeadOption = Annotated[
         "--head",
         metavar="NAME",
         rich_help_panel=INPUTS,
-        help="How outputs become a prediction. logits, probabilities: the largest output wins; binary_logit: yes above "
-        "0; binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a yes or no of its own; "
-        "none: no prediction, a regression; auto: inferred from the model's last layers. If it is wrong, accuracy and "
+        help="How outputs become a prediction. logits, probabilities: the largest output wins; binary_logit: "
+        "yes above "
+        "0; binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a yes or no "
+        "of its own; "
+        "none: no prediction, a regression; auto: inferred from the model's last layers. If it is wrong, "
+        "accuracy and "
         "agreement are counted wrongly.",
     ),
 ]
 
-# --- output and other ------------------------------------------------------------------------------------------------
+# --- output and other ---------------------------------------------------------------------------------------
 
 AsJson = Annotated[
     bool,
@@ -121,7 +136,8 @@ Overwrite = Annotated[
     Option(
         "--overwrite",
         rich_help_panel=OUTPUT,
-        help="Replace any existing file of that name. Without this, the command replaces only a file of the kind that "
+        help="Replace any existing file of that name. Without this, the command replaces only a file of the "
+        "kind that "
         "it writes, and stops before any work at other files.",
     ),
 ]

@@ -42,15 +42,17 @@ if TYPE_CHECKING:
 FIDELITY = "Fidelity (how closely the smaller model follows the original)"
 BUDGETS = "Budgets (pruning stops before it exceeds one, with exit code 3)"
 
-# --- common ----------------------------------------------------------------------------------------------------------
+# --- common -------------------------------------------------------------------------------------------------
 
 Remove = Annotated[
     str | None,
     Option(
         metavar="SHARE",
         rich_help_panel=COMMON,
-        help="How much to remove: 0.5 or 50% of the units (neurons, channels, attention heads) of every layer, "
-        "size=50% (or params=50%) of all parameters, or macs=50% of all multiply-accumulates. Default: 0.5; with "
+        help="How much to remove: 0.5 or 50% of the units (neurons, channels, attention heads) of every "
+        "layer, "
+        "size=50% (or params=50%) of all parameters, or macs=50% of all multiply-accumulates. Default: 0.5; "
+        "with "
         "--method exact, all that the outputs do not need.",
     ),
 ]
@@ -59,7 +61,8 @@ Faster = Annotated[
     Option(
         metavar="TIMES",
         rich_help_panel=COMMON,
-        help="In place of --remove: how many times fewer multiply-accumulates the model is to need, e.g. 2x. How much "
+        help="In place of --remove: how many times fewer multiply-accumulates the model is to need, e.g. 2x. "
+        "How much "
         "faster it then is depends on the runtime, and is measured at the end.",
     ),
 ]
@@ -68,9 +71,12 @@ MethodOption = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=COMMON,
-        help="How units are chosen, and how their removal is compensated. reconstruct: those that change the outputs "
-        "least; the layers that read them are solved for anew (most accurate). exact: only what the outputs do not "
-        "need at all. saliency, impact, stochastic: similar units are merged. scale: smallest weights go, nothing is "
+        help="How units are chosen, and how their removal is compensated. reconstruct: those that change the "
+        "outputs "
+        "least; the layers that read them are solved for anew (most accurate). exact: only what the outputs "
+        "do not "
+        "need at all. saliency, impact, stochastic: similar units are merged. scale: smallest weights go, "
+        "nothing is "
         "compensated. folding, ridge, scaled_merging: published methods, for comparison.",
     ),
 ]
@@ -79,7 +85,8 @@ Ignore = Annotated[
     Option(
         metavar="GLOB",
         rich_help_panel=COMMON,
-        help="Layers that stay whole, as a glob over layer names, e.g. 'head.*'. Repeatable. `secateur inspect` lists "
+        help="Layers that stay whole, as a glob over layer names, e.g. 'head.*'. Repeatable. `secateur "
+        "inspect` lists "
         "the names; a glob that matches none is an error.",
     ),
 ]
@@ -88,20 +95,23 @@ RoundTo = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=COMMON,
-        help="Keep a multiple of this number of units, e.g. 8. 1: any number. auto: numbers of channels that runtimes "
+        help="Keep a multiple of this number of units, e.g. 8. 1: any number. auto: numbers of channels that "
+        "runtimes "
         "compute fast; odd numbers can make a smaller model slower.",
     ),
 ]
 
-# --- fidelity --------------------------------------------------------------------------------------------------------
+# --- fidelity -----------------------------------------------------------------------------------------------
 
 SurrogateOption = Annotated[
     Surrogate,
     Option(
         metavar="NAME",
         rich_help_panel=FIDELITY,
-        help="Inputs that are generated from the model, in place of data. auto: what the model responds to best. "
-        "shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: optimised for the "
+        help="Inputs that are generated from the model, in place of data. auto: what the model responds to "
+        "best. "
+        "shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: optimised "
+        "for the "
         "model. bn_moments: noise with the statistics of batch norm. No effect with --calibration.",
     ),
 ]
@@ -110,8 +120,10 @@ Calibration = Annotated[
     Option(
         metavar="PATH",
         rich_help_panel=FIDELITY,
-        help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy file, or an "
-        ".npz file with the array images (uint8, or floats in the range of --input-bounds). They usually keep more "
+        help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy "
+        "file, or an "
+        ".npz file with the array images (uint8, or floats in the range of --input-bounds). They usually "
+        "keep more "
         "accuracy; a third of them is kept apart to judge the result.",
     ),
 ]
@@ -120,7 +132,8 @@ Samples = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=FIDELITY,
-        help="Generated inputs, or inputs of --calibration, to use; fewer if they do not fit into memory. Fewer are "
+        help="Generated inputs, or inputs of --calibration, to use; fewer if they do not fit into memory. "
+        "Fewer are "
         "faster and less accurate.",
     ),
 ]
@@ -129,7 +142,8 @@ AllocationOption = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=FIDELITY,
-        help="uniform: the same share of every layer. global: more of the layers where it changes the outputs less.",
+        help="uniform: the same share of every layer. global: more of the layers where it changes the "
+        "outputs less.",
     ),
 ]
 ParameterOption = Annotated[
@@ -137,7 +151,8 @@ ParameterOption = Annotated[
     Option(
         metavar="NAME=NUMBER",
         rich_help_panel=FIDELITY,
-        help="Parameter of --method, e.g. ridge=0.05 for reconstruct. Repeatable. The error for an unknown name lists "
+        help="Parameter of --method, e.g. ridge=0.05 for reconstruct. Repeatable. The error for an unknown "
+        "name lists "
         "those of the method.",
     ),
 ]
@@ -146,7 +161,8 @@ Step = Annotated[
     Option(
         metavar="SHARE",
         rich_help_panel=FIDELITY,
-        help="Largest share of a layer that is removed at a time, above 0 and up to 1; 1: all at once. Smaller is "
+        help="Largest share of a layer that is removed at a time, above 0 and up to 1; 1: all at once. "
+        "Smaller is "
         "slower. Default: 1 for reconstruct without budgets, else 0.0625.",
     ),
 ]
@@ -154,7 +170,8 @@ Recursive = Annotated[
     bool,
     Option(
         rich_help_panel=FIDELITY,
-        help="Whether a unit that others were merged into may be merged or receive others again. With --no-recursive "
+        help="Whether a unit that others were merged into may be merged or receive others again. With "
+        "--no-recursive "
         "at most half of a layer can go.",
     ),
 ]
@@ -163,19 +180,22 @@ ExactFirst = Annotated[
     Option(
         "--exact-first",
         rich_help_panel=FIDELITY,
-        help="First remove all units that the outputs do not need. They count towards --remove, and may be more.",
+        help="First remove all units that the outputs do not need. They count towards --remove, and may be "
+        "more.",
     ),
 ]
 
-# --- budgets ---------------------------------------------------------------------------------------------------------
+# --- budgets ------------------------------------------------------------------------------------------------
 
 MinAgreement = Annotated[
     float | None,
     Option(
         metavar="SHARE",
         rich_help_panel=BUDGETS,
-        help="Smallest share, from 0 to 1, of inputs that both models predict alike, e.g. 0.98; counted on inputs that "
-        "are not used otherwise: a third of --calibration, or generated ones. The last model within all budgets is "
+        help="Smallest share, from 0 to 1, of inputs that both models predict alike, e.g. 0.98; counted on "
+        "inputs that "
+        "are not used otherwise: a third of --calibration, or generated ones. The last model within all "
+        "budgets is "
         "written.",
     ),
 ]
@@ -200,7 +220,8 @@ MinCertifiedAgreement = Annotated[
     Option(
         metavar="SHARE",
         rich_help_panel=BUDGETS,
-        help="As --min-agreement, but proved for every input within --eps of those of --calibration; needs both. Slow.",
+        help="As --min-agreement, but proved for every input within --eps of those of --calibration; needs "
+        "both. Slow.",
     ),
 ]
 MaxCertifiedDrift = Annotated[
@@ -208,7 +229,8 @@ MaxCertifiedDrift = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=BUDGETS,
-        help="As --max-drift, but proved: for every input within --eps of these inputs, or without --eps for every "
+        help="As --max-drift, but proved: for every input within --eps of these inputs, or without --eps for "
+        "every "
         "input in --input-bounds. Slow.",
     ),
 ]
@@ -217,12 +239,13 @@ Eps = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=BUDGETS,
-        help="Radius for the two budgets that are proved (L∞): how far each input value may move, in the units of "
+        help="Radius for the two budgets that are proved (L∞): how far each input value may move, in the "
+        "units of "
         "--input-bounds, e.g. 0.01.",
     ),
 ]
 
-# --- output and other ------------------------------------------------------------------------------------------------
+# --- output and other ---------------------------------------------------------------------------------------
 
 RecipeFile = Annotated[
     Path | None,
@@ -230,7 +253,8 @@ RecipeFile = Annotated[
         "--recipe",
         metavar="PATH",
         rich_help_panel=OUTPUT,
-        help="File for the recipe, a .json file: what was removed, for `secateur replay`. Default: small.recipe.json "
+        help="File for the recipe, a .json file: what was removed, for `secateur replay`. Default: "
+        "small.recipe.json "
         "for -o small.onnx.",
     ),
 ]
@@ -334,13 +358,18 @@ def prune_command(
     example = example_from(loaded, given)
     if not given.declared and any(x.is_floating_point() for x in tensors_in(example)):
         low, high = given.input_bounds
-        say(f"inputs are taken to lie between {low:g} and {high:g}, not normalised (--input-bounds, --normalize)")
+        say(
+            f"inputs are taken to lie between {low:g} and {high:g}, not normalised (--input-bounds, "
+            "--normalize)"
+        )
     result = secateur.prune(loaded, example, **settings)
     with phase(f"writing {output}", True), written_together():
         secateur.save_model(output, result.model, example)
         result.recipe.save(recipe)
     timed = _timed(loaded, result, output, example) if time_it else None
-    inputs = options_for(("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize))
+    inputs = options_for(
+        ("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize)
+    )
     _print(result, model, output, recipe, timed, inputs, as_json)
     if result.stopped:
         raise Exit(TARGET_MISSED)
@@ -352,7 +381,12 @@ def options_for(*given: tuple[str, str | None]) -> str:
 
 
 def _checked_recipe(
-    model: str, weights: Path | None, calibration: Path | None, output: Path, recipe: Path | None, overwrite: bool
+    model: str,
+    weights: Path | None,
+    calibration: Path | None,
+    output: Path,
+    recipe: Path | None,
+    overwrite: bool,
 ) -> Path:
     """Where the recipe goes, if it and the other files that are written may be: before any work."""
     from secateur import outputs
@@ -427,7 +461,9 @@ def _timed(
     output: Path,
     example: tuple[Any, ...] | dict[str, Any],
 ) -> secateur.Latency | None:
-    """One sample before and after, where the result will run; on stderr, why not, or that it takes no less time."""
+    """One sample before and after, where the result will run; on stderr, why not, or that it takes no less
+    time.
+    """
     after = output if output.suffix.lower() == ".onnx" else result.model
     try:
         timed = secateur.latency(original, after, example)
@@ -437,7 +473,8 @@ def _timed(
     if not timed.fell:
         rounding = "" if str(result.recipe.request.round_to) == "16" else "--round-to 16, or "
         say(
-            f"one sample takes no less time in {timed.runtime} than before, {timed.before:.3g} → {timed.after:.3g} ms; "
+            f"one sample takes no less time in {timed.runtime} than before, {timed.before:.3g} → "
+            f"{timed.after:.3g} ms; "
             f"try {rounding}to remove more (--remove macs=…)"
         )
     return timed
@@ -478,7 +515,9 @@ def _sizes(model: str, output: Path) -> tuple[int, int] | None:
     return before, after
 
 
-def _as_json(result: secateur.Result, output: Path, recipe: Path, timed: secateur.Latency | None) -> dict[str, Any]:
+def _as_json(
+    result: secateur.Result, output: Path, recipe: Path, timed: secateur.Latency | None
+) -> dict[str, Any]:
     before, after = result.before, result.history[-1]
     return {
         "output": str(output),

@@ -1,4 +1,6 @@
-"""From options to what the library takes: models, their inputs. Imports torch: for the inside of functions."""
+"""From options to what the library takes: models, their inputs. Imports torch: for the inside of
+functions.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +30,9 @@ _DTYPES = (
 
 
 def model_from(source: str, weights: Path | None = None) -> nn.Module | ExportedProgram:
-    """The model. The current folder is searched for modules only where a factory is named: beside a model that someone
-    sent, an `onnx.py` would be run in place of the library."""
+    """The model. The current folder is searched for modules only where a factory is named: beside a model
+    that someone sent, an `onnx.py` would be run in place of the library.
+    """
     if ":" in source and not os.path.exists(source):
         sys.path.insert(0, "")
     return load_model(source, weights)
@@ -78,7 +81,9 @@ def _sample(text: str, value: float) -> Tensor:
     except ValueError:
         shape = [0]
     if any(size < 1 for size in shape) or dtype not in _DTYPES:
-        raise InputError(f"--example-shape {text}: write sizes as 3,32,32, with a type where needed as 16:int64")
+        raise InputError(
+            f"--example-shape {text}: write sizes as 3,32,32, with a type where needed as 16:int64"
+        )
     check_input(f"--example-shape {text}", (2, *shape), dtype)
     return torch.full((2, *shape), value if dtype.is_floating_point else 0, dtype=dtype)
 

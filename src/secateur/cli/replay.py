@@ -15,7 +15,8 @@ RecipeFile = Annotated[
     Path,
     Argument(
         metavar="RECIPE",
-        help="Recipe that `secateur prune` wrote, a .recipe.json file, with the .solved.safetensors file beside it if "
+        help="Recipe that `secateur prune` wrote, a .recipe.json file, with the .solved.safetensors file "
+        "beside it if "
         "there is one. It must belong to MODEL.",
     ),
 ]

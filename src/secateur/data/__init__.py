@@ -1,4 +1,6 @@
-"""Inputs as people have them, as tensors: files, folders of images, arrays, batches. Nothing here unpickles."""
+"""Inputs as people have them, as tensors: files, folders of images, arrays, batches. Nothing here
+unpickles.
+"""
 
 from secateur.data.load import load_data
 from secateur.data.tensors import as_tensors

@@ -1,4 +1,6 @@
-"""What `.npz` and `.npy` files have in common: headers are checked before anything is read; layouts and labels."""
+"""What `.npz` and `.npy` files have in common: headers are checked before anything is read; layouts and
+labels.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,9 @@ _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array in an open `.npy` file; `ValueError` for what is none, numpy's own limit on the
-    header's length among its reasons."""
+    """Shape and type of the array in an open `.npy` file; `ValueError` for what is none, numpy's own limit on
+    the header's length among its reasons.
+    """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, _, dtype = read(file)
@@ -39,7 +42,9 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception, writer: str) -> InputError:
-    """The error for an array file that numpy refuses; `writer` is the function of numpy that writes a right one."""
+    """The error for an array file that numpy refuses; `writer` is the function of numpy that writes a right
+    one.
+    """
     return InputError(
         f"cannot read the arrays of {path}: {error}. Write plain number arrays with numpy.{writer}; "
         "arrays of Python objects are pickles and are refused"
@@ -47,9 +52,13 @@ def unreadable(path: str | os.PathLike[str], error: Exception, writer: str) -> I
 
 
 def images_of(array: NDArray[Any], where: str, shape: tuple[int, ...] | None) -> Tensor:
-    """Images (n, …) as uint8 or float32, in the layout of `shape` where that is one of those that an array may have."""
+    """Images (n, …) as uint8 or float32, in the layout of `shape` where that is one of those that an array
+    may have.
+    """
     if array.ndim < 2 or not len(array):
-        raise InputError(f"{where} has shape {array.shape}: axis 0 must be the samples, with at least one more axis")
+        raise InputError(
+            f"{where} has shape {array.shape}: axis 0 must be the samples, with at least one more axis"
+        )
     if np.issubdtype(array.dtype, np.floating):
         return laid_out(torch.from_numpy(np.require(array, np.float32, ("C", "W"))), shape)
     if array.dtype != np.uint8:
@@ -76,10 +85,14 @@ def labels_of(array: NDArray[Any], where: str) -> Tensor:
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise InputError(f"{where} has shape {array.shape}: give one class number per sample (argmax of one-hot rows)")
+        raise InputError(
+            f"{where} has shape {array.shape}: give one class number per sample (argmax of one-hot rows)"
+        )
     whole = np.issubdtype(array.dtype, np.integer) or array.dtype == np.bool_
     if not whole and not (np.issubdtype(array.dtype, np.floating) and bool((array == np.floor(array)).all())):
-        raise InputError(f"{where} holds values of type {array.dtype} that are not whole numbers: give class numbers")
+        raise InputError(
+            f"{where} holds values of type {array.dtype} that are not whole numbers: give class numbers"
+        )
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -20,7 +20,9 @@ from secateur.errors import InputError, SecateurWarning
 def read_folder(
     path: str | os.PathLike[str], shape: tuple[int, ...] | None = None, limit: int | None = None
 ) -> dict[str, Tensor]:
-    """`images` of all image files in and below the folder, or of `limit` of them, evenly over the sorted list."""
+    """`images` of all image files in and below the folder, or of `limit` of them, evenly over the sorted
+    list.
+    """
     require_pillow()
     folder = Path(path)
     names = _names(folder)
@@ -43,11 +45,14 @@ def read_folder(
             _check_total(folder, len(chosen), found[0].shape)
         elif found[-1].shape != found[0].shape:
             raise InputError(
-                f"{folder}: images of shapes {found[0].shape} and {found[-1].shape} ({name}); give the shape that the "
+                f"{folder}: images of shapes {found[0].shape} and {found[-1].shape} ({name}); give the shape "
+                "that the "
                 "model takes (--example-shape 3,224,224), to which they are scaled and cropped"
             )
     if not found:
-        raise InputError(f"{folder} holds no image that can be read{_first(skipped)}; give {', '.join(FORMATS)} files")
+        raise InputError(
+            f"{folder} holds no image that can be read{_first(skipped)}; give {', '.join(FORMATS)} files"
+        )
     if skipped:
         warnings.warn(
             f"{folder}: {len(skipped)} of {len(skipped) + len(found)} files are no images and are "
@@ -59,7 +64,9 @@ def read_folder(
 
 
 def _names(folder: Path) -> list[str]:
-    """Paths of all files below the folder, sorted; hidden ones are left out, and links to folders not followed."""
+    """Paths of all files below the folder, sorted; hidden ones are left out, and links to folders not
+    followed.
+    """
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -78,7 +85,8 @@ def _check_total(folder: Path, count: int, shape: tuple[int, ...]) -> None:
     size = 4 * count * prod(shape)  # pixels become float32
     if size > budget():
         raise InputError(
-            f"{folder}: {count:,} images of shape {shape} take {size:,} bytes; at most {budget():,}, a quarter of this "
+            f"{folder}: {count:,} images of shape {shape} take {size:,} bytes; at most {budget():,}, a "
+            "quarter of this "
             "machine's memory, are. Take fewer (--samples)"
         )
 

@@ -36,29 +36,30 @@ def load_data(
 ) -> dict[str, Tensor]:
     """The inputs at a path: `images` (n, …), float32, and `labels` (n,), int64, where the file holds any.
 
-    uint8 pixels v become v / 255 · (high − low) + low, for `bounds` (low, high): (0, 1) divides by 255, (0, 255) leaves
-    the values as they are. Floating-point arrays are taken to be in the model's units already.
+    uint8 pixels v become v / 255 · (high − low) + low, for `bounds` (low, high): (0, 1) divides by 255, (0,
+    255) leaves the values as they are. Floating-point arrays are taken to be in the model's units already.
 
     Args:
         path: one of
-            - a folder of images, read with what is below it, sorted by path. Sub-folders are never taken for classes:
-              there are no labels. Files that are no images are skipped with one warning; hidden files, and links to
-              folders, are left out.
+            - a folder of images, read with what is below it, sorted by path. Sub-folders are never taken for
+              classes: there are no labels. Files that are no images are skipped with one warning; hidden
+              files, and links to folders, are left out.
             - an image: .jpg, .png, .bmp, .webp, .gif (its first frame) or .tiff.
-            - an .npz file, images under `images`, `test_images` or `x` (or its only array), labels under `labels`,
-              `test_labels` or `y`.
+            - an .npz file, images under `images`, `test_images` or `x` (or its only array), labels under
+              `labels`, `test_labels` or `y`.
             - an .npy file of images.
-        image_shape: shape of one input of the model, (c, h, w), (h, w, c) or (h, w), without its batch axis. Image
-            files are turned upright (EXIF), put on white where they are transparent, converted to RGB or grey by c,
-            scaled (bicubic, antialiased) until the shorter side fits, and cropped in the middle. Arrays are not scaled;
-            (n, h, w) and (n, h, w, c) become (n, c, h, w) where the model takes that. None: image files must have one
-            size and keep it, uint8 arrays become (n, c, h, w), others stay as they are.
+        image_shape: shape of one input of the model, (c, h, w), (h, w, c) or (h, w), without its batch axis.
+            Image files are turned upright (EXIF), put on white where they are transparent, converted to RGB
+            or grey by c, scaled (bicubic, antialiased) until the shorter side fits, and cropped in the
+            middle. Arrays are not scaled; (n, h, w) and (n, h, w, c) become (n, c, h, w) where the model
+            takes that. None: image files must have one size and keep it, uint8 arrays become (n, c, h, w),
+            others stay as they are.
         bounds: the legal range of the images, before any normalisation.
-        limit: at most so many. Of arrays these are the first; of a folder of n images those of number ⌊i·n/limit⌋ in
-            the sorted list, i = 0, 1, …, since folders are often sorted by class.
+        limit: at most so many. Of arrays these are the first; of a folder of n images those of number
+            ⌊i·n/limit⌋ in the sorted list, i = 0, 1, …, since folders are often sorted by class.
 
-    Raises `InputError` for paths that cannot be read, hold Python objects, shapes or types that are no images, or more
-    than memory holds, and where Pillow is needed and not installed.
+    Raises `InputError` for paths that cannot be read, hold Python objects, shapes or types that are no
+    images, or more than memory holds, and where Pillow is needed and not installed.
     """
     may.parsed("path", path, _PATH)
     low, high = may.parsed("bounds", bounds, _BOUNDS)
@@ -82,7 +83,8 @@ def read_data(
 def _problem(path: Path) -> str:
     if not path.exists():
         return "No such file or directory"
-    return f"give a folder of images, or a file whose name ends in {', '.join(k for k in SOURCES if k[0] == '.')}"
+    suffixes = ", ".join(suffix for suffix in SOURCES if suffix[0] == ".")
+    return f"give a folder of images, or a file whose name ends in {suffixes}"
 
 
 def _as_path(value: Any) -> str:

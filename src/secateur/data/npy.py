@@ -40,8 +40,12 @@ def _mapped(path: str | os.PathLike[str], limit: int | None) -> NDArray[Any]:
     if dtype.hasobject:
         raise ValueError(f"it holds {dtype}")
     if any(size < 0 for size in sizes) or prod(sizes) * dtype.itemsize > length:
-        raise ValueError(f"its header tells of shape {sizes}, {dtype}, and the file has {length:,} bytes after that")
-    check_size((*(min(n, n if limit is None else limit) for n in sizes[:1]), *sizes[1:]), dtype, os.fspath(path))
+        raise ValueError(
+            f"its header tells of shape {sizes}, {dtype}, and the file has {length:,} bytes after that"
+        )
+    check_size(
+        (*(min(n, n if limit is None else limit) for n in sizes[:1]), *sizes[1:]), dtype, os.fspath(path)
+    )
     if not prod(sizes):
         return np.empty(sizes, dtype)  # nothing to map
     mapped = np.load(path, mmap_mode="r", allow_pickle=False)

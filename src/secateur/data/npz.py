@@ -25,16 +25,18 @@ def read_npz(
 ) -> dict[str, Tensor]:
     """`images` (and `labels`, where there are any) of an `.npz` file; at most the first `limit`.
 
-    Images stand under `images`, `test_images` or `x`, or under any name where the file holds one array alone. uint8
-    stays so; (n, h, w) becomes (n, 1, h, w) and (n, h, w, c) with 1, 3 or 4 channels (n, c, h, w), unless the array has
-    the `shape` of the model's input as it is. Floating-point arrays become float32, and change their layout only where
-    `shape` asks for it. Labels stand under `labels`, `test_labels` or `y`: whole numbers (n,) or (n, 1), as int64.
+    Images stand under `images`, `test_images` or `x`, or under any name where the file holds one array alone.
+    uint8 stays so; (n, h, w) becomes (n, 1, h, w) and (n, h, w, c) with 1, 3 or 4 channels (n, c, h, w),
+    unless the array has the `shape` of the model's input as it is. Floating-point arrays become float32, and
+    change their layout only where `shape` asks for it. Labels stand under `labels`, `test_labels` or `y`:
+    whole numbers (n,) or (n, 1), as int64.
     """
     arrays = _read(path)
     image_name = _image_name(arrays)
     if image_name is None:
         raise InputError(
-            f"{path} holds no images: store them under one of the names {', '.join(IMAGE_NAMES)}, or as the only array"
+            f"{path} holds no images: store them under one of the names {', '.join(IMAGE_NAMES)}, or as the "
+            "only array"
         )
     found = {"images": images_of(arrays[image_name], f"{image_name} in {path}", shape)}
     label_name = _first_of(LABEL_NAMES, arrays)
@@ -53,7 +55,9 @@ def _image_name(names: Iterable[str]) -> str | None:
 
 def _wanted(names: Sequence[str]) -> list[str]:
     """Those that are read: the known ones, or the only one."""
-    return list(names) if len(names) == 1 else [name for name in (*IMAGE_NAMES, *LABEL_NAMES) if name in names]
+    return (
+        list(names) if len(names) == 1 else [name for name in (*IMAGE_NAMES, *LABEL_NAMES) if name in names]
+    )
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -62,7 +66,9 @@ def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     try:
         with open(path, "rb") as file:
             if not zipfile.is_zipfile(file):
-                raise InputError(f"{path} is not an .npz file (or is cut short): write it with numpy.savez_compressed")
+                raise InputError(
+                    f"{path} is not an .npz file (or is cut short): write it with numpy.savez_compressed"
+                )
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
                 wanted = _wanted(archive.files)
@@ -70,12 +76,22 @@ def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
                 return {name: archive[name] for name in wanted}
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error, NotImplementedError, KeyError) as error:
+    except (
+        ValueError,
+        EOFError,
+        MemoryError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        KeyError,
+    ) as error:
         raise unreadable(path, error, "savez_compressed") from error
 
 
 def _check_headers(path: str | os.PathLike[str], archive: zipfile.ZipFile, names: Sequence[str]) -> None:
-    """Refuse, before anything is unpacked, what is too large and labels that are not as many as the images."""
+    """Refuse, before anything is unpacked, what is too large and labels that are not as many as the
+    images.
+    """
     shapes = {}
     for name in names:
         with archive.open(f"{name}.npy") as member:

@@ -49,7 +49,9 @@ def read_picture(
 
 def require_pillow() -> None:
     if importlib.util.find_spec("PIL") is None:
-        raise InputError("image files need Pillow, which is not installed: pip install 'secateur[images]' (or pillow)")
+        raise InputError(
+            "image files need Pillow, which is not installed: pip install 'secateur[images]' (or pillow)"
+        )
 
 
 def reason(error: Exception) -> str:
@@ -64,7 +66,8 @@ def reason(error: Exception) -> str:
 def decode(path: str | os.PathLike[str], shape: tuple[int, ...] | None) -> NDArray[np.uint8]:
     """Pixels of `shape`, or, without one, all of them, (1 or 3, h, w).
 
-    Raises `InputError` for images too large to be decoded, and whatever Pillow raises for files that are no image.
+    Raises `InputError` for images too large to be decoded, and whatever Pillow raises for files that are no
+    image.
     """
     from PIL import Image
 
@@ -86,7 +89,9 @@ def decode(path: str | os.PathLike[str], shape: tuple[int, ...] | None) -> NDArr
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
-    """Channels, and (width, height), of images for inputs of this shape: (c, h, w), (h, w, c), or (h, w) of grey."""
+    """Channels, and (width, height), of images for inputs of this shape: (c, h, w), (h, w, c), or (h, w) of
+    grey.
+    """
     if len(shape) == 3 and shape[0] in _CHANNELS:
         return shape[0], (shape[2], shape[1])
     if len(shape) == 3 and shape[2] in _CHANNELS:
@@ -94,7 +99,8 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
     if len(shape) == 2:
         return 1, (shape[1], shape[0])
     raise InputError(
-        f"the model takes inputs of shape {shape}, and images have 1 or 3 channels, (c, h, w); give arrays of that "
+        f"the model takes inputs of shape {shape}, and images have 1 or 3 channels, (c, h, w); give arrays "
+        "of that "
         "shape (.npz, .npy)"
     )
 
@@ -106,7 +112,8 @@ def _check_pixels(path: str | os.PathLike[str], image: Any) -> None:
     most = min(Image.MAX_IMAGE_PIXELS or budget(), budget() // 4)  # up to four bytes each
     if image.width * image.height > most:
         raise InputError(
-            f"{path}: the image claims {image.width:,} × {image.height:,} pixels, more than the {most:,} that are "
+            f"{path}: the image claims {image.width:,} × {image.height:,} pixels, more than the {most:,} "
+            "that are "
             "decoded; make it smaller, or leave it out"
         )
 

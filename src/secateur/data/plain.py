@@ -16,7 +16,8 @@ def is_array(value: Any) -> bool:
 
 
 def tensor_of(value: Any) -> Tensor:
-    """A tensor as it is; arrays and nested lists of numbers, floating ones as float32, others in their own type.
+    """A tensor as it is; arrays and nested lists of numbers, floating ones as float32, others in their own
+    type.
 
     Raises `ValueError` for what is none, for ragged lists, and for tensors without values at hand.
     """

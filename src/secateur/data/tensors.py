@@ -33,23 +33,27 @@ def as_tensors(value: Any, graph: Graph, bounds: Any, *, name: str, limit: int |
         value: one of
             - a path, as `load_data` reads it, for a model of one input.
             - a tensor, a numpy array (or what gives one by `__array__`), or nested lists of numbers.
-            - a tuple of these, one for each input; of a model of one input also (inputs, labels): whole numbers of one
-              axis in the second place are labels, and left out.
-            - a mapping or a dataclass by the names of the inputs; for one input also `pixel_values`, `input_ids`, or
-              the only entry. `label` and `labels` are left out, other entries that are no input with a warning.
-            - an iterable of such batches, such as a list or a DataLoader, of which no more is read than `limit` asks.
+            - a tuple of these, one for each input; of a model of one input also (inputs, labels): whole
+              numbers of one axis in the second place are labels, and left out.
+            - a mapping or a dataclass by the names of the inputs; for one input also `pixel_values`,
+              `input_ids`, or the only entry. `label` and `labels` are left out, other entries that are no
+              input with a warning.
+            - an iterable of such batches, such as a list or a DataLoader, of which no more is read than
+              `limit` asks.
         graph: the captured model, of whose inputs names, shapes and types are taken.
-        bounds: the legal range of the inputs, as `prune` takes it. uint8 values for a floating-point input are pixels,
-            and spread over it as in `load_data`.
+        bounds: the legal range of the inputs, as `prune` takes it. uint8 values for a floating-point input
+            are pixels, and spread over it as in `load_data`.
         name: of the argument, for messages.
 
-    Axes are put in the model's order where one of the layouts of images fits. Other shapes and types are left to the
-    caller. Raises `InputError` for values of another kind, and where batches do not fit the inputs or each other.
+    Axes are put in the model's order where one of the layouts of images fits. Other shapes and types are left
+    to the caller. Raises `InputError` for values of another kind, and where batches do not fit the inputs or
+    each other.
     """
     found = _read(value, graph, name, limit)
     if len(found) != len(graph.inputs):
         raise InputError(
-            f"{name} gives {len(found)} tensors, but the model has {len(graph.inputs)} inputs ({_names(graph)})"
+            f"{name} gives {len(found)} tensors, but the model has {len(graph.inputs)} inputs "
+            f"({_names(graph)})"
         )
     box = input_box(graph, bounds, dtype=torch.float32)
     return tuple(
@@ -73,7 +77,8 @@ def _read(value: Any, graph: Graph, name: str, limit: int | None) -> Batch:
         return _batch(value, graph, name)
     if not isinstance(value, Iterable):
         raise InputError(
-            f"{name} is a {type(value).__name__}; give a tensor, an array, batches of them (a DataLoader), or a path"
+            f"{name} is a {type(value).__name__}; give a tensor, an array, batches of them (a DataLoader), "
+            "or a path"
         )
     batches, total = list[Batch](), 0
     for item in value:
@@ -95,7 +100,9 @@ def _joined(batches: Sequence[Batch], name: str) -> Batch:
 
 
 def _is_one_batch(graph: Graph, value: Any) -> bool:
-    """A tuple with one array for each input, or with labels, is a batch; a list, and any other tuple, one of them."""
+    """A tuple with one array for each input, or with labels, is a batch; a list, and any other tuple, one of
+    them.
+    """
     if not isinstance(value, tuple) or is_array(value):
         return is_array(value) or _is_named(value)
     arrays = [tensor_of(x) for x in value] if all(map(is_array, value)) else []
@@ -119,7 +126,8 @@ def _batch(value: Any, graph: Graph, name: str) -> Batch:
         found = _without_labels([tensor_of(part) for part in parts], graph)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"{name} holds a {type(value).__name__} that is no batch ({error}); give tensors, arrays, tuples with one "
+            f"{name} holds a {type(value).__name__} that is no batch ({error}); give tensors, arrays, tuples "
+            "with one "
             "for each input, or dicts of them"
         ) from error
     if not found or any(x.ndim == 0 for x in found):
@@ -152,7 +160,8 @@ def _by_name(value: Any, graph: Graph, name: str) -> list[Any]:
     missing = [key for key in wanted if key not in entries]
     if missing:
         raise InputError(
-            f"{name} has the entries {few(list(entries)) or '(none)'}, and none for {few(missing)}; the model's inputs "
+            f"{name} has the entries {few(list(entries)) or '(none)'}, and none for {few(missing)}; the "
+            "model's inputs "
             f"are {_names(graph)}"
         )
     extra = [key for key in entries if key not in (*wanted, *_LABELS)]

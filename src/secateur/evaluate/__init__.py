@@ -82,28 +82,30 @@ def evaluate(
     runtime: Runtime | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Measure the classifier `model` on `images` (n, …): against `labels`, against `original`, or against both.
+    """Measure the classifier `model` on `images` (n, …): against `labels`, against `original`, or against
+    both.
 
-    Both are tensors, arrays, or nested lists; `secateur.data.load_data` reads them from files. uint8 images of a model
-    that does not take these are pixels, and spread over `input_bounds`.
+    Both are tensors, arrays, or nested lists; `secateur.data.load_data` reads them from files. uint8 images
+    of a model that does not take these are pixels, and spread over `input_bounds`.
 
-    `labels` are class numbers (n,), and the report tells accuracy, also by class. Of several labels for each input,
-    they are 0 or 1 (n, outputs), and a decision is right where all of them are. Without labels `original` is needed:
-    the model before it was pruned. Given an `original`, the report tells on which share of the inputs both decide the
-    same, with an exact 95 % confidence interval, how far the outputs are apart, how often each model gives each class,
-    and the cost before. A class that only the original gives has vanished.
+    `labels` are class numbers (n,), and the report tells accuracy, also by class. Of several labels for each
+    input, they are 0 or 1 (n, outputs), and a decision is right where all of them are. Without labels
+    `original` is needed: the model before it was pruned. Given an `original`, the report tells on which share
+    of the inputs both decide the same, with an exact 95 % confidence interval, how far the outputs are apart,
+    how often each model gives each class, and the cost before. A class that only the original gives has
+    vanished.
 
-    `attacks` run inside `input_bounds` (numbers, one value per channel, or what broadcasts to one image); `mean`, `std`
-    and `normalize` are as for `prune`, all else then in units of the images. With labels, attacks make `model` err.
-    Without them, they look for inputs near each image that the original decides as it decides the image and `model`
-    does not: FGSM, PGD and APGD can. The ball round an image is searched, not proved free of them; `certify` proves.
-    `warnings` in the report tell where the attacks' gradients look masked. `corruptions` are names, each for three
-    severities, or `Corruption` objects.
+    `attacks` run inside `input_bounds` (numbers, one value per channel, or what broadcasts to one image);
+    `mean`, `std` and `normalize` are as for `prune`, all else then in units of the images. With labels,
+    attacks make `model` err. Without them, they look for inputs near each image that the original decides as
+    it decides the image and `model` does not: FGSM, PGD and APGD can. The ball round an image is searched,
+    not proved free of them; `certify` proves. `warnings` in the report tell where the attacks' gradients look
+    masked. `corruptions` are names, each for three severities, or `Corruption` objects.
 
-    `head` says what the outputs are, see `secateur.decisions`; the report names it. Of a model's output with several
-    parts, `logits` (an attribute or a key) is taken. `latency` times batches of `batch_size` inputs in `runtime`, torch
-    or onnxruntime (default: onnxruntime for models that came as ONNX). Neither model is changed. Raises `InputError`
-    for arguments, data or models that cannot be measured.
+    `head` says what the outputs are, see `secateur.decisions`; the report names it. Of a model's output with
+    several parts, `logits` (an attribute or a key) is taken. `latency` times batches of `batch_size` inputs
+    in `runtime`, torch or onnxruntime (default: onnxruntime for models that came as ONNX). Neither model is
+    changed. Raises `InputError` for arguments, data or models that cannot be measured.
     """
     given = checked(
         _RULES,
@@ -145,7 +147,9 @@ def evaluate(
     subject = answers_of(model, "model", images, head, one_of_k, streaming)
     if labels is not None:
         check_labels(labels, subject, attacks)
-    reference = None if original is None else answers_of(original, "original", images, head, one_of_k, streaming)
+    reference = (
+        None if original is None else answers_of(original, "original", images, head, one_of_k, streaming)
+    )
     if reference is not None:
         check_comparable(subject, reference)
     if labels is None:
@@ -156,7 +160,9 @@ def evaluate(
         costs, latency_batch = _costs(measured, images, streaming, timed_in)
     found = [] if labels is None else [_correct(subject, reference, labels, top_k)]
     found += [] if reference is None else [compared(subject, reference)]
-    found += [_attacked(subject, reference, images, labels, attacks, box, streaming)] if attacks and box else []
+    found += (
+        [_attacked(subject, reference, images, labels, attacks, box, streaming)] if attacks and box else []
+    )
     return Evaluation(
         samples=len(images),
         head=subject.head,
@@ -184,7 +190,8 @@ _RULES = {
     "original": may.optional(may.MODEL),
     "attacks": may.list_of(may.instance(Attack, ""), "a list of attacks, such as [secateur.PGD(0.01)]"),
     "corruptions": may.list_of(
-        may.instance((str, Corruption), ""), "a list of corruptions, such as ['gaussian_noise'] or [Corruption(…)]"
+        may.instance((str, Corruption), ""),
+        "a list of corruptions, such as ['gaussian_noise'] or [Corruption(…)]",
     ),
     "top_k": may.list_of(may.whole(1, ""), "a list of whole numbers from 1, such as (1, 5)"),
     "input_bounds": may.ONE_PAIR,
@@ -209,7 +216,9 @@ def _correct(subject: Answers, reference: Answers | None, labels: Tensor, top_k:
     classes = per_class(subject.right(labels), before, labels) if labels.ndim == 1 else ()
     fields = {
         "accuracy": accuracies(subject.outputs, labels, top_k, subject.head),
-        "original_accuracy": accuracies(reference.outputs, labels, top_k, reference.head) if reference else None,
+        "original_accuracy": accuracies(reference.outputs, labels, top_k, reference.head)
+        if reference
+        else None,
         "classes": classes,
         "worst_class_accuracy": worst(row.accuracy for row in classes),
         "original_worst_class_accuracy": worst(row.original_accuracy for row in classes),
@@ -236,7 +245,9 @@ def _attacked(
 
 
 def _of_range(images: Tensor, bounds: Bounds, box: Box | None) -> tuple[str, ...]:
-    """Without attacks the box is not needed, but images outside of it are likely in other units than was thought."""
+    """Without attacks the box is not needed, but images outside of it are likely in other units than was
+    thought.
+    """
     said = "" if box else range_warning(images, bounds)
     return (said,) if said else ()
 

@@ -28,8 +28,8 @@ def predict(
 ) -> Tensor:
     """The model's outputs for all `images` (n, …), shape (n, outputs), float32, on the CPU.
 
-    Raises `InputError` where the model refuses the images, gives something other than one tensor with a row per
-    image, or gives NaN.
+    Raises `InputError` where the model refuses the images, gives something other than one tensor with a row
+    per image, or gives NaN.
     """
     model, device = placed(model, device)
     starts = range(0, len(images), batch_size)
@@ -41,7 +41,9 @@ def predict(
     outputs = torch.cat(rows)
     bad = int(outputs.isnan().any(dim=1).sum())
     if bad:
-        raise InputError(f"the model's output is NaN for {bad} of {len(images)} images; nothing can be measured on it")
+        raise InputError(
+            f"the model's output is NaN for {bad} of {len(images)} images; nothing can be measured on it"
+        )
     return outputs
 
 
@@ -56,21 +58,24 @@ def placed(model: nn.Module, device: torch.device | str | None) -> tuple[nn.Modu
 def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
     """The model's output for one batch as (batch, outputs); one number per image becomes a column.
 
-    Of an object or a dict with `logits`, as the models of transformers give it, these. Raises `InputError` where the
-    model refuses the batch, and for other outputs.
+    Of an object or a dict with `logits`, as the models of transformers give it, these. Raises `InputError`
+    where the model refuses the batch, and for other outputs.
     """
     try:
         with EXPORTING:
             output = model(batch)
     except Exception as error:
         raise InputError(
-            f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: {first_line(error)}. "
-            "Check the shape (axis 0 is the batch, channels come first), and that the model takes any batch size"
+            f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: "
+            f"{first_line(error)}. "
+            "Check the shape (axis 0 is the batch, channels come first), and that the model takes any batch "
+            "size"
         ) from error
     found = _logits(output)
     if not isinstance(found, Tensor):
         raise InputError(
-            f"the model gives a {type(output).__name__}, neither one tensor nor an object or a dict with logits; wrap "
+            f"the model gives a {type(output).__name__}, neither one tensor nor an object or a dict with "
+            "logits; wrap "
             "it so that it gives the logits"
         )
     rows: Tensor = found[:, None] if found.ndim == 1 else found
@@ -108,11 +113,12 @@ class _Logits(nn.Module):
 def resolve_head(
     model: nn.Module, head: Head, outputs: Tensor, example: Tensor, *, one_of_k: bool | None = True
 ) -> Head:
-    """What the columns of `outputs` (n, outputs) are; `auto` is decided by their number and the model's last ops.
+    """What the columns of `outputs` (n, outputs) are; `auto` is decided by their number and the model's last
+    ops.
 
-    `one_of_k`: whether the labels are class numbers; None where there are no labels. Where the model cannot be captured
-    on `example` (batch, …), the values tell: a column between 0 and 1 holds probabilities, and so do rows that sum to
-    one. Raises `InputError` where `auto` cannot tell, and for models that decide nothing.
+    `one_of_k`: whether the labels are class numbers; None where there are no labels. Where the model cannot
+    be captured on `example` (batch, …), the values tell: a column between 0 and 1 holds probabilities, and so
+    do rows that sum to one. Raises `InputError` where `auto` cannot tell, and for models that decide nothing.
     """
     check_head(head)
     meaning = _meaning(model, example)
@@ -168,7 +174,9 @@ def equal(first: Tensor, second: Tensor) -> Tensor:
 
 
 def top_k_correct(outputs: Tensor, labels: Tensor, k: int, head: Head) -> Tensor:
-    """Whether each label is among the k first classes, shape (n,); of equal outputs the lower class comes first."""
+    """Whether each label is among the k first classes, shape (n,); of equal outputs the lower class comes
+    first.
+    """
     classes = 1 if head in MULTI_LABEL else classes_of(head, outputs.shape[1])
     if not 1 <= k <= classes:
         raise InputError(f"top_k={k} does not fit a model with {classes} classes and the head {head}")

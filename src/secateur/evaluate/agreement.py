@@ -26,7 +26,9 @@ def compared(subject: Answers, original: Answers) -> tuple[dict[str, Any], tuple
     agreed = agreement(subject, original)
     classes = class_shares(subject, original)
     moved, doubt = drift(subject, original)
-    worst = min(((row.agreement, row.label) for row in classes if row.agreement is not None), default=(None, None))
+    worst = min(
+        ((row.agreement, row.label) for row in classes if row.agreement is not None), default=(None, None)
+    )
     fields = {
         "agreement": float(agreed.double().mean()),
         "agreement_interval": clopper_pearson(int(agreed.sum()), len(agreed)),
@@ -45,7 +47,8 @@ def check_comparable(subject: Answers, original: Answers) -> None:
         raise InputError(f"the model tells {subject.classes} classes apart, the original {original.classes}")
     if (subject.head in MULTI_LABEL) != (original.head in MULTI_LABEL):
         raise InputError(
-            f"the model's outputs were taken for {subject.head}, the original's for {original.head}: say what both "
+            f"the model's outputs were taken for {subject.head}, the original's for {original.head}: say "
+            "what both "
             "are with head (--head)"
         )
 
@@ -56,7 +59,10 @@ def drift(subject: Answers, original: Answers) -> tuple[Drift | None, str]:
     Equal infinite values do not differ.
     """
     if _scale(subject.head) != _scale(original.head) or subject.outputs.shape != original.outputs.shape:
-        return None, f"no drift is given: the model's outputs are {subject.head}, the original's {original.head}"
+        return (
+            None,
+            f"no drift is given: the model's outputs are {subject.head}, the original's {original.head}",
+        )
     apart = (subject.outputs - original.outputs).abs()
     largest = apart.masked_fill(subject.outputs == original.outputs, 0.0).amax(dim=1)
     infinite = int((~torch.isfinite(largest)).sum())

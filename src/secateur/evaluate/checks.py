@@ -1,4 +1,6 @@
-"""What is refused before and after the models have run: data, labels, and what asks for labels where there are none."""
+"""What is refused before and after the models have run: data, labels, and what asks for labels where there
+are none.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack
 
 def check_data(images: Tensor, labels: Tensor | None) -> None:
     if images.ndim < 2 or not len(images):
-        raise InputError(f"images of shape {tuple(images.shape)}: axis 0 must be the samples, at least one of them")
+        raise InputError(
+            f"images of shape {tuple(images.shape)}: axis 0 must be the samples, at least one of them"
+        )
     if labels is not None:
         if labels.ndim not in (1, 2) or labels.is_floating_point() or labels.is_complex():
             raise InputError(
@@ -32,15 +36,19 @@ def check_unlabelled(has_original: bool, top_k: Sequence[int], attacks: Sequence
     """What can be measured without labels."""
     if not has_original:
         raise InputError(
-            "labels=None: without labels the original is needed; give original=, the model before it was pruned "
+            "labels=None: without labels the original is needed; give original=, the model before it was "
+            "pruned "
             "(--original), and the report tells how far both decide the same, or give labels"
         )
     if tuple(top_k) != (1,):
-        raise InputError(f"top_k={tuple(top_k)}: top-k accuracy needs labels; give labels, or leave top_k out")
+        raise InputError(
+            f"top_k={tuple(top_k)}: top-k accuracy needs labels; give labels, or leave top_k out"
+        )
     for attack in attacks:
         if not isinstance(attack, FGSM | PGD | APGD):
             raise InputError(
-                f"{attack.name} needs labels; without them, agreement with the original is attacked by FGSM, PGD or "
+                f"{attack.name} needs labels; without them, agreement with the original is attacked by FGSM, "
+                "PGD or "
                 "APGD: use one of these, or give labels"
             )
 
@@ -49,7 +57,8 @@ def check_pair(head: Head, attacks: Sequence[Attack]) -> None:
     """What heads agreement can be attacked for."""
     if attacks and head in MULTI_LABEL:
         raise InputError(
-            f"attacks: they need one decision for each input, and the head {head} gives several labels; leave the "
+            f"attacks: they need one decision for each input, and the head {head} gives several labels; "
+            "leave the "
             "attacks out"
         )
 
@@ -59,16 +68,22 @@ def check_labels(labels: Tensor, subject: Answers, attacks: Sequence[Attack]) ->
     low, high, classes = int(labels.min()), int(labels.max()), subject.classes
     if (labels.ndim == 2) != (subject.head in MULTI_LABEL):
         raise InputError(
-            f"labels of shape {tuple(labels.shape)} do not fit the head {subject.head}: give one class number each, or "
+            f"labels of shape {tuple(labels.shape)} do not fit the head {subject.head}: give one class "
+            "number each, or "
             "for multi_label a 0 or 1 for each output"
         )
     if labels.ndim == 2:
         if labels.shape != subject.outputs.shape or low < 0 or high > 1:
-            raise InputError(f"labels of shape {tuple(labels.shape)}: give a 0 or 1 for each of {classes} outputs")
+            raise InputError(
+                f"labels of shape {tuple(labels.shape)}: give a 0 or 1 for each of {classes} outputs"
+            )
         if attacks:
-            raise InputError("attacks: they need one class number for each input, the model gives several labels")
+            raise InputError(
+                "attacks: they need one class number for each input, the model gives several labels"
+            )
         return
     if low < 0 or high >= classes:
         raise InputError(
-            f"labels range from {low} to {high}, but the model tells {classes} classes apart (0 to {classes - 1})"
+            f"labels range from {low} to {high}, but the model tells {classes} classes apart (0 to "
+            f"{classes - 1})"
         )

@@ -10,7 +10,9 @@ from secateur.evaluate.report import ClassRow
 
 
 def per_class(correct: Tensor, original_correct: Tensor | None, labels: Tensor) -> tuple[ClassRow, ...]:
-    """A row for each class among the `labels` (n,); `correct` (n,) tells which of them the model gets right."""
+    """A row for each class among the `labels` (n,); `correct` (n,) tells which of them the model gets
+    right.
+    """
     present, own = labels.unique(return_inverse=True)
     counts = own.bincount(minlength=len(present))
 
@@ -19,7 +21,9 @@ def per_class(correct: Tensor, original_correct: Tensor | None, labels: Tensor) 
         return hits
 
     after = shares(correct)
-    before: Sequence[float | None] = [None] * len(after) if original_correct is None else shares(original_correct)
+    before: Sequence[float | None] = (
+        [None] * len(after) if original_correct is None else shares(original_correct)
+    )
     return tuple(
         ClassRow(
             label=label,

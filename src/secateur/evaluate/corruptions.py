@@ -1,6 +1,7 @@
 """Inputs made worse as cameras and sensors do, not by an adversary: noise, blur, loss of contrast.
 
-Kinds as in the benchmarks of Hendrycks & Dietterich (https://arxiv.org/abs/1903.12261), made on the spot from any data.
+Kinds as in the benchmarks of Hendrycks & Dietterich (https://arxiv.org/abs/1903.12261), made on the spot from
+any data.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ class _Kind:
 class Corruption:
     """One corruption of one strength; the larger, the worse.
 
-    `gaussian_noise`: standard deviation, as a share of the width of the input box. `gaussian_blur`: standard deviation
-    in pixels. `contrast`: the share of the contrast that is lost, up to 1. Blur and contrast are for images
-    (n, channels, height, width). The noise of an input depends on `seed` and its place in the data.
+    `gaussian_noise`: standard deviation, as a share of the width of the input box. `gaussian_blur`: standard
+    deviation in pixels. `contrast`: the share of the contrast that is lost, up to 1. Blur and contrast are
+    for images (n, channels, height, width). The noise of an input depends on `seed` and its place in the
+    data.
     """
 
     kind: str
@@ -68,7 +70,9 @@ def severities(kind: str, seed: int = 0) -> tuple[Corruption, ...]:
 
 
 def resolve(wanted: Sequence[str | Corruption]) -> tuple[Corruption, ...]:
-    """A name stands for its `severities`. Raises `InputError` for unknown names, and where one stands twice."""
+    """A name stands for its `severities`. Raises `InputError` for unknown names, and where one stands
+    twice.
+    """
     if isinstance(wanted, str):
         raise InputError(f"corruptions={wanted!r}: give a list of names or Corruption objects")
     found = [c for item in wanted for c in (severities(item) if isinstance(item, str) else (item,))]

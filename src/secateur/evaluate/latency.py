@@ -43,14 +43,18 @@ class Latency:
 
 
 def latency(
-    before: Timed, after: Timed, example_inputs: ExampleInputs | None = None, *, runtime: Runtime | None = None
+    before: Timed,
+    after: Timed,
+    example_inputs: ExampleInputs | None = None,
+    *,
+    runtime: Runtime | None = None,
 ) -> Latency:
     """Time two models on one sample of `example_inputs`, on the CPU, in turns.
 
-    A model is a module, an exported program, or the path of an `.onnx` file. `runtime` is `torch` or `onnxruntime`
-    (default: onnxruntime where one of the models came as ONNX); a model of torch is exported for onnxruntime. A batch
-    that an ONNX model fixes is filled with copies of the sample. `example_inputs` may be left out where `before` knows
-    its own. Raises `InputError` for a model that cannot be run there.
+    A model is a module, an exported program, or the path of an `.onnx` file. `runtime` is `torch` or
+    `onnxruntime` (default: onnxruntime where one of the models came as ONNX); a model of torch is exported
+    for onnxruntime. A batch that an ONNX model fixes is filled with copies of the sample. `example_inputs`
+    may be left out where `before` knows its own. Raises `InputError` for a model that cannot be run there.
     """
     if runtime is None:
         runtime = "onnxruntime" if _is_onnx(before) or _is_onnx(after) else "torch"

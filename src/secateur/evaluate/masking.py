@@ -1,8 +1,8 @@
 """Signs that gradients are masked, so that gradient attacks look weaker than the model is.
 
-The signs are those of Athalye, Carlini & Wagner (https://arxiv.org/abs/1802.00420): one step does better than many,
-random points do better than the attack, gradients vanish. All are looked for on the same few inputs, so they cost
-little.
+The signs are those of Athalye, Carlini & Wagner (https://arxiv.org/abs/1802.00420): one step does better than
+many, random points do better than the attack, gradients vanish. All are looked for on the same few inputs, so
+they cost little.
 """
 
 from __future__ import annotations
@@ -25,9 +25,15 @@ _VANISHING = 0.05  # share of inputs whose gradient may be zero
 
 
 def signs_of_masking(
-    target: Target, images: Tensor, labels: Tensor, outcomes: Sequence[tuple[Attack, Outcome]], batch_size: int
+    target: Target,
+    images: Tensor,
+    labels: Tensor,
+    outcomes: Sequence[tuple[Attack, Outcome]],
+    batch_size: int,
 ) -> tuple[str, ...]:
-    """What makes the `outcomes` of gradient attacks on `images` (n, …) doubtful, in words; empty where nothing does."""
+    """What makes the `outcomes` of gradient attacks on `images` (n, …) doubtful, in words; empty where
+    nothing does.
+    """
     gradients = [attack for attack, _ in outcomes if isinstance(attack, FGSM | PGD | APGD)]
     if not gradients or not bool(outcomes[0][1].correct.any()):
         return ()
@@ -37,7 +43,9 @@ def signs_of_masking(
     found = [_vanishing(target, batches, loss, len(rows)) for loss in losses]
     for attack, outcome in outcomes:
         if isinstance(attack, PGD | APGD) and attack.eps > 0:
-            found += [_ahead(target, batches, attack, int(outcome.robust[rows].sum()), name) for name in _PROBES]
+            found += [
+                _ahead(target, batches, attack, int(outcome.robust[rows].sum()), name) for name in _PROBES
+            ]
     return tuple(dict.fromkeys(message for message in found if message))
 
 
@@ -54,7 +62,8 @@ def _vanishing(target: Target, batches: Sequence[Batch], loss: Climbed, inputs: 
     rounded_away = loss == "ce" and _flat(target, batches, "log_odds") <= _VANISHING * inputs
     named, instead = "ce" if loss == "log_odds" else loss, "APGD, or " if rounded_away else ""
     return (
-        f"the gradient of the loss ({named}) is zero at {flat} of {inputs} inputs, where gradient attacks are blind; "
+        f"the gradient of the loss ({named}) is zero at {flat} of {inputs} inputs, where gradient attacks "
+        "are blind; "
         f"{target.measured} under them is too high: use {instead}{target.stronger}"
     )
 
@@ -71,14 +80,17 @@ def _ahead(target: Target, batches: Sequence[Batch], attack: PGD | APGD, left: i
         return ""
     return (
         f"{attack.name} leaves {left} of {inputs} inputs {target.stands}, {name} of the same radius only "
-        f"{left_by_probe}: the gradients look masked, or the attack has too few steps; its {target.measured} is too "
+        f"{left_by_probe}: the gradients look masked, or the attack has too few steps; its {target.measured} "
+        "is too "
         f"high: use {target.stronger}"
     )
 
 
 def _one_step(target: Target, attack: PGD | APGD, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
     """FGSM with the attack's own loss."""
-    step = PGD(attack.eps, steps=1, step_size=attack.eps, random_start=False, norm=attack.norm, loss=attack.loss)
+    step = PGD(
+        attack.eps, steps=1, step_size=attack.eps, random_start=False, norm=attack.norm, loss=attack.loss
+    )
     return target.wrong(step.perturb(target, x, y, rows, 0), y)
 
 

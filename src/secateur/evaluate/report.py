@@ -22,7 +22,9 @@ class AttackRow(Record):
 
 
 class AgreementAttackRow(Record):
-    """What an attack on agreement leaves. Inputs on which the models differ before the attack count as not robust."""
+    """What an attack on agreement leaves. Inputs on which the models differ before the attack count as not
+    robust.
+    """
 
     name: str
     norm: str
@@ -59,7 +61,8 @@ class ClassShareRow(Record):
     label: int
     share: float  # of the inputs, by the model
     original_share: float
-    agreement: float | None = None  # share of the inputs of this class by the original that stay; None: there are none
+    # share of the inputs of this class by the original that stay; None: there are none
+    agreement: float | None = None
 
 
 class Drift(Record):
@@ -79,8 +82,8 @@ class Cost(Record):
 class Evaluation(Record):
     """Shares lie in [0, 1]. `accuracy`, `classes` and `attacks` need labels and are empty without them.
 
-    `original_…`, `change`, `cost_before` and all that is about agreement, drift and class shares need the original
-    model. Attacks on agreement, `agreement_attacks`, run where there are no labels.
+    `original_…`, `change`, `cost_before` and all that is about agreement, drift and class shares need the
+    original model. Attacks on agreement, `agreement_attacks`, run where there are no labels.
     """
 
     samples: int
@@ -109,7 +112,9 @@ class Evaluation(Record):
 
     def __repr__(self) -> str:
         _, rows = evaluation_table(self)
-        return "\n".join([f"Evaluation on {self.samples:,} samples", *(f"  {row[0]}: {row[1]}" for row in rows)])
+        return "\n".join(
+            [f"Evaluation on {self.samples:,} samples", *(f"  {row[0]}: {row[1]}" for row in rows)]
+        )
 
     __str__ = __repr__
 

@@ -21,7 +21,12 @@ from secateur.progress import track
 
 
 def attacked(
-    subject: Answers, images: Tensor, labels: Tensor, attacks: Sequence[Attack], box: Box, streaming: Streaming
+    subject: Answers,
+    images: Tensor,
+    labels: Tensor,
+    attacks: Sequence[Attack],
+    box: Box,
+    streaming: Streaming,
 ) -> tuple[tuple[AttackRow, ...], tuple[str, ...]]:
     """What each attack leaves of the accuracy, and what makes that doubtful."""
     target = target_of(subject.module, subject.head, box, streaming["device"])
@@ -30,13 +35,22 @@ def attacked(
 
 
 def agreement_attacked(
-    subject: Answers, original: Answers, images: Tensor, attacks: Sequence[Attack], box: Box, streaming: Streaming
+    subject: Answers,
+    original: Answers,
+    images: Tensor,
+    attacks: Sequence[Attack],
+    box: Box,
+    streaming: Streaming,
 ) -> tuple[tuple[AgreementAttackRow, ...], tuple[str, ...]]:
     """What each attack leaves of the agreement with the original, and what makes that doubtful."""
     models = (subject.module, subject.head), (original.module, original.head)
     target = pair_of(*models, box, streaming["device"])
-    outcomes, doubts = _under(target, images, original.decided, attacks, agreement(subject, original), streaming)
-    return tuple(AgreementAttackRow(robust_agreement=o.robust_share, **_told(a, o)) for a, o in outcomes), doubts
+    outcomes, doubts = _under(
+        target, images, original.decided, attacks, agreement(subject, original), streaming
+    )
+    return tuple(
+        AgreementAttackRow(robust_agreement=o.robust_share, **_told(a, o)) for a, o in outcomes
+    ), doubts
 
 
 def _under(
@@ -50,7 +64,8 @@ def _under(
     """Every attack with its outcome; signs of masked gradients, and what the attacks themselves noted."""
     size, progress = streaming["batch_size"], streaming["progress"]
     outcomes = [
-        (a, run_attack(target, images, labels, a, correct=correct, batch_size=size, progress=progress)) for a in attacks
+        (a, run_attack(target, images, labels, a, correct=correct, batch_size=size, progress=progress))
+        for a in attacks
     ]
     signs = signs_of_masking(target, images, labels, outcomes, size)
     return outcomes, (*signs, *(note for _, outcome in outcomes for note in outcome.notes))

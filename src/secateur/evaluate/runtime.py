@@ -44,7 +44,9 @@ def forward_pass(module: nn.Module, batch: Tensor, runtime: Runtime) -> Callable
 
 
 def session_pass(session: Any, inputs: Sequence[Tensor]) -> Callable[[], object]:
-    """The pass on `inputs`, in the session's order; one sample is repeated where the model fixes a larger batch."""
+    """The pass on `inputs`, in the session's order; one sample is repeated where the model fixes a larger
+    batch.
+    """
     wanted = session.get_inputs()
     if len(wanted) != len(inputs):
         names = ", ".join(value.name for value in wanted)

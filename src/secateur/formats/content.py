@@ -1,4 +1,6 @@
-"""What a file is by its first bytes, whatever its name says. Nothing is loaded; of archives only the names are read."""
+"""What a file is by its first bytes, whatever its name says. Nothing is loaded; of archives only the names
+are read.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ _FIELDS = 256  # of a protobuf
 
 
 def kind_by_content(path: str | os.PathLike[str]) -> str:
-    """A key of `foreign.FOREIGN`, `pt2`, `onnx` or `safetensors`; empty where the file is absent or not known."""
+    """A key of `foreign.FOREIGN`, `pt2`, `onnx` or `safetensors`; empty where the file is absent or not
+    known.
+    """
     path = Path(path)
     try:
         if path.is_dir():
@@ -67,7 +71,9 @@ def _kind_of_zip(file: BinaryIO) -> str:
     if min(starts, default=0) > 0:  # an archive within one that was cut short
         return ""
     names = {path.partition("/")[2] for path in paths} | set(paths)
-    if {"archive_format", "models/model.json"} & names or any("serialized_exported_program" in n for n in names):
+    if {"archive_format", "models/model.json"} & names or any(
+        "serialized_exported_program" in n for n in names
+    ):
         return "pt2"
     if "data.pkl" in names:
         return "torchscript" if any(name.startswith("code/") for name in names) else "pickle"
@@ -79,7 +85,9 @@ def _kind_of_zip(file: BinaryIO) -> str:
 
 
 def _kind_of_protobuf(file: BinaryIO, size: int) -> str:
-    """ONNX, TensorFlow and Core ML tell themselves apart by the numbers and types of their outermost fields."""
+    """ONNX, TensorFlow and Core ML tell themselves apart by the numbers and types of their outermost
+    fields.
+    """
     fields = _fields(file, size)
     if fields.get(1) == 0 and fields.get(7) == 2 and fields.get(8) == 2:  # IR version, graph, opsets
         return "onnx"

@@ -1,7 +1,8 @@
-"""Files of other formats: what each is, and the command, or the few lines, that make a file which secateur reads.
+"""Files of other formats: what each is, and the command, or the few lines, that make a file which secateur
+reads.
 
-`FOREIGN` has a row for each. In its texts {path}, {folder} and {new} stand for the file, its folder, and the file to
-write; {path_text} where they stand in code.
+`FOREIGN` has a row for each. In its texts {path}, {folder} and {new} stand for the file, its folder, and the
+file to write; {path_text} where they stand in code.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ FOREIGN: dict[str, Foreign] = {
         "    scripted = torch.jit.load({path_text}, map_location='cpu').eval()\n"
         "    torch.onnx.export(scripted, (example,), {new_text}, dynamo=False, input_names=['input'], "
         "dynamic_axes={{'input': {{0: 'batch'}}}})\n"
-        "or, with its Python class at hand, give its weights to that: model.load_state_dict(scripted.state_dict())",
+        "or, with its Python class at hand, give its weights to that: "
+        "model.load_state_dict(scripted.state_dict())",
     ),
     "pickle": Foreign(
         "a pickle, and unpickling can run any code; it is refused",
@@ -48,7 +50,8 @@ FOREIGN: dict[str, Foreign] = {
         "    state = {{k: v.detach().clone(memory_format=torch.contiguous_format) for k, v in state.items() "
         "if torch.is_tensor(v)}}\n"
         "    safetensors.torch.save_file(state, {new_text})\n"
-        "and give them with a function that builds the model: package.module:factory and weights={new_text}. Where "
+        "and give them with a function that builds the model: package.module:factory and weights={new_text}. "
+        "Where "
         "torch.load refuses it, the file holds a whole model; where that is made, write it by "
         "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')",
         ".safetensors",
@@ -69,33 +72,38 @@ FOREIGN: dict[str, Foreign] = {
         "a frozen graph of TensorFlow",
         (".pb", ".pbtxt"),
         "Convert it, with the names of its inputs and outputs (pip install tf2onnx tensorflow):\n"
-        "    python -m tf2onnx.convert --graphdef {path} --inputs INPUT:0 --outputs OUTPUT:0 --output {new} --opset 17",
+        "    python -m tf2onnx.convert --graphdef {path} --inputs INPUT:0 --outputs OUTPUT:0 --output {new} "
+        "--opset 17",
     ),
     "checkpoint": Foreign(
         "a checkpoint of TensorFlow",
         (".meta", ".index", ".data-00000-of-00001"),
         "Convert it, with the names of its inputs and outputs (pip install tf2onnx tensorflow):\n"
-        "    python -m tf2onnx.convert --checkpoint {stem}.meta --inputs INPUT:0 --outputs OUTPUT:0 --output {new} "
+        "    python -m tf2onnx.convert --checkpoint {stem}.meta --inputs INPUT:0 --outputs OUTPUT:0 --output "
+        "{new} "
         "--opset 17",
     ),
     "keras": Foreign(
         "a Keras model",
         (".keras", ".h5", ".hdf5"),
         "Convert it (pip install keras tensorflow tf2onnx):\n"
-        "    python -c \"import keras; keras.models.load_model({path_text}).export({new_text}, format='onnx')\"",
+        '    python -c "import keras; keras.models.load_model({path_text}).export({new_text}, '
+        "format='onnx')\"",
     ),
     "coreml": Foreign(
         "a Core ML model",
         (".mlmodel",),
         "Convert it (pip install coremltools onnxmltools):\n"
-        '    python -c "import coremltools, onnxmltools; onnxmltools.utils.save_model(onnxmltools.convert_coreml('
+        '    python -c "import coremltools, onnxmltools; '
+        "onnxmltools.utils.save_model(onnxmltools.convert_coreml("
         'coremltools.utils.load_spec({path_text})), {new_text})"',
     ),
     "mlpackage": Foreign(
         "a Core ML package, which no tool converts back",
         (".mlpackage", ".mlmodelc"),
         "Prune the PyTorch or TensorFlow model that it was made from, then convert the smaller one:\n"
-        "    coremltools.convert(torch.export.export(small, (example,)).run_decompositions({{}})).save({path_text})",
+        "    coremltools.convert(torch.export.export(small, "
+        "(example,)).run_decompositions({{}})).save({path_text})",
     ),
     "gguf": Foreign(
         "a GGUF file: weights of a language model, quantised as a rule, without a graph",
@@ -126,7 +134,8 @@ FOREIGN: dict[str, Foreign] = {
         "a Caffe model",
         (".caffemodel", ".prototxt"),
         "Convert it (pip install caffe2onnx):\n"
-        "    python -m caffe2onnx.convert --prototxt {stem}.prototxt --caffemodel {stem}.caffemodel --onnx {new}",
+        "    python -m caffe2onnx.convert --prototxt {stem}.prototxt --caffemodel {stem}.caffemodel --onnx "
+        "{new}",
     ),
     "tensorrt": Foreign(
         "a TensorRT engine, built for one GPU, which no tool converts back",
@@ -148,9 +157,13 @@ FOREIGN: dict[str, Foreign] = {
     "lfs": Foreign(
         "a pointer of Git LFS and not the file itself", (), "Fetch that:\n    git lfs pull --include {path}"
     ),
-    "web": Foreign("a web page and not a model: the download went wrong", (), "Fetch the file again from its address"),
+    "web": Foreign(
+        "a web page and not a model: the download went wrong", (), "Fetch the file again from its address"
+    ),
     "arrays": Foreign(
-        "an archive of arrays", (".npz", ".npy"), "Give it as data (--data, --calibration), and a model as the model"
+        "an archive of arrays",
+        (".npz", ".npy"),
+        "Give it as data (--data, --calibration), and a model as the model",
     ),
     "folder": Foreign("a folder", (), "Give the path of the model in it, such as {path}/model.onnx"),
 }
@@ -160,7 +173,9 @@ READ = {".pt2": "pt2", ".onnx": "onnx", ".safetensors": "safetensors"}
 
 
 def kind_of(path: str | os.PathLike[str]) -> str:
-    """What the file holds, as far as its first bytes tell, else as its name says; empty where neither is known."""
+    """What the file holds, as far as its first bytes tell, else as its name says; empty where neither is
+    known.
+    """
     path = Path(path)
     suffix, content = path.suffix.lower(), kind_by_content(path)
     if suffix == ".bin" and not content and path.with_suffix(".xml").is_file():
@@ -192,10 +207,19 @@ def _filled(row: Foreign, path: Path) -> str:
         "new": str(new if new != path else stem.with_name(f"{stem.name}_converted{row.new}")),
     }
     texts = {f"{key}_text": repr(name) for key, name in names.items()}
-    return row.way.format(**{key: shlex.quote(name) for key, name in names.items()}, **texts, unpack=_unpack(path))
+    return row.way.format(
+        **{key: shlex.quote(name) for key, name in names.items()}, **texts, unpack=_unpack(path)
+    )
 
 
 def _unpack(path: Path) -> str:
-    by_suffix = {".zip": "unzip", ".mar": "unzip", ".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".7z": "7z x"}
+    by_suffix = {
+        ".zip": "unzip",
+        ".mar": "unzip",
+        ".gz": "gunzip",
+        ".bz2": "bunzip2",
+        ".xz": "unxz",
+        ".7z": "7z x",
+    }
     tar = ".tar" in path.suffixes or path.suffix == ".tgz"
     return "tar -xf" if tar else by_suffix.get(path.suffix.lower(), "tar -xf")

@@ -22,7 +22,8 @@ def load_model(
 ) -> nn.Module | ExportedProgram:
     """The model that `source` names: a `.pt2` or `.onnx` file, or `package.module:factory` (with `weights`).
 
-    What a file is, its first bytes tell before its name. Raises `InputError`, with what to do, for other formats.
+    What a file is, its first bytes tell before its name. Raises `InputError`, with what to do, for other
+    formats.
     """
     text = os.fspath(parsed("source", source, PATH))
     kind = refuse_foreign(text)
@@ -40,12 +41,15 @@ def load_model(
 
 
 def save_model(
-    path: str | os.PathLike[str], model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None
+    path: str | os.PathLike[str],
+    model: nn.Module | ExportedProgram,
+    example_inputs: ExampleInputs | None = None,
 ) -> None:
     """Write the model as the name of the file says: `.pt2`, `.onnx`, or `.safetensors` (weights alone).
 
-    A model that was read from ONNX is written as that file made smaller; any other is exported by torch. Raises as
-    `save_program` does, and `VerificationError` where onnxruntime computes another function than the model.
+    A model that was read from ONNX is written as that file made smaller; any other is exported by torch.
+    Raises as `save_program` does, and `VerificationError` where onnxruntime computes another function than
+    the model.
     """
     parsed("model", model, MODEL)
     suffix = Path(parsed("path", path, PATH)).suffix.lower()
@@ -58,6 +62,8 @@ def save_model(
             save_onnx(path, model)
         else:
             if example_inputs is None:
-                raise InputError("example_inputs is needed to export a model: give one tensor of a legal input")
+                raise InputError(
+                    "example_inputs is needed to export a model: give one tensor of a legal input"
+                )
             args, kwargs = at_least_two(*split_inputs(example_inputs))
             export_onnx(path, model, args, kwargs)

@@ -1,14 +1,16 @@
 """Check a `.pt2` archive, and rewrite the parts that were checked, before torch sees any of it.
 
-torch's own loader trusts the file. It unpickles without `weights_only` (weights marked `use_pickle`, `.pt` weight files
-of older layouts, `custom_obj_*` and `opaque_obj_*` constants, and sample inputs where the weights-only unpickler
-fails); it loads compiled code (`data/aotinductor/`); it hands `expr_str` to `sympy.sympify`, which evaluates; it looks
-a node's `target` up with `getattr` from `torch` (`torch.os.system` is one); it imports modules named in tree specs; and
-it pastes `guards_code`, node names, argument names and string constants into Python source that is then executed.
+torch's own loader trusts the file. It unpickles without `weights_only` (weights marked `use_pickle`, `.pt`
+weight files of older layouts, `custom_obj_*` and `opaque_obj_*` constants, and sample inputs where the
+weights-only unpickler fails); it loads compiled code (`data/aotinductor/`); it hands `expr_str` to
+`sympy.sympify`, which evaluates; it looks a node's `target` up with `getattr` from `torch` (`torch.os.system`
+is one); it imports modules named in tree specs; and it pastes `guards_code`, node names, argument names and
+string constants into Python source that is then executed.
 
-So the rule is default-deny. Every record must be one that a plain export writes; every string in the JSON must match
-the narrow pattern of its place; sample inputs pass torch's weights-only unpickler. torch then reads a copy that this
-file has written from what it has read, so that two zip readers cannot disagree on what the archive holds.
+So the rule is default-deny. Every record must be one that a plain export writes; every string in the JSON
+must match the narrow pattern of its place; sample inputs pass torch's weights-only unpickler. torch then
+reads a copy that this file has written from what it has read, so that two zip readers cannot disagree on what
+the archive holds.
 """
 
 from __future__ import annotations
@@ -44,9 +46,17 @@ REEXPORT = (
 
 _MODEL = "models/model.json"
 _WEIGHTS, _CONSTANTS = "data/weights/", "data/constants/"
-_WEIGHTS_CONFIG, _CONSTANTS_CONFIG = _WEIGHTS + "model_weights_config.json", _CONSTANTS + "model_constants_config.json"
+_WEIGHTS_CONFIG, _CONSTANTS_CONFIG = (
+    _WEIGHTS + "model_weights_config.json",
+    _CONSTANTS + "model_constants_config.json",
+)
 _INPUTS = "data/sample_inputs/model.pt"
-_FORMAT, _VERSION, _ZIP_VERSION, _BYTE_ORDER = "archive_format", "archive_version", ".data/version", "byteorder"
+_FORMAT, _VERSION, _ZIP_VERSION, _BYTE_ORDER = (
+    "archive_format",
+    "archive_version",
+    ".data/version",
+    "byteorder",
+)
 _NEEDED = (_FORMAT, _VERSION, _ZIP_VERSION, _MODEL, _WEIGHTS_CONFIG, _CONSTANTS_CONFIG, _INPUTS)
 
 _PLAIN_RECORD = re.compile(r"data/weights/weight_\d+|data/constants/tensor_\d+")
@@ -54,20 +64,26 @@ _IGNORED_RECORD = re.compile(r"\.data/serialization_id|extra/.*")
 _REFUSED_RECORDS: tuple[tuple[str, str], ...] = (
     (r"data/aotinductor/", "compiled code, which would run on loading"),
     (r"data/constants/(custom_obj|opaque_obj)_", "a pickled Python object, which can run code on loading"),
-    (r"data/(weights|constants)/.*\.pt$", "pickled tensors of an older layout, which can run code on loading"),
+    (
+        r"data/(weights|constants)/.*\.pt$",
+        "pickled tensors of an older layout, which can run code on loading",
+    ),
     (r"serialized_\w+\.(pt|json)$", "the layout of torch 2.7 and older, whose weights are pickled"),
     (r"data\.pkl$|.*/data\.pkl$|code/", "TorchScript or pickled weights, which can run code on loading"),
     (r"models/", "a second model; only one named 'model' is read"),
 )
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}")
-_TEXT = re.compile(r"[A-Za-z0-9_ .,:;+\-*/<>=()\[\]]{0,10000}")  # no quotes, backslashes, braces or line breaks
+_TEXT = re.compile(
+    r"[A-Za-z0-9_ .,:;+\-*/<>=()\[\]]{0,10000}"
+)  # no quotes, backslashes, braces or line breaks
 _SYMBOL = re.compile(r"[A-Za-z_]{1,64}[0-9]{0,6}")
 _NUMBER = re.compile(r"-?[0-9.]{1,40}(e[+-]?[0-9]{1,3})?")
 
 
 def clean_copy(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A temporary file with those parts of the `.pt2` at `path` that are data and nothing else, ready for torch.
+    """A temporary file with those parts of the `.pt2` at `path` that are data and nothing else, ready for
+    torch.
 
     Raises `InputError` naming the part at fault, why it is refused, and how to export the model again.
     """
@@ -85,12 +101,16 @@ def clean_copy(path: str | os.PathLike[str]) -> IO[bytes]:
 
 
 class _Archive:
-    """The records of a zip file by their names below its one root folder; sizes are those on disk, in bytes."""
+    """The records of a zip file by their names below its one root folder; sizes are those on disk, in
+    bytes.
+    """
 
     def __init__(self, path: str | os.PathLike[str], source: zipfile.ZipFile, length: int) -> None:
         self.path, self.source = path, source
         infos = [info for info in source.infolist() if not info.is_dir()]
-        if min((info.header_offset for info in infos), default=0) != 0:  # a cut file may end in an inner archive
+        if (
+            min((info.header_offset for info in infos), default=0) != 0
+        ):  # a cut file may end in an inner archive
             raise zipfile.BadZipFile("something stands before the first record")
         self.records = {self._below_root(info): info for info in infos}
         if len({name.lower() for name in self.records}) != len(infos):
@@ -102,7 +122,11 @@ class _Archive:
         parts = info.filename.split("/")
         if "\\" in info.filename or info.filename.startswith("/") or {"", ".", ".."} & set(parts):
             self.refuse(info.filename, "has an absolute name or steps out of the archive")
-        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
+        if (
+            info.compress_type != zipfile.ZIP_STORED
+            or info.compress_size != info.file_size
+            or info.flag_bits & 1
+        ):
             self.refuse(info.filename, "is compressed or encrypted; torch stores records as they are")
         return info.filename.split("/", 1)[-1]
 
@@ -128,9 +152,17 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[_Archive]:
             yield _Archive(path, source, os.fstat(file.fileno()).st_size)
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, UnicodeDecodeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        UnicodeDecodeError,
+    ) as error:
         raise InputError(
-            f"{path} is not a .pt2 archive, or is cut short or damaged ({first_line(error)}); fetch or export it again"
+            f"{path} is not a .pt2 archive, or is cut short or damaged ({first_line(error)}); fetch or "
+            "export it again"
         ) from error
 
 
@@ -164,7 +196,9 @@ def _check_records(archive: _Archive) -> list[str]:
     """The names of the raw tensors, once every record is known to be of a kind that is plain data."""
     plain = []
     for name in archive.records:
-        reason = next((why for pattern, why in _REFUSED_RECORDS if name != _MODEL and re.match(pattern, name)), None)
+        reason = next(
+            (why for pattern, why in _REFUSED_RECORDS if name != _MODEL and re.match(pattern, name)), None
+        )
         if reason is not None:
             archive.refuse(name, f"is {reason}")
         if _PLAIN_RECORD.fullmatch(name):
@@ -173,7 +207,9 @@ def _check_records(archive: _Archive) -> list[str]:
             archive.refuse(name, "is not a record that a plain export writes")
     missing = [name for name in _NEEDED if name not in archive.records]
     if missing:
-        archive.refuse(missing[0], "is missing: this is not what torch.export.save of torch 2.9 or newer writes")
+        archive.refuse(
+            missing[0], "is missing: this is not what torch.export.save of torch 2.9 or newer writes"
+        )
     if archive.read(_FORMAT, limit=16) != b"pt2":
         archive.refuse(_FORMAT, "does not say pt2")
     if _BYTE_ORDER in archive.records and archive.read(_BYTE_ORDER, limit=16) != b"little":
@@ -182,7 +218,9 @@ def _check_records(archive: _Archive) -> list[str]:
 
 
 def _check_payloads(archive: _Archive, part: str, config: Any, folder: str) -> None:
-    """Each tensor must lie inside its record, unpickled: a header cannot ask for memory that the file does not fill."""
+    """Each tensor must lie inside its record, unpickled: a header cannot ask for memory that the file does
+    not fill.
+    """
     entries = config.get("config") if isinstance(config, dict) else None
     if not isinstance(entries, dict):
         archive.refuse(part, "has no table of tensors")
@@ -193,8 +231,13 @@ def _check_payloads(archive: _Archive, part: str, config: Any, folder: str) -> N
             archive.refuse(f"{fqn} in {part}", "is marked as pickled, which can run code on loading")
         record = f"{folder}{entry.get('path_name')}"
         if not _PLAIN_RECORD.fullmatch(record) or record not in archive.records:
-            archive.refuse(f"{fqn} in {part}", f"points to {record[:80]!r}, which is no tensor record of the archive")
-        needed, available = _declared_bytes(archive, f"{fqn} in {part}", entry), archive.records[record].file_size
+            archive.refuse(
+                f"{fqn} in {part}", f"points to {record[:80]!r}, which is no tensor record of the archive"
+            )
+        needed, available = (
+            _declared_bytes(archive, f"{fqn} in {part}", entry),
+            archive.records[record].file_size,
+        )
         if needed > available:
             archive.refuse(f"{fqn} in {part}", f"declares {needed} bytes but its record holds {available}")
         entry["tensor_meta"]["device"] = _CPU
@@ -222,8 +265,26 @@ def _whole(number: Any) -> int:
     return value
 
 
-# Bytes of an element by the number of its dtype in torch's schema (torch/_export/serde/schema.py, ScalarType).
-_ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 2, 7: 4, 8: 8, 9: 4, 10: 8, 11: 16, 12: 1, 13: 2, 28: 2, 34: 4, 35: 8}
+# Bytes of an element by the number of its dtype in torch's schema (torch/_export/serde/schema.py,
+# ScalarType).
+_ITEM_BYTES = {
+    1: 1,
+    2: 1,
+    3: 2,
+    4: 4,
+    5: 8,
+    6: 2,
+    7: 4,
+    8: 8,
+    9: 4,
+    10: 8,
+    11: 16,
+    12: 1,
+    13: 2,
+    28: 2,
+    34: 4,
+    35: 8,
+}
 _ITEM_BYTES |= dict.fromkeys(range(29, 34), 1)
 
 
@@ -233,7 +294,9 @@ def _clean_inputs(archive: _Archive) -> bytes:
     if not content:
         return b""
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as inner:  # the older pickle layout is no zip, and is refused
+        with zipfile.ZipFile(
+            io.BytesIO(content)
+        ) as inner:  # the older pickle layout is no zip, and is refused
             if any(info.compress_type != zipfile.ZIP_STORED for info in inner.infolist()):
                 raise ValueError("compressed records")
         inputs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -253,7 +316,9 @@ def _clean_inputs(archive: _Archive) -> bytes:
 
 
 def _clean_model(archive: _Archive, model: Any) -> Any:
-    """The graph's JSON on the CPU, without metadata and guards (which become source code), every string checked."""
+    """The graph's JSON on the CPU, without metadata and guards (which become source code), every string
+    checked.
+    """
 
     def refuse(place: str, value: str, why: str) -> NoReturn:
         shown = value if len(value) <= 80 else value[:77] + "…"
@@ -286,7 +351,8 @@ def _clean_model(archive: _Archive, model: Any) -> Any:
 
 _CPU = {"type": "cpu", "index": None}
 
-# What torch can do without (guards only check inputs, metadata tells where a node came from), and where things go.
+# What torch can do without (guards only check inputs, metadata tells where a node came from), and where
+# things go.
 _REPLACED: dict[str, Any] = {"guards_code": [], "metadata": {}, "device": _CPU, "as_device": _CPU}
 
 
@@ -303,7 +369,8 @@ def _custom_class(value: str) -> str:
 
 
 _PYTHON_OPS = frozenset(
-    "add sub mul floordiv truediv mod neg pow eq ne lt le gt ge and_ or_ not_ getitem trunc ceil floor".split()
+    "add sub mul floordiv truediv mod neg pow eq ne lt le gt ge and_ or_ not_ getitem trunc ceil "
+    "floor".split()
 )
 _TORCH_OPS = frozenset(
     f"torch.{name}" for name in "sym_int sym_float sym_max sym_min sym_not sym_ite sym_sum _sym_sqrt".split()
@@ -323,8 +390,10 @@ def _operator(value: str) -> str:
 
 
 _SYMPY_CALLS = frozenset(
-    "Add Mul Pow Mod Max Min Abs Integer Rational Float Symbol Equality Unequality LessThan GreaterThan StrictLessThan "
-    "StrictGreaterThan And Or Not FloorDiv ModularIndexing Where PythonMod CleanDiv CeilDiv CeilToInt FloorToInt "
+    "Add Mul Pow Mod Max Min Abs Integer Rational Float Symbol Equality Unequality LessThan GreaterThan "
+    "StrictLessThan "
+    "StrictGreaterThan And Or Not FloorDiv ModularIndexing Where PythonMod CleanDiv CeilDiv CeilToInt "
+    "FloorToInt "
     "PowByNatural FloatTrueDiv IntTrueDiv TruncToInt TruncToFloat RoundToInt ToFloat Identity".split()
 )
 _SYMPY_POWERS = frozenset(("Pow", "PowByNatural"))
@@ -336,7 +405,9 @@ _POWER_LIMIT = 4  # powers in one expression, each of at most 8
 
 
 def _expression(value: str) -> str:
-    """Sizes as torch writes them (`Mul(Integer(2), Symbol('s7', integer=True))`), or plain arithmetic on names."""
+    """Sizes as torch writes them (`Mul(Integer(2), Symbol('s7', integer=True))`), or plain arithmetic on
+    names.
+    """
     why = "is not an arithmetic expression of sizes, and would be evaluated"
     if len(value) > _EXPRESSION_LIMIT or value.count("**") + value.count("Pow") > _POWER_LIMIT:
         return why
@@ -364,7 +435,9 @@ def _is_arithmetic(node: ast.expr, depth: int = 24) -> bool:
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             return _is_small_power(right) and below(left)
         case ast.BinOp(
-            left=left, op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.BitAnd() | ast.BitOr(), right=right
+            left=left,
+            op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div() | ast.BitAnd() | ast.BitOr(),
+            right=right,
         ):
             return below(left, right)
         case ast.Compare(left=left, comparators=[right]):
@@ -411,7 +484,9 @@ _CONTAINERS = frozenset(("builtins.tuple", "builtins.list", "builtins.dict", "co
 
 
 def _tree(value: str, key_rule: Callable[[str], str]) -> str:
-    """A tree spec of plain containers: others import the modules that they name, or run their own decoders."""
+    """A tree spec of plain containers: others import the modules that they name, or run their own
+    decoders.
+    """
     why = "is not made of tuples, lists and dicts with plain keys, and could import code"
     try:
         version, spec = json.loads(value)
@@ -429,7 +504,9 @@ def _is_plain_tree(spec: Mapping[str, Any], key_rule: Callable[[str], str]) -> b
         isinstance(keys, list) and all(type(k) is int or (type(k) is str and not key_rule(k)) for k in keys)
     )
     return (
-        spec["type"] in _CONTAINERS and plain_keys and all(_is_plain_tree(s, key_rule) for s in spec["children_spec"])
+        spec["type"] in _CONTAINERS
+        and plain_keys
+        and all(_is_plain_tree(s, key_rule) for s in spec["children_spec"])
     )
 
 
@@ -441,8 +518,8 @@ def _output_tree(value: str) -> str:
     return _tree(value, _text)
 
 
-# JSON key → rule for the strings under it: '' where the string is harmless, otherwise the reason to refuse it.
-# A string under any other key must be plain text.
+# JSON key → rule for the strings under it: '' where the string is harmless, otherwise the reason to refuse
+# it. A string under any other key must be plain text.
 _STRING_RULES: dict[str, Callable[[str], str]] = {
     "expr_str": _expression,
     "target": _operator,

@@ -1,4 +1,6 @@
-"""ATen's second names for ops: a graph has only the first ones, so that the rule tables need not know the others."""
+"""ATen's second names for ops: a graph has only the first ones, so that the rule tables need not know the
+others.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ ALIASES = {
 
 
 def first_name(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
-    """The op under its first name: the overload that takes and gives the same types. Itself where it has one name."""
+    """The op under its first name: the overload that takes and gives the same types. Itself where it has one
+    name.
+    """
     packet = getattr(torch.ops.aten, ALIASES.get(target._schema.name.removeprefix("aten::"), ""), None)
     for name in packet.overloads() if packet is not None else ():
         overload: torch._ops.OpOverload = getattr(packet, name)

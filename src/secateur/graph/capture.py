@@ -1,7 +1,7 @@
 """Capture a model as one flat graph of ATen ops, through `torch.export`, with the batch axis left free.
 
-Everything downstream (coupling, bounds, shrinking) reads this graph and nothing else, so an importer for another
-format has only to end in a `torch.export.ExportedProgram`.
+Everything downstream (coupling, bounds, shrinking) reads this graph and nothing else, so an importer for
+another format has only to end in a `torch.export.ExportedProgram`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,22 @@ _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """A captured model. Nodes are `placeholder` (inputs), `get_attr` (tensors), `call_function` (ops) and `output`."""
+    """A captured model. Nodes are `placeholder` (inputs), `get_attr` (tensors), `call_function` (ops) and
+    `output`.
+    """
 
     module: fx.GraphModule
     tensors: dict[str, Tensor]  # parameters, buffers and constants by their names in the model
-    aliases: dict[str, tuple[str, ...]]  # name → every name of the tensor in the model (tied weights; none: a constant)
+    aliases: dict[
+        str, tuple[str, ...]
+    ]  # name → every name of the tensor in the model (tied weights; none: a constant)
     example: tuple[Tensor, ...]  # flat inputs, batch of at least 2
-    constants: dict[str, Any] = field(default_factory=dict)  # placeholder → value; arguments that are no tensors
-    layouts: Mapping[str, Layout] = field(default_factory=dict)  # of tensors that the model stores in another way
+    constants: dict[str, Any] = field(
+        default_factory=dict
+    )  # placeholder → value; arguments that are no tensors
+    layouts: Mapping[str, Layout] = field(
+        default_factory=dict
+    )  # of tensors that the model stores in another way
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -113,7 +121,9 @@ def walk(
 
 
 def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
-    """Run the node's op in the floating dtype and on the device of `like`, whatever the graph has baked in."""
+    """Run the node's op in the floating dtype and on the device of `like`, whatever the graph has baked
+    in.
+    """
 
     def adapt(leaf: Any) -> Any:
         if isinstance(leaf, torch.dtype) and leaf.is_floating_point:
@@ -136,7 +146,8 @@ def run(
     observe: Callable[[fx.Node, Any], None] | None = None,
     dtype: torch.dtype | None = None,
 ) -> tuple[Tensor, ...]:
-    """The model's outputs, flattened, for flat `inputs` with any batch size; `tensors` overrides weights by name.
+    """The model's outputs, flattened, for flat `inputs` with any batch size; `tensors` overrides weights by
+    name.
 
     All floating-point work is done in `dtype` (default: that of the first floating input, else of the model's
     tensors); `observe` sees every node's value.
@@ -174,12 +185,14 @@ def sizes_of_values(graph: Graph) -> list[int]:
 
 
 def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Graph:
-    """Capture `model` in eval mode on `example_inputs` (a tensor, a tuple of them, or a dict of keyword arguments).
+    """Capture `model` in eval mode on `example_inputs` (a tensor, a tuple of them, or a dict of keyword
+    arguments).
 
-    Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Arguments that are no
-    tensors (None, truth values, numbers, text) are constants of the graph. Raises `CaptureError` for models that
-    are no float modules in eval mode (see `fitness`), weights that are not finite, inputs that the model refuses,
-    control flow that depends on data, and models that fix the batch size; `InputError` without example inputs.
+    Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Arguments that
+    are no tensors (None, truth values, numbers, text) are constants of the graph. Raises `CaptureError` for
+    models that are no float modules in eval mode (see `fitness`), weights that are not finite, inputs that
+    the model refuses, control flow that depends on data, and models that fix the batch size; `InputError`
+    without example inputs.
     """
     if isinstance(model, ExportedProgram):
         program, leaves = model, leaves_for(model, example_inputs)
@@ -187,7 +200,9 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         if example_inputs is None and isinstance(model, Imported):
             example_inputs = model.example_inputs
         if example_inputs is None:
-            raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
+            raise InputError(
+                "example_inputs is needed to capture an nn.Module: give one tensor of a legal input"
+            )
         check_fit(model)
         args, kwargs = at_least_two(*split_inputs(example_inputs))
         if isinstance(model, Imported):
@@ -196,7 +211,9 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
     if program.graph_signature.buffers_to_mutate:
         names = few([str(name) for name in program.graph_signature.buffers_to_mutate.values()])
-        raise CaptureError(f"the model changes its own buffers when it runs ({names}); export it in eval mode")
+        raise CaptureError(
+            f"the model changes its own buffers when it runs ({names}); export it in eval mode"
+        )
     module = unlifted(program)
     if not isinstance(module, fx.GraphModule):
         raise CaptureError(f"torch.export gave a {type(module).__name__}, not a graph")
@@ -246,8 +263,9 @@ def _tensors(module: fx.GraphModule) -> dict[str, Tensor]:
 
 
 def _ordinary(value: Tensor) -> Tensor:
-    """The tensor itself; a copy where it is one of inference mode, or of a memory format for which kernels round in
-    another way."""
+    """The tensor itself; a copy where it is one of inference mode, or of a memory format for which kernels
+    round in another way.
+    """
     value = value.detach()
     return (value.clone() if value.is_inference() else value).contiguous()
 
@@ -255,7 +273,10 @@ def _ordinary(value: Tensor) -> Tensor:
 def _aliases(model: nn.Module | ExportedProgram, tensors: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
     if isinstance(model, ExportedProgram):
         return {name: (name,) for name in tensors}
-    everything = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    everything = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
     names: dict[int, list[str]] = {}
     for name, value in everything:
         names.setdefault(id(value), []).append(name)
@@ -264,13 +285,16 @@ def _aliases(model: nn.Module | ExportedProgram, tensors: Mapping[str, Tensor]) 
 
 
 def _with_free_batch(graph: Graph) -> Graph:
-    """Check that the graph runs with another batch size, after freeing sizes that a static export has baked in."""
+    """Check that the graph runs with another batch size, after freeing sizes that a static export has baked
+    in.
+    """
     size = graph.example[0].shape[0]
     try:
         found = run(graph, graph.example)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise CaptureError(
-            f"the captured graph does not run on the example inputs: {first_line(error)}. Export the model again"
+            f"the captured graph does not run on the example inputs: {first_line(error)}. Export the model "
+            "again"
         ) from error
     if not _runs_with_batch(graph, size + 1, found):
         _free_baked_batch(graph, size)
@@ -283,7 +307,9 @@ def _with_free_batch(graph: Graph) -> Graph:
 
 
 def _fixed_by(graph: Graph, size: int) -> str:
-    """In words: the first op that cannot be run on one sample more, or whose value does not go on with that sample."""
+    """In words: the first op that cannot be run on one sample more, or whose value does not go on with that
+    sample.
+    """
     before, after = dict[fx.Node, Any](), dict[fx.Node, Any]()
     run(graph, graph.example, observe=before.__setitem__)
     reason = ""
@@ -330,7 +356,8 @@ def _runs_with_batch(graph: Graph, batch: int, small: Sequence[Tensor]) -> bool:
 
 
 def _begins_with(large: Tensor, small: Tensor) -> bool:
-    """Whether `large` is `small` with more samples: along axis 0, or along another whose beginning is the same.
+    """Whether `large` is `small` with more samples: along axis 0, or along another whose beginning is the
+    same.
 
     An output of the same shape has no batch axis at all.
     """
@@ -344,7 +371,9 @@ def _begins_with(large: Tensor, small: Tensor) -> bool:
 
 
 def _free_baked_batch(graph: Graph, size: int) -> None:
-    """In `view`, `reshape` and `expand`, let a leading size equal to the example's batch follow the input instead."""
+    """In `view`, `reshape` and `expand`, let a leading size equal to the example's batch follow the input
+    instead.
+    """
     module = graph.module
     for node in list(module.graph.nodes):
         if kind(node) not in _VIEWS or node.op != "call_function":

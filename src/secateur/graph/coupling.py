@@ -1,7 +1,7 @@
 """Find the groups of units that must leave a network together, by carrying unit labels through its graph.
 
-Every producer's outputs get labels; rules (see `rules.py`) say which labels are equal and which are pinned; equal
-labels are one unit; units that stand in the same slots are one group.
+Every producer's outputs get labels; rules (see `rules.py`) say which labels are equal and which are pinned;
+equal labels are one unit; units that stand in the same slots are one group.
 """
 
 from __future__ import annotations
@@ -16,24 +16,48 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
-from secateur.graph.labels import FIXED, Labels, compacted, compressed, fixed, varying_axes, without_repetition
+from secateur.graph.labels import (
+    FIXED,
+    Labels,
+    compacted,
+    compressed,
+    fixed,
+    varying_axes,
+    without_repetition,
+)
 from secateur.graph.layouts import Layout
 from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
 from secateur.types import Group, Groups, Slot
 
-_TRANSPOSES = {"t", "transpose", "permute", "numpy_T", "mT", "detach", "alias", "contiguous", "clone", "to", "_to_copy"}
+_TRANSPOSES = {
+    "t",
+    "transpose",
+    "permute",
+    "numpy_T",
+    "mT",
+    "detach",
+    "alias",
+    "contiguous",
+    "clone",
+    "to",
+    "_to_copy",
+}
 
 
 @dataclass(frozen=True, eq=False)
 class Coupling(Groups):
     """The groups of a graph, and for each node the unit of each element of its value."""
 
-    units: Mapping[fx.Node, Tensor]  # node → unit id of each element (−1: none), stride 0 where it does not change
+    units: Mapping[
+        fx.Node, Tensor
+    ]  # node → unit id of each element (−1: none), stride 0 where it does not change
     ids: Mapping[str, Tensor]  # group name → unit id of each of its units, shape: (units,)
 
 
 def couple(graph: Graph) -> Coupling:
-    """The groups of `graph`. Cost: one forward pass on the example, and label work linear in the number of units."""
+    """The groups of `graph`. Cost: one forward pass on the example, and label work linear in the number of
+    units.
+    """
     pinned: tuple[Group, ...] = ()
     while True:
         settled = frozenset((slot.tensor, slot.axis) for group in pinned for slot in group.slots)
@@ -43,7 +67,8 @@ def couple(graph: Graph) -> Coupling:
         known = tuple(group for group in groups if group.pinned)
         if not labels.crossed or not known:
             break
-        pinned += known  # units that pass other layers by, but cannot leave: without them, those layers have units
+        # units that pass other layers by, but cannot leave: without them, those layers have units
+        pinned += known
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
     return Coupling((*pinned, *groups), labels.blocked | labels.crossed, units, ids)
 
@@ -144,8 +169,9 @@ def _classes_of(labels: Tensor, classes: Tensor) -> Tensor:
 
 
 def _stored_labels(graph: Graph, labels: Labels) -> Iterator[Tensor]:
-    """Labels in tensors as the model stores them, where the graph reads them in another layout: for each axis that is
-    read, the labels along it."""
+    """Labels in tensors as the model stores them, where the graph reads them in another layout: for each axis
+    that is read, the labels along it.
+    """
     for (name, axis), vector in labels.axes.items():
         if name in graph.layouts:
             index = compacted(graph.layouts[name].index_along(axis))
@@ -171,7 +197,9 @@ def _rectangular(labels: Labels, tensors: list[Tensor]) -> Tensor:
                 for axis in axes - {longest}:
                     first = first.narrow(axis, 0, 1)
                 labels.equate(
-                    units, first.expand_as(units), "shares a slice of a tensor with a value that cannot shrink"
+                    units,
+                    first.expand_as(units),
+                    "shares a slice of a tensor with a value that cannot shrink",
                 )
         if len(labels.pairs) == before:
             return classes
@@ -190,7 +218,8 @@ def _groups(
         reasons.append(reason)
         pins[chosen[pins[chosen] == 0]] = len(reasons) - 1
 
-    # Equal signatures mean equal numbers of indices in every slot: random weights make the comparison one sum.
+    # Equal signatures mean equal numbers of indices in every slot: random weights make the comparison one
+    # sum.
     random = np.random.default_rng(0).integers(1, 2**62, size=len(slots), dtype=np.int64)
     free = [vector[vector != FIXED] for vector in slots.values()]
     used = np.concatenate([np.zeros(0, np.int64), *free])
@@ -216,7 +245,9 @@ def _groups(
 def _places(
     slots: Mapping[tuple[str, int], np.ndarray], owner: np.ndarray, count: int
 ) -> list[dict[tuple[str, int], np.ndarray]]:
-    """For each group, the indices of its units along each axis where it has any; `owner`: class → group, or −1."""
+    """For each group, the indices of its units along each axis where it has any; `owner`: class → group, or
+    −1.
+    """
     places: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in range(count)]
     for key, vector in slots.items():
         indices = np.flatnonzero(vector != FIXED)
@@ -271,7 +302,9 @@ def _group(
 
 
 def _axis_classes(labels: Labels, classes: Tensor) -> dict[tuple[str, int], np.ndarray]:
-    """(tensor, axis) → class of each index, for axes used as such and for parameters used element by element."""
+    """(tensor, axis) → class of each index, for axes used as such and for parameters used element by
+    element.
+    """
     slots = {key: _classes_of(vector, classes).numpy() for key, vector in labels.axes.items()}
     for tensor, elements in labels.elements.items():
         units = _classes_of(elements, classes)

@@ -1,4 +1,6 @@
-"""Example inputs: tensors, and beside them None, truth values, numbers and text, which are constants of a capture."""
+"""Example inputs: tensors, and beside them None, truth values, numbers and text, which are constants of a
+capture.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.dev
 
 
 def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments. Raises `InputError` for values that a graph can neither take nor fix."""
+    """Positional and keyword arguments. Raises `InputError` for values that a graph can neither take nor
+    fix.
+    """
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Tensor):
@@ -30,7 +34,8 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
         args = tuple(example_inputs)
     else:
         raise InputError(
-            f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of the model's arguments, or "
+            f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of the model's "
+            "arguments, or "
             "a dict of its keyword arguments"
         )
     named = [*((f"[{i}]", x) for i, x in enumerate(args)), *((f"[{k!r}]", x) for k, x in kwargs.items())]
@@ -38,20 +43,27 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
         _check_leaves(name, value)
     tensors = tensors_in((args, kwargs))
     if not tensors:
-        raise InputError("example_inputs holds no tensor; give a tensor, a tuple of tensors, or a dict of them")
+        raise InputError(
+            "example_inputs holds no tensor; give a tensor, a tuple of tensors, or a dict of them"
+        )
     if any(x.ndim == 0 or x.shape[0] == 0 for x in tensors[:1]):
-        raise InputError(f"example input of shape {tuple(tensors[0].shape)}: axis 0 must be a batch of at least one")
+        raise InputError(
+            f"example input of shape {tuple(tensors[0].shape)}: axis 0 must be a batch of at least one"
+        )
     return args, kwargs
 
 
 def _check_leaves(name: str, value: Any) -> None:
     for leaf in pytree.tree_leaves(value):
         if isinstance(leaf, Tensor) and leaf.is_meta:
-            raise InputError(f"example_inputs{name} is on the meta device; give a tensor with values, such as zeros")
+            raise InputError(
+                f"example_inputs{name} is on the meta device; give a tensor with values, such as zeros"
+            )
         if not isinstance(leaf, (Tensor, *_CONSTANTS)):
             kind = f"{type(leaf).__module__}.{type(leaf).__name__}".removeprefix("builtins.")
             raise InputError(
-                f"example_inputs{name} holds a {kind}; give torch tensors (torch.from_numpy for arrays) and, as "
+                f"example_inputs{name} holds a {kind}; give torch tensors (torch.from_numpy for arrays) and, "
+                "as "
                 "constants, None, truth values, numbers and text"
             )
 
@@ -79,7 +91,9 @@ def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -
 
     Raises `InputError` where the example has other constants, `CaptureError` for another number of tensors.
     """
-    args, kwargs = program.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
+    args, kwargs = (
+        program.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
+    )
     leaves = pytree.tree_leaves((args, _in_order(program, kwargs)))
     inputs = [s.arg for s in program.graph_signature.input_specs if s.kind == InputKind.USER_INPUT]
     tensors = [x for x in leaves if isinstance(x, Tensor)]
@@ -93,7 +107,8 @@ def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -
         constant = argument.value if isinstance(argument, ConstantArgument) else None
         if len(leaves) == len(inputs) and isinstance(argument, ConstantArgument) and leaf != constant:
             raise InputError(
-                f"example_inputs: {argument.name} is {leaf!r}, but the program was exported with {constant!r}, "
+                f"example_inputs: {argument.name} is {leaf!r}, but the program was exported with "
+                f"{constant!r}, "
                 "which is part of its graph; export it again with the other value"
             )
     given = iter(tensors)

@@ -27,26 +27,29 @@ from secateur.torch_state import ALONE, EXPORTING, no_fast_path
 _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or its class → what to do
     (
         ("data-dependent", "DataDependent", "DynamicOutputShape"),
-        "Control flow that depends on tensor values has no static graph; rewrite it with torch.where or torch.cond, or "
+        "Control flow that depends on tensor values has no static graph; rewrite it with torch.where or "
+        "torch.cond, or "
         "prune the part without it",
     ),
     (("quantize",), f"The model is quantised. {FLOAT_FIRST}"),
     (("numpy",), "Values that leave torch for NumPy cannot be followed; use torch's functions"),
     (
         ("UnsupportedOperator", "fake impl", "Meta' backend", "fake tensor"),
-        "An op of another library needs a fake kernel (torch.library.register_fake) to be captured, or torch's own ops "
+        "An op of another library needs a fake kernel (torch.library.register_fake) to be captured, or "
+        "torch's own ops "
         "in its place",
     ),
-    (("", ), "torch.export.export(model, args, strict=False) shows all of the reason; rewrite that part of forward, or "
-     "prune the part of the model without it"),
+    (("", ), "torch.export.export(model, args, strict=False) shows all of the reason; rewrite that part of "
+     "forward, or prune the part of the model without it"),
 )  # fmt: skip
 
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Export without the fused path of attention, without gradients (so that `no_grad` blocks leave no subgraphs of
-    their own), and without torch's own messages. One
-    thread at a time: torch.export keeps state of the process."""
+    """Export without the fused path of attention, without gradients (so that `no_grad` blocks leave no
+    subgraphs of their own), and without torch's own messages. One thread at a time: torch.export keeps state
+    of the process.
+    """
     with ALONE, EXPORTING, no_fast_path(), torch.no_grad():
         silenced = logging.root.manager.disable
         logging.disable(logging.WARNING)
@@ -69,7 +72,9 @@ def export_program(
         return _exported(model, args, kwargs, to_file)
 
 
-def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], to_file: bool) -> ExportedProgram:
+def _exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], to_file: bool
+) -> ExportedProgram:
     check_kind(model)
     output = _tried(model, args, kwargs)
     readable = is_plain(output) if to_file else is_known(output)
@@ -93,7 +98,9 @@ def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], t
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """An export makes millions of objects that stay; on large graphs, looking for garbage among them is 15 % of it."""
+    """An export makes millions of objects that stay; on large graphs, looking for garbage among them is 15 %
+    of it.
+    """
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -116,7 +123,9 @@ def _source_lines(wanted: bool) -> Iterator[None]:
 
 
 def _tried(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The model's output on the example. Raises `CaptureError` where it refuses that, or changes its own buffers."""
+    """The model's output on the example. Raises `CaptureError` where it refuses that, or changes its own
+    buffers.
+    """
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad():
@@ -131,7 +140,9 @@ def _tried(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     if changed:
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
-        raise CaptureError(f"the model changes its own buffers when it runs ({few(changed)}); a static graph cannot")
+        raise CaptureError(
+            f"the model changes its own buffers when it runs ({few(changed)}); a static graph cannot"
+        )
     return output
 
 
@@ -147,7 +158,9 @@ def first_line(error: BaseException) -> str:
 
 def unlifted(program: ExportedProgram) -> nn.Module:
     """The program as a module that holds its own tensors, without guards on its inputs."""
-    unguarded = {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    unguarded = (
+        {"check_guards": False} if "check_guards" in inspect.signature(program.module).parameters else {}
+    )
     return program.module(**unguarded)
 
 

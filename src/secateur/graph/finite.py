@@ -15,7 +15,9 @@ _CHUNK = 256  # samples that are run at once
 _MASKS = {"masked_fill", "where", "full", "full_like", "scalar_tensor", "fill"}  # infinite on purpose
 
 
-def finite_samples(graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+def finite_samples(
+    graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor] | None = None
+) -> Tensor:
     """Which samples (n,) give finite outputs only; outputs without a row for each sample are left out.
 
     Cost: one forward pass.
@@ -31,7 +33,9 @@ def finite_samples(graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[str,
     return torch.cat(parts)
 
 
-def first_not_finite(graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor] | None = None) -> str:
+def first_not_finite(
+    graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor] | None = None
+) -> str:
     """The first node whose value is not finite, in words: name, op, shape and source line of the model.
 
     Values of −∞ that masks are made of do not count.

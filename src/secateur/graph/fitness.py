@@ -1,4 +1,6 @@
-"""Modules that cannot be captured as they are: what they are and what to do, before torch.export fails on them."""
+"""Modules that cannot be captured as they are: what they are and what to do, before torch.export fails on
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from secateur.errors import CaptureError, few
 from secateur.graph.sources import described
 
 _QUANTISED = (  # where classes of quantised layers and tensors are defined
-    "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized", "torch.nn.quantized",
+    "torch.ao.nn.quantized", "torch.ao.nn.intrinsic.quantized", "torch.ao.nn.sparse.quantized",
+    "torch.nn.quantized",
     "torchao", "bitsandbytes", "auto_gptq", "gptqmodel", "awq", "hqq", "quanto", "optimum.quanto",
 )  # fmt: skip
 _FLOAT = ("FloatFunctional", "FXFloatFunctional")  # float modules that are defined beside them
@@ -51,9 +54,13 @@ def check_values(tensors: dict[str, Tensor]) -> None:
 
 
 def check_quantised_ops(graph: fx.Graph) -> None:
-    nodes = [n for n in graph.nodes if isinstance(n.target, torch._ops.OpOverload) and _is_quantising(n.target)]
+    nodes = [
+        n for n in graph.nodes if isinstance(n.target, torch._ops.OpOverload) and _is_quantising(n.target)
+    ]
     if nodes:
-        raise CaptureError(f"the model is quantised: {few([described(n) for n in nodes], '; ')}. {FLOAT_FIRST}")
+        raise CaptureError(
+            f"the model is quantised: {few([described(n) for n in nodes], '; ')}. {FLOAT_FIRST}"
+        )
 
 
 def _is_quantising(op: torch._ops.OpOverload) -> bool:
@@ -61,7 +68,7 @@ def _is_quantising(op: torch._ops.OpOverload) -> bool:
     return space in _QUANTISED_OPS or name.startswith(_QUANTISING)
 
 
-# --- what is looked for ----------------------------------------------------------------------------------------------
+# --- what is looked for -------------------------------------------------------------------------------------
 
 
 def _scripted(model: nn.Module) -> Iterator[str]:
@@ -71,16 +78,23 @@ def _scripted(model: nn.Module) -> Iterator[str]:
 
 def _scripted_told(names: list[str]) -> str:
     return (
-        f"TorchScript (torch.jit.script or trace) has no Python code to capture: {few(names)}. Build the model from "
-        "its Python class and load the weights: model.load_state_dict(scripted.state_dict()). Without the class, "
-        "write it as ONNX: torch.onnx.export(scripted, (example,), 'net.onnx', dynamo=False, input_names=['input'], "
+        f"TorchScript (torch.jit.script or trace) has no Python code to capture: {few(names)}. Build the "
+        "model from "
+        "its Python class and load the weights: model.load_state_dict(scripted.state_dict()). Without the "
+        "class, "
+        "write it as ONNX: torch.onnx.export(scripted, (example,), 'net.onnx', dynamo=False, "
+        "input_names=['input'], "
         "dynamic_axes={'input': {0: 'batch'}}), and prune secateur.load_model('net.onnx')"
     )
 
 
 def _outermost(names: list[str]) -> list[str]:
     """Without the parts of modules that are named themselves."""
-    return [n for n in names if not any(n != other and n.startswith(f"{other}." if other else "") for other in names)]
+    return [
+        n
+        for n in names
+        if not any(n != other and n.startswith(f"{other}." if other else "") for other in names)
+    ]
 
 
 def _is_absent(value: Tensor) -> bool:
@@ -94,27 +108,37 @@ def _absent(model: nn.Module) -> Iterator[str]:
 
 def _absent_told(names: list[str]) -> str:
     return (
-        f"the model has no values for {few(names)}: these tensors are on the meta device. Load the weights with "
+        f"the model has no values for {few(names)}: these tensors are on the meta device. Load the weights "
+        "with "
         "model.load_state_dict(state, assign=True), or build the model outside of torch.device('meta') and "
         "init_empty_weights()"
     )
 
 
 def _lazy(model: nn.Module) -> Iterator[str]:
-    return (name for name, value in (*model.named_parameters(), *model.named_buffers()) if nn.parameter.is_lazy(value))
+    return (
+        name
+        for name, value in (*model.named_parameters(), *model.named_buffers())
+        if nn.parameter.is_lazy(value)
+    )
 
 
 def _lazy_told(names: list[str]) -> str:
-    return f"lazy layers have no weights yet: {few(names)}. Run the model once on an input, and load its weights"
+    return (
+        f"lazy layers have no weights yet: {few(names)}. Run the model once on an input, and load its weights"
+    )
 
 
 def _inferred(model: nn.Module) -> Iterator[str]:
-    return (name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_inference())
+    return (
+        name for name, value in (*model.named_parameters(), *model.named_buffers()) if value.is_inference()
+    )
 
 
 def _inferred_told(names: list[str]) -> str:
     return (
-        f"the model was made in torch.inference_mode, and torch.export takes no such tensors: {few(names)}. Give a "
+        f"the model was made in torch.inference_mode, and torch.export takes no such tensors: {few(names)}. "
+        "Give a "
         "copy that is made outside of it: copy.deepcopy(model)"
     )
 
@@ -138,7 +162,8 @@ def _is_quantised(module: nn.Module) -> bool:
 
 
 def _quantised_told(names: list[str]) -> str:
-    return f"quantised layers hold whole numbers, among which units cannot be merged: {few(names)}. {FLOAT_FIRST}"
+    why = "quantised layers hold whole numbers, among which units cannot be merged"
+    return f"{why}: {few(names)}. {FLOAT_FIRST}"
 
 
 def _prepared(model: nn.Module) -> Iterator[str]:
@@ -149,7 +174,8 @@ def _prepared(model: nn.Module) -> Iterator[str]:
 
 def _prepared_told(names: list[str]) -> str:
     return (
-        f"the model is prepared for quantisation, with observers or fake quantisation: {few(names)}. Prune the float "
+        f"the model is prepared for quantisation, with observers or fake quantisation: {few(names)}. Prune "
+        "the float "
         "model first, then prepare and quantise the smaller one"
     )
 
@@ -164,7 +190,8 @@ def _masked(model: nn.Module) -> Iterator[str]:
 
 def _masked_told(calls: list[str]) -> str:
     return (
-        "the model is masked by torch.nn.utils.prune, which computes its weights in every forward pass. Make the masks "
+        "the model is masked by torch.nn.utils.prune, which computes its weights in every forward pass. Make "
+        "the masks "
         f"permanent: {few(calls, '; ')}"
     )
 
@@ -184,7 +211,7 @@ _REFUSALS: tuple[tuple[Callable[[nn.Module], Iterator[str]], Callable[[list[str]
     (_masked, _masked_told),
 )
 
-# --- weights that are computed in every pass -----------------------------------------------------------------------
+# --- weights that are computed in every pass ----------------------------------------------------------------
 
 
 def computed_weights(model: nn.Module) -> dict[str, str]:
@@ -210,7 +237,9 @@ def _normed(path: str, module: nn.Module) -> Iterator[str]:
         for name in ("weight_norm", "spectral_norm"):
             if _of(hook, (f"torch.nn.utils.{name}",)):
                 tensor = getattr(hook, "name", "weight")
-                yield _computed_by(path, tensor, name, f"torch.nn.utils.remove_{name}({reached(path)}, {tensor!r})")
+                yield _computed_by(
+                    path, tensor, name, f"torch.nn.utils.remove_{name}({reached(path)}, {tensor!r})"
+                )
 
 
 def _computed_by(path: str, tensor: str, by: str, undo: str) -> str:

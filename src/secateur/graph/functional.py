@@ -1,8 +1,8 @@
 """In-place ops made functional, so that a node's value never changes after it is made.
 
-A write into a view (`y[:, 0] = 0`, `y[..., :8] *= 2`, `a += 1` after `a, b = y.chunk(2, 1)`) becomes a new value of
-what the view is taken of; views of the same memory that are read later are taken anew. Only ops are used that every
-rule table knows (`cat`, `stack`, `permute`, `reshape_as`…).
+A write into a view (`y[:, 0] = 0`, `y[..., :8] *= 2`, `a += 1` after `a, b = y.chunk(2, 1)`) becomes a new
+value of what the view is taken of; views of the same memory that are read later are taken anew. Only ops are
+used that every rule table knows (`cat`, `stack`, `permute`, `reshape_as`…).
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ _OUT_OF_PLACE = "write it out of place, for example with torch.where or torch.ca
 
 
 def make_functional(module: fx.GraphModule, inputs: Sequence[Any]) -> None:
-    """Replace in-place ops by functional ones. `inputs`: a value for each placeholder, on which the graph is run once.
+    """Replace in-place ops by functional ones. `inputs`: a value for each placeholder, on which the graph is
+    run once.
 
     Raises `CaptureError` naming op and source line where a buffer is written, or a view that has no rule.
     """
     graph = module.graph
     for node in [n for n in graph.nodes if n.target in _CHECKS]:
         graph.erase_node(node)
-    if any(_is_in_place(node) or kind(node) in SCATTERS or f"{kind(node)}_" in VALUES for node in graph.nodes):
+    if any(
+        _is_in_place(node) or kind(node) in SCATTERS or f"{kind(node)}_" in VALUES for node in graph.nodes
+    ):
         _Functional(graph, observed(module, inputs)).rewrite()
     for node in graph.nodes:
         use_first_name(node)
@@ -47,7 +50,9 @@ def _is_in_place(node: fx.Node) -> bool:
 
 
 class _Functional:
-    """One walk in the order of execution. Nodes of the captured graph are the keys; `now` says what stands for them."""
+    """One walk in the order of execution. Nodes of the captured graph are the keys; `now` says what stands
+    for them.
+    """
 
     def __init__(self, graph: fx.Graph, memory: Memory) -> None:
         self.graph, self.memory = graph, memory
@@ -62,7 +67,11 @@ class _Functional:
         """What an op writes to: for `scatter` ops themselves, which have the arguments of the view."""
         if kind(node) in SCATTERS:
             return [node]
-        found = [node.args[0]] if node in self.in_place and node.args and isinstance(node.args[0], fx.Node) else []
+        found = (
+            [node.args[0]]
+            if node in self.in_place and node.args and isinstance(node.args[0], fx.Node)
+            else []
+        )
         while found and found[-1] in self.memory.parents:
             found.append(self.memory.parents[found[-1]])
         return found
@@ -75,7 +84,11 @@ class _Functional:
         if name not in READS or node.op != "call_function":
             return node
         a = bound_arguments(node, *self.captured[node])
-        return (name, self._place(a["self"]), *(str(a.get(key)) for key in ("dim", "index", "start", "end", "step")))
+        return (
+            name,
+            self._place(a["self"]),
+            *(str(a.get(key)) for key in ("dim", "index", "start", "end", "step")),
+        )
 
     def rewrite(self) -> None:
         for node in list(self.graph.nodes):
@@ -130,7 +143,8 @@ class _Functional:
         base = self.memory.base(target)
         if base.op == "get_attr":
             raise CaptureError(
-                f"the model changes its own buffers when it runs ({base.target}): {described(node)}; export it without "
+                f"the model changes its own buffers when it runs ({base.target}): {described(node)}; export "
+                "it without "
                 "that"
             )
         if self._puts_back(node, target):
@@ -159,7 +173,9 @@ class _Functional:
                 rule = INTO_PARENT.get(kind(view))
                 made = rule(maker, view, target, self.current(target), value) if rule is not None else None
             if made is None:
-                raise CaptureError(f"{described(node)} writes into a view made by {described(view)}; {_OUT_OF_PLACE}")
+                raise CaptureError(
+                    f"{described(node)} writes into a view made by {described(view)}; {_OUT_OF_PLACE}"
+                )
             changed[target] = value = made
         return changed
 
@@ -175,7 +191,9 @@ class _Functional:
         return node
 
     def _form(self, maker: Maker, node: fx.Node, name: str) -> fx.Node | None:
-        now, captured = (bound_arguments(node, *given) for given in ((node.args, node.kwargs), self.captured[node]))
+        now, captured = (
+            bound_arguments(node, *given) for given in ((node.args, node.kwargs), self.captured[node])
+        )
         return VALUES[name](maker, now, captured)
 
     def _puts_back(self, node: fx.Node, target: fx.Node) -> bool:

@@ -1,7 +1,8 @@
 """Integer labels for units while the graph is being read: which are equal, and which nobody can remove.
 
-A label tensor has the shape of the value it describes; −1 marks elements that belong to no unit. Axes along which
-labels do not change are kept as stride-0 views, so a label tensor costs as much as its units, not its elements.
+A label tensor has the shape of the value it describes; −1 marks elements that belong to no unit. Axes along
+which labels do not change are kept as stride-0 views, so a label tensor costs as much as its units, not its
+elements.
 """
 
 from __future__ import annotations
@@ -26,13 +27,21 @@ class Labels:
     count: int = 0
     pairs: list[Tensor] = field(default_factory=list)  # each of shape (2, n)
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
-    axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (tensor, axis) → labels of its indices
+    axes: dict[tuple[str, int], Tensor] = field(
+        default_factory=dict
+    )  # (tensor, axis) → labels of its indices
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
     elements: dict[str, Tensor] = field(default_factory=dict)  # tensor used element by element → its labels
-    whole: list[tuple[Tensor, int, str]] = field(default_factory=list)  # labels, an axis that no unit may leave, why
+    whole: list[tuple[Tensor, int, str]] = field(
+        default_factory=list
+    )  # labels, an axis that no unit may leave, why
     blocked: dict[str, str] = field(default_factory=dict)  # tensor that no rule could label → why
-    crossed: dict[str, str] = field(default_factory=dict)  # weight left out since other units pass by it → why
-    read: set[tuple[str, int]] = field(default_factory=set)  # (tensor, axis) that the rule at work has labelled
+    crossed: dict[str, str] = field(
+        default_factory=dict
+    )  # weight left out since other units pass by it → why
+    read: set[tuple[str, int]] = field(
+        default_factory=set
+    )  # (tensor, axis) that the rule at work has labelled
 
     def fresh(self, n: int) -> Tensor:
         """`n` labels never given out before."""
@@ -48,7 +57,9 @@ class Labels:
                 self.pins.append((named, reason))
 
     def equate(self, a: Tensor, b: Tensor, reason: str) -> None:
-        """Elements of `a` and `b` (broadcast against each other) leave together; one that meets no unit is pinned."""
+        """Elements of `a` and `b` (broadcast against each other) leave together; one that meets no unit is
+        pinned.
+        """
         a, b = torch.broadcast_tensors(a, b)
         shared = [i for i in range(a.ndim) if a.stride(i) == 0 and b.stride(i) == 0 and a.shape[i] > 1]
         for axis in shared:
@@ -64,7 +75,8 @@ class Labels:
     def uniform(self, labels: Tensor, axes: Sequence[int], reason: str) -> Tensor:
         """Labels that do not change along `axes` (kept, as stride-0 views), joining units where they did.
 
-        Where units differ along `axes` alone, joining would make one unit of them all: they are pinned instead.
+        Where units differ along `axes` alone, joining would make one unit of them all: they are pinned
+        instead.
         """
         axes = [axis % labels.ndim for axis in axes]
         first = labels
@@ -78,7 +90,9 @@ class Labels:
         return first.expand_as(labels)
 
     def index(self, tensor: str, axis: int, labels: Tensor, role: str) -> Tensor:
-        """Say that `labels` stand along `axis` of the named tensor; uses of one tensor twice are made equal."""
+        """Say that `labels` stand along `axis` of the named tensor; uses of one tensor twice are made
+        equal.
+        """
         self.read.add((tensor, axis))
         known = self.axes.get((tensor, axis))
         if (tensor, axis) in self.settled:
@@ -89,14 +103,18 @@ class Labels:
             return labels
         self.equate(known, labels, f"{tensor} is shared with a layer that cannot shrink")
         if role != self.roles[tensor, axis] and "consumer" in (role, self.roles[tensor, axis]):
-            self.pin(labels, f"{tensor} both makes its units and reads them")  # no column could be zeroed alone
+            self.pin(
+                labels, f"{tensor} both makes its units and reads them"
+            )  # no column could be zeroed alone
         self.axes[tensor, axis] = torch.where(known == FIXED, labels, known)
         if role == "producer":
             self.roles[tensor, axis] = role
         return self.axes[tensor, axis]
 
     def element(self, tensor: str, value: Tensor) -> Tensor:
-        """Labels of a parameter that takes part element by element: one for each element, the same at every use."""
+        """Labels of a parameter that takes part element by element: one for each element, the same at every
+        use.
+        """
         self.read.update((tensor, axis) for axis in range(value.ndim))
         if any(name == tensor for name, _ in self.settled):
             return fixed(value.shape)
@@ -116,7 +134,9 @@ class Labels:
             if len(moving) == 1:
                 ((axis, vector),) = moving.items()
                 shape = [-1 if i == axis else 1 for i in range(elements.ndim)]
-                self.equate(elements, vector.reshape(shape), f"{tensor} is shared with a layer that cannot shrink")
+                self.equate(
+                    elements, vector.reshape(shape), f"{tensor} is shared with a layer that cannot shrink"
+                )
             elif along:
                 for labels in (elements, *moving.values()):
                     self.pin(labels, f"{tensor} is used both as a weight and element by element")
@@ -142,7 +162,9 @@ def varying_axes(labels: Tensor) -> set[int]:
     return {
         axis
         for axis in range(labels.ndim)
-        if labels.stride(axis) != 0 and labels.shape[axis] > 1 and not bool((labels == labels.narrow(axis, 0, 1)).all())
+        if labels.stride(axis) != 0
+        and labels.shape[axis] > 1
+        and not bool((labels == labels.narrow(axis, 0, 1)).all())
     }
 
 

@@ -1,7 +1,7 @@
 """Weights that `forward` permutes or reshapes before a layer reads them (HWIO kernels, (in, out) matrices).
 
-The graph gets them as the layer reads them, so that every rule and method sees an ordinary weight. A `Layout` leads
-back to the tensor that the model stores.
+The graph gets them as the layer reads them, so that every rule and method sees an ordinary weight. A `Layout`
+leads back to the tensor that the model stores.
 """
 
 from __future__ import annotations
@@ -31,18 +31,22 @@ _LAYERS = {  # op → its arguments that are data; the others are parameters
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the numbers of a tensor stand in the one that the model stores: the same numbers in another order."""
+    """Where the numbers of a tensor stand in the one that the model stores: the same numbers in another
+    order.
+    """
 
     stored_shape: tuple[int, ...]
-    order: Tensor  # for each number, its flat position in the stored tensor; shape: as the layer reads the tensor
+    # for each number, its flat position in the stored tensor; shape: as the layer reads the tensor
+    order: Tensor
 
     def as_read(self, stored: Tensor) -> Tensor:
         """The stored tensor as the layer reads it."""
         return stored.reshape(-1)[self.order.to(stored.device)]
 
     def as_stored(self, read: Tensor, order: Tensor | None = None) -> Tensor:
-        """A tensor as the layer reads it, as the model stores it. Where some indices have left it, `order` is that of
-        the numbers that stay."""
+        """A tensor as the layer reads it, as the model stores it. Where some indices have left it, `order` is
+        that of the numbers that stay.
+        """
         order = self.order if order is None else order
         coordinates = torch.unravel_index(order.reshape(-1), self.stored_shape)
         shape = [len(torch.unique(along)) for along in coordinates]
@@ -50,17 +54,22 @@ class Layout:
 
     def index_along(self, axis: int) -> Tensor:
         """For each number of the stored tensor, its index along `axis` of the tensor that is read."""
-        index = torch.arange(self.order.shape[axis]).reshape([-1 if i == axis else 1 for i in range(self.order.ndim)])
+        index = torch.arange(self.order.shape[axis]).reshape(
+            [-1 if i == axis else 1 for i in range(self.order.ndim)]
+        )
         found = torch.empty(self.order.numel(), dtype=torch.int64)
         found[self.order.reshape(-1)] = index.expand(self.order.shape).reshape(-1)
         return found.reshape(self.stored_shape)
 
 
-def read_as_used(module: fx.GraphModule, tensors: Mapping[str, Tensor], *, reshaped: bool) -> dict[str, Layout]:
-    """Let the graph read weights as its layers do, where all uses of a weight agree; the layout of each such weight.
+def read_as_used(
+    module: fx.GraphModule, tensors: Mapping[str, Tensor], *, reshaped: bool
+) -> dict[str, Layout]:
+    """Let the graph read weights as its layers do, where all uses of a weight agree; the layout of each such
+    weight.
 
-    Nodes that moved a weight leave the graph, and `module` holds the moved weight. Without `reshaped`, weights that
-    are permuted only.
+    Nodes that moved a weight leave the graph, and `module` holds the moved weight. Without `reshaped`,
+    weights that are permuted only.
     """
     allowed = _PERMUTATIONS | _COPIES | (_RESHAPES if reshaped else set())
     sources: dict[str, list[fx.Node]] = {}
@@ -98,8 +107,9 @@ def _moves(node: fx.Node, tensor: Tensor, allowed: set[str]) -> bool:
 
 
 def _common_order(uses: list[tuple[fx.Node, fx.Node]], tensor: Tensor) -> Tensor | None:
-    """The order in which all ops read the weight; None where they do not agree, or one is no layer or reads it as it is
-    stored."""
+    """The order in which all ops read the weight; None where they do not agree, or one is no layer or reads
+    it as it is stored.
+    """
     if not uses or any(view.op == "get_attr" or not _is_parameter(view, user) for view, user in uses):
         return None
     orders = [_order(view, tensor) for view in dict.fromkeys(view for view, _ in uses)]

@@ -1,4 +1,6 @@
-"""What the values of a graph are, as far as the ops that make them tell: scores, probabilities, or neither."""
+"""What the values of a graph are, as far as the ops that make them tell: scores, probabilities, or
+neither.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,21 @@ from torch import fx
 
 from secateur.graph.capture import bound_arguments, kind
 
-# scores: numbers of any size and sign (logits); signed: scores through an activation that keeps the sign (tanh);
-# probability: each value by itself (sigmoid); distribution: values that sum to one (softmax); compared: values of which
-# the greatest is known to count, but no threshold (log-softmax); scaled: bounded values, shifted, scaled or added;
-# other: all else; constant: what does not depend on the inputs.
-Meaning = Literal["scores", "signed", "probability", "distribution", "compared", "scaled", "other", "constant"]
+# scores: numbers of any size and sign (logits); signed: scores through an activation that keeps the sign
+# (tanh); probability: each value by itself (sigmoid); distribution: values that sum to one (softmax);
+# compared: values of which the greatest is known to count, but no threshold (log-softmax); scaled: bounded
+# values, shifted, scaled or added; other: all else; constant: what does not depend on the inputs.
+Meaning = Literal[
+    "scores", "signed", "probability", "distribution", "compared", "scaled", "other", "constant"
+]
 
 SOFTMAXES = {"softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax"}
 # Ops that only move, copy, select or cast the values of one tensor.
 MOVES = {
     "_to_copy", "_unsafe_view", "alias", "chunk", "clone", "contiguous", "detach", "dropout", "expand",
     "feature_dropout", "flatten", "flip", "getitem", "index", "index_select", "movedim", "narrow", "permute",
-    "pixel_shuffle", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to", "transpose",
+    "pixel_shuffle", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to",
+    "transpose",
     "type_as", "unbind", "unflatten", "unsqueeze", "view",
 }  # fmt: skip
 
@@ -131,7 +136,9 @@ def _clamped(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
 
 
 def limits(node: fx.Node) -> tuple[float | None, float | None]:
-    """Between which numbers the op clamps; None for none. Limits that are tensors become infinite: nothing is known."""
+    """Between which numbers the op clamps; None for none. Limits that are tensors become infinite: nothing is
+    known.
+    """
     arguments, ends = arguments_of(node), []
     if "self" not in arguments:
         return float("inf"), float("-inf")
@@ -150,7 +157,13 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(MOVES, _same),
     **dict.fromkeys(
         (
-            *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d"),
+            *(
+                "adaptive_avg_pool1d",
+                "adaptive_avg_pool2d",
+                "adaptive_avg_pool3d",
+                "avg_pool1d",
+                "avg_pool2d",
+            ),
             *("avg_pool3d", "amax", "amin", "max", "maximum", "mean", "min", "minimum"),
             *("upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d"),
         ),
@@ -159,7 +172,16 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("cat", "stack"), _joined),
     **dict.fromkeys(
         (
-            *("addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"),
+            *(
+                "addmm",
+                "baddbmm",
+                "bmm",
+                "conv1d",
+                "conv2d",
+                "conv3d",
+                "conv_transpose1d",
+                "conv_transpose2d",
+            ),
             *("conv_transpose3d", "einsum", "linear", "matmul", "mm"),
             *("batch_norm", "embedding", "group_norm", "instance_norm", "layer_norm", "rms_norm"),
         ),
@@ -172,7 +194,8 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("clamp", "hardtanh"), _clamped),
     **dict.fromkeys(("_log_softmax", "log_softmax"), _always("compared")),
     **dict.fromkeys(
-        ("special_expit", "sigmoid", "hardsigmoid", "eq", "ge", "gt", "le", "lt", "ne"), _always("probability")
+        ("special_expit", "sigmoid", "hardsigmoid", "eq", "ge", "gt", "le", "lt", "ne"),
+        _always("probability"),
     ),
     **dict.fromkeys(("softmax", "_softmax", "_safe_softmax"), _always("distribution")),
     "log": _log,

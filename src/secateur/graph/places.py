@@ -1,4 +1,6 @@
-"""Where the elements of a value stand in the values that it was made of by moves of data, and what made them."""
+"""Where the elements of a value stand in the values that it was made of by moves of data, and what made
+them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ class Look:
 
     def is_batched(self, node: fx.Node) -> bool:
         shape, fewer = (values[node].shape for values in (self.values, self.fewer))
-        return len(shape) > 0 and (shape[0], fewer[0]) == (self.batch, self.batch - 1) and shape[1:] == fewer[1:]
+        return (
+            len(shape) > 0 and (shape[0], fewer[0]) == (self.batch, self.batch - 1) and shape[1:] == fewer[1:]
+        )
 
 
 def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
@@ -54,7 +58,9 @@ def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
 
 
 def maker(look: Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int | None]:
-    """The op that made the classes, before moves of data, and the axis of one sample's output that holds them."""
+    """The op that made the classes, before moves of data, and the axis of one sample's output that holds
+    them.
+    """
     index = torch.arange(math.prod(sample))
     while op_name(node) not in (*SOFTMAXES, *_CLASS_AXIS):
         if op_name(node) == "log" and isinstance(node.args[0], fx.Node):
@@ -65,14 +71,18 @@ def maker(look: Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int 
             return op_name(node), None
         node, index = moved
     shape = look.values[node].shape
-    made = (arguments_of(node)["dim"] if op_name(node) in SOFTMAXES else _CLASS_AXIS[op_name(node)]) % len(shape)
+    made = (arguments_of(node)["dim"] if op_name(node) in SOFTMAXES else _CLASS_AXIS[op_name(node)]) % len(
+        shape
+    )
     if not made or not look.is_batched(node):
         return op_name(node), None
     return op_name(node), _axis_along(index.reshape(sample), tuple(shape[1:]), made - 1)
 
 
 def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
-    """The axis of `index`, element numbers in a tensor of `shape`, along which only the axis `made` of that varies."""
+    """The axis of `index`, element numbers in a tensor of `shape`, along which only the axis `made` of that
+    varies.
+    """
     places = list(torch.unravel_index(index, shape))
     own = places.pop(made)
     for axis, size in enumerate(index.shape):
@@ -84,13 +94,19 @@ def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
 
 
 def moved_back(look: Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Tensor] | None:
-    """The op's only tensor, and where in it the elements `index` of the op's value stand; None for no move of data."""
+    """The op's only tensor, and where in it the elements `index` of the op's value stand; None for no move of
+    data.
+    """
     source = only_source(look, node)
     if source is None or op_name(node) not in MOVES:
         return None
     item = node if op_name(node) == "getitem" else None
     made, source = (source, only_source(look, source)) if item is not None else (node, source)
-    if source is None or op_name(made) not in MOVES or not (look.is_batched(source) and look.is_batched(node)):
+    if (
+        source is None
+        or op_name(made) not in MOVES
+        or not (look.is_batched(source) and look.is_batched(node))
+    ):
         return None
     before = look.values[source]
     if not before.is_floating_point():
@@ -102,12 +118,16 @@ def moved_back(look: Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Tenso
     if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
         after = None if arguments_of(made).get("train") else numbers
     else:
-        args, kwargs = fx.map_arg((made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values[n])
+        args, kwargs = fx.map_arg(
+            (made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values[n]
+        )
         after = call_op(made, args, kwargs, like=numbers)
         after = after if item is None else operator.getitem(after, item.args[1])
     if after is None or after.shape != look.values[node].shape:
         return None
-    own = after.reshape(look.batch, -1) - size * torch.arange(look.batch)[:, None]  # each sample's own elements
+    own = (
+        after.reshape(look.batch, -1) - size * torch.arange(look.batch)[:, None]
+    )  # each sample's own elements
     if not bool(((own == own[:1]) & (own >= 0) & (own < size)).all()):
         return None
     return source, own[0][index]

@@ -1,8 +1,8 @@
 """Coupling rules: how each op ties the units of its inputs, weights and output together.
 
-A rule gets the labels said so far, the node, its arguments by name (tensors as `Value`) and the op's real output on
-the example, and returns the output's label tensor (or one for each output). The table stands at the bottom; to teach
-secateur a new op, add one row there.
+A rule gets the labels said so far, the node, its arguments by name (tensors as `Value`) and the op's real
+output on the example, and returns the output's label tensor (or one for each output). The table stands at the
+bottom; to teach secateur a new op, add one row there.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ Rule = Callable[[Labels, fx.Node, Arguments, Any], Any]
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """One tensor of the example run with the labels of its elements; `tensor` names a bare parameter or buffer."""
+    """One tensor of the example run with the labels of its elements; `tensor` names a bare parameter or
+    buffer.
+    """
 
     data: Tensor
     labels: Tensor
     tensor: str = ""
-    axes: tuple[int, ...] = ()  # for a bare parameter: the parameter's axis behind each axis here (after transposes)
+    axes: tuple[
+        int, ...
+    ] = ()  # for a bare parameter: the parameter's axis behind each axis here (after transposes)
 
 
 def values_in(tree: Any) -> Iterator[Value]:
@@ -41,11 +45,13 @@ def element_labels(labels: Labels, value: Value) -> Tensor:
     """Labels of a value's elements; those of a bare parameter are given out on its first element-wise use."""
     if not value.tensor or value.data.numel() == 1:
         return value.labels
-    original = labels.element(value.tensor, value.data.permute([value.axes.index(i) for i in range(value.data.ndim)]))
+    original = labels.element(
+        value.tensor, value.data.permute([value.axes.index(i) for i in range(value.data.ndim)])
+    )
     return original.permute(value.axes)
 
 
-# --- rules -----------------------------------------------------------------------------------------------------------
+# --- rules --------------------------------------------------------------------------------------------------
 
 
 def same(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
@@ -55,13 +61,17 @@ def same(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
 
 
 def joined(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
-    """Element-wise ops of several tensors: elements that meet leave together; a broadcast operand is neutral."""
+    """Element-wise ops of several tensors: elements that meet leave together; a broadcast operand is
+    neutral.
+    """
     operands = [v for v in values_in(list(a.values())) if v.data.numel() > 1]
     plain = [v for v in operands if not v.tensor]
     if not plain and all(max(v.data.shape) == v.data.numel() for v in operands):
         plain = operands  # arithmetic on vectors of parameters, of which units may have one number each
     joined_labels, unit_axes, free_axes = fixed(out.shape), set[int](), set(range(out.ndim))
-    for value in sorted(plain, key=lambda v: not varying_axes(v.labels)) + [v for v in operands if v not in plain]:
+    for value in sorted(plain, key=lambda v: not varying_axes(v.labels)) + [
+        v for v in operands if v not in plain
+    ]:
         offset = out.ndim - value.data.ndim
         broadcast = {i for i in range(out.ndim) if i < offset or value.data.shape[i - offset] < out.shape[i]}
         if value not in plain and (not unit_axes or unit_axes & broadcast):
@@ -80,7 +90,9 @@ def joined(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 
 
 def moved(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
-    """Ops that only move elements are run on the labels themselves; places to move them to stay as they are."""
+    """Ops that only move elements are run on the labels themselves; places to move them to stay as they
+    are.
+    """
 
     def to_labels(leaf: Any) -> Any:
         return element_labels(labels, leaf).contiguous() if isinstance(leaf, Value) else leaf
@@ -109,7 +121,9 @@ def chunked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
 
 
 def picked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
-    """Picking by fixed indices along an axis: no unit of that axis may leave, or the indices would be wrong."""
+    """Picking by fixed indices along an axis: no unit of that axis may leave, or the indices would be
+    wrong.
+    """
     axes = next((a[name] for name in ("dim", "dims", "dimension") if name in a), 0)
     for axis in [axes] if isinstance(axes, int) else axes or range(a["self"].data.ndim):
         labels.whole.append((element_labels(labels, a["self"]), axis, f"picked by index in {node.name}"))
@@ -131,7 +145,9 @@ def gathered(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor
 
 
 def put(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
-    """Writing at indices (`y[:, [0, 3]] = 0`): the indexed axes stay whole, and so do units that are written."""
+    """Writing at indices (`y[:, [0, 3]] = 0`): the indexed axes stay whole, and so do units that are
+    written.
+    """
     value, written = a["self"], a["values"]
     indices = [index for index in a["indices"] if index is not None]
     if value.tensor or any(index.data.dtype == torch.bool for index in indices):
@@ -144,7 +160,9 @@ def put(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 
 
 def padded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
-    """Padding around units (spatial) belongs to them; constants beside units (more channels) belong to nobody."""
+    """Padding around units (spatial) belongs to them; constants beside units (more channels) belong to
+    nobody.
+    """
     steady = element_labels(labels, a["self"])
     varying = varying_axes(steady)
     amounts = a["pad"] if "pad" in a else a["padding"]
@@ -198,7 +216,9 @@ def along(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 
 def unknown(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """No rule: nothing that the op touches may change."""
-    return frozen(labels, a, out, node.meta.get("computed") or f"no coupling rule for {node.target} ({node.name})")
+    return frozen(
+        labels, a, out, node.meta.get("computed") or f"no coupling rule for {node.target} ({node.name})"
+    )
 
 
 def recurrent(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
@@ -221,18 +241,24 @@ def frozen(labels: Labels, a: Arguments, out: Any, reason: str) -> Any:
     return pytree.tree_map(lambda t: fixed(t.shape), out)
 
 
-# --- layers with weights ---------------------------------------------------------------------------------------------
+# --- layers with weights ------------------------------------------------------------------------------------
 
 
-def per_channel(labels: Labels, x: Value, names: Sequence[Any], node: fx.Node, groups: int | None = None) -> Tensor:
-    """Ops with one parameter per channel of axis 1 (batch norm, PReLU…): slots that only pass units through."""
+def per_channel(
+    labels: Labels, x: Value, names: Sequence[Any], node: fx.Node, groups: int | None = None
+) -> Tensor:
+    """Ops with one parameter per channel of axis 1 (batch norm, PReLU…): slots that only pass units
+    through.
+    """
     others = [axis for axis in range(x.data.ndim) if axis != 1]
     steady = labels.uniform(x.labels, others, f"normalised together by {node.name}")
     if varying_axes(steady):
         channels = steady.select(0, 0).reshape(steady.shape[1], -1)[:, 0]
         if groups is not None:
             by_group = channels.reshape(groups, -1)
-            labels.equate(by_group, by_group[:, :1], f"normalised with a value that cannot shrink by {node.name}")
+            labels.equate(
+                by_group, by_group[:, :1], f"normalised with a value that cannot shrink by {node.name}"
+            )
         for value in names:
             if isinstance(value, Value) and value.data.numel() > 1:
                 if not value.tensor:
@@ -243,7 +269,9 @@ def per_channel(labels: Labels, x: Value, names: Sequence[Any], node: fx.Node, g
 
 
 def batch_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
-    return per_channel(labels, a["input"], [a["weight"], a["bias"], a["running_mean"], a["running_var"]], node)
+    return per_channel(
+        labels, a["input"], [a["weight"], a["bias"], a["running_mean"], a["running_var"]], node
+    )
 
 
 def group_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
@@ -264,9 +292,13 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Te
 
 
 def _computed(node: fx.Node, *parameters: Any) -> str:
-    """Why a layer stays whole of which some parameter is no bare one (weight norm, parametrisations); else empty."""
+    """Why a layer stays whole of which some parameter is no bare one (weight norm, parametrisations); else
+    empty.
+    """
     computed = any(isinstance(value, Value) and not value.tensor for value in parameters)
-    told = f"the weight of {node.name} is computed in the graph, by a weight norm, a mask or a parametrisation"
+    told = (
+        f"the weight of {node.name} is computed in the graph, by a weight norm, a mask or a parametrisation"
+    )
     return (node.meta.get("computed") or told) if computed else ""
 
 
@@ -282,8 +314,9 @@ def embedded(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor
 def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
     """Convolution and its transpose: input channels are read, output channels are made.
 
-    Depthwise: channel c of the input is made into its own outputs, so they leave together. Grouped: the units at
-    the same offset of every group leave together, so that the groups stay equal (weights keep their block shape).
+    Depthwise: channel c of the input is made into its own outputs, so they leave together. Grouped: the units
+    at the same offset of every group leave together, so that the groups stay equal (weights keep their block
+    shape).
     """
     x, weight, bias, groups = a["input"], a["weight"], a["bias"], a["groups"]
     transposed = "transpose" in str(node.target)
@@ -304,10 +337,14 @@ def convolved(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
         made = made.repeat_interleave(per_input) if transposed else made
     else:
         by_group = channels.reshape(groups, -1)
-        labels.equate(by_group, by_group[:1], f"read by a grouped convolution with a fixed value by {node.name}")
+        labels.equate(
+            by_group, by_group[:1], f"read by a grouped convolution with a fixed value by {node.name}"
+        )
         labels.index(weight.tensor, in_axis, channels if transposed else by_group[0], "consumer")
         offsets = labels.fresh(n_out // groups)
-        made = labels.index(weight.tensor, out_axis, offsets if transposed else offsets.repeat(groups), "producer")
+        made = labels.index(
+            weight.tensor, out_axis, offsets if transposed else offsets.repeat(groups), "producer"
+        )
         made = made.repeat(groups) if transposed else made
     if isinstance(bias, Value):
         labels.index(bias.tensor, 0, made, "through" if depthwise else "producer")
@@ -355,14 +392,21 @@ def einsum(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 
 
 def attention(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
-    """softmax(q kᵀ) v: heads (a batch axis of both products) are units; so are, without heads, the columns of v."""
+    """softmax(q kᵀ) v: heads (a batch axis of both products) are units; so are, without heads, the columns of
+    v.
+    """
     q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
     lead = string.ascii_lowercase[: q.data.ndim - 2]
     shape = (*q.data.shape[:-1], k.data.shape[-2])
     if a["enable_gqa"] and k.data.shape[-3] != q.data.shape[-3]:
         repeats = q.data.shape[-3] // k.data.shape[-3]
-        k, v = (Value(t.data.repeat_interleave(repeats, -3), t.labels.repeat_interleave(repeats, -3)) for t in (k, v))
-    scores = contracted(labels, node, q, lead + "NK", k, lead + "MK", lead + "NM", torch.empty(shape, device="meta"))
+        k, v = (
+            Value(t.data.repeat_interleave(repeats, -3), t.labels.repeat_interleave(repeats, -3))
+            for t in (k, v)
+        )
+    scores = contracted(
+        labels, node, q, lead + "NK", k, lead + "MK", lead + "NM", torch.empty(shape, device="meta")
+    )
     if a["scale"] is None and varying_axes(q.labels) == {q.data.ndim - 1}:
         labels.pin(q.labels, f"the scale of {node.name} depends on the width of its heads")
     if isinstance(mask, Value):
@@ -373,7 +417,9 @@ def attention(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tenso
     return contracted(labels, node, weights, lead + "NM", v, lead + "MD", lead + "ND", out)
 
 
-def contracted(labels: Labels, node: fx.Node, x: Value, xs: str, y: Value, ys: str, outs: str, out: Tensor) -> Tensor:
+def contracted(
+    labels: Labels, node: fx.Node, x: Value, xs: str, y: Value, ys: str, outs: str, out: Tensor
+) -> Tensor:
     """A product in Einstein's notation, x[xs] · y[ys] → out[outs], y perhaps a weight."""
     if x.tensor:
         return unknown(labels, node, {"x": x, "y": y}, out)  # type: ignore[no-any-return]
@@ -393,7 +439,9 @@ def _contracted_with_weight(
     steady = x.labels
     if read or through:
         letter = (read or through)[0]
-        steady = labels.uniform(x.labels, [i for i, c in enumerate(xs) if c != letter], f"read together by {node.name}")
+        steady = labels.uniform(
+            x.labels, [i for i, c in enumerate(xs) if c != letter], f"read together by {node.name}"
+        )
         stands[letter] = _spread(steady, xs, letter, None), "consumer" if read else "through"
     elif varying:
         labels.crossed.setdefault(w.tensor, f"the input of {node.name} carries units along another axis")
@@ -442,7 +490,8 @@ def _contracted_rows(
         for value, side in zip((x, y), sides, strict=True):
             if side is not None:
                 labels.pin(
-                    value.labels, f"summed over by {node.name}, where no weight could make up for a removed unit"
+                    value.labels,
+                    f"summed over by {node.name}, where no weight could make up for a removed unit",
                 )
         a, b = (side if side is not None else fixed([1] * len(summed)) for side in sides)
         labels.equate(a, b, reason)
@@ -458,7 +507,9 @@ def _contracted_rows(
 
 
 def _spread(source: Tensor, letters: str, wanted: str, like: Tensor | None) -> Tensor:
-    """Labels over the axes `wanted`: those of `letters` that are missing are dropped, new ones do not change."""
+    """Labels over the axes `wanted`: those of `letters` that are missing are dropped, new ones do not
+    change.
+    """
     for axis, letter in enumerate(letters):
         if letter not in wanted:
             source = source.narrow(axis, 0, 1)
@@ -473,10 +524,14 @@ def _spread(source: Tensor, letters: str, wanted: str, like: Tensor | None) -> T
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid hardshrink softshrink "
-        "sigmoid log_sigmoid tanh softplus softsign erf exp expm1 log log1p sqrt rsqrt reciprocal square abs neg "
-        "sign sin cos clamp clamp_min clamp_max pow dropout feature_dropout alpha_dropout dropout2d bernoulli "
-        "contiguous clone detach detach_ alias to _to_copy type_as float double half bfloat16 lift_fresh_copy "
+        "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid hardshrink "
+        "softshrink "
+        "sigmoid log_sigmoid tanh softplus softsign erf exp expm1 log log1p sqrt rsqrt reciprocal square abs "
+        "neg "
+        "sign sin cos clamp clamp_min clamp_max pow dropout feature_dropout alpha_dropout dropout2d "
+        "bernoulli "
+        "contiguous clone detach detach_ alias to _to_copy type_as float double half bfloat16 "
+        "lift_fresh_copy "
         "round floor ceil nan_to_num zeros_like ones_like full_like threshold isnan logical_not "
         "tan asin acos atan sinh cosh asinh acosh atanh isinf".split(),
         same,
@@ -493,7 +548,9 @@ RULES: dict[str, Rule] = {
         moved,
     ),
     **dict.fromkeys("select unbind tensor_split index_select roll unfold gather".split(), picked),
-    **dict.fromkeys("pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad2d".split(), padded),
+    **dict.fromkeys(
+        "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad2d".split(), padded
+    ),
     **dict.fromkeys(
         "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
         "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
@@ -501,9 +558,13 @@ RULES: dict[str, Rule] = {
         "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d lp_pool2d".split(),
         pooled,
     ),
-    **dict.fromkeys("mean sum amax amin max min var std norm linalg_vector_norm logsumexp prod".split(), reduced),
+    **dict.fromkeys(
+        "mean sum amax amin max min var std norm linalg_vector_norm logsumexp prod".split(), reduced
+    ),
     **dict.fromkeys("softmax _softmax log_softmax _log_softmax cumsum cumprod".split(), along),
-    **dict.fromkeys("conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), convolved),
+    **dict.fromkeys(
+        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), convolved
+    ),
     **dict.fromkeys("matmul mm bmm mv".split(), matmul),
     **dict.fromkeys("addmm baddbmm".split(), matmul_added),
     **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), recurrent),

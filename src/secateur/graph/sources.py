@@ -10,11 +10,15 @@ import torch
 from torch import fx
 
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]+\n\s*([^\n]*)')
-_LIBRARIES = tuple(os.path.join(os.path.dirname(path), "") for path in (torch.__file__, os.path.dirname(__file__)))
+_LIBRARIES = tuple(
+    os.path.join(os.path.dirname(path), "") for path in (torch.__file__, os.path.dirname(__file__))
+)
 
 
 def described(node: fx.Node) -> str:
-    """The node, its op, its layer and the line of the user's code that calls it, as far as these are known."""
+    """The node, its op, its layer and the line of the user's code that calls it, as far as these are
+    known.
+    """
     if node.op == "get_attr":
         return f"the tensor {node.target}"
     place = place_of(node)
@@ -28,19 +32,25 @@ def place_of(node: fx.Node) -> str:
 
 
 def layer_of(node: fx.Node) -> str:
-    """The name of the innermost submodule that calls the op; empty for the model itself, and where it is not known."""
+    """The name of the innermost submodule that calls the op; empty for the model itself, and where it is not
+    known.
+    """
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else ""
 
 
 def source_of(node: fx.Node) -> str:
     """`net.py line 12: y[:, 0] = 0`, the innermost line outside of torch; empty where it is not known."""
-    frames = [(path, int(line), code) for path, line, code in _FRAME.findall(node.meta.get("stack_trace") or "")]
+    frames = [
+        (path, int(line), code) for path, line, code in _FRAME.findall(node.meta.get("stack_trace") or "")
+    ]
     return _innermost(frames)
 
 
 def source_of_error(error: BaseException) -> str:
-    """The innermost line outside of torch that was running when the exception was raised; empty where there is none."""
+    """The innermost line outside of torch that was running when the exception was raised; empty where there
+    is none.
+    """
     frames = traceback.extract_tb(error.__traceback__)
     return _innermost([(frame.filename, frame.lineno or 0, frame.line or "") for frame in frames])
 

@@ -1,4 +1,6 @@
-"""What in-place ops write (`VALUES`), and how a written view becomes a new value of its parent (`INTO_PARENT`)."""
+"""What in-place ops write (`VALUES`), and how a written view becomes a new value of its parent
+(`INTO_PARENT`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ class Maker:
     def __init__(self, graph: fx.Graph, memory: Memory, node: fx.Node) -> None:
         self.graph, self.memory = graph, memory
         self.place = node  # new nodes go before this one
-        self.meta: dict[str, Any] = {k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")}
+        self.meta: dict[str, Any] = {
+            k: v for k, v in node.meta.items() if k in ("stack_trace", "nn_module_stack")
+        }
 
     def call(self, op: Any, *args: Any, **kwargs: Any) -> fx.Node:
         with self.graph.inserting_before(self.place):
@@ -42,10 +46,13 @@ class Maker:
             return None
         count = self.memory.lengths[pieces]
         parts = [value if i == index % count else self.call(operator.getitem, now, i) for i in range(count)]
-        return self.call(aten.stack.default if kind(pieces) == "unbind" else aten.cat.default, parts, a["dim"])
+        return self.call(
+            aten.stack.default if kind(pieces) == "unbind" else aten.cat.default, parts, a["dim"]
+        )
 
 
-# --- values: (maker, arguments now, as captured) → what is written; None where the op's functional twin is right ------
+# --- values: (maker, arguments now, as captured) → what is written; None where the op's functional twin is
+# right ------
 
 
 def _zero(maker: Maker, a: Arguments, captured: Arguments) -> fx.Node | None:
@@ -72,8 +79,15 @@ def _copy(maker: Maker, a: Arguments, captured: Arguments) -> fx.Node | None:
 def _index_put(maker: Maker, a: Arguments, captured: Arguments) -> fx.Node | None:
     """`y[mask] = number` as `where`."""
     memory, (mask, *others), (given, *_) = maker.memory, a["indices"], captured["indices"]
-    target, masked = captured["self"], memory.dtypes.get(given) == torch.bool and not others and not a["accumulate"]
-    if not masked or math.prod(memory.shapes[captured["values"]]) != 1 or not memory.dtypes[target].is_floating_point:
+    target, masked = (
+        captured["self"],
+        memory.dtypes.get(given) == torch.bool and not others and not a["accumulate"],
+    )
+    if (
+        not masked
+        or math.prod(memory.shapes[captured["values"]]) != 1
+        or not memory.dtypes[target].is_floating_point
+    ):
         return None
     for _ in range(len(memory.shapes[target]) - len(memory.shapes[given])):
         mask = maker.call(aten.unsqueeze.default, mask, -1)
@@ -87,7 +101,7 @@ VALUES: dict[str, Callable[[Maker, Arguments, Arguments], fx.Node | None]] = {
     "index_put_": _index_put,
 }
 
-# --- into the parent: (maker, view, parent, parent's value before, value of the view) → parent's value after ---------
+# --- into the parent: (maker, view, parent, parent's value before, value of the view) → parent's value after
 
 
 def _select(maker: Maker, view: fx.Node, parent: fx.Node, before: fx.Node, value: fx.Node) -> fx.Node | None:
@@ -124,17 +138,25 @@ def _range(view: fx.Node) -> tuple[int, slice] | None:
     return a["dim"], slice(start, start + end if "length" in a else end, a.get("step", 1))
 
 
-def _pasted(maker: Maker, parent: fx.Node, before: fx.Node, dim: int, start: int, end: int, value: fx.Node) -> fx.Node:
-    """`before` with [start, end) along `dim` replaced. The size of axis 0, the batch, is that of the example only."""
+def _pasted(
+    maker: Maker, parent: fx.Node, before: fx.Node, dim: int, start: int, end: int, value: fx.Node
+) -> fx.Node:
+    """`before` with [start, end) along `dim` replaced. The size of axis 0, the batch, is that of the example
+    only.
+    """
     size = maker.memory.shapes[parent][dim]
     first, last, _ = slice(start, end).indices(size)
     if last <= first:
         return before
     open_end = dim == 0 and end != _END
-    return _between(maker, before, dim, start if first else 0, end if open_end or last < size else _END, _END, value)
+    return _between(
+        maker, before, dim, start if first else 0, end if open_end or last < size else _END, _END, value
+    )
 
 
-def _between(maker: Maker, whole: fx.Node, dim: int, start: int, end: int, size: int, value: fx.Node) -> fx.Node:
+def _between(
+    maker: Maker, whole: fx.Node, dim: int, start: int, end: int, size: int, value: fx.Node
+) -> fx.Node:
     """What stands before `start`, `value`, and what stands from `end` on."""
     parts = [value]
     if start != 0:
@@ -153,11 +175,15 @@ def _rows(maker: Maker, parent: fx.Node, before: fx.Node, dim: int, taken: slice
     return maker.call(aten.unflatten.int, before, dim, [size // step, step])
 
 
-def _reshaped(maker: Maker, view: fx.Node, parent: fx.Node, before: fx.Node, value: fx.Node) -> fx.Node | None:
+def _reshaped(
+    maker: Maker, view: fx.Node, parent: fx.Node, before: fx.Node, value: fx.Node
+) -> fx.Node | None:
     return maker.call(aten.reshape_as.default, value, before)
 
 
-def _permuted(maker: Maker, view: fx.Node, parent: fx.Node, before: fx.Node, value: fx.Node) -> fx.Node | None:
+def _permuted(
+    maker: Maker, view: fx.Node, parent: fx.Node, before: fx.Node, value: fx.Node
+) -> fx.Node | None:
     """The inverse permutation, read off what the op does to distinct sizes."""
     count = len(maker.memory.shapes[parent])
     probe = torch.empty([2 + i for i in range(count)], device="meta")
@@ -173,13 +199,16 @@ INTO_PARENT: dict[str, Callable[[Maker, fx.Node, fx.Node, fx.Node, fx.Node], fx.
     "select": _select,
     **dict.fromkeys("slice narrow".split(), _slice),
     **dict.fromkeys("view reshape view_as reshape_as flatten unflatten squeeze unsqueeze".split(), _reshaped),
-    **dict.fromkeys("permute transpose t numpy_T mT adjoint swapaxes swapdims movedim moveaxis".split(), _permuted),
+    **dict.fromkeys(
+        "permute transpose t numpy_T mT adjoint swapaxes swapdims movedim moveaxis".split(), _permuted
+    ),
 }
 
 # The functional forms of writes in decomposed programs → the view that they write, whose arguments they have.
 SCATTERS = {"select_scatter": "select", "slice_scatter": "slice"}
 
-# --- reads of what is written: (maker, view, parent, parent's value) → the view, units of other indices left free -----
+# --- reads of what is written: (maker, view, parent, parent's value) → the view, units of other indices left
+# free -----
 
 
 def _selected(maker: Maker, view: fx.Node, parent: fx.Node, value: fx.Node) -> fx.Node | None:

@@ -1,4 +1,6 @@
-"""Methods: each decides which units of a group go next, and which stand in for them. One function, one row here."""
+"""Methods: each decides which units of a group go next, and which stand in for them. One function, one row
+here.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,8 @@ METHODS: dict[str, Callable[..., Removal]] = {
 }
 
 
-RECONSTRUCT = "reconstruct"  # looks at the whole network at once; groups that it cannot solve for go by saliency
+# looks at the whole network at once; groups that it cannot solve for go by saliency
+RECONSTRUCT = "reconstruct"
 
 EXACT = "exact"  # what can go without any change of the function over the input box (see `secateur.debloat`)
 
@@ -65,5 +68,7 @@ def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve(name: str, options: Mapping[str, Any]) -> Method:
-    """What decides about one group under the method called `name`; groups that others leave go by saliency."""
+    """What decides about one group under the method called `name`; groups that others leave go by
+    saliency.
+    """
     return partial(METHODS[name], **options) if name in METHODS else saliency

@@ -1,4 +1,6 @@
-"""What a method may look at when it decides: the graph, the weights as they stand, the input box. Never data."""
+"""What a method may look at when it decides: the graph, the weights as they stand, the input box. Never
+data.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,15 @@ class Context:
     used: Mapping[str, Tensor]  # group name → units that stood in for another, bool
     recursive: bool  # whether a unit that stood in for another may do so again, or leave
     progress: float = 0.0  # share of the planned removals that is done
-    norms: Mapping[str, Norm] = field(default_factory=dict)  # producer weight → the batch norm that follows it
+    norms: Mapping[str, Norm] = field(
+        default_factory=dict
+    )  # producer weight → the batch norm that follows it
 
     @cached_property
     def values(self) -> dict[fx.Node, Any]:
-        """Interval of every node's value over the box, of the folded network as it stands; float32, for scoring."""
+        """Interval of every node's value over the box, of the folded network as it stands; float32, for
+        scoring.
+        """
         folded = fold(self.weights, self.norms)
         tensors = {name: w.float() if w.is_floating_point() else w for name, w in folded.items()}
         return propagate(self.graph, self.box, tensors, keep=lambda node: True)
@@ -67,7 +73,8 @@ def following_norms(graph: Graph) -> dict[str, Norm]:
             continue
         b = bound_arguments(layer, layer.args, layer.kwargs)
         weight, bias, scale, shift, mean, variance = (
-            _name(x) for x in (b["weight"], b["bias"], a["weight"], a["bias"], a["running_mean"], a["running_var"])
+            _name(x)
+            for x in (b["weight"], b["bias"], a["weight"], a["bias"], a["running_mean"], a["running_var"])
         )
         named = [name for name in (weight, bias, scale, shift, mean, variance) if name]
         grouped = "transpose" in kind(layer) and b["groups"] > 1  # its weight has no axis of all outputs
@@ -78,7 +85,8 @@ def following_norms(graph: Graph) -> dict[str, Norm]:
 
 
 def fold(tensors: Mapping[str, Tensor], norms: Mapping[str, Norm]) -> dict[str, Tensor]:
-    """γ(Wx + b − μ)/√(σ² + ε) + β as W′x + β′: weights scaled, all that is constant in one tensor, the norm idle.
+    """γ(Wx + b − μ)/√(σ² + ε) + β as W′x + β′: weights scaled, all that is constant in one tensor, the norm
+    idle.
 
     Units that make the same function then have equal rows, however their norms are scaled.
     """
@@ -106,8 +114,9 @@ def _name(node: Any) -> str | None:
 
 
 def incoming(context: Context, group: Group) -> Tensor:
-    """What makes each unit: its rows in every producer and its parameters on the way (depthwise kernels, norms,
-    scales), batch norm folded. Shape: (units, features)."""
+    """What makes each unit: its rows in every producer and its parameters on the way (depthwise kernels,
+    norms, scales), batch norm folded. Shape: (units, features).
+    """
     makers = [slot for slot in group.slots if slot.role != "consumer"]
     own = {slot.tensor for slot in makers}
     folded = fold(context.weights, {weight: norm for weight, norm in context.norms.items() if weight in own})

@@ -19,13 +19,14 @@ ITERATIONS = 100  # of Lloyd's algorithm, at most
 
 
 def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, restarts: int = 8) -> Removal:
-    """Cluster the n units that are left into n − `count` by k-means; the first of each cluster becomes its mean.
+    """Cluster the n units that are left into n − `count` by k-means; the first of each cluster becomes its
+    mean.
 
-    Clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), side by side over all producers and what stands on
-    the way: equal units leave at no loss. The consumers' columns of a cluster are added up. `repair` is the exponent of
-    the variance correction (Fold-AR): 0 leaves the mean as it is. The best of `restarts` clusterings counts. A unit may
-    stand in for several, whatever `recursive` says. Cost: n²·d for n units of d weights, and n²·k for k clusters in
-    each iteration of each clustering.
+    Clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), side by side over all producers and what
+    stands on the way: equal units leave at no loss. The consumers' columns of a cluster are added up.
+    `repair` is the exponent of the variance correction (Fold-AR): 0 leaves the mean as it is. The best of
+    `restarts` clusterings counts. A unit may stand in for several, whatever `recursive` says. Cost: n²·d for
+    n units of d weights, and n²·k for k clusters in each iteration of each clustering.
     """
     norms = own_norms(context, group)
     scaled = fold(context.weights, {w: replace(norm, scale=None, shift=None) for w, norm in norms.items()})
@@ -41,11 +42,12 @@ def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, 
 def means(
     context: Context, scaled: Mapping[str, Tensor], group: Group, left: Tensor, head: Tensor, repair: float
 ) -> dict[str, Tensor]:
-    """Producers and norms in which each unit of `left` that heads others has become the mean of them and itself.
+    """Producers and norms in which each unit of `left` that heads others has become the mean of them and
+    itself.
 
-    head: position in `left`, for each of `left`; scaled: the weights with all norms' statistics brought to 0 and 1 but
-    for the means, (μ − b)/σ. Rows and means are then multiplied by the gain of their layer, so that the norm's
-    statistics are right for what the new unit makes.
+    head: position in `left`, for each of `left`; scaled: the weights with all norms' statistics brought to 0
+    and 1 but for the means, (μ − b)/σ. Rows and means are then multiplied by the gain of their layer, so that
+    the norm's statistics are right for what the new unit makes.
     """
     size = torch.bincount(head, minlength=len(left))
     merged = (size > 1).nonzero().flatten()
@@ -67,17 +69,21 @@ def means(
 def gain(vectors: Tensor, head: Tensor) -> Tensor:
     """r = N/√(N + (N² − N)·E[ρ]) of every cluster, where its head stands; shape: (vectors,).
 
-    ρ: cosine of two of its vectors, for the correlation of what they make. Their sum over all pairs is ‖Σ u‖² − N for
-    unit vectors u. The mean of N vectors of equal variance has 1/r² of it. E[ρ] < 0 counts as 0.
+    ρ: cosine of two of its vectors, for the correlation of what they make. Their sum over all pairs is ‖Σ u‖²
+    − N for unit vectors u. The mean of N vectors of equal variance has 1/r² of it. E[ρ] < 0 counts as 0.
     """
     size = torch.bincount(head, minlength=len(head)).double()
-    units = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
+    units = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(
+        torch.finfo(vectors.dtype).tiny
+    )
     total = torch.zeros_like(units).index_add_(0, head, units).square().sum(1)
     return size / torch.maximum(total, size).clamp_min(1.0).sqrt()
 
 
 def k_means(points: Tensor, k: int, generator: torch.Generator, restarts: int) -> Tensor:
-    """The cluster, of `k` that are none empty, of every point; shape: (points,). All distances from one Gram matrix."""
+    """The cluster, of `k` that are none empty, of every point; shape: (points,). All distances from one Gram
+    matrix.
+    """
     gram = points @ points.T
     runs = [lloyd(gram, seeds(gram, k, generator)) for _ in range(restarts)]
     return min(runs, key=lambda run: run[1])[0]
@@ -97,7 +103,9 @@ def seeds(gram: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
-    """Clusters from the points `start` on, until none changes, and the sum of squared distances to their means."""
+    """Clusters from the points `start` on, until none changes, and the sum of squared distances to their
+    means.
+    """
     k, own = len(start), gram.diagonal()[:, None]
     labels = filled(own + own[start].T - 2 * gram[:, start], k)
     for _ in range(ITERATIONS):
@@ -112,7 +120,9 @@ def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
 
 
 def filled(distance: Tensor, k: int) -> Tensor:
-    """The nearest mean of every point; one that nobody is nearest to gets the farthest point that heads no cluster."""
+    """The nearest mean of every point; one that nobody is nearest to gets the farthest point that heads no
+    cluster.
+    """
     near, labels = distance.min(dim=1)
     first = first_members(labels, k)
     empty = (first == len(labels)).nonzero().flatten()

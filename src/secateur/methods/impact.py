@@ -21,7 +21,8 @@ def impact(
 ) -> Removal:
     """Among the `pool`·`count` least salient pairs, merge the `count` with the best impact scores.
 
-    Cost: that of saliency, and a pass of `pool`·`count` candidates through the rest of the network, in batches.
+    Cost: that of saliency, and a pass of `pool`·`count` candidates through the rest of the network, in
+    batches.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
     best = ranking(*impact_scores(context, group, a, b, alpha, beta))[:count]
@@ -43,8 +44,8 @@ def impact_scores(
 ) -> tuple[Tensor, Tensor]:
     """α·squash(L/L₀) + β·squash(E) for each merge a→b, and L itself; shapes: (k,), (k,).
 
-    L = Σ_c (hi_c − lo_c) of the output drift, L₀ the same of the output itself, E the interval entropy of the drift.
-    squash(z) = z/(1+z) does not saturate where the logistic function does.
+    L = Σ_c (hi_c − lo_c) of the output drift, L₀ the same of the output itself, E the interval entropy of the
+    drift. squash(z) = z/(1+z) does not saturate where the logistic function does.
     """
     if not len(a):
         return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
@@ -52,7 +53,9 @@ def impact_scores(
     lower = torch.cat([_per_output(d.lower) for d in drift], dim=1).double()
     upper = torch.cat([_per_output(d.upper) for d in drift], dim=1).double()
     own = [context.values[node] for node in context.graph.outputs]
-    scale = sum(float((_per_output(i.upper) - _per_output(i.lower)).sum()) for i in own if isinstance(i, Interval))
+    scale = sum(
+        float((_per_output(i.upper) - _per_output(i.lower)).sum()) for i in own if isinstance(i, Interval)
+    )
     length = (upper - lower).sum(1)
     relative = length / max(scale, torch.finfo(torch.float64).tiny)
     score = alpha * _squash(relative) + beta * _squash(interval_entropy(lower, upper))
@@ -72,12 +75,15 @@ def _per_output(bound: Tensor) -> Tensor:
 def interval_entropy(lower: Tensor, upper: Tensor) -> Tensor:
     """E = −Σ_i p_i log p_i, p_i the share of intervals j with S_ij ≥ 0.9; input (k, n), output (k,).
 
-    S_ij = 1 − ½(|lo_i − lo_j| + |hi_i − hi_j|) / (width of the union of i and j); equal points are similar (S = 1).
+    S_ij = 1 − ½(|lo_i − lo_j| + |hi_i − hi_j|) / (width of the union of i and j); equal points are similar (S
+    = 1).
     """
     distance = 0.5 * (
         (lower[:, :, None] - lower[:, None, :]).abs() + (upper[:, :, None] - upper[:, None, :]).abs()
     )  # shape: (k, n, n)
-    union = torch.maximum(upper[:, :, None], upper[:, None, :]) - torch.minimum(lower[:, :, None], lower[:, None, :])
+    union = torch.maximum(upper[:, :, None], upper[:, None, :]) - torch.minimum(
+        lower[:, :, None], lower[:, None, :]
+    )
     similar = 1.0 - distance / union.clamp(min=torch.finfo(union.dtype).tiny) >= SIMILAR
     share = similar.double().mean(2)
     return -(share * share.log()).sum(1)

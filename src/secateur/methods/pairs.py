@@ -14,7 +14,8 @@ BLOCK_BYTES = 2**26  # rows of the pair matrix that stand in memory at a time
 
 
 def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-    """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for unit numbers a in `sources`, b in `targets`; shape: (sources, targets).
+    """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for unit numbers a in `sources`, b in `targets`; shape: (sources,
+    targets).
 
     Srinivas & Babu 2015 (arXiv 1507.06149). Distances come from one matrix product.
     """
@@ -24,9 +25,11 @@ def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tenso
 
 
 def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """For each unit a in `sources` the b ≠ a in `targets` of least s(a→b): values and unit numbers; shapes: (sources,).
+    """For each unit a in `sources` the b ≠ a in `targets` of least s(a→b): values and unit numbers; shapes:
+    (sources,).
 
-    Cost: |sources|·|targets|·d multiplications for d features, in blocks of `BLOCK_BYTES`. Infinite where none is.
+    Cost: |sources|·|targets|·d multiplications for d features, in blocks of `BLOCK_BYTES`. Infinite where
+    none is.
     """
     block = max(1, BLOCK_BYTES // (8 * len(targets)))
     values, partners = [], []
@@ -42,8 +45,8 @@ def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tens
 def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Up to `count` compatible pairs a→b in ascending saliency; shapes: (k,), (k,), (k,).
 
-    Compatible: nobody leaves twice, and who stands in does not leave. Unless `recursive`, a unit that has stood in
-    for another (in this step or before) neither does so again nor leaves.
+    Compatible: nobody leaves twice, and who stands in does not leave. Unless `recursive`, a unit that has
+    stood in for another (in this step or before) neither does so again nor leaves.
     """
     alive, used = context.alive[group.name], context.used[group.name]
     features, fan = incoming(context, group), fan_out(context, group)

@@ -1,4 +1,6 @@
-"""A unit as the comparison methods see it: what it does to its inputs, what it adds, and how large that is."""
+"""A unit as the comparison methods see it: what it does to its inputs, what it adds, and how large that
+is.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,17 @@ class Parts:
 
 
 def parts(context: Context, group: Group) -> Parts:
-    """Norms that stand elsewhere (after a sum, of another kind) are left out: no formula of the papers covers them."""
+    """Norms that stand elsewhere (after a sum, of another kind) are left out: no formula of the papers covers
+    them.
+    """
     slots, norms = makers(group), own_norms(context, group)
     folded = fold(context.weights, norms)
     added = {norm.shift or norm.mean for norm in norms.values()}
     linear = [slot for slot in slots if folded[slot.tensor].ndim > 1]
     constant = [
-        slot for slot in slots if folded[slot.tensor].ndim == 1 and (slot.role == "producer" or slot.tensor in added)
+        slot
+        for slot in slots
+        if folded[slot.tensor].ndim == 1 and (slot.role == "producer" or slot.tensor in added)
     ]  # a bias before a norm is folded away and adds zeros
     return Parts(rows(folded, linear, group.units), rows(folded, constant, group.units), bool(norms))
 
@@ -44,13 +50,18 @@ def own_norms(context: Context, group: Group) -> dict[str, Norm]:
 
 
 def rows(tensors: Mapping[str, Tensor], slots: Sequence[Slot], units: int) -> Tensor:
-    """All that stands in `slots` for each unit, side by side; shape: (units, numbers), of which there may be none."""
+    """All that stands in `slots` for each unit, side by side; shape: (units, numbers), of which there may be
+    none.
+    """
     none = torch.zeros(units, 0, dtype=torch.float64)
-    return torch.cat([none, *(tensors[s.tensor].movedim(s.axis, 0)[s.positions].flatten(1) for s in slots)], dim=1)
+    return torch.cat(
+        [none, *(tensors[s.tensor].movedim(s.axis, 0)[s.positions].flatten(1) for s in slots)], dim=1
+    )
 
 
 def smallest(context: Context, group: Group, count: int, norm: float) -> tuple[Tensor, Tensor]:
-    """The `count` units that leave, of the least L1 or L2 filter norms (no bias, no norm), and those that stay.
+    """The `count` units that leave, of the least L1 or L2 filter norms (no bias, no norm), and those that
+    stay.
 
     Cost: n·d for n units of d weights.
     """

@@ -1,6 +1,7 @@
 """The smallest filters leave, and all that stay take over a share of each.
 
-LBYL, Lee, Kim and Choi, "Training-Free Restoration of Pruned Neural Networks" (arXiv 2502.08474; first version 2022).
+LBYL, Lee, Kim and Choi, "Training-Free Restoration of Pruned Neural Networks" (arXiv 2502.08474; first
+version 2022).
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ def ridge(
 ) -> Removal:
     """Write each removed filter as a combination s_a of the kept ones: W[:, S] += W[:, a]·s_a.
 
-    s_a minimises ‖w_a − Σ s_k·w_k‖² + λ₁·(c_a − Σ s_k·c_k)² + λ₂·‖s_a‖²: the error of the filters, of what batch norm
-    and bias add, and a bound on that of the activation (the paper's three terms), on weights w and constants c with
-    batch norm folded in. λ₂ counts in mean ‖w_k‖². Cost: that of a singular value decomposition, m²·d for m kept units
-    of d weights (d²·m where d < m).
+    s_a minimises ‖w_a − Σ s_k·w_k‖² + λ₁·(c_a − Σ s_k·c_k)² + λ₂·‖s_a‖²: the error of the filters, of what
+    batch norm and bias add, and a bound on that of the activation (the paper's three terms), on weights w and
+    constants c with batch norm folded in. λ₂ counts in mean ‖w_k‖². Cost: that of a singular value
+    decomposition, m²·d for m kept units of d weights (d²·m where d < m).
     """
     units, kept = smallest(context, group, count, norm)
     made = parts(context, group)
@@ -35,7 +36,8 @@ def ridge(
 
 
 def regression(goal: Tensor, basis: Tensor, lam: float) -> Tensor:
-    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis; shape: (goal, basis).
+    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis; shape: (goal,
+    basis).
 
     With basis = U·diag(σ)·Vᵀ, C = goal·V·diag(σ/(σ² + λ))·Uᵀ; where λ is 0, that of least norm.
     """

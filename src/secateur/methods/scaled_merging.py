@@ -26,30 +26,36 @@ def scaled_merging(
 ) -> Removal:
     """Replace w_a by s·w_b, s = ‖w_a‖/‖w_b‖, b the kept unit of the best score: W[:, b] += s·W[:, a].
 
-    ReLU(s·x) = s·ReLU(x) for s > 0, so that a positive multiple of a kept unit leaves at no loss. Where the cosine of
-    w_a and w_b is below `threshold` (`threshold_conv` for units of one convolution), nothing stands in. Defaults are
-    the paper's, which has no residual streams: a unit of several layers needs the larger cosine. A unit may stand in
-    for several, whatever `recursive` says. Cost: n·d for the norms, k·m·d for k removed and m kept units of d weights.
+    ReLU(s·x) = s·ReLU(x) for s > 0, so that a positive multiple of a kept unit leaves at no loss. Where the
+    cosine of w_a and w_b is below `threshold` (`threshold_conv` for units of one convolution), nothing stands
+    in. Defaults are the paper's, which has no residual streams: a unit of several layers needs the larger
+    cosine. A unit may stand in for several, whatever `recursive` says. Cost: n·d for the norms, k·m·d for k
+    removed and m kept units of d weights.
     """
     units, kept = smallest(context, group, count, norm)
     score, cosine, scale = likeness(parts(context, group), units, kept, lam)
     best = score.argmax(dim=1, keepdim=True)
-    made_by = [w.ndim for w in (context.weights[slot.tensor] for slot in group.having("producer")) if w.ndim > 1]
+    made_by = [
+        w.ndim for w in (context.weights[slot.tensor] for slot in group.having("producer")) if w.ndim > 1
+    ]
     one_conv = len(made_by) == 1 and made_by[0] > 2
     near = cosine.gather(1, best)[:, 0] >= (threshold_conv if one_conv else threshold)
     s = scale.gather(1, best)[:, 0]
     stood_in = near & (s > 0)
     into = torch.where(stood_in, kept[best[:, 0]], -1)
-    scaled = torch.diag(torch.where(stood_in, s, 1.0) - 1.0)  # W[:, a] becomes s·W[:, a], which the merge then adds
+    scaled = torch.diag(
+        torch.where(stood_in, s, 1.0) - 1.0
+    )  # W[:, a] becomes s·W[:, a], which the merge then adds
     return Removal(group.name, units, into, combined(context.weights, group, units, units, scaled))
 
 
 def likeness(made: Parts, units: Tensor, kept: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
     """Score, cosine and scale of every removed unit a with every kept unit b; shapes: (units, kept).
 
-    Without batch norm (Algorithm 2), bias is one more weight and the score is the cosine. With it (Algorithm 3),
-    γ_a(s·x_b − μ_a)/σ_a + β_a = S·(γ_b(x_b − μ_b)/σ_b + β_b) + B, where on folded weights S = ‖w′_a‖/‖w′_b‖ and
-    B = c′_a − S·c′_b; the score is λ·cosine − (1 − λ)·|B|/S, the latter brought to [0, 1] for each a.
+    Without batch norm (Algorithm 2), bias is one more weight and the score is the cosine. With it (Algorithm
+    3), γ_a(s·x_b − μ_a)/σ_a + β_a = S·(γ_b(x_b − μ_b)/σ_b + β_b) + B, where on folded weights S =
+    ‖w′_a‖/‖w′_b‖ and B = c′_a − S·c′_b; the score is λ·cosine − (1 − λ)·|B|/S, the latter brought to [0, 1]
+    for each a.
     """
     vectors = made.linear if made.normed else torch.cat([made.linear, made.constant], dim=1)
     size = torch.linalg.vector_norm(vectors, dim=1)

@@ -24,8 +24,8 @@ def stochastic(
 ) -> Removal:
     """Accept a pair whose score is no worse than the last accepted, another with probability exp(−Δ/T).
 
-    T falls linearly from `temperature` to 0 as the planned removals are used up. If the pool ends before `count`
-    pairs are accepted, the best of the refused make up the number. Cost: that of `impact`.
+    T falls linearly from `temperature` to 0 as the planned removals are used up. If the pool ends before
+    `count` pairs are accepted, the best of the refused make up the number. Cost: that of `impact`.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
     score, length = impact_scores(context, group, a, b, alpha, beta)

@@ -1,7 +1,8 @@
-"""reconstruct: units leave by optimal brain surgeon, and what reads the rest is solved for anew, layer after layer.
+"""reconstruct: units leave by optimal brain surgeon, and what reads the rest is solved for anew, layer after
+layer.
 
-`make_study` looks at the network once, `reconstruct` is one round, `marginal_costs` says what every unit of every
-group would cost at the outputs. DESIGN of the method: docs/design.md.
+`make_study` looks at the network once, `reconstruct` is one round, `marginal_costs` says what every unit of
+every group would cost at the outputs. DESIGN of the method: docs/design.md.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ def reconstruct(
 ) -> tuple[list[Removal], dict[str, Tensor]]:
     """Remove `need[group]` units of each group and solve for all consumers; nothing given is changed.
 
-    In graph order, with the original beside: a group's units are chosen at its first consumer, on what that one reads
-    in the pruned network and the others read so far; then the consumer is solved for, so that it makes up for what
-    went wrong before it. Returns the removals and the new values of all tensors that change.
+    In graph order, with the original beside: a group's units are chosen at its first consumer, on what that
+    one reads in the pruned network and the others read so far; then the consumer is solved for, so that it
+    makes up for what went wrong before it. Returns the removals and the new values of all tensors that
+    change.
     """
     before = _in_view_of(study, weights)
     removals, after, alive = _round(study, before, alive, need)
@@ -66,7 +68,9 @@ def _round(
         for group in groups:
             if group.name in todo:
                 todo.remove(group.name)
-                removals.append(_chosen(study, group, need[group.name], {**later, consumer.node: here}, weights, alive))
+                removals.append(
+                    _chosen(study, group, need[group.name], {**later, consumer.node: here}, weights, alive)
+                )
                 alive[group.name][removals[-1].units] = False
                 weights.update(merged(weights, group, removals[-1]))
         _solve(study, consumer, sum_of([here, *_others(study, consumer, later)]), weights, alive)
@@ -77,10 +81,11 @@ def _round(
 
 
 def marginal_costs(study: Study, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """For each group, what the next unit costs at the outputs with none, one, two… gone: squared change, summed.
+    """For each group, what the next unit costs at the outputs with none, one, two… gone: squared change,
+    summed.
 
-    On the original network, each group by itself; shapes: (units − 1,). Units that are not `alive` cost nothing and go
-    first. One sweep; moments are dropped as soon as a group's last consumer is reached.
+    On the original network, each group by itself; shapes: (units − 1,). Units that are not `alive` cost
+    nothing and go first. One sweep; moments are dropped as soon as a group's last consumer is reached.
     """
     read = {group.name: {consumer.node for consumer in study.consumers_of(group)} for group in study.groups}
     seen: dict[fx.Node, Moments] = {}
@@ -107,7 +112,9 @@ def marginal_costs(study: Study, alive: Mapping[str, Tensor]) -> dict[str, Tenso
 
 
 def _in_view_of(study: Study, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights, the samples' own tensors in place of the network's and moved by as much as those have been."""
+    """The weights, the samples' own tensors in place of the network's and moved by as much as those have
+    been.
+    """
     own = {}
     for name, value in study.samples.tensors.items():
         moved = weights[name] is not study.plain[name]
@@ -136,7 +143,9 @@ def _moments_of_several(study: Study, weights: dict[str, Tensor], names: set[str
 
 def _others(study: Study, consumer: Consumer, moments: Mapping[fx.Node, Moments]) -> list[Moments]:
     """Moments at the other uses of a consumer's weight, where they were taken."""
-    return [moments[c.node] for c in study.consumers[consumer.weight] if c is not consumer and c.node in moments]
+    return [
+        moments[c.node] for c in study.consumers[consumer.weight] if c is not consumer and c.node in moments
+    ]
 
 
 def _chosen(
@@ -147,14 +156,20 @@ def _chosen(
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
 ) -> Removal:
-    problems = [problem_of(study, c, moments[c.node], group, weights, alive) for c in study.consumers_of(group)]
+    problems = [
+        problem_of(study, c, moments[c.node], group, weights, alive) for c in study.consumers_of(group)
+    ]
     with naming(study.consumers_of(group)[0]):
         units, _ = eliminate(problems, alive[group.name], count)
     return Removal(group.name, units, torch.full_like(units, -1))
 
 
 def _solve(
-    study: Study, consumer: Consumer, moments: Moments, weights: dict[str, Tensor], alive: Mapping[str, Tensor]
+    study: Study,
+    consumer: Consumer,
+    moments: Moments,
+    weights: dict[str, Tensor],
+    alive: Mapping[str, Tensor],
 ) -> None:
     """New weights for a consumer and, where something can take it up, a new mean of its output."""
     present = consumer.view.matrix(weights[consumer.weight], consumer.blocks)

@@ -1,8 +1,8 @@
 """Which units leave, and the weights that are best without them: optimal brain surgeon on whole units.
 
-Hassibi & Stork 1993 for single weights; here a unit is a block of features in each of several layers. With the
-quadratic loss tr S (W′ − W*) A (W′ − W*)ᵀ about its optimum W*, leaving out the features F costs
-tr S W*_F (A⁻¹_FF)⁻¹ W*_Fᵀ, and W* and A⁻¹ follow by updates of rank |F|: nothing is inverted anew.
+Hassibi & Stork 1993 for single weights; here a unit is a block of features in each of several layers. With
+the quadratic loss tr S (W′ − W*) A (W′ − W*)ᵀ about its optimum W*, leaving out the features F costs tr S
+W*_F (A⁻¹_FF)⁻¹ W*_Fᵀ, and W* and A⁻¹ follow by updates of rank |F|: nothing is inverted anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class Problem:
 
 
 def eliminate(problems: Sequence[Problem], alive: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` units that leave, in order, and what each costs, summed over the layers. Greedy, exact at each step.
+    """The `count` units that leave, in order, and what each costs, summed over the layers. Greedy, exact at
+    each step.
 
     Cost for U units of m features: B·D³ once, then count · B·(m·D² + U·m²·(m + O)). Memory: B·D² numbers.
     """
@@ -77,7 +78,8 @@ def _leave_out(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
 
 
 def factor(matrix: Tensor) -> Tensor:
-    """Cholesky factor of a finite matrix that is positive definite but for rounding: its diagonal grows until it is.
+    """Cholesky factor of a finite matrix that is positive definite but for rounding: its diagonal grows until
+    it is.
 
     Raises `SolveError` where even a diagonal as large as the matrix does not help.
     """

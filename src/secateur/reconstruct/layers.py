@@ -1,7 +1,8 @@
-"""Layers that read units, seen as linear maps of rows: y = W x + b at every position and in every channel group.
+"""Layers that read units, seen as linear maps of rows: y = W x + b at every position and in every channel
+group.
 
-A row of `VIEWS` says how an op's input, output and weight become matrices. A consumer whose op has no row can be
-merged into, but not be solved for anew.
+A row of `VIEWS` says how an op's input, output and weight become matrices. A consumer whose op has no row can
+be merged into, but not be solved for anew.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ _BLOCK = 2**24  # numbers in one block of rows
 
 @dataclass(frozen=True)
 class View:
-    """How one op is seen: B channel groups, D features and O outputs of each; `at` are flat positions of the output."""
+    """How one op is seen: B channel groups, D features and O outputs of each; `at` are flat positions of the
+    output.
+    """
 
     input: str
     weight: str
     bias: str | None
     axis: int  # of the weight, along which its inputs stand
-    rows: Callable[[Arguments, Tensor, Tensor], Tensor]  # (arguments, input, at) → shape: (samples · positions, B, D)
+    rows: Callable[
+        [Arguments, Tensor, Tensor], Tensor
+    ]  # (arguments, input, at) → shape: (samples · positions, B, D)
     outputs: Callable[[Tensor, Tensor], Tensor]  # (output, at) → shape: (samples · positions, B · O)
     positions: Callable[[Tensor], int]  # of an output
     matrix: Callable[[Tensor, int], Tensor]  # (weight, B) → shape: (B, O, D)
@@ -116,11 +121,16 @@ def blocks_of_rows(
 ) -> Iterator[tuple[list[Tensor], Tensor]]:
     """Matching rows of several networks' inputs and of an output, about `limit` in all.
 
-    Yields (inputs of shape (B, n, D) each, output of shape (B, n, O)). Positions are drawn anew for every few samples.
+    Yields (inputs of shape (B, n, D) each, output of shape (B, n, O)). Positions are drawn anew for every few
+    samples.
     """
     view, samples, positions = consumer.view, len(output), consumer.view.positions(output)
     share = min(positions, max(1, -(-limit // samples)))
-    width = consumer.blocks * consumer.taps * max(1, inputs[0].shape[1] if inputs[0].ndim > 2 else inputs[0].shape[-1])
+    width = (
+        consumer.blocks
+        * consumer.taps
+        * max(1, inputs[0].shape[1] if inputs[0].ndim > 2 else inputs[0].shape[-1])
+    )
     few = max(1, min(64, _BLOCK // (share * width)))
     for start in range(0, samples, few):
         part = slice(start, start + few)
@@ -129,7 +139,7 @@ def blocks_of_rows(
         yield [view.rows(arguments, x[part], at).movedim(1, 0) for x in inputs], y.movedim(1, 0)
 
 
-# --- linear ----------------------------------------------------------------------------------------------------------
+# --- linear -------------------------------------------------------------------------------------------------
 
 
 def _last(x: Tensor, at: Tensor) -> Tensor:
@@ -144,7 +154,7 @@ def _linear_positions(y: Tensor) -> int:
     return y[0].numel() // y.shape[-1]
 
 
-# --- convolutions ----------------------------------------------------------------------------------------------------
+# --- convolutions -------------------------------------------------------------------------------------------
 
 
 def _conv_rows(a: Arguments, x: Tensor, at: Tensor) -> Tensor:
@@ -160,7 +170,9 @@ def _conv_rows(a: Arguments, x: Tensor, at: Tensor) -> Tensor:
 
 
 def _transposed_rows(a: Arguments, x: Tensor, at: Tensor) -> Tensor:
-    """A transposed convolution is a convolution of the input with zeros between, by the kernel turned round."""
+    """A transposed convolution is a convolution of the input with zeros between, by the kernel turned
+    round.
+    """
     weight, spatial = a["weight"], x.ndim - 2
     stride, dilation, padding, extra = (
         _each(a[name], spatial) for name in ("stride", "dilation", "padding", "output_padding")
@@ -181,7 +193,9 @@ def _patches(
     at: Tensor,
     blocks: int,
 ) -> Tensor:
-    """What the kernel sees at flat output positions `at`; shape: (samples · positions, B, channels / B · taps)."""
+    """What the kernel sees at flat output positions `at`; shape: (samples · positions, B, channels / B ·
+    taps).
+    """
     x = functional.pad(x, [p for pair in reversed(pads) for p in pair])
     for i, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
         x = x.unfold(2 + i, d * (k - 1) + 1, s)

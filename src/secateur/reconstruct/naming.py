@@ -22,6 +22,7 @@ def naming(consumer: Consumer) -> Iterator[None]:
         yield
     except SolveError as error:
         raise InputError(
-            f"{told(consumer)}: it cannot be refitted, {error}. Give a larger ridge (options={{'ridge': 0.1}}), or "
+            f"{told(consumer)}: it cannot be refitted, {error}. Give a larger ridge "
+            f"(options={{'ridge': 0.1}}), or "
             "leave the layer whole (ignore=)"
         ) from error

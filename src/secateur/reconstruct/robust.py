@@ -23,10 +23,11 @@ def perturbed(
     box: Sequence[Interval],
     eps: float,
 ) -> Samples:
-    """The samples after projected gradient ascent on ‖f(x) − g(x)‖² in the L∞ ball of radius `eps` and the box.
+    """The samples after projected gradient ascent on ‖f(x) − g(x)‖² in the L∞ ball of radius `eps` and the
+    box.
 
-    After Madry et al. 2018 (arXiv 1706.06083), with disagreement for the loss. Inputs of whole numbers stay. Cost:
-    five forward and backward passes of both networks.
+    After Madry et al. 2018 (arXiv 1706.06083), with disagreement for the loss. Inputs of whole numbers stay.
+    Cost: five forward and backward passes of both networks.
     """
     parts = [
         _ascend(graph, original, pruned, [x[i : i + _BATCH] for x in samples.inputs], box, eps)

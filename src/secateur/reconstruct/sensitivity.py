@@ -1,4 +1,6 @@
-"""How much the model's outputs move when a consumer's output does: the weights of the costs of elimination."""
+"""How much the model's outputs move when a consumer's output does: the weights of the costs of
+elimination.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,23 @@ from secateur.reconstruct.layers import Consumer
 from secateur.reconstruct.naming import naming
 
 _WIDE = 2048  # outputs beyond which S is not made
-_DAMPING = 1e-3  # share of the mean of its diagonal that is added to it, against directions that no sample moved
+# share of the mean of its diagonal that is added to it, against directions that no sample moved
+_DAMPING = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """R with RᵀR = S + δI: one square matrix, or, for very many outputs, the fewer rows of gradients and δ."""
+    """R with RᵀR = S + δI: one square matrix, or, for very many outputs, the fewer rows of gradients and
+    δ.
+    """
 
     rows: Tensor  # shape: (B, rows, O)
     damping: Tensor | None = None  # δ where `rows` do not hold it; shape: (B, 1, 1)
 
     def times(self, weight: Tensor) -> Tensor:
-        """A matrix with the same norms of all combinations of columns as R @ `weight`; shapes: (B, any, D)."""
+        """A matrix with the same norms of all combinations of columns as R @ `weight`; shapes: (B, any,
+        D).
+        """
         if self.damping is None:
             return self.rows @ weight
         tall = torch.cat([self.rows @ weight, self.damping.sqrt() * weight], 1)
@@ -53,10 +60,11 @@ def sensitivities(
     graph: Graph, consumers: Sequence[Consumer], tensors: Mapping[str, Tensor], inputs: Sequence[Tensor],
     generator: torch.Generator,
 ) -> dict[fx.Node, Root]:  # fmt: skip
-    """√S at each consumer, S = Σ over positions of E[JᵀJ], J the Jacobian of the outputs with respect to its output.
+    """√S at each consumer, S = Σ over positions of E[JᵀJ], J the Jacobian of the outputs with respect to its
+    output.
 
-    One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Memory: all values of the
-    network for the samples of `inputs`. Raises `InputError` naming the layer whose S has no root.
+    One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Memory: all values of
+    the network for the samples of `inputs`. Raises `InputError` naming the layer whose S has no root.
     """
     like = next((x for x in inputs if x.is_floating_point()), torch.zeros(0))
     given = dict(zip(graph.inputs, inputs, strict=True))
@@ -82,7 +90,11 @@ def sensitivities(
         outputs = [y for y in (*last, *ends) if y.is_floating_point() and y.requires_grad]
         signs = [(torch.rand(y.shape, generator=generator) < 0.5).to(y) * 2 - 1 for y in outputs]
         total = sum((y * v).sum() for y, v in zip(outputs, signs, strict=True))
-        grads = torch.autograd.grad(total, list(seen.values()), allow_unused=True) if outputs else [None] * len(seen)
+        grads = (
+            torch.autograd.grad(total, list(seen.values()), allow_unused=True)
+            if outputs
+            else [None] * len(seen)
+        )
     found = dict[fx.Node, Root]()
     for (node, value), grad in zip(seen.items(), grads, strict=True):
         consumer = wanted[node]
@@ -90,7 +102,9 @@ def sensitivities(
         positions = consumer.view.positions(g)
         at = torch.arange(positions, device=g.device)
         rows = consumer.view.outputs(g, at).unflatten(1, (consumer.blocks, -1)).movedim(1, 0).double().cpu()
-        rows = rows.nan_to_num(0.0, 0.0, 0.0)  # slopes of √x and the like at 0; the others still tell the costs
+        rows = rows.nan_to_num(
+            0.0, 0.0, 0.0
+        )  # slopes of √x and the like at 0; the others still tell the costs
         with naming(consumer):
             found[node] = _root(rows, len(inputs[0]))
     return found

@@ -1,4 +1,6 @@
-"""What stays the same through a run: the consumers and their groups, the samples, and what the outputs are moved by."""
+"""What stays the same through a run: the consumers and their groups, the samples, and what the outputs are
+moved by.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,8 @@ def make_study(
     robust: float = 0.0,
     rows: int = 10_000,
 ) -> Study:
-    """Find the layers that read units, and what the outputs are moved by. `plain`: the tensors, float64 where floating.
+    """Find the layers that read units, and what the outputs are moved by. `plain`: the tensors, float64 where
+    floating.
 
     Later rounds know what has not changed by its being the very same tensor.
     """
@@ -106,11 +109,15 @@ def make_study(
 
 def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
     slots = group.having("consumer")
-    return bool(slots) and all(s.tensor in consumers and consumers[s.tensor][0].view.axis == s.axis for s in slots)
+    return bool(slots) and all(
+        s.tensor in consumers and consumers[s.tensor][0].view.axis == s.axis for s in slots
+    )
 
 
 def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor, target: Tensor) -> Moments:
-    """Second moments of what a consumer reads with what it should give, its bias taken off where that must stay."""
+    """Second moments of what a consumer reads with what it should give, its bias taken off where that must
+    stay.
+    """
     generator = torch.Generator().manual_seed(study.seed)
     weight = study.original[consumer.weight]
     features = weight.shape[consumer.view.axis] * consumer.taps
@@ -119,7 +126,8 @@ def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor
     total = sum_of(Moments.of(rows, outputs) for (rows,), outputs in blocks)
     if not all(bool(torch.isfinite(part).all()) for part in total.parts):
         raise InputError(
-            f"{told(consumer)}: the second moments of its inputs and outputs are not finite; values overflow or are "
+            f"{told(consumer)}: the second moments of its inputs and outputs are not finite; values overflow "
+            "or are "
             "NaN there. Give narrower input_bounds, another surrogate, or leave the layer whole (ignore=)"
         )
     if consumer.bias is None or study.intercept(consumer):
@@ -152,7 +160,9 @@ def problem_of(
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
 ) -> Problem:
-    """What leaving out units of `group` costs at one consumer; removed features have no part in it any more."""
+    """What leaving out units of `group` costs at one consumer; removed features have no part in it any
+    more.
+    """
     xx, yx = moments.normal(study.intercept(consumer))
     present = consumer.view.matrix(weights[consumer.weight], consumer.blocks)
     gone = (~features_left(study, consumer.weight, alive)).nonzero().flatten()

@@ -1,4 +1,6 @@
-"""One walk through the original and the pruned network side by side; each consumer is looked at as it is reached."""
+"""One walk through the original and the pruned network side by side; each consumer is looked at as it is
+reached.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from secateur.reconstruct.layers import Arguments, Consumer, parameter
 
 _MUTED = 50.0  # gains so many times the median are of channels that carry nothing
 
-Look = Callable[[Consumer, Arguments, Tensor, Tensor, Tensor], None]  # (…, the original's input, the pruned's, target)
+Look = Callable[
+    [Consumer, Arguments, Tensor, Tensor, Tensor], None
+]  # (…, the original's input, the pruned's, target)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +42,9 @@ class _Tensors:
 
     def __init__(self, original: Mapping[str, Tensor], pruned: Mapping[str, Tensor], like: Tensor) -> None:
         self.original, self.pruned, self.like = original, pruned, like
-        self.converted: dict[int, tuple[Tensor, Tensor]] = {}  # id → (that tensor, so that its id stays its own; copy)
+        self.converted: dict[
+            int, tuple[Tensor, Tensor]
+        ] = {}  # id → (that tensor, so that its id stays its own; copy)
 
     def copy(self, tensor: Tensor) -> Tensor:
         if id(tensor) not in self.converted:
@@ -71,9 +77,9 @@ def sweep(
 ) -> tuple[Both, ...]:
     """Walk in graph order and give the outputs of both networks.
 
-    `look` is called before the pruned output of a consumer is made, and may change `pruned`. Work is done in the
-    precision and on the device of the first floating input. Memory: the values of both networks that are still
-    needed, for all samples at once.
+    `look` is called before the pruned output of a consumer is made, and may change `pruned`. Work is done in
+    the precision and on the device of the first floating input. Memory: the values of both networks that are
+    still needed, for all samples at once.
     """
     like = next((x for x in inputs if x.is_floating_point()), inputs[0].new_zeros(0, dtype=torch.float32))
     tensors = _Tensors(original, pruned, like)
@@ -93,10 +99,14 @@ def sweep(
             x = tensors.of_pruned(bound_arguments(node, args, kwargs)[consumer.view.input])
             target = value
             if node in joins:
-                target = value + joins[node].missing(partners[joins[node].other], value.shape, tensors.of_original)
+                target = value + joins[node].missing(
+                    partners[joins[node].other], value.shape, tensors.of_original
+                )
             look(consumer, arguments, arguments[consumer.view.input], x, target)
         same = not any(map(tensors.differ, pytree.tree_leaves((args, kwargs))))
-        second = value if same else call_op(node, *pytree.tree_map(tensors.of_pruned, (args, kwargs)), like=like)
+        second = (
+            value if same else call_op(node, *pytree.tree_map(tensors.of_pruned, (args, kwargs)), like=like)
+        )
         if node in partners:
             partners[node] = Both(value, second)
         return Both(value, second)
@@ -108,7 +118,9 @@ def sweep(
 
 @dataclass(frozen=True, eq=False)
 class _Join:
-    """Where a consumer's output, perhaps through a batch norm, is added to a value that is there before it."""
+    """Where a consumer's output, perhaps through a batch norm, is added to a value that is there before
+    it.
+    """
 
     other: fx.Node
     norm: Mapping[str, Any] | None  # the batch norm's arguments, by name

@@ -30,7 +30,9 @@ _DTYPES = {str(kind).removeprefix("torch.") for kind in vars(torch).values() if 
 
 
 class Fingerprint(Record):
-    """What the model was: a digest of its tensors (names, shapes, types, values) and one of its graph's ops."""
+    """What the model was: a digest of its tensors (names, shapes, types, values) and one of its graph's
+    ops.
+    """
 
     tensors: str
     ops: str
@@ -116,18 +118,22 @@ class Recipe(Record):
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
     verdict: Verdict | None = None
-    result: str = Field(pattern=_SHA256)  # digest of the smaller model's tensors, which replay must give again
+    result: str = Field(
+        pattern=_SHA256
+    )  # digest of the smaller model's tensors, which replay must give again
     # files that were written with the recipe, by path from it: SHA-256
     files: dict[str, str] = Field(default_factory=dict)
     solved: str = ""  # SHA-256 of `tensors`, where there are any
     seal: str = ""  # in a file, SHA-256 of all that is above
-    tensors: bytes = Field(default=b"", exclude=True, repr=False)  # safetensors: values that no edit tells; full size
+    tensors: bytes = Field(
+        default=b"", exclude=True, repr=False
+    )  # safetensors: values that no edit tells; full size
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as JSON, and solved tensors beside it (`<name>.solved.safetensors`), as one set.
 
-        Inside of `written_together`, files that were written before (the model) belong to the set: the recipe holds
-        their digests.
+        Inside of `written_together`, files that were written before (the model) belong to the set: the recipe
+        holds their digests.
         """
         complete = self.model_copy(update={"files": staged_files(Path(path).parent)})
         with written_together():
@@ -142,7 +148,9 @@ class Recipe(Record):
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recipe:
-        """Read a recipe; `RecipeError` where it is not one, or of a version that this secateur does not know."""
+        """Read a recipe; `RecipeError` where it is not one, or of a version that this secateur does not
+        know.
+        """
         try:
             data = Path(path).read_bytes()
             recipe = Recipe.model_validate_json(data)
@@ -153,7 +161,9 @@ class Recipe(Record):
             where = ".".join(map(str, first["loc"])) or "the file"
             raise RecipeError(f"{path} is not a recipe of version 1: {where}: {first['msg']}") from error
         if recipe.seal != seal_of(from_json(data)):
-            raise RecipeError(f"{path} was changed after it was written; a recipe is evidence. Prune the model again")
+            raise RecipeError(
+                f"{path} was changed after it was written; a recipe is evidence. Prune the model again"
+            )
         _check_files(path, recipe.files)
         return recipe.model_copy(update={"seal": "", "tensors": _read_solved(beside(path), recipe.solved)})
 
@@ -178,8 +188,10 @@ def _check_files(path: str | os.PathLike[str], files: Mapping[str, str]) -> None
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 raise RecipeError(
-                    f"{beside_it} is not the file that was written with the recipe {path}: they come from two runs, or "
-                    "one was changed. Take both from one run, or move the file away to replay the recipe alone"
+                    f"{beside_it} is not the file that was written with the recipe {path}: they come from "
+                    "two runs, or "
+                    "one was changed. Take both from one run, or move the file away to replay the recipe "
+                    "alone"
                 )
 
 
@@ -201,15 +213,25 @@ def fingerprint(graph: Graph) -> Fingerprint:
     """Digests of the model; equal for equal weights and ops, whatever object or file holds them."""
     ops = hashlib.sha256("\n".join(map(str, _signatures(graph))).encode())
     count = sum(graph.tensors[name].numel() for name in graph.parameters)
-    return Fingerprint(tensors=digest_of(graph.as_stored(graph.tensors)), ops=ops.hexdigest(), parameters=count)
+    return Fingerprint(
+        tensors=digest_of(graph.as_stored(graph.tensors)), ops=ops.hexdigest(), parameters=count
+    )
 
 
 def _signatures(graph: Graph) -> Iterator[tuple[Any, ...]]:
-    """Each op with its constants; other nodes by number, since their names depend on how the model was written."""
+    """Each op with its constants; other nodes by number, since their names depend on how the model was
+    written.
+    """
     number = {node: i for i, node in enumerate(graph.nodes)}
 
     def plain(leaf: Any) -> Any:
-        return f"#{number[leaf]}" if isinstance(leaf, fx.Node) else "" if isinstance(leaf, torch.device) else leaf
+        return (
+            f"#{number[leaf]}"
+            if isinstance(leaf, fx.Node)
+            else ""
+            if isinstance(leaf, torch.device)
+            else leaf
+        )
 
     for node in graph.nodes:
         if node.op == "call_function":
@@ -237,7 +259,9 @@ def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:
 
 
 def versions() -> dict[str, str]:
-    """Of the software; and `arithmetic`, what bits depend on besides: processor, kernels and libraries of products."""
+    """Of the software; and `arithmetic`, what bits depend on besides: processor, kernels and libraries of
+    products.
+    """
     told = [line.strip(" -") for line in torch.__config__.show().splitlines()]
     libraries = [line.partition(" for ")[0] for line in told if "Math Kernel" in line or "MKL-DNN" in line]
     kernels = torch.backends.cpu.get_cpu_capability()

@@ -8,7 +8,9 @@ from html import escape
 from secateur.printable import printable
 
 
-def html_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()) -> str:
+def html_table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
+) -> str:
     """A table with a title, and lines below it. All text may hold names from files."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:

@@ -27,7 +27,9 @@ def pruning_table(
         )
     ]
     if sizes is not None:
-        rows.append(("file, kB", *(f"{size / 1000:,.0f}" for size in sizes), f"{1 - sizes[1] / sizes[0]:.1%}"))
+        rows.append(
+            ("file, kB", *(f"{size / 1000:,.0f}" for size in sizes), f"{1 - sizes[1] / sizes[0]:.1%}")
+        )
     if timed is not None:
         label, less = f"ms for one sample ({timed.runtime})", f"{1 - timed.after / timed.before:.1%}"
         rows.append((label, f"{timed.before:.3g}", f"{timed.after:.3g}", less))
@@ -49,12 +51,17 @@ def next_steps(verdict: secateur.Verdict, model: str, output: Path, inputs: str)
 
 
 def evaluation_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
-    return (f"{report.samples:,} samples, {report.head}", "value", "original"), [*_quality(report), *_cost(report)]
+    return (f"{report.samples:,} samples, {report.head}", "value", "original"), [
+        *_quality(report),
+        *_cost(report),
+    ]
 
 
 def _quality(report: secateur.Evaluation) -> Rows:
     old = report.original_accuracy
-    rows: Rows = [(f"top-{k} accuracy", f"{v:.2%}", f"{old[k]:.2%}" if old else "") for k, v in report.accuracy.items()]
+    rows: Rows = [
+        (f"top-{k} accuracy", f"{v:.2%}", f"{old[k]:.2%}" if old else "") for k, v in report.accuracy.items()
+    ]
     if report.agreement is not None:
         rows += _agreement(report)
     if report.worst_class_accuracy is not None:
@@ -74,11 +81,17 @@ def _quality(report: secateur.Evaluation) -> Rows:
 
 def _agreement(report: secateur.Evaluation) -> Rows:
     low, high = report.agreement_interval or (0.0, 1.0)
-    rows: Rows = [("agreement with the original", f"{report.agreement:.2%} (95 %: {low:.2%} to {high:.2%})", "")]
+    rows: Rows = [
+        ("agreement with the original", f"{report.agreement:.2%} (95 %: {low:.2%} to {high:.2%})", "")
+    ]
     if report.worst_class_agreement is not None:
-        rows.append((f"agreement of the worst class, {report.worst_class}", f"{report.worst_class_agreement:.2%}", ""))
+        rows.append(
+            (f"agreement of the worst class, {report.worst_class}", f"{report.worst_class_agreement:.2%}", "")
+        )
     if report.vanished_classes:
-        rows.append(("classes that the model never gives", few([str(c) for c in report.vanished_classes]), ""))
+        rows.append(
+            ("classes that the model never gives", few([str(c) for c in report.vanished_classes]), "")
+        )
     if report.drift is not None:
         rows.append(("largest drift of an output", f"{report.drift.largest:.4g}", ""))
         rows.append(("the same, median over inputs", f"{report.drift.median:.4g}", ""))
@@ -124,11 +137,17 @@ def classes_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
 
 def certificate_table(found: secateur.Certificate) -> tuple[tuple[str, ...], Rows]:
     drift, searched, where = sorted(found.drift), sorted(found.found or ()), found.input_set
-    about = "the input box" if where.eps is None else f"balls of radius {where.eps:g} round {where.inputs:,} inputs"
+    about = (
+        "the input box"
+        if where.eps is None
+        else f"balls of radius {where.eps:g} round {where.inputs:,} inputs"
+    )
     places = {"largest drift of an output": -1}
     if len(drift) > 1:
         places["the same, median over inputs"] = len(drift) // 2
-    rows: Rows = [(label, f"{drift[i]:.4g}", f"{searched[i]:.4g}" if searched else "") for label, i in places.items()]
+    rows: Rows = [
+        (label, f"{drift[i]:.4g}", f"{searched[i]:.4g}" if searched else "") for label, i in places.items()
+    ]
     rows += [
         (label, f"{share.certified:.2%}", _percent(share.empirical))
         for label, share in (

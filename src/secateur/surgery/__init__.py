@@ -1,7 +1,8 @@
-"""Make the smaller model: the same class where its `forward` can follow, else the graph with its constants rewritten.
+"""Make the smaller model: the same class where its `forward` can follow, else the graph with its constants
+rewritten.
 
-Nothing is decided here. The input is full-size weights in which removed units have no effect any more, and the units
-that stay; the output is checked to equal the masked original before it is handed out.
+Nothing is decided here. The input is full-size weights in which removed units have no effect any more, and
+the units that stay; the output is checked to equal the masked original before it is handed out.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def shrink(
 ) -> nn.Module:
     """A new, physically smaller model; `model` and `graph` are left as they are.
 
-    `weights`: float64, full size, by name, consumers of removed units zeroed. An exported program, or None, gives
-    an `fx.GraphModule`; so does a class whose `forward` has sizes baked in. Raises `VerificationError` where the
-    result does not equal the masked original.
+    `weights`: float64, full size, by name, consumers of removed units zeroed. An exported program, or None,
+    gives an `fx.GraphModule`; so does a class whose `forward` has sizes baked in. Raises `VerificationError`
+    where the result does not equal the masked original.
     """
     precise = shrunk_tensors(graph, coupling, weights, alive)
     module = rewritten(graph, coupling, alive)
@@ -62,21 +63,26 @@ class Shrinks(Imported):
     """An imported model that knows its own smaller form."""
 
     @abstractmethod
-    def shrunk(self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> nn.Module:
+    def shrunk(
+        self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
+    ) -> nn.Module:
         """With the tensors of `small`, by their names in `graph`."""
 
 
 def _checked(own: nn.Module, module: fx.GraphModule, graph: Graph) -> nn.Module:
     if not _agree(own, module, graph):
         raise VerificationError(
-            f"the smaller {type(own).__name__} does not compute what the shrunk graph does. This is a fault in "
+            f"the smaller {type(own).__name__} does not compute what the shrunk graph does. This is a fault "
+            "in "
             "secateur; please report it"
         )
     return own
 
 
 def _random_inputs(graph: Graph, dtype: torch.dtype | None) -> list[Tensor]:
-    """Up to 32 samples: random numbers over the span of the example's values, or the example's own integers."""
+    """Up to 32 samples: random numbers over the span of the example's values, or the example's own
+    integers.
+    """
     generator = torch.Generator().manual_seed(0)
     samples = max(2, min(32, 2**20 // max(x[0].numel() for x in graph.example)))
 
@@ -90,13 +96,16 @@ def _random_inputs(graph: Graph, dtype: torch.dtype | None) -> list[Tensor]:
     return [like(x) for x in resized(graph, samples)]
 
 
-def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], small: Mapping[str, Tensor]) -> None:
+def _verify(
+    graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], small: Mapping[str, Tensor]
+) -> None:
     """In float64, the shrunk graph must equal the masked original to rounding."""
     inputs = _random_inputs(graph, torch.float64)
     expected = run(graph, inputs, masked, dtype=torch.float64)
     if not any(bool(torch.isfinite(out).any()) for out in expected):
         warnings.warn(
-            "the smaller model could not be compared with the original: the model's outputs are not finite on random "
+            "the smaller model could not be compared with the original: the model's outputs are not finite "
+            "on random "
             "numbers from the range of the example inputs; give example_inputs of the legal range",
             SecateurWarning,
             stacklevel=2,
@@ -111,9 +120,12 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
     for index, (a, b) in enumerate(zip(expected, found, strict=True)):
         distance, largest = _distance(a, b)
         allowed = _TOLERANCE * max(1.0, largest)
-        if not (distance <= allowed or distance <= allowed + _magnified_rounding(graph, inputs, masked, index, a)):
+        if not (
+            distance <= allowed or distance <= allowed + _magnified_rounding(graph, inputs, masked, index, a)
+        ):
             raise VerificationError(
-                f"output {index} of the shrunk model, shape {tuple(b.shape)}, differs by {distance:.3g} from the "
+                f"output {index} of the shrunk model, shape {tuple(b.shape)}, differs by {distance:.3g} from "
+                "the "
                 f"masked original, shape {tuple(a.shape)}. This is a fault in secateur; please report it"
             )
 
@@ -121,9 +133,11 @@ def _verify(graph: Graph, module: fx.GraphModule, masked: Mapping[str, Tensor], 
 def _magnified_rounding(
     graph: Graph, inputs: Sequence[Tensor], masked: Mapping[str, Tensor], index: int, output: Tensor
 ) -> float:
-    """How far rounding can move `output`: a multiple of what it moves by when every weight changes in its last bit.
+    """How far rounding can move `output`: a multiple of what it moves by when every weight changes in its
+    last bit.
 
-    A model with very large values before a softmax moves by much more than the rounding of the softmax itself.
+    A model with very large values before a softmax moves by much more than the rounding of the softmax
+    itself.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -155,10 +169,13 @@ def _agree(model: nn.Module, module: fx.GraphModule, graph: Graph) -> bool:
     except Exception:  # sizes baked into forward fail in as many ways as there are models
         return False
     tolerance = (
-        1e-4 if all(x.dtype in (torch.float32, torch.float64) for x in reference if x.is_floating_point()) else 3e-2
+        1e-4
+        if all(x.dtype in (torch.float32, torch.float64) for x in reference if x.is_floating_point())
+        else 3e-2
     )
     return len(mine) == len(reference) and all(
-        a.shape == b.shape and torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance, equal_nan=True)
+        a.shape == b.shape
+        and torch.allclose(a.float(), b.float(), rtol=tolerance, atol=tolerance, equal_nan=True)
         for a, b in zip(mine, reference, strict=True)
     )
 

@@ -15,7 +15,9 @@ def check_constants(module: fx.GraphModule, constants: Mapping[str, Any]) -> Non
     placeholders = [n for n in module.graph.nodes if n.op == "placeholder" and n.name in constants]
     if not placeholders:
         return
-    with module.graph.inserting_before(next(n for n in module.graph.nodes if n.op not in ("placeholder", "get_attr"))):
+    with module.graph.inserting_before(
+        next(n for n in module.graph.nodes if n.op not in ("placeholder", "get_attr"))
+    ):
         for node in placeholders:
             value = constants[node.name]
             same = operator.is_ if value is None else operator.eq

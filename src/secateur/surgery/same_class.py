@@ -1,4 +1,6 @@
-"""The caller's own class with smaller tensors and corrected attributes. That it still computes is for others to see."""
+"""The caller's own class with smaller tensors and corrected attributes. That it still computes is for others
+to see.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,8 @@ def same_class(
 def set_tensor(root: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
     """Give the parameter or buffer that has these names the values of `tensor`, in memory of its own.
 
-    The object stays, with its class, attributes, hooks and memory format; a gradient of the former values does not.
+    The object stays, with its class, attributes, hooks and memory format; a gradient of the former values
+    does not.
     """
     first: Tensor | None = None
     for name in names:
@@ -56,7 +59,9 @@ def set_tensor(root: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
 
 
 def _in_memory_like(old: Tensor, new: Tensor) -> Tensor:
-    """A copy of `new` on the device of `old`, its axes in the order in which they lie in the memory of `old`."""
+    """A copy of `new` on the device of `old`, its axes in the order in which they lie in the memory of
+    `old`.
+    """
     if old.ndim != new.ndim:
         return new.to(old.device, copy=True)
     order = sorted(range(old.ndim), key=lambda axis: -old.stride()[axis])
@@ -64,7 +69,7 @@ def _in_memory_like(old: Tensor, new: Tensor) -> Tensor:
     return laid_out.permute([order.index(axis) for axis in range(old.ndim)])
 
 
-# --- sizes that a layer's own tensors tell ---------------------------------------------------------------------------
+# --- sizes that a layer's own tensors tell ------------------------------------------------------------------
 
 
 def _correct_linear(module: Any) -> None:
@@ -94,7 +99,7 @@ _BY_WEIGHT: dict[type[nn.Module], Callable[[Any], None]] = {
 }
 
 
-# --- sizes that the layer's node tells: norms without parameters, groups of channels ---------------------------------
+# --- sizes that the layer's node tells: norms without parameters, groups of channels ------------------------
 
 
 def _correct_by_nodes(model: nn.Module, graph: Graph, coupling: Coupling, alive: Alive) -> None:
@@ -118,7 +123,10 @@ def _follow_norm(module: Any, node: fx.Node, units: Units, table: Tensor) -> Non
 
 
 def _follow_group_norm(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
-    module.num_groups, module.num_channels = norm_groups(node, units, table), kept_shape(units[node], table)[1]
+    module.num_groups, module.num_channels = (
+        norm_groups(node, units, table),
+        kept_shape(units[node], table)[1],
+    )
 
 
 def _follow_unflatten(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
@@ -141,8 +149,12 @@ _HEAD_ATTRIBUTES = (
 
 
 def _correct_heads(model: nn.Module, group: Group, kept: int) -> None:
-    """Scale head counts and inner widths of the class that holds the group's producers, where units are heads."""
-    owners = {slot.tensor.rpartition(".")[0] for slot in group.having("producer") if slot.positions.shape[1] > 1}
+    """Scale head counts and inner widths of the class that holds the group's producers, where units are
+    heads.
+    """
+    owners = {
+        slot.tensor.rpartition(".")[0] for slot in group.having("producer") if slot.positions.shape[1] > 1
+    }
     for path in owners | {owner.rpartition(".")[0] for owner in owners}:
         try:
             module = model.get_submodule(path)

@@ -14,7 +14,9 @@ from secateur.graph.labels import FIXED, varying_axes
 Alive = Mapping[str, Tensor]  # group name → which of its units stay, shape: (units,), bool
 
 
-def shrunk_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+def shrunk_tensors(
+    graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive
+) -> dict[str, Tensor]:
     """Every tensor of the graph with only the indices of units that stay; shape: as the tensor, smaller."""
     small = {name: weights.get(name, tensor) for name, tensor in graph.tensors.items()}
     for (name, axis), keep in kept_indices(graph, coupling, alive).items():
@@ -22,19 +24,28 @@ def shrunk_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tenso
     return small
 
 
-def typed_tensors(graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
+def typed_tensors(
+    graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive
+) -> dict[str, Tensor]:
     """The same in the types in which the model stores them."""
     small = shrunk_tensors(graph, coupling, weights, alive)
     return {name: tensor.to(graph.tensors[name].dtype) for name, tensor in small.items()}
 
 
-def stored_tensors(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> dict[str, Tensor]:
-    """The tensors of `small`, which are as the graph reads them, in the layout in which the model stores them."""
+def stored_tensors(
+    graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
+) -> dict[str, Tensor]:
+    """The tensors of `small`, which are as the graph reads them, in the layout in which the model stores
+    them.
+    """
     orders = {name: layout.order for name, layout in graph.layouts.items()}
     for (name, axis), keep in kept_indices(graph, coupling, alive).items():
         if name in orders:
             orders[name] = orders[name].index_select(axis, keep)
-    return {**small, **{name: graph.layouts[name].as_stored(small[name], order) for name, order in orders.items()}}
+    return {
+        **small,
+        **{name: graph.layouts[name].as_stored(small[name], order) for name, order in orders.items()},
+    }
 
 
 def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[str, int], Tensor]:
@@ -52,7 +63,9 @@ def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[s
 
 
 def alive_units(coupling: Coupling, alive: Alive) -> Tensor:
-    """Whether each unit id of `coupling.units` stays; shape: (largest id + 2,), the last for id −1 (no unit)."""
+    """Whether each unit id of `coupling.units` stays; shape: (largest id + 2,), the last for id −1 (no
+    unit).
+    """
     count = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1) + 2
     table = torch.ones(count, dtype=torch.bool)
     for name, mask in alive.items():
@@ -75,4 +88,6 @@ def kept_along(units: Tensor, axis: int, table: Tensor) -> Tensor:
 def kept_shape(units: Tensor, table: Tensor) -> list[int]:
     """The shape that a value has after removal."""
     varying = varying_axes(units)
-    return [int(kept_along(units, i, table).sum()) if i in varying else units.shape[i] for i in range(units.ndim)]
+    return [
+        int(kept_along(units, i, table).sum()) if i in varying else units.shape[i] for i in range(units.ndim)
+    ]

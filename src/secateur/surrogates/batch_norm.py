@@ -28,14 +28,16 @@ def has_batch_norm(source: Source) -> bool:
 
 def require_batch_norm(source: Source, name: str) -> None:
     if not has_batch_norm(source):
-        raise InputError(f"{name} needs a model with batch norm and its running statistics; use another, such as auto")
+        raise InputError(
+            f"{name} needs a model with batch norm and its running statistics; use another, such as auto"
+        )
 
 
 def mismatch(source: Source, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
     """How far the inputs' statistics are from the running ones, as a mean over all norms; and the outputs.
 
-    Of each channel (μ − μ₀)²/σ₀² + ½ log²(σ²/σ₀²), after Yin et al. 2020 (DeepInversion, arXiv 1912.08795), whose
-    differences of variances let the largest channels rule.
+    Of each channel (μ − μ₀)²/σ₀² + ½ log²(σ²/σ₀²), after Yin et al. 2020 (DeepInversion, arXiv 1912.08795),
+    whose differences of variances let the largest channels rule.
     """
     found: list[Tensor] = []
 
@@ -53,9 +55,11 @@ def mismatch(source: Source, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]
 
 
 def match_batch_norm(source: Source, inputs: Inputs, *, steps: int = STEPS) -> Inputs:
-    """Move `inputs` by Adam until batch norm finds its running statistics in them, and the model its classes evenly.
+    """Move `inputs` by Adam until batch norm finds its running statistics in them, and the model its classes
+    evenly.
 
-    Cost: `steps` forward and backward passes, in batches of at most 256 inputs, whose statistics are taken together.
+    Cost: `steps` forward and backward passes, in batches of at most 256 inputs, whose statistics are taken
+    together.
     """
     total, count = classes(source), len(inputs[0])
     found = []
@@ -86,9 +90,12 @@ def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -
         adam.step()
         with torch.no_grad():
             for i, move in moves.items():
-                move.copy_((_inside(source, i, inputs[i] + move * widths(source, i)) - inputs[i]) / widths(source, i))
+                move.copy_(
+                    (_inside(source, i, inputs[i] + move * widths(source, i)) - inputs[i]) / widths(source, i)
+                )
     return tuple(
-        _inside(source, i, x + moves[i].detach() * widths(source, i)) if i in moves else x for i, x in enumerate(inputs)
+        _inside(source, i, x + moves[i].detach() * widths(source, i)) if i in moves else x
+        for i, x in enumerate(inputs)
     )
 
 
@@ -98,7 +105,9 @@ def _inside(source: Source, index: int, x: Tensor) -> Tensor:
 
 def _statistics(source: Source, node: fx.Node) -> tuple[Tensor, Tensor]:
     a = bound_arguments(node, node.args, node.kwargs)
-    mean, variance = (source.graph.tensors[str(a[name].target)].cpu() for name in ("running_mean", "running_var"))
+    mean, variance = (
+        source.graph.tensors[str(a[name].target)].cpu() for name in ("running_mean", "running_var")
+    )
     return mean, variance
 
 
@@ -106,4 +115,6 @@ def _remembers(node: fx.Node) -> bool:
     if kind(node) != "batch_norm":
         return False
     a = bound_arguments(node, node.args, node.kwargs)
-    return all(isinstance(a[name], fx.Node) and a[name].op == "get_attr" for name in ("running_mean", "running_var"))
+    return all(
+        isinstance(a[name], fx.Node) and a[name].op == "get_attr" for name in ("running_mean", "running_var")
+    )

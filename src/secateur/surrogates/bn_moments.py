@@ -14,11 +14,12 @@ from secateur.types import Samples
 
 
 def bn_moments(source: Source, count: int) -> Samples:
-    """Gaussian noise, and statistics under which every batch norm gives each channel its mean β and deviation γ.
+    """Gaussian noise, and statistics under which every batch norm gives each channel its mean β and deviation
+    γ.
 
-    Behind each norm the channels then have the moments of (rectified) Gaussians that their parameters tell, and the
-    correlations that the weights make. Cost: one forward pass. Raises `InputError` where the
-    model has none.
+    Behind each norm the channels then have the moments of (rectified) Gaussians that their parameters tell,
+    and the correlations that the weights make. Cost: one forward pass. Raises `InputError` where the model
+    has none.
     """
     graph = source.graph
     if not any(kind(node) == "batch_norm" for node in graph.nodes):
@@ -28,7 +29,8 @@ def bn_moments(source: Source, count: int) -> Samples:
 
 
 def standardised(graph: Graph, inputs: Inputs) -> Samples:
-    """`inputs` with statistics under which every batch norm gives each channel its mean β and deviation γ on them.
+    """`inputs` with statistics under which every batch norm gives each channel its mean β and deviation γ on
+    them.
 
     Cost: one forward pass.
     """
@@ -37,15 +39,22 @@ def standardised(graph: Graph, inputs: Inputs) -> Samples:
     tensors: dict[str, Tensor] = {}
 
     def leaf(node: fx.Node) -> Tensor:
-        return given[node] if node.op == "placeholder" else as_work(graph.tensors[str(node.target)].cpu(), like)
+        return (
+            given[node] if node.op == "placeholder" else as_work(graph.tensors[str(node.target)].cpu(), like)
+        )
 
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if kind(node) == "batch_norm":
             x, names = args[0], bound_arguments(node, node.args, node.kwargs)
-            variance, mean = torch.var_mean(x.double(), [axis for axis in range(x.ndim) if axis != 1], correction=0)
+            variance, mean = torch.var_mean(
+                x.double(), [axis for axis in range(x.ndim) if axis != 1], correction=0
+            )
             tensors[str(names["running_mean"].target)] = mean
             tensors[str(names["running_var"].target)] = variance
-            a = bound_arguments(node, args, kwargs) | {"running_mean": mean.to(x), "running_var": variance.to(x)}
+            a = bound_arguments(node, args, kwargs) | {
+                "running_mean": mean.to(x),
+                "running_var": variance.to(x),
+            }
             return node.target(*a.values())  # type: ignore[operator]
         return call_op(node, args, kwargs, like=like)
 

@@ -31,7 +31,9 @@ def noise(source: Source, count: int) -> Inputs:
 
 
 def scaled(source: Source, index: int, unit: Tensor) -> Tensor:
-    """Unit numbers stretched to the box; where it has no end they are given mean 0 and deviation 1, and cut."""
+    """Unit numbers stretched to the box; where it has no end they are given mean 0 and deviation 1, and
+    cut.
+    """
     low, high = (end.cpu().float() for end in (source.box[index].lower, source.box[index].upper))
     bounded = torch.isfinite(high - low)
     stretched = low.where(bounded, 0.0) + unit.clamp(0, 1) * (high - low).where(bounded, 1.0)
@@ -45,7 +47,9 @@ def widths(source: Source, index: int) -> Tensor:
 
 
 def whole_numbers(source: Source, index: int, count: int) -> Tensor:
-    """Rows of the example; where they are ids of an embedding, a random share of each row drawn from its table."""
+    """Rows of the example; where they are ids of an embedding, a random share of each row drawn from its
+    table.
+    """
     example = source.graph.example[index].cpu()
     rows = example[torch.randint(len(example), (count,), generator=source.generator)]
     size = _vocabulary(source, source.graph.inputs[index])
@@ -64,7 +68,10 @@ def _vocabulary(source: Source, node: fx.Node) -> int:
         for user in frontier.pop().users:
             if kind(user) == "embedding" and isinstance(user.args[0], fx.Node) and user.args[1] in seen:
                 sizes.append(len(source.graph.tensors[str(user.args[0].target)]))
-            elif kind(user) in ("_to_copy", "to", "clone", "reshape", "slice", "transpose") and user not in seen:
+            elif (
+                kind(user) in ("_to_copy", "to", "clone", "reshape", "slice", "transpose")
+                and user not in seen
+            ):
                 seen.add(user)
                 frontier.append(user)
     return min(sizes, default=0)

@@ -10,7 +10,13 @@ import torch
 from secateur.errors import InputError
 from secateur.graph.capture import sizes_of_values
 from secateur.graph.finite import first_not_finite
-from secateur.surrogates.batch_norm import STEPS, has_batch_norm, match_batch_norm, mismatch, require_batch_norm
+from secateur.surrogates.batch_norm import (
+    STEPS,
+    has_batch_norm,
+    match_batch_norm,
+    mismatch,
+    require_batch_norm,
+)
 from secateur.surrogates.bn_moments import standardised
 from secateur.surrogates.confidence import surest, toward_classes
 from secateur.surrogates.evidence import agreement, draw_probes
@@ -34,15 +40,18 @@ _SOFTNESS = 1.0  # points
 
 
 def shapes(source: Source, count: int) -> Inputs:
-    """All drawings alike: strokes, leaves, blobs, clouds, dark on bright too; tables of numbers where there is no
-    space. Nothing is asked of the model but its shapes. Cost: about 1 ms for a small picture."""
+    """All drawings alike: strokes, leaves, blobs, clouds, dark on bright too; tables of numbers where there
+    is no space. Nothing is asked of the model but its shapes. Cost: about 1 ms for a small picture.
+    """
     found = families(source)
     drawings = [family for family in found if family.name in DRAWINGS] or found
     return _pooled(source, drawings, [1.0] * len(drawings), count)
 
 
 def mixture(source: Source, count: int) -> Inputs:
-    """Equal shares of all families, of each those that the model is surest of. Cost: 6 forward passes a sample."""
+    """Equal shares of all families, of each those that the model is surest of. Cost: 6 forward passes a
+    sample.
+    """
     found = families(source)
     shares = _shares([1.0] * len(found), count)
     return join([chosen(source, family, share) for family, share in zip(found, shares, strict=True) if share])
@@ -60,10 +69,11 @@ def inversion(source: Source, count: int) -> Inputs:
 
 
 def bn_inversion(source: Source, count: int) -> Samples:
-    """Drawings, half of them moved until batch norm finds its running statistics in them; then the norms put right.
+    """Drawings, half of them moved until batch norm finds its running statistics in them; then the norms put
+    right.
 
-    At most 1,024 samples, since moving them takes the time. Cost: 20 forward and backward passes of half of them.
-    Raises `InputError` where the model has no batch norm.
+    At most 1,024 samples, since moving them takes the time. Cost: 20 forward and backward passes of half of
+    them. Raises `InputError` where the model has no batch norm.
     """
     require_batch_norm(source, "bn_inversion")
     start = _kept(source, _judged(source, families(source)), min(count, 2 * _MOVED), steps=0)
@@ -76,10 +86,10 @@ def bn_inversion(source: Source, count: int) -> Samples:
 def auto(source: Source, count: int) -> Inputs | Samples:
     """What the model itself speaks for.
 
-    Every family is judged by how well it explains the weights (or, with batch norm, the running statistics); the best
-    are drawn in shares by their scores, of each the samples that the model is surest of, evenly over its classes.
-    Without batch norm these are moved a little toward their classes; with it, see `bn_inversion`. Cost: about 20
-    forward and backward passes a sample.
+    Every family is judged by how well it explains the weights (or, with batch norm, the running statistics);
+    the best are drawn in shares by their scores, of each the samples that the model is surest of, evenly over
+    its classes. Without batch norm these are moved a little toward their classes; with it, see
+    `bn_inversion`. Cost: about 20 forward and backward passes a sample.
     """
     if has_batch_norm(source):
         return bn_inversion(source, count)
@@ -110,14 +120,17 @@ def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family
     if not finite:
         raise InputError(
             "the model gives NaN or infinite values on every kind of drawing; it goes wrong at "
-            f"{first_not_finite(source.graph, draws[0])}. Give narrower input_bounds, another surrogate (uniform), or "
+            f"{first_not_finite(source.graph, draws[0])}. Give narrower input_bounds, another surrogate "
+            "(uniform), or "
             "inputs of your own (calibration=)"
         )
     return sorted(finite, key=lambda pair: -pair[0])
 
 
 def _kept(source: Source, ranked: Sequence[tuple[float, Family]], count: int, *, steps: int) -> Inputs:
-    """Samples of the best families, in shares by their scores, moved toward their classes by so many steps."""
+    """Samples of the best families, in shares by their scores, moved toward their classes by so many
+    steps.
+    """
     best = ranked[0][0]
     scale = _BN_TEMPERATURE if has_batch_norm(source) else _TEMPERATURE
     weights = [float(torch.tensor((score - best) / scale).exp()) for score, _ in ranked]
@@ -127,7 +140,9 @@ def _kept(source: Source, ranked: Sequence[tuple[float, Family]], count: int, *,
         if share:
             start = chosen(source, family, share)
             if steps and classes(source):
-                start = toward_classes(source, start, family.layout, steps=steps, length=_LENGTH, softness=_SOFTNESS)
+                start = toward_classes(
+                    source, start, family.layout, steps=steps, length=_LENGTH, softness=_SOFTNESS
+                )
             parts.append(start)
     return join(parts)
 

@@ -1,4 +1,6 @@
-"""What a classifier makes of inputs: those it is sure of, evenly over its classes, and steps that make it surer."""
+"""What a classifier makes of inputs: those it is sure of, evenly over its classes, and steps that make it
+surer.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ SURE = 0.99  # probability beyond which an input is left alone
 def surest(log_p: Tensor, count: int) -> Tensor:
     """`count` samples, evenly those of the highest probability of each class; log_p: (samples, classes).
 
-    Memory: 16 bytes for each sample and each of at most 256 classes. Cost: a sort of the samples for every class.
+    Memory: 16 bytes for each sample and each of at most 256 classes. Cost: a sort of the samples for every
+    class.
     """
     samples = torch.arange(len(log_p))
     best = torch.full_like(samples, len(log_p))  # of the ranks of each sample in all classes
@@ -36,8 +39,8 @@ def toward_classes(
 ) -> Inputs:
     """Smoothed gradient steps that raise the likeliest class of each input until the model is sure of it.
 
-    A step moves the numbers of the unit cube by `length` (root of the mean square); gradients are smoothed over
-    `softness` points along the axes of space, for pixels that move alone make no natural picture.
+    A step moves the numbers of the unit cube by `length` (root of the mean square); gradients are smoothed
+    over `softness` points along the axes of space, for pixels that move alone make no natural picture.
     """
     targets = all_log_probabilities(source, inputs).argmax(1)
     moved = []
@@ -59,7 +62,9 @@ def _step(
     unsure = log_p.detach().exp() < SURE
     if not free or not bool(unsure.any()) or not log_p.requires_grad:  # no gradient reaches the inputs
         return inputs, True
-    slopes: tuple[Tensor | None, ...] = torch.autograd.grad(log_p.sum(), [given[i] for i in free], allow_unused=True)
+    slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
+        log_p.sum(), [given[i] for i in free], allow_unused=True
+    )
     out = list(inputs)
     for i, slope in zip(free, slopes, strict=True):
         if slope is None:

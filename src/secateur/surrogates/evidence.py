@@ -1,8 +1,9 @@
-"""How well inputs explain the weights: evidence that inputs are like those a model was trained on, without data.
+"""How well inputs explain the weights: evidence that inputs are like those a model was trained on, without
+data.
 
-Training leaves every layer with WᵀW in proportion to a power of the average outer product of the gradients with
-respect to its inputs, over the training data (the neural feature ansatz; Radhakrishnan et al. 2024, arXiv
-2212.13881). Inputs for which the two agree better are more like the data. The power is ½ here.
+Training leaves every layer with WᵀW in proportion to a power of the average outer product of the gradients
+with respect to its inputs, over the training data (the neural feature ansatz; Radhakrishnan et al. 2024,
+arXiv 2212.13881). Inputs for which the two agree better are more like the data. The power is ½ here.
 """
 
 from __future__ import annotations
@@ -43,8 +44,12 @@ def draw_probes(source: Source, inputs: Inputs) -> list[Tensor]:
     return [p - p.mean(1, keepdim=True) if p.ndim > 1 and p.shape[1] > 1 else p for p in drawn]
 
 
-def _add_gradients(source: Source, inputs: Inputs, probes: Sequence[Tensor], outer: dict[fx.Node, Tensor]) -> None:
-    """Add Σ g gᵀ, g the gradient of the probed outputs with respect to a layer's output units, for every layer."""
+def _add_gradients(
+    source: Source, inputs: Inputs, probes: Sequence[Tensor], outer: dict[fx.Node, Tensor]
+) -> None:
+    """Add Σ g gᵀ, g the gradient of the probed outputs with respect to a layer's output units, for every
+    layer.
+    """
     values: dict[fx.Node, Tensor] = {}
 
     def observe(node: fx.Node, args: Any, value: Any) -> None:
@@ -56,7 +61,8 @@ def _add_gradients(source: Source, inputs: Inputs, probes: Sequence[Tensor], out
     pairs = [(y, p) for y, p in zip(outputs, probes, strict=True) if y.requires_grad and y.shape == p.shape]
     if not pairs or not values:
         return
-    slopes = torch.autograd.grad(sum((y * p).sum() for y, p in pairs), list(values.values()), allow_unused=True)  # type: ignore[arg-type]
+    total = sum(((y * p).sum() for y, p in pairs), torch.zeros((), device=inputs[0].device))
+    slopes = torch.autograd.grad(total, list(values.values()), allow_unused=True)
     for node, slope in zip(values, slopes, strict=True):
         if slope is not None and node not in source.graph.outputs:
             units = slope if kind(node) == "linear" else slope.movedim(1, -1)

@@ -32,8 +32,9 @@ class Family:
 
 
 def families(source: Source) -> list[Family]:
-    """Every drawing in every layout that has space; tables of independent numbers and of felt directions where one
-    input has none. Integers are all drawn alike: a model that takes nothing else has one family."""
+    """Every drawing in every layout that has space; tables of independent numbers and of felt directions
+    where one input has none. Integers are all drawn alike: a model that takes nothing else has one family.
+    """
     found = [layouts(source, i) for i in range(len(source.graph.inputs))]
     directions = cache(lambda index: felt(source, index))
     made = []
@@ -47,7 +48,9 @@ def families(source: Source) -> list[Family]:
         if not any(x.is_floating_point() for x in source.graph.example):
             return [flat]
         made += [_table(source, tables, level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
-        made += [_felt(source, tables, directions, level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
+        made += [
+            _felt(source, tables, directions, level, contrast) for level in _LEVELS for contrast in _CONTRASTS
+        ]
         made += [flat, Family("sparse", tables, _numbers(source, lambda u, z: u * (z > 0.5)))]
     return made
 
@@ -81,7 +84,11 @@ def _table(source: Source, layout: tuple[Layout, ...], level: float, contrast: f
 
 
 def _felt(
-    source: Source, layout: tuple[Layout, ...], directions: Callable[[int], Tensor], level: float, contrast: float
+    source: Source,
+    layout: tuple[Layout, ...],
+    directions: Callable[[int], Tensor],
+    level: float,
+    contrast: float,
 ) -> Family:
     def unit(index: int, count: int) -> Tensor:
         span = directions(index)

@@ -1,4 +1,6 @@
-"""How well images fit a model in the units in which they are given: what batch norm remembers, units and outputs do."""
+"""How well images fit a model in the units in which they are given: what batch norm remembers, units and
+outputs do.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from secateur.graph.capture import bound_arguments, kind, run
 from secateur.surrogates.forward import as_log_probabilities
 from secateur.surrogates.source import Source
 
-_FIRST = 5  # layers and batch norms that are asked: later ones tell more of what images show than of their units
+# layers and batch norms that are asked: later ones tell more of what images show than of their units
+_FIRST = 5
 _LAYERS = {"linear", "conv2d"}
 _FAR = 5.0  # nats, at most, of one unit: filters that training left without effect put out a constant
 _TINY = 1e-30
@@ -25,7 +28,8 @@ _FLOOR = 1e-6  # of a ratio of variances
 class Fit:
     """In nats, means over the first five layers; NaN where the model does not tell."""
 
-    batch_norm: float  # log(1 + how far the statistics are from the running ones), as in `batch_norm.mismatch`
+    # log(1 + how far the statistics are from the running ones), as in `batch_norm.mismatch`
+    batch_norm: float
     bias: float  # log(1 + mean² / variance) of a unit of a layer before its activation
     classes: int  # that are predicted at least once; 0 without classes
     information: float  # that the outputs give about the class
@@ -59,7 +63,8 @@ class _Moments:
 
 
 def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
-    """The fit of all images in `parts`, each (n, c, h, w) as the model takes them; of batch norm that of the best part.
+    """The fit of all images in `parts`, each (n, c, h, w) as the model takes them; of batch norm that of the
+    best part.
 
     `classes`: whether the only output holds scores of classes, (n, k). Cost: one forward pass.
     """
@@ -75,7 +80,9 @@ def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
                 seen[node] = _Moments.of(value)
 
         outputs = run(source.graph, [part], observe=observe)
-        nearest.append(_mean([_distance(seen[x], *statistics) for x, statistics in norms.items() if x in seen]))
+        nearest.append(
+            _mean([_distance(seen[x], *statistics) for x, statistics in norms.items() if x in seen])
+        )
         for node in layers:
             if node in seen:
                 units[node] = units[node] + seen[node] if node in units else seen[node]

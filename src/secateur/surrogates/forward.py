@@ -18,9 +18,13 @@ CHUNK = 128  # samples that a pass with gradients holds at once
 def forward(
     source: Source, inputs: Sequence[Tensor], observe: Callable[[fx.Node, Any, Any], None] | None = None
 ) -> tuple[Tensor, ...]:
-    """The model's outputs for `inputs`, with gradients where these are on; `observe` sees node, arguments, value."""
+    """The model's outputs for `inputs`, with gradients where these are on; `observe` sees node, arguments,
+    value.
+    """
     graph = source.graph
-    like = next((x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0)).cpu()
+    like = next(
+        (x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0)
+    ).cpu()
     given = dict(zip(graph.inputs, inputs, strict=True))
 
     def leaf(node: fx.Node) -> Tensor:
@@ -53,7 +57,9 @@ def take(inputs: Inputs, index: Tensor) -> Inputs:
 
 
 def classes(source: Source) -> int:
-    """How many classes (or labels) the model tells apart: the width of its only output (batch, k), k ≥ 2; else 0."""
+    """How many classes (or labels) the model tells apart: the width of its only output (batch, k), k ≥ 2;
+    else 0.
+    """
     found = source.decision
     rows = found is not None and len(source.graph.outputs) == 1 and len(found.sample_shape) == 1
     return found.columns if rows and found is not None and found.columns > 1 else 0

@@ -40,8 +40,8 @@ class Layout:
 def layouts(source: Source, index: int) -> list[Layout]:
     """How input `index` may stand, the likeliest first.
 
-    Images are (channels, height, width) or (height, width, colours); of a sequence either axis may be time; a vector
-    is a table, unless its neighbours in some grid have like gradients (a flattened image or signal).
+    Images are (channels, height, width) or (height, width, colours); of a sequence either axis may be time; a
+    vector is a table, unless its neighbours in some grid have like gradients (a flattened image or signal).
     """
     shape = tuple(source.graph.example[index].shape[1:])
     if len(shape) < 2:
@@ -91,7 +91,9 @@ def _grids(size: int, shape: tuple[int, ...]) -> Iterator[Layout]:
 
 
 def input_gradients(source: Source, index: int, count: int) -> Tensor:
-    """Gradients of random combinations of the outputs at inputs drawn from the box; shape: (count, size of input)."""
+    """Gradients of random combinations of the outputs at inputs drawn from the box; shape: (count, size of
+    input).
+    """
     inputs = noise(source, count)
     rows = []
     for part in chunks(inputs):

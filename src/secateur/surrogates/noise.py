@@ -20,8 +20,9 @@ def uniform(source: Source, count: int) -> Inputs:
 
 
 def pink(source: Source, count: int) -> Inputs:
-    """Noise with spectrum 1/f^p along the axes of space, p from 0.5 to 2, of any level and contrast; uniform where
-    there is no space. Cost: a Fourier transform."""
+    """Noise with spectrum 1/f^p along the axes of space, p from 0.5 to 2, of any level and contrast; uniform
+    where there is no space. Cost: a Fourier transform.
+    """
 
     def draw(index: int) -> Tensor:
         layout = layouts(source, index)[0]
@@ -35,8 +36,9 @@ def pink(source: Source, count: int) -> Inputs:
 def spectrum(source: Source, count: int) -> Inputs:
     """Gaussian noise along the directions of input that the outputs feel, of several levels and contrasts.
 
-    The directions are the right singular vectors of gradients at random inputs (for a linear first layer: of its row
-    space) above the Marchenko–Pastur edge. Cost: 512 backward passes and one singular value decomposition.
+    The directions are the right singular vectors of gradients at random inputs (for a linear first layer: of
+    its row space) above the Marchenko–Pastur edge. Cost: 512 backward passes and one singular value
+    decomposition.
     """
 
     def draw(index: int) -> Tensor:
@@ -48,7 +50,9 @@ def spectrum(source: Source, count: int) -> Inputs:
 
 
 def felt(source: Source, index: int) -> Tensor:
-    """Directions scaled by the root of their singular values, mean square 1 over numbers; shape: (k, size)."""
+    """Directions scaled by the root of their singular values, mean square 1 over numbers; shape: (k,
+    size).
+    """
     _, value, vector = torch.linalg.svd(input_gradients(source, index, _PROBES), full_matrices=False)
     size = vector.shape[1]
     if not bool(value[:1] > 0):
@@ -63,7 +67,9 @@ def felt(source: Source, index: int) -> Tensor:
 
 
 def along(directions: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Unit numbers: level + contrast · Gaussian noise in the span of `directions` (k, size); shape: (count, size)."""
+    """Unit numbers: level + contrast · Gaussian noise in the span of `directions` (k, size); shape: (count,
+    size).
+    """
     level = torch.tensor(_LEVELS)[torch.randint(len(_LEVELS), (count, 1), generator=generator)]
     contrast = 0.1 + 0.3 * torch.rand(count, 1, generator=generator)
     return level + contrast * (torch.randn(count, len(directions), generator=generator) @ directions)

@@ -1,7 +1,7 @@
 """Pictures that nobody took: strokes, fallen leaves and clouds, in one, two or three dimensions of space.
 
-Networks that train on such pictures learn the features of natural ones (Baradad et al. 2021, arXiv 2106.05963). Each
-function draws (n, channels, *space) in the unit cube.
+Networks that train on such pictures learn the features of natural ones (Baradad et al. 2021, arXiv
+2106.05963). Each function draws (n, channels, *space) in the unit cube.
 """
 
 from __future__ import annotations
@@ -105,7 +105,9 @@ def _to_segment(where: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def leaves(n: int, channels: int, space: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Fallen leaves: many ellipses and boxes of all sizes, each before the last (Lee, Mumford & Huang 2001)."""
+    """Fallen leaves: many ellipses and boxes of all sizes, each before the last (Lee, Mumford & Huang
+    2001).
+    """
     return in_pieces(_leaves, n, channels, space, generator)
 
 
@@ -123,7 +125,9 @@ def _things(n: int, channels: int, space: tuple[int, ...], generator: torch.Gene
     return _fallen(torch.zeros(n, channels, 1), space, 4, 0.6, generator)
 
 
-def _fallen(ground: Tensor, space: tuple[int, ...], number: int, largest: float, generator: torch.Generator) -> Tensor:
+def _fallen(
+    ground: Tensor, space: tuple[int, ...], number: int, largest: float, generator: torch.Generator
+) -> Tensor:
     """`number` leaves on `ground` (n, channels, 1), radii from 0.08 to `largest`, log-uniform."""
     n, channels, _ = ground.shape
     where, dims = points(space), len(space)
@@ -152,7 +156,9 @@ def _colours(n: int, channels: int, dims: int, generator: torch.Generator) -> Te
     return 1 - 0.7 * torch.rand(n, channels, *[1] * dims, generator=generator)
 
 
-def in_pieces(drawing: Drawing, n: int, channels: int, space: tuple[int, ...], generator: torch.Generator) -> Tensor:
+def in_pieces(
+    drawing: Drawing, n: int, channels: int, space: tuple[int, ...], generator: torch.Generator
+) -> Tensor:
     """The drawing in pieces that hold a bounded number of numbers."""
     size = max(1, _NUMBERS // max(1, len(points(space)) * max(channels, len(space))))
     parts = [drawing(min(size, n - start), channels, space, generator) for start in range(0, n, size)]

@@ -1,7 +1,7 @@
 """Auto-PGD of Croce & Hein (https://arxiv.org/abs/2003.01690): PGD that finds its own step size.
 
-It keeps the best point, has momentum, and looks back at checkpoints: where an input's loss has not risen often enough,
-its step is halved and it goes on from its best point.
+It keeps the best point, has momentum, and looks back at checkpoints: where an input's loss has not risen
+often enough, its step is halved and it goes on from its best point.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ _RISES = 0.75  # ρ: the share of steps since the last checkpoint that must have
 class APGD(Attack):
     """Auto-PGD (https://arxiv.org/abs/2003.01690): no step size to choose, and any iterate that fools counts.
 
-    Of inputs that stay right, the point of largest loss. `loss` is `ce`, `margin` or `dlr`; what they break differs, so
-    list more than one. `ce` is climbed by its log-odds, the same path without the rounding that hides it where the
-    model is sure. The random starts depend on `seed`, the restart and the input's place in the data.
+    Of inputs that stay right, the point of largest loss. `loss` is `ce`, `margin` or `dlr`; what they break
+    differs, so list more than one. `ce` is climbed by its log-odds, the same path without the rounding that
+    hides it where the model is sure. The random starts depend on `seed`, the restart and the input's place in
+    the data.
     """
 
     eps: float
@@ -129,7 +130,9 @@ def _start(target: Target, ball: Ball, x: Tensor, y: Tensor, loss: Climbed) -> _
 
 
 def _move(c: _Climb, target: Target, loss: Climbed, share: float) -> None:
-    """z = P(x + η d), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), d the steepest direction and P the projection."""
+    """z = P(x + η d), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), d the steepest direction and P the
+    projection.
+    """
     z = c.ball.project(c.x + per_input(c.size, c.x) * steepest(c.gradient, c.ball.norm))
     x = c.ball.project(c.x + share * (z - c.x) + (1 - share) * (c.x - c.previous))
     values, gradient, wrong = target.slope(x, c.y, loss)
@@ -142,8 +145,9 @@ def _move(c: _Climb, target: Target, loss: Climbed, share: float) -> None:
 
 
 def _look_back(c: _Climb, steps: int) -> None:
-    """Halve η and go back to the best point where the loss rose in fewer than ρ of the `steps`, or where neither η
-    nor the largest loss has changed since the last checkpoint."""
+    """Halve η and go back to the best point where the loss rose in fewer than ρ of the `steps`, or where
+    neither η nor the largest loss has changed since the last checkpoint.
+    """
     halve = (c.rises < _RISES * steps) | (~c.halved & (c.best_loss == c.best_before))
     c.size = torch.where(halve, c.size / 2, c.size)
     c.x, c.gradient = _where(halve, c.best, c.x), _where(halve, c.best_gradient, c.gradient)

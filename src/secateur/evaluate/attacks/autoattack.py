@@ -33,11 +33,12 @@ _NAMES: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
 class AutoAttack(Attack):
     """The standard version of AutoAttack (https://arxiv.org/abs/2003.01690): the field's common yardstick.
 
-    APGD on cross-entropy, targeted APGD on DLR, targeted FAB, and Square, which needs no gradients (5,000 queries);
-    all hyper-parameters are its authors'. An attack that does not fit is left out, with a note in the report: targeted
-    DLR below four classes, and in L2 Square on inputs that are no images of at least 5×5 pixels. Needs the package
-    `pyautoattack` (the extra `attacks`) and a box of the same width for every feature. What is drawn at random depends
-    on `seed` and on the batch size. Slow: thousands of forward passes for each input that withstands.
+    APGD on cross-entropy, targeted APGD on DLR, targeted FAB, and Square, which needs no gradients (5,000
+    queries); all hyper-parameters are its authors'. An attack that does not fit is left out, with a note in
+    the report: targeted DLR below four classes, and in L2 Square on inputs that are no images of at least 5×5
+    pixels. Needs the package `pyautoattack` (the extra `attacks`) and a box of the same width for every
+    feature. What is drawn at random depends on `seed` and on the batch size. Slow: thousands of forward
+    passes for each input that withstands.
     """
 
     eps: float
@@ -74,7 +75,8 @@ class AutoAttack(Attack):
 
 
 class _Unit(nn.Module):
-    """The target as AutoAttack wants it: logits of float32 images (b, c, h, w) in [0, 1]; its weights have no gradient.
+    """The target as AutoAttack wants it: logits of float32 images (b, c, h, w) in [0, 1]; its weights have no
+    gradient.
 
     Inputs that are no images become rows of pixels.
     """
@@ -108,7 +110,8 @@ def _width(box: Box) -> float:
     least, largest = float(widths.min()), float(widths.max())
     if not largest - least <= 1e-6 * largest < torch.inf:
         raise InputError(
-            f"AutoAttack needs input_bounds of one finite width for all features, these are {least:g} to {largest:g} "
+            f"AutoAttack needs input_bounds of one finite width for all features, these are {least:g} to "
+            f"{largest:g} "
             "wide; use APGD, or put the scaling of the inputs into the model"
         )
     return largest
@@ -129,7 +132,9 @@ def _that_fit(classes: int, norm: Norm, unit: Tensor) -> tuple[list[str], list[s
 def _suite(
     model: _Unit, attacks: Sequence[str], classes: int, attack: AutoAttack, width: float, device: torch.device
 ) -> Any:
-    """The package's object with the parameters of its standard version, for fewer classes where there are fewer."""
+    """The package's object with the parameters of its standard version, for fewer classes where there are
+    fewer.
+    """
     import pyautoattack
 
     suite = pyautoattack.AutoAttack(
@@ -148,7 +153,8 @@ def _suite(
 
 @contextmanager
 def _kept_apart(device: torch.device) -> Iterator[list[str]]:
-    """The package seeds torch's generators, sets the trace function and warns through `logging`: all of it undone.
+    """The package seeds torch's generators, sets the trace function and warns through `logging`: all of it
+    undone.
 
     Gives the list of its warnings.
     """
@@ -172,5 +178,7 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message, _, _ = record.getMessage().partition(" See ")  # a file that is not at hand
-        if not message.startswith("with only 3 classes"):  # it means the targeted attack, which does not run then
+        if not message.startswith(
+            "with only 3 classes"
+        ):  # it means the targeted attack, which does not run then
             self.into.append(message)

@@ -42,7 +42,8 @@ class Target:
     def slope(self, x: Tensor, y: Tensor, loss: Climbed) -> tuple[Tensor, Tensor, Tensor]:
         """At x (b, …): the loss of each input (b,), its gradient (b, …), and whether the model is wrong (b,).
 
-        The gradient is that of the sum over the batch, so that no input's depends on how many others there are.
+        The gradient is that of the sum over the batch, so that no input's depends on how many others there
+        are.
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
@@ -71,7 +72,9 @@ _AT_LEAST_ONE = may.whole(1, "a whole number, at least 1")
 
 
 class Attack:
-    """Moves inputs by at most `eps`, in input units and in `norm`, inside the input box, so that the model errs."""
+    """Moves inputs by at most `eps`, in input units and in `norm`, inside the input box, so that the model
+    errs.
+    """
 
     eps: float
     norm: Norm

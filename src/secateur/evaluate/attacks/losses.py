@@ -22,10 +22,10 @@ def loss_of(outputs: Tensor, y: Tensor, head: Head, loss: Climbed) -> Tensor:
     """The loss of each row of `outputs` (b, …) for the labels `y` (b,), shape (b,).
 
     `ce`: cross-entropy. `margin`: max_{i≠y} z_i − z_y (Carlini & Wagner, https://arxiv.org/abs/1608.04644).
-    `dlr`: the margin over z_π1 − z_π3, π sorting the logits downwards, which no rescaling of the logits changes
-    (Croce & Hein, https://arxiv.org/abs/2003.01690). `log_odds`: u = log Σ_{i≠y} exp z_i − z_y. Cross-entropy is
-    log(1 + exp u), so u orders inputs and rises as it does, but is neither zero nor flat where the model is sure.
-    Raises `InputError` for `dlr` with fewer than three classes.
+    `dlr`: the margin over z_π1 − z_π3, π sorting the logits downwards, which no rescaling of the logits
+    changes (Croce & Hein, https://arxiv.org/abs/2003.01690). `log_odds`: u = log Σ_{i≠y} exp z_i − z_y.
+    Cross-entropy is log(1 + exp u), so u orders inputs and rises as it does, but is neither zero nor flat
+    where the model is sure. Raises `InputError` for `dlr` with fewer than three classes.
     """
     if loss == "ce":
         return _cross_entropy(outputs, y, head)
@@ -37,7 +37,9 @@ def loss_of(outputs: Tensor, y: Tensor, head: Head, loss: Climbed) -> Tensor:
     if loss == "margin":
         return margin
     if z.shape[1] < 3:
-        raise InputError(f"loss='dlr' needs three classes or more, the model tells {z.shape[1]} apart; use 'margin'")
+        raise InputError(
+            f"loss='dlr' needs three classes or more, the model tells {z.shape[1]} apart; use 'margin'"
+        )
     top = z.topk(3, dim=1).values
     return margin / (top[:, 0] - top[:, 2] + _APART)
 

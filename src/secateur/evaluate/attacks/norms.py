@@ -28,7 +28,8 @@ class Ball:
     upper: Tensor
 
     def project(self, x: Tensor) -> Tensor:
-        """x moved into the ball, then into the box; since x0 lies in the box, that does not leave the ball again.
+        """x moved into the ball, then into the box; since x0 lies in the box, that does not leave the ball
+        again.
 
         In L∞ that is the nearest point. In L2 it is one of both sets, not always the nearest.
         """
@@ -44,7 +45,8 @@ class Ball:
             away = uniform(self.x0, rows, seed, stream)
         else:
             away = normal(self.x0, rows, seed, stream)
-            # u^(1/d) is the length of a uniform point of the unit ball in d dimensions. u: of a second stream.
+            # u^(1/d) is the length of a uniform point of the unit ball in d dimensions. u: of a second
+            # stream.
             u = (uniform(away.flatten(1)[:, :1], rows, seed, ~stream) + 1) / 2
             away = steepest(away, "l2") * per_input(u[:, 0] ** (1 / away[0].numel()), away)
         return self.project(self.x0 + self.eps * away.to(self.x0.device))
@@ -76,7 +78,9 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
         return gradient.sign()
     tiny = torch.finfo(gradient.dtype).tiny
     flat: Tensor = gradient.flatten(1)
-    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(tiny)  # or the squares of small numbers vanish
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(
+        tiny
+    )  # or the squares of small numbers vanish
     flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(tiny)
     return flat.reshape(gradient.shape)
 

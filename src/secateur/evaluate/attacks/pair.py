@@ -1,6 +1,8 @@
-"""Attacks on the agreement of two models: inputs that the original decides as before, and the pruned model does not.
+"""Attacks on the agreement of two models: inputs that the original decides as before, and the pruned model
+does not.
 
-No labels are needed. DIVA (Hao et al., https://arxiv.org/abs/2204.10933) attacks compressed models with the same aim.
+No labels are needed. DIVA (Hao et al., https://arxiv.org/abs/2204.10933) attacks compressed models with the
+same aim.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ from secateur.evaluate.box import Box
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairTarget(Target):
-    """`model` beside `original`, which has a head of its own; y (b,) are the original's decisions for clean inputs.
+    """`model` beside `original`, which has a head of its own; y (b,) are the original's decisions for clean
+    inputs.
 
     An input is wrong where the original decides y and the model does not, each run by itself.
     """
@@ -42,7 +45,8 @@ class PairTarget(Target):
         outputs, originals = outputs_of(self.model, x), outputs_of(self.original, x)
         climbed: Climbed = "log_odds" if loss == "ce" else loss
         error, original_error = (
-            loss_of(found, y, head, climbed) for found, head in ((outputs, self.head), (originals, self.original_head))
+            loss_of(found, y, head, climbed)
+            for found, head in ((outputs, self.head), (originals, self.original_head))
         )
         return apart(error, original_error, climbed), self._apart(outputs.detach(), originals.detach(), y)
 
@@ -53,10 +57,10 @@ class PairTarget(Target):
 def apart(error: Tensor, original_error: Tensor, loss: Climbed) -> Tensor:
     """What attacks on agreement climb, (b,), from the losses (b,) of both models for the original's class y.
 
-    `margin` and `dlr`: how far the model is beyond its boundary, or the original from its own, whichever is less; above
-    0 where the two decide differently. `log_odds` (u of the model, v of the original): log((1 − p(y)) q(y)), p and q
-    being the probabilities that the model and the original give to y: a smooth form of the same, in which both
-    models have a say near the boundaries. It is not flat where both are sure.
+    `margin` and `dlr`: how far the model is beyond its boundary, or the original from its own, whichever is
+    less; above 0 where the two decide differently. `log_odds` (u of the model, v of the original): log((1 −
+    p(y)) q(y)), p and q being the probabilities that the model and the original give to y: a smooth form of
+    the same, in which both models have a say near the boundaries. It is not flat where both are sure.
     """
     if loss == "log_odds":
         return F.logsigmoid(error) + F.logsigmoid(-original_error)
@@ -64,9 +68,16 @@ def apart(error: Tensor, original_error: Tensor, loss: Climbed) -> Tensor:
 
 
 def pair_of(
-    model: tuple[nn.Module, Head], original: tuple[nn.Module, Head], box: Box, device: torch.device | str | None
+    model: tuple[nn.Module, Head],
+    original: tuple[nn.Module, Head],
+    box: Box,
+    device: torch.device | str | None,
 ) -> PairTarget:
-    """The target of two models with resolved heads, both on the first one's device where `device` names none."""
+    """The target of two models with resolved heads, both on the first one's device where `device` names
+    none.
+    """
     alone = target_of(*model, box, device)
     beside, _ = placed(original[0], alone.device)
-    return PairTarget(alone.model, alone.head, alone.box, alone.device, original=beside, original_head=original[1])
+    return PairTarget(
+        alone.model, alone.head, alone.box, alone.device, original=beside, original_head=original[1]
+    )

@@ -15,7 +15,8 @@ from secateur.evaluate.attacks.norms import Ball, Norm, ball_round, steepest
 
 @dataclass(frozen=True)
 class FGSM(Attack):
-    """The fast gradient sign method (https://arxiv.org/abs/1412.6572): one step of size `eps` (in input units).
+    """The fast gradient sign method (https://arxiv.org/abs/1412.6572): one step of size `eps` (in input
+    units).
 
     Along the sign of the gradient in L∞, along the gradient itself in L2.
     """
@@ -35,15 +36,18 @@ class FGSM(Attack):
         return self._named("fgsm")
 
     def perturb(self, target: Target, x0: Tensor, y: Tensor, rows: Tensor, restart: int) -> Tensor:
-        return _climb(target, ball_round(x0, self.eps, self.norm, target.box), x0, y, self.step, self.steps, "ce")
+        return _climb(
+            target, ball_round(x0, self.eps, self.norm, target.box), x0, y, self.step, self.steps, "ce"
+        )
 
 
 @dataclass(frozen=True)
 class PGD(Attack):
     """Projected gradient descent (https://arxiv.org/abs/1706.06083); the last iterate of each restart counts.
 
-    `eps` and `step_size` are in input units; `step_size=None` is 2.5 eps / steps. The random start of an input depends
-    on `seed`, the restart and the input's place in the data, not on the batch size. `loss` is `ce`, `margin` or `dlr`.
+    `eps` and `step_size` are in input units; `step_size=None` is 2.5 eps / steps. The random start of an
+    input depends on `seed`, the restart and the input's place in the data, not on the batch size. `loss` is
+    `ce`, `margin` or `dlr`.
     """
 
     eps: float
@@ -58,7 +62,9 @@ class PGD(Attack):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_loss(self.loss)
-        may.parsed("step_size", self.step_size, may.optional(may.number("a positive number of input units", above=0)))
+        may.parsed(
+            "step_size", self.step_size, may.optional(may.number("a positive number of input units", above=0))
+        )
         if self.restarts > 1 and not self.random_start:
             raise InputError("restarts without random_start repeat the same attack; leave restarts at 1")
 

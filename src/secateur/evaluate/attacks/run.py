@@ -1,8 +1,9 @@
 """Attacks run over all inputs in batches, and what is left of the accuracy under them.
 
 A *robust instance* is an input that is classified correctly and whose attacked version still is
-(https://arxiv.org/abs/2204.00783). An input that is wrong before the attack is never robust, and is not attacked.
-Against two models, `labels` are the original's decisions, and an input is right where both models agree (`pair`).
+(https://arxiv.org/abs/2204.00783). An input that is wrong before the attack is never robust, and is not
+attacked. Against two models, `labels` are the original's decisions, and an input is right where both models
+agree (`pair`).
 """
 
 from __future__ import annotations

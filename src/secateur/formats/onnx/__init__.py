@@ -17,9 +17,9 @@ __all__ = ["OnnxModel", "check_import", "export_onnx", "load_onnx", "save_onnx"]
 def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
     """The model in the `.onnx` file at `path`, as a torch module in eval mode.
 
-    Its parameters are the file's initializers, under their names. `prune` on it gives another one, which `save_onnx`
-    writes. Raises `InputError` for a file that is no sound model, `UnsupportedOpError` naming all nodes that have no
-    rule. Whether it computes what onnxruntime does is for `check_import` to say.
+    Its parameters are the file's initializers, under their names. `prune` on it gives another one, which
+    `save_onnx` writes. Raises `InputError` for a file that is no sound model, `UnsupportedOpError` naming all
+    nodes that have no rule. Whether it computes what onnxruntime does is for `check_import` to say.
     """
     proto = read_proto(path)
     try:
@@ -29,5 +29,7 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
 
 
 def save_onnx(path: str | os.PathLike[str], model: OnnxModel) -> None:
-    """Write the model; weights that came from a file beside it go to `<path>.data`. The files appear whole or not."""
+    """Write the model; weights that came from a file beside it go to `<path>.data`. The files appear whole or
+    not.
+    """
     save_proto(path, model.proto)

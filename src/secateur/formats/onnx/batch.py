@@ -1,9 +1,10 @@
-"""Models whose file fixes the batch, run with any: what the file says of its own batch is said of the one at hand.
+"""Models whose file fixes the batch, run with any: what the file says of its own batch is said of the one at
+hand.
 
-The model is run once with the file's batch, and the shapes of its values are kept. With another batch, a value that
-depends on the inputs has its batch along the axis whose size differs. Sizes that the file writes out (of Reshape,
-Expand) then follow the batch, and values that are the same for all samples (class tokens, positions) are repeated where
-an op needs one for each sample.
+The model is run once with the file's batch, and the shapes of its values are kept. With another batch, a
+value that depends on the inputs has its batch along the axis whose size differs. Sizes that the file writes
+out (of Reshape, Expand) then follow the batch, and values that are the same for all samples (class tokens,
+positions) are repeated where an op needs one for each sample.
 """
 
 from __future__ import annotations
@@ -20,13 +21,27 @@ from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.ops import tensor
 
 _JOINS = {  # ops whose operands meet along the batch
-    *("Add", "And", "Concat", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "MatMul", "Max"),
+    *(
+        "Add",
+        "And",
+        "Concat",
+        "Div",
+        "Equal",
+        "Greater",
+        "GreaterOrEqual",
+        "Less",
+        "LessOrEqual",
+        "MatMul",
+        "Max",
+    ),
     *("Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where"),
 }
 
 
 class Batch:
-    """`size` is the file's, `shapes` are those of its values, `alike` are constants that are the same along axis 0."""
+    """`size` is the file's, `shapes` are those of its values, `alike` are constants that are the same along
+    axis 0.
+    """
 
     def __init__(
         self, size: int, shapes: Mapping[str, tuple[int, ...]], alike: frozenset[str], inputs: Iterable[str]
@@ -50,7 +65,10 @@ class Batch:
         self._pass_on(node, axes)
         first = axes[0] if axes else None
         if first is not None and _reshapes(node, given, first, self.shapes[node.inputs[0]][first]):
-            return replace(node, kind="Reshape", attributes={}), [given[0], self._reshaped(node, given[0], first)]
+            return replace(node, kind="Reshape", attributes={}), [
+                given[0],
+                self._reshaped(node, given[0], first),
+            ]
         if node.kind == "Expand" and isinstance(given[0], Tensor):
             found[1] = self._expanded(given, first)
         elif node.kind in _JOINS:
@@ -70,8 +88,8 @@ class Batch:
     def _reshaped(self, node: Node, x: Tensor, axis: int) -> Any:
         """The file's sizes, but for the axis that takes the batch.
 
-        In the order of memory the batch repeats `before` times. An axis of its size takes it, or else the first that
-        can hold it whole.
+        In the order of memory the batch repeats `before` times. An axis of its size takes it, or else the
+        first that can hold it whole.
         """
         old, new = self.shapes[node.inputs[0]], self.shapes[node.outputs[0]]
         before = prod(old[:axis]) * self.outer.get(node.inputs[0], 1)
@@ -114,7 +132,9 @@ class Batch:
 
 
 def _reshapes(node: Node, given: Sequence[Any], axis: int, size: int) -> bool:
-    """Whether the batch, of `size` in the file, may come to stand elsewhere; one sample may be squeezed out, too."""
+    """Whether the batch, of `size` in the file, may come to stand elsewhere; one sample may be squeezed out,
+    too.
+    """
     if node.kind == "Flatten":
         return (axis, node.attribute("axis", 1)) != (0, 1)
     if node.kind == "Squeeze":

@@ -25,7 +25,9 @@ class _Open:
         raise TypeError("an open size")
 
     __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __add__ = __radd__ = __sub__ = __rsub__ = _unknown
-    __mul__ = __rmul__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __neg__ = __int__ = __bool__ = _unknown
+    __mul__ = __rmul__ = __floordiv__ = __rfloordiv__ = __mod__ = __rmod__ = __neg__ = __int__ = __bool__ = (
+        _unknown
+    )
     __hash__ = None  # type: ignore[assignment]
 
 
@@ -37,7 +39,9 @@ def with_branches_taken(model: Proto, opset: int) -> Proto:
             break
         twin = type(model)()
         twin.CopyFrom(model)
-        nodes = [_taken(twin.graph, n, chosen[i], i) if i in chosen else [n] for i, n in enumerate(twin.graph.node)]
+        nodes = [
+            _taken(twin.graph, n, chosen[i], i) if i in chosen else [n] for i, n in enumerate(twin.graph.node)
+        ]
         flat = [type(n).FromString(n.SerializeToString()) for part in nodes for n in part]
         del twin.graph.node[:]
         twin.graph.node.extend(flat)
@@ -66,7 +70,9 @@ class _Values:
     def of(self, name: str, depth: int = 0) -> Host | None:
         if name in self.constants:
             tensor = self.constants[name]
-            return to_host(to_torch(tensor), "") if np.prod(tensor.dims, dtype=object) <= _MOST_NUMBERS else None
+            return (
+                to_host(to_torch(tensor), "") if np.prod(tensor.dims, dtype=object) <= _MOST_NUMBERS else None
+            )
         maker = self.makers.get(name)
         if maker is None or depth > _DEEPEST or maker.domain not in OWN_DOMAINS:
             return None
@@ -88,7 +94,19 @@ class _Values:
 
 
 _DECIDING = {
-    *("Add", "And", "Cast", "Concat", "Div", "Equal", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less"),
+    *(
+        "Add",
+        "And",
+        "Cast",
+        "Concat",
+        "Div",
+        "Equal",
+        "Gather",
+        "Greater",
+        "GreaterOrEqual",
+        "Identity",
+        "Less",
+    ),
     *("LessOrEqual", "Mod", "Mul", "Neg", "Not", "Or", "Slice", "Squeeze", "Sub", "Unsqueeze"),
 }
 
@@ -107,16 +125,20 @@ def _shapes(model: Proto) -> dict[str, list[Any]]:
     return found
 
 
-# --- putting a branch in place ---------------------------------------------------------------------------------------
+# --- putting a branch in place ------------------------------------------------------------------------------
 
 
 def _taken(graph: Proto, node: Proto, condition: bool, number: int) -> list[Proto]:
     """The nodes of the branch, under names that no other branch has; its constants go to the graph."""
     import onnx
 
-    branch = next((a.g for a in node.attribute if a.name == ("then_branch" if condition else "else_branch")), None)
+    branch = next(
+        (a.g for a in node.attribute if a.name == ("then_branch" if condition else "else_branch")), None
+    )
     if branch is None or len(branch.output) != len(node.output):
-        raise InputError(f"If {node.name or node.output[0]!r} has no branch with as many outputs; export it again")
+        raise InputError(
+            f"If {node.name or node.output[0]!r} has no branch with as many outputs; export it again"
+        )
     own = [t.name for t in branch.initializer] + [name for n in branch.node for name in n.output if name]
     names = {name: f"{name}_of_if_{number}" for name in own}
     named = type(branch)()

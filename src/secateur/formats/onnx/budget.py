@@ -11,11 +11,15 @@ from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.ops import EXPANDED_LIKE, LINEAR
 
 VALUE_BYTES = 2**32  # of one value; the largest maps of ordinary networks have a tenth of it
-CONSTANT_BYTES = 2**31 - 1  # of what ConstantOfShape makes of constant shapes, all together; as much as a file may hold
+CONSTANT_BYTES = (
+    2**31 - 1
+)  # of what ConstantOfShape makes of constant shapes, all together; as much as a file may hold
 
 
 def numbers_made(node: Node, given: Sequence[Any]) -> int:
-    """How many numbers the op's result has at most. Raises `IndexError`, `TypeError` or `ValueError` on wrong input."""
+    """How many numbers the op's result has at most. Raises `IndexError`, `TypeError` or `ValueError` on wrong
+    input.
+    """
     shapes = [_shape(v) for v in given if v is not None]
     return max(0, _MADE.get(node.kind, _largest)(node, given, shapes))
 
@@ -65,7 +69,10 @@ def _gathered(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
 
 def _padded(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     amounts = _listed(given[1]) if len(given) > 1 else node.attribute("pads")
-    half, axes = len(amounts) // 2, axes_of(node, given[3]) if len(given) > 3 and given[3] is not None else None
+    half, axes = (
+        len(amounts) // 2,
+        axes_of(node, given[3]) if len(given) > 3 and given[3] is not None else None,
+    )
     sizes = list(shapes[0])
     for i, axis in enumerate(axes or range(half)):
         sizes[axis] += amounts[i] + amounts[i + half]
@@ -144,7 +151,8 @@ _MADE: dict[str, Callable[[Node, Sequence[Any], list[list[int]]], int]] = {
     "Tile": _tiled,
     "Upsample": _resized,
     **dict.fromkeys(
-        "Add And BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean Min Mod "
+        "Add And BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean "
+        "Min Mod "
         "Mul Or PRelu Pow Sub Sum Where Xor".split(),
         _broadcast,
     ),

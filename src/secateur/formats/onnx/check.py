@@ -1,8 +1,8 @@
 """The imported graph against the model in onnxruntime, before anything is pruned.
 
-Outputs are compared on several random inputs. Where they are further apart than a tolerance, rounding may have grown
-on its way through the network, so every node is run in torch on the values that onnxruntime has there: a rule that is
-right gives the same up to the rounding of one op, whatever the network makes of it.
+Outputs are compared on several random inputs. Where they are further apart than a tolerance, rounding may
+have grown on its way through the network, so every node is run in torch on the values that onnxruntime has
+there: a rule that is right gives the same up to the rounding of one op, whatever the network makes of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from secateur.formats.onnx.read import LIMIT, require_packages
 from secateur.formats.onnx.recurrent import KINDS as RECURRENT
 from secateur.formats.onnx.tensors import to_proto, to_torch
 
-_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}  # of a value's range
+_TOLERANCE = {
+    torch.float64: 1e-6,
+    torch.float32: 1e-4,
+    torch.float16: 2e-2,
+    torch.bfloat16: 6e-2,
+}  # of a value's range
 _ROUNDINGS = 10  # how much more than torch's own rounding in float32 a node may be off
 _SPREADS = 100  # how much more than by optimising its graph onnxruntime's outputs may differ from ours
 _UNEXPLAINED = 0.05  # of an output's range; less is left to rounding where every node is right
@@ -34,10 +39,11 @@ Values = Mapping[str, Tensor]
 
 
 def check_import(model: OnnxGraph, inputs: Sequence[Tensor]) -> None:
-    """`VerificationError` naming the first node whose value in torch is not that in onnxruntime, on random inputs.
+    """`VerificationError` naming the first node whose value in torch is not that in onnxruntime, on random
+    inputs.
 
-    `inputs` say the shapes; a batch that the model fixes is run a piece at a time. Cost: a run in torch and one in
-    onnxruntime for each draw; where outputs differ, a run of all nodes one by one.
+    `inputs` say the shapes; a batch that the model fixes is run a piece at a time. Cost: a run in torch and
+    one in onnxruntime for each draw; where outputs differ, a run of all nodes one by one.
     """
     require_packages("onnx", "onnxruntime")
     runtime, unexplained = Runtime(model), list[str]()
@@ -79,7 +85,9 @@ class Runtime:
         found = self.model.run(inputs, batch, everything=everything)
         if batch is not None:
             axes = {name: batch.axis(name, value) for name, value in found.items()}
-            self.places = {n: Where(axis, batch.outer.get(n, 1)) for n, axis in axes.items() if axis is not None}
+            self.places = {
+                n: Where(axis, batch.outer.get(n, 1)) for n, axis in axes.items() if axis is not None
+            }
         return {name: as_output(name, value) for name, value in found.items()}
 
     def pieces(self, inputs: Sequence[Tensor]) -> Iterator[list[Tensor]]:
@@ -90,7 +98,11 @@ class Runtime:
             yield [x[start : start + step] if x.ndim and len(x) == count else x for x in inputs]
 
     def theirs(
-        self, inputs: Sequence[Tensor], names: Sequence[str], like: Values, run: Callable[..., Any] | None = None
+        self,
+        inputs: Sequence[Tensor],
+        names: Sequence[str],
+        like: Values,
+        run: Callable[..., Any] | None = None,
     ) -> dict[str, Tensor]:
         """Values of the names for all samples; those of a fixed batch are put together as `ours` were."""
         parts = [(run or self.plain)(list(names), _fed(self.model, piece)) for piece in self.pieces(inputs)]
@@ -109,7 +121,9 @@ class Runtime:
 
 
 def run_onnx(model: OnnxGraph, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-    """Values of the named outputs, from onnxruntime, or where that lacks kernels (bfloat16) from ONNX's reference."""
+    """Values of the named outputs, from onnxruntime, or where that lacks kernels (bfloat16) from ONNX's
+    reference.
+    """
     runtime = Runtime(model)
     with torch.no_grad():
         found = runtime.ours(inputs)
@@ -120,11 +134,13 @@ def _fed(model: OnnxGraph, inputs: Sequence[Tensor]) -> dict[str, Proto]:
     return {v.name: to_proto(x, v.name) for v, x in zip(model.inputs, inputs, strict=True)}
 
 
-# --- node by node ----------------------------------------------------------------------------------------------------
+# --- node by node -------------------------------------------------------------------------------------------
 
 
 def _check_nodes(runtime: Runtime, inputs: Sequence[Tensor]) -> None:
-    """`VerificationError` for the first node that gives something else on the values that onnxruntime has there."""
+    """`VerificationError` for the first node that gives something else on the values that onnxruntime has
+    there.
+    """
     model = runtime.model
     piece = next(runtime.pieces(inputs))
     with torch.no_grad():
@@ -149,8 +165,10 @@ def _check_node(model: OnnxGraph, node: Node, env: Mapping[str, Any], theirs: Va
         value = ours[name]
         if not _same_op(value, exact.get(name, value), theirs[name]):
             raise VerificationError(
-                f"{node} gives another value in torch (shape {tuple(value.shape)}) than in onnxruntime (shape "
-                f"{tuple(theirs[name].shape)}): {distance_told(value, theirs[name])}. The model was not pruned; please "
+                f"{node} gives another value in torch (shape {tuple(value.shape)}) than in onnxruntime "
+                "(shape "
+                f"{tuple(theirs[name].shape)}): {distance_told(value, theirs[name])}. The model was not "
+                "pruned; please "
                 "report the op and its attributes"
             )
 
@@ -165,7 +183,9 @@ def _in_float64(model: OnnxGraph, node: Node, given: Sequence[Any]) -> dict[str,
 
 
 def _same_op(ours: Tensor, exact: Tensor, theirs: Tensor) -> bool:
-    """Element by element: within a share of the element and of the value's usual size, or of what rounding explains."""
+    """Element by element: within a share of the element and of the value's usual size, or of what rounding
+    explains.
+    """
     if ours.shape != theirs.shape or not ours.is_floating_point():
         return close(ours, theirs)
     a, b, rounded = exact.double(), theirs.double(), ours.double()
@@ -198,8 +218,10 @@ def _check_batch(runtime: Runtime, inputs: Sequence[Tensor]) -> None:
             found = runtime._whole(name, [as_output(name, part[name]) for part in alone], whole)
             if found.shape != whole[name].shape or distance(whole[name].float(), found) > 1e-2:
                 raise VerificationError(
-                    f"{node} mixes samples: the file fixes the batch at {runtime.model.batch}, and with more samples "
-                    f"its value, shape {tuple(whole[name].shape)}, is not that of each. Export the model with a free "
+                    f"{node} mixes samples: the file fixes the batch at {runtime.model.batch}, and with more "
+                    "samples "
+                    f"its value, shape {tuple(whole[name].shape)}, is not that of each. Export the model "
+                    "with a free "
                     "batch"
                 )
 
@@ -213,8 +235,10 @@ def _beyond_spread(
         apart, spread = distance(ours[name], theirs[name]), distance(optimised[name], theirs[name])
         if apart > max(_UNEXPLAINED, _SPREADS * spread):
             return [
-                f"the output {name!r} differs from onnxruntime's, though every node gives the same on its values: "
-                f"{distance_told(ours[name], theirs[name])}, where onnxruntime's own are {spread:.3g} apart with and "
+                f"the output {name!r} differs from onnxruntime's, though every node gives the same on its "
+                "values: "
+                f"{distance_told(ours[name], theirs[name])}, where onnxruntime's own are {spread:.3g} apart "
+                "with and "
                 "without optimisation. The model was not pruned; please report it"
             ]
     return []
@@ -238,12 +262,14 @@ def check_written(before: Proto, after: Proto) -> None:
     try:
         onnx.checker.check_model(serialized(before), full_check=True)
     except Exception:
-        return  # there is nothing to hold it against: shapes of some types (bfloat16) are not inferred, for one
+        # there is nothing to hold it against: shapes of some types (bfloat16) are not inferred, for one
+        return
     try:
         onnx.checker.check_model(serialized(after), full_check=True)
     except Exception as error:
         raise VerificationError(
-            f"the smaller ONNX model is not valid: {_short(error)}. This is a fault in secateur; please report it"
+            f"the smaller ONNX model is not valid: {_short(error)}. This is a fault in secateur; please "
+            "report it"
         ) from error
 
 
@@ -287,14 +313,17 @@ def session(proto: Proto, optimised: bool = False) -> Any:
 def serialized(proto: Proto) -> bytes:
     size = proto.ByteSize()
     if size > LIMIT:
-        raise InputError(f"the model has {size:,} bytes with its weights; models of more than {LIMIT:,} cannot be run")
+        raise InputError(
+            f"the model has {size:,} bytes with its weights; models of more than {LIMIT:,} cannot be run"
+        )
     return bytes(proto.SerializeToString())
 
 
 def _lacks_kernels(proto: Proto) -> bool:
     """onnxruntime has next to no bfloat16 on CPUs, and no recurrent layers whose batch comes first."""
     batch_first = any(
-        n.op_type in RECURRENT and any(a.name == "layout" and a.i for a in n.attribute) for n in proto.graph.node
+        n.op_type in RECURRENT and any(a.name == "layout" and a.i for a in n.attribute)
+        for n in proto.graph.node
     )
     return (
         batch_first

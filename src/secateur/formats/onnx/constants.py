@@ -1,4 +1,6 @@
-"""The tensors that a model holds: initializers, Constant nodes, and what ConstantOfShape makes of constant shapes."""
+"""The tensors that a model holds: initializers, Constant nodes, and what ConstantOfShape makes of constant
+shapes.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,10 @@ def constants_of(proto: Proto) -> Iterator[tuple[str, Tensor]]:
             total += prod(sizes) * fill.element_size()
             if any(s < 0 for s in sizes) or total > CONSTANT_BYTES:
                 raise InputError(
-                    f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}; all together they may "
-                    f"take at most {CONSTANT_BYTES:,} bytes, and would take {total:,}. Export the model with constants "
+                    f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}; all "
+                    "together they may "
+                    f"take at most {CONSTANT_BYTES:,} bytes, and would take {total:,}. Export the model with "
+                    "constants "
                     "folded"
                 )
             if fill.numel() != 1:

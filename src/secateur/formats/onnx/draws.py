@@ -1,4 +1,6 @@
-"""Random inputs on which an imported model is compared with the file: floats of several sizes, ids that tables have."""
+"""Random inputs on which an imported model is compared with the file: floats of several sizes, ids that
+tables have.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,18 @@ from secateur.formats.onnx.node import Node
 
 DRAWS = 3
 _SIZES = (1.0, 4.0, 255.0)  # of the floats of each draw
-_PASSES = {"Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Expand", "Concat"}
+_PASSES = {
+    "Cast",
+    "Identity",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Transpose",
+    "Slice",
+    "Expand",
+    "Concat",
+}
 _COMPARES = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
 
 
@@ -20,13 +33,18 @@ def random_inputs(model: OnnxGraph, inputs: Sequence[Tensor], draw: int = 0) -> 
     """Like `inputs`, at least two samples, and two batches where the file fixes one."""
     count = len(inputs[0])
     wanted = 2 * model.batch if model.batch is not None else max(2, count)
-    wide = [torch.zeros((wanted, *x.shape[1:]), dtype=x.dtype) if x.ndim and len(x) == count else x for x in inputs]
+    wide = [
+        torch.zeros((wanted, *x.shape[1:]), dtype=x.dtype) if x.ndim and len(x) == count else x
+        for x in inputs
+    ]
     below = [_values_of(model, value.name) for value in model.inputs]
     return random_like(wide, draw, below)
 
 
 def random_like(inputs: Sequence[Tensor], draw: int = 0, below: Sequence[int] | None = None) -> list[Tensor]:
-    """Random numbers, in [0, s] for the first sample and in [−s, s] for the others, and ids below a number of each."""
+    """Random numbers, in [0, s] for the first sample and in [−s, s] for the others, and ids below a number of
+    each.
+    """
     generator, size = torch.Generator().manual_seed(draw), _SIZES[draw % len(_SIZES)]
 
     def like(x: Tensor, most: int) -> Tensor:
@@ -39,8 +57,9 @@ def random_like(inputs: Sequence[Tensor], draw: int = 0, below: Sequence[int] | 
 
 
 def _values_of(model: OnnxGraph, name: str) -> int:
-    """How many values whole numbers of the input have: rows of the tables that they pick from, numbers that they are
-    compared with; two where nothing says more."""
+    """How many values whole numbers of the input have: rows of the tables that they pick from, numbers that
+    they are compared with; two where nothing says more.
+    """
     found, frontier = list[int](), {name}
     for node in model.nodes:
         if frontier.isdisjoint(node.inputs):
@@ -57,7 +76,9 @@ def _values_in(node: Node, constants: Mapping[str, Tensor], names: set[str]) -> 
     if node.kind == "Gather" and node.inputs[1] in names and others:
         return [int(others[0].shape[node.attribute("axis", 0)])]
     if node.kind in _COMPARES and others:
-        return [int(others[0].max()) + 1] if others[0].numel() and not others[0].dtype.is_floating_point else []
+        return (
+            [int(others[0].max()) + 1] if others[0].numel() and not others[0].dtype.is_floating_point else []
+        )
     if node.kind == "OneHot" and node.inputs[0] in names and node.inputs[1] in constants:
         return [int(constants[node.inputs[1]].reshape(-1)[0])]
     return []

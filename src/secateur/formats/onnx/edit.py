@@ -31,7 +31,9 @@ def put_constant(proto: Proto, name: str, tensor: Tensor) -> None:
             del node.attribute[:]
             node.attribute.add(name="value", type=4).t.CopyFrom(new)
             return
-    raise VerificationError(f"{name} is no constant of the model. This is a fault in secateur; please report it")
+    raise VerificationError(
+        f"{name} is no constant of the model. This is a fault in secateur; please report it"
+    )
 
 
 def set_dims(info: Proto, shape: Sequence[int | None]) -> None:

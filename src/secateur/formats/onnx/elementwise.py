@@ -29,7 +29,9 @@ def _thresholded_relu(node: Node, x: Tensor) -> Tensor:
 
 def _hardmax(x: Tensor, axis: int) -> Tensor:
     """One where the first of the largest is, zero elsewhere."""
-    places = torch.arange(x.shape[axis], device=x.device).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+    places = torch.arange(x.shape[axis], device=x.device).reshape(
+        [-1 if i == axis else 1 for i in range(x.ndim)]
+    )
     return (places == x.argmax(axis, keepdim=True)).to(x.dtype)
 
 
@@ -40,14 +42,18 @@ def _mod(node: Node, a: Any, b: Any) -> Tensor:
 
 def _is_inf(node: Node, x: Tensor) -> Tensor:
     either = [x == sign * float("inf") for sign, name in _SIGNS if node.attribute(name, 1)]
-    return torch.zeros_like(x, dtype=torch.bool) if not either else either[0] if len(either) == 1 else x.isinf()
+    return (
+        torch.zeros_like(x, dtype=torch.bool) if not either else either[0] if len(either) == 1 else x.isinf()
+    )
 
 
 _SIGNS = ((1, "detect_positive"), (-1, "detect_negative"))
 
 
 def _bit_shift(node: Node, a: Any, b: Any) -> Tensor:
-    shift = {"LEFT": torch.bitwise_left_shift, "RIGHT": torch.bitwise_right_shift}[node.attribute("direction")]
+    shift = {"LEFT": torch.bitwise_left_shift, "RIGHT": torch.bitwise_right_shift}[
+        node.attribute("direction")
+    ]
     return binary(shift)(node, a, b)
 
 
@@ -62,7 +68,9 @@ def _swish(node: Node, x: Tensor) -> Tensor:
 
 
 def _random(node: Node, *given: Any) -> Tensor:
-    raise UnsupportedOpError(f"{node} gives other numbers in each run; export the model in eval mode, without it")
+    raise UnsupportedOpError(
+        f"{node} gives other numbers in each run; export the model in eval mode, without it"
+    )
 
 
 OPS: dict[str, Callable[..., Any]] = {

@@ -1,6 +1,7 @@
 """Arithmetic on sizes: the ops through which ONNX graphs work out shapes, on small arrays of numbers.
 
-Sizes may be symbols (a free batch); numbers that are only moved about keep their origin (see `tensors.Number`).
+Sizes may be symbols (a free batch); numbers that are only moved about keep their origin (see
+`tensors.Number`).
 """
 
 from __future__ import annotations
@@ -92,7 +93,9 @@ def _slice(node: Node, x: Host, *bounds: Host | None) -> Host:
     return host(x[tuple(index)])
 
 
-def slice_of(node: Node, bounds: tuple[Any, ...], ndim: int) -> tuple[list[Any], list[Any], list[int], list[int]]:
+def slice_of(
+    node: Node, bounds: tuple[Any, ...], ndim: int
+) -> tuple[list[Any], list[Any], list[int], list[int]]:
     """(starts, ends, axes, steps), from inputs (opset 10 on) or attributes."""
     if not bounds:
         starts, ends = node.attribute("starts"), node.attribute("ends")
@@ -217,7 +220,9 @@ RULES: dict[str, Callable[..., Any]] = {
     "Cos": lambda node, x: _each(x, math.cos),
     "Div": _binary(_divided),
     "Equal": _binary(operator.eq),
-    "Expand": lambda node, x, shape: np.broadcast_to(x, np.broadcast_shapes(x.shape, [int(n) for n in shape])),
+    "Expand": lambda node, x, shape: np.broadcast_to(
+        x, np.broadcast_shapes(x.shape, [int(n) for n in shape])
+    ),
     "Floor": lambda node, x: _each(x, lambda v: v if isinstance(v, int) else float(v // 1)),
     "Gather": _gather,
     "Greater": _binary(operator.gt),

@@ -80,7 +80,9 @@ def _compress(node: Node, x: Tensor, condition: Any) -> Tensor:
 
 
 def _depends_on_data(node: Node, *given: Any) -> Tensor:
-    raise UnsupportedOpError(f"{node} gives as many numbers as the data make it; prune the model that stands before it")
+    raise UnsupportedOpError(
+        f"{node} gives as many numbers as the data make it; prune the model that stands before it"
+    )
 
 
 def _reverse_sequence(node: Node, x: Tensor, lengths: Any) -> Tensor:
@@ -122,7 +124,11 @@ def _affine_grid(node: Node, theta: Tensor, size: Host) -> Tensor:
 
 
 def _col2im(node: Node, x: Tensor, image: Host, block: Host) -> Tensor:
-    sizes, kernel, rank = [int(n) for n in numbers(image)], [int(n) for n in numbers(block)], len(numbers(block))
+    sizes, kernel, rank = (
+        [int(n) for n in numbers(image)],
+        [int(n) for n in numbers(block)],
+        len(numbers(block)),
+    )
     pads = node.attribute("pads", [0] * (2 * rank))
     if rank != 2 or pads[:2] != pads[2:]:
         raise UnsupportedOpError(f"{node}: blocks of {rank} axes with the padding {pads} have no rule")

@@ -15,7 +15,8 @@ _MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze",
 def as_large_as(nodes: Sequence[Node], constants: Iterable[str], numbers: Container[str]) -> list[Node]:
     """ConstantOfShape and Expand told sizes of one value that depends on the inputs read that value, too.
 
-    Whether the sizes are all of its sizes is seen when the model is run. Values in `numbers` are left as they are.
+    Whether the sizes are all of its sizes is seen when the model is run. Values in `numbers` are left as they
+    are.
     """
     source, free, found = dict[str, str](), value_free(nodes, constants), list[Node]()
     for node in nodes:

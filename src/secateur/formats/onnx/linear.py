@@ -12,7 +12,10 @@ from secateur.formats.onnx.microsoft import DOMAIN, TURNED, WITH_BIAS
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import AFTER, LINEAR
 
-_PRODUCTS = {"Gemm", *(f"{DOMAIN}.{kind}" for kind in ("Attention", "FusedGemm", "FusedMatMul", "TransposeMatMul"))}
+_PRODUCTS = {
+    "Gemm",
+    *(f"{DOMAIN}.{kind}" for kind in ("Attention", "FusedGemm", "FusedMatMul", "TransposeMatMul")),
+}
 
 
 def as_torch_has_it(
@@ -63,7 +66,11 @@ def _with_product(reader: Node, product: Node) -> Node:
 
 
 def _bias_after(
-    node: Node, readers: Mapping[str, Node], uses: Mapping[str, int], constants: Mapping[str, Tensor], width: int
+    node: Node,
+    readers: Mapping[str, Node],
+    uses: Mapping[str, int],
+    constants: Mapping[str, Tensor],
+    width: int,
 ) -> tuple[str, Node | None]:
     """The bias that alone is added to the node's result, and the op that adds it."""
     made, reader = node.outputs[0], readers.get(node.outputs[0])

@@ -20,7 +20,9 @@ from secateur.formats.onnx.node import Node
 
 DOMAIN = "com.microsoft"
 TURNED = "(turned)"  # an attribute of nodes whose weight `linear` keeps as (outputs, inputs)
-WITH_BIAS: dict[str, tuple[int, int]] = {  # op that adds a bias to its first input → input of the bias, of a weight
+WITH_BIAS: dict[
+    str, tuple[int, int]
+] = {  # op that adds a bias to its first input → input of the bias, of a weight
     f"{DOMAIN}.BiasGelu": (1, 2),
     f"{DOMAIN}.FastGelu": (1, 2),
     f"{DOMAIN}.SkipLayerNormalization": (4, 5),
@@ -28,7 +30,7 @@ WITH_BIAS: dict[str, tuple[int, int]] = {  # op that adds a bias to its first in
 }
 
 
-# --- products and activations ----------------------------------------------------------------------------------------
+# --- products and activations -------------------------------------------------------------------------------
 
 
 def _activated(node: Node, y: Tensor, settings: Mapping[str, float]) -> Tensor:
@@ -37,17 +39,23 @@ def _activated(node: Node, y: Tensor, settings: Mapping[str, float]) -> Tensor:
     if not kind:
         return y
     if kind not in _ACTIVATIONS:
-        raise UnsupportedOpError(f"{node}: the activation {kind} has no rule; export the model without fused ops")
+        raise UnsupportedOpError(
+            f"{node}: the activation {kind} has no rule; export the model without fused ops"
+        )
     return ops.OPS[kind](replace(node, kind=kind, attributes=dict(settings)), y)  # type: ignore[no-any-return]
 
 
-_ACTIVATIONS: dict[str, tuple[str, ...]] = {  # activation → its attributes, in the order of `activation_params`
-    "Clip": ("min", "max"), "Elu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",), "Relu": (),
+# activation → its attributes, in the order of `activation_params`
+_ACTIVATIONS: dict[str, tuple[str, ...]] = {
+    "Clip": ("min", "max"), "Elu": ("alpha",), "HardSigmoid": ("alpha", "beta"), "LeakyRelu": ("alpha",),
+    "Relu": (),
     "Selu": ("alpha", "gamma"), "Sigmoid": (), "Softplus": (), "Softsign": (), "Tanh": (),
 }  # fmt: skip
 
 
-def _fused_conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None, z: Tensor | None = None) -> Tensor:
+def _fused_conv(
+    node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None, z: Tensor | None = None
+) -> Tensor:
     y = ops.OPS["Conv"](node, x, weight, bias)
     names = _ACTIVATIONS.get(node.attribute("activation", ""), ())
     settings = dict(zip(names, node.attribute("activation_params", []), strict=False))
@@ -56,7 +64,9 @@ def _fused_conv(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = Non
 
 def _fused_gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     settings = {
-        name: node.attributes[f"activation_{name}"] for name in _GREEK if f"activation_{name}" in node.attributes
+        name: node.attributes[f"activation_{name}"]
+        for name in _GREEK
+        if f"activation_{name}" in node.attributes
     }
     return _activated(node, ops.OPS["Gemm"](node, a, b, c), settings)
 
@@ -96,11 +106,12 @@ def _quick_gelu(node: Node, x: Tensor) -> Tensor:
     return x * torch.sigmoid(node.attribute("alpha", 1.702) * x)
 
 
-# --- norms -----------------------------------------------------------------------------------------------------------
+# --- norms --------------------------------------------------------------------------------------------------
 
 
 def _skip_layer_norm(
-    node: Node, x: Tensor, skip: Tensor, gamma: Tensor, beta: Tensor | None = None, bias: Tensor | None = None,
+    node: Node, x: Tensor, skip: Tensor, gamma: Tensor, beta: Tensor | None = None,
+    bias: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     total = _sum(node, x, skip, bias, weight)
@@ -109,7 +120,12 @@ def _skip_layer_norm(
 
 
 def _skip_rms_norm(
-    node: Node, x: Tensor, skip: Tensor, gamma: Tensor, bias: Tensor | None = None, weight: Tensor | None = None
+    node: Node,
+    x: Tensor,
+    skip: Tensor,
+    gamma: Tensor,
+    bias: Tensor | None = None,
+    weight: Tensor | None = None,
 ) -> list[Tensor]:
     total = _sum(node, x, skip, bias, weight)
     y = F.rms_norm(total, list(total.shape[-1:]), gamma, node.attribute("epsilon", 1e-12))
@@ -118,7 +134,9 @@ def _skip_rms_norm(
 
 def _sum(node: Node, x: Tensor, skip: Tensor, bias: Tensor | None, weight: Tensor | None) -> Tensor:
     if any(node.outputs[1:3]):
-        raise UnsupportedOpError(f"{node} gives its mean and deviation, which have no rule; export it without")
+        raise UnsupportedOpError(
+            f"{node} gives its mean and deviation, which have no rule; export it without"
+        )
     return _with_bias(x, bias, weight) + skip
 
 
@@ -128,7 +146,8 @@ def _with_sum(node: Node, y: Tensor, total: Tensor) -> list[Tensor]:
 
 
 def _embed_layer_norm(
-    node: Node, ids: Tensor, segments: Tensor | None, words: Tensor, positions: Tensor, segment_table: Tensor | None,
+    node: Node, ids: Tensor, segments: Tensor | None, words: Tensor, positions: Tensor,
+    segment_table: Tensor | None,
     gamma: Tensor, beta: Tensor, mask: Tensor | None = None, places: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """The norm of the sum of embeddings, how many tokens each sample has, and the sum."""
@@ -142,17 +161,26 @@ def _embed_layer_norm(
     return [y, lengths, total]
 
 
-# --- attention -------------------------------------------------------------------------------------------------------
+# --- attention ----------------------------------------------------------------------------------------------
 
 
 def _attention(
     node: Node, x: Tensor, weight: Tensor, bias: Tensor | None = None, mask: Tensor | None = None,
     past: Tensor | None = None, scores: Tensor | None = None, *rest: Any,
 ) -> Tensor:  # fmt: skip
-    if past is not None or any(node.outputs[1:]) or node.attribute("do_rotary", 0) or any(r is not None for r in rest):
-        raise UnsupportedOpError(f"{node}: attention with a cache or rotary embedding has no rule; export it without")
+    if (
+        past is not None
+        or any(node.outputs[1:])
+        or node.attribute("do_rotary", 0)
+        or any(r is not None for r in rest)
+    ):
+        raise UnsupportedOpError(
+            f"{node}: attention with a cache or rotary embedding has no rule; export it without"
+        )
     if bias is None:
-        raise UnsupportedOpError(f"{node} has no bias, and onnxruntime crashes on it; export it with one of zeros")
+        raise UnsupportedOpError(
+            f"{node} has no bias, and onnxruntime crashes on it; export it with one of zeros"
+        )
     y = F.linear(x, weight if node.attribute(TURNED, 0) else weight.t(), bias)
     q, k, v = y.split(hidden_sizes(node, y.shape[-1]), -1)
     return _heads_attend(node, q, k, v, mask, scores)
@@ -170,7 +198,9 @@ def _multi_head_attention(
 ) -> Tensor:  # fmt: skip
     packed = q.ndim != 3 or k is None or v is None or k.ndim != 3 or v.ndim != 3
     if packed or any(node.outputs[1:]) or any(r is not None for r in rest):
-        raise UnsupportedOpError(f"{node}: attention on packed heads or with a cache has no rule; export it without")
+        raise UnsupportedOpError(
+            f"{node}: attention on packed heads or with a cache has no rule; export it without"
+        )
     assert k is not None and v is not None
     if bias is not None:
         parts = bias.split([q.shape[-1], k.shape[-1], v.shape[-1]])
@@ -178,7 +208,9 @@ def _multi_head_attention(
     return _heads_attend(node, q, k, v, mask, scores)
 
 
-def _heads_attend(node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Tensor | None) -> Tensor:
+def _heads_attend(
+    node: Node, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scores: Tensor | None
+) -> Tensor:
     """(batch, length, heads · width) in and out."""
     heads, steps = node.attribute("num_heads"), (q.shape[1], k.shape[1])
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
@@ -227,7 +259,9 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "Trilu": ops.OPS["Trilu"],
 }
 OPS: dict[str, Callable[..., Any]] = {
-    "SimplifiedLayerNormalization": ops.OPS["RMSNormalization"],  # which onnxruntime puts into ONNX's own domain
+    "SimplifiedLayerNormalization": ops.OPS[
+        "RMSNormalization"
+    ],  # which onnxruntime puts into ONNX's own domain
     **{f"{DOMAIN}.{kind}": rule for kind, rule in _ROWS.items()},
 }
 SETTINGS: dict[str, set[int]] = {f"{DOMAIN}.Pad": {1, 2}, f"{DOMAIN}.Trilu": {1}}

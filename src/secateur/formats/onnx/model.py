@@ -69,7 +69,10 @@ class OnnxGraph(nn.Module):
         self.nodes, transposed, flat = as_torch_has_it(self.nodes, self.constants, self.outputs)
         self.on_numbers = on_numbers(self.nodes, {*OPS, *ON_SIZES}, self.constants)
         self.nodes = as_large_as(self.nodes, self.constants, self.on_numbers)
-        self.transposed, self.flat = transposed, flat  # weights that are kept (outputs, inputs), slopes as a row
+        self.transposed, self.flat = (
+            transposed,
+            flat,
+        )  # weights that are kept (outputs, inputs), slopes as a row
         self.paths = dict[str, str]()  # constant → path of the parameter or buffer
         self.hosts = {  # constants as numbers; made here, since tracing looks at no tensor's values
             name: to_host(value, name) for name, value in self.constants.items() if value.numel() <= _SMALL
@@ -77,10 +80,14 @@ class OnnxGraph(nn.Module):
         large = read_as_numbers(self.nodes, self.constants, self.on_numbers) - self.hosts.keys()
         self.arrays = {name: self.constants[name].numpy() for name in large}
         self.alike = alike(self.constants, self.batch or 1)
-        self.shapes = dict[tuple[Any, ...], dict[str, tuple[int, ...]]]()  # with the file's batch, by shapes of inputs
+        self.shapes = dict[
+            tuple[Any, ...], dict[str, tuple[int, ...]]
+        ]()  # with the file's batch, by shapes of inputs
         self.last_use = _last_use(self.nodes, self.outputs)
         self.read = {name for n in self.nodes for name in n.inputs} | set(self.outputs)
-        tensors = _tensors_read([n for n in self.nodes if n.outputs[0] not in self.on_numbers], self.constants)
+        tensors = _tensors_read(
+            [n for n in self.nodes if n.outputs[0] not in self.on_numbers], self.constants
+        )
         for name, is_parameter in tensors.items():  # last: their names must be free
             self._keep(name, is_parameter)
         self.eval()
@@ -102,7 +109,9 @@ class OnnxGraph(nn.Module):
             raise InputError(f"the model takes {len(self.inputs)} inputs ({names}), not {len(inputs)}")
         return self.run(inputs, self.at_hand(inputs), everything=everything)
 
-    def run(self, inputs: Sequence[Tensor], batch: Batch | None, *, everything: bool = False) -> dict[str, Any]:
+    def run(
+        self, inputs: Sequence[Tensor], batch: Batch | None, *, everything: bool = False
+    ) -> dict[str, Any]:
         """Values by name. `batch` says how to run more samples than the file has (see `at_hand`)."""
         env: dict[str, Any] = {v.name: x for v, x in zip(self.inputs, inputs, strict=True)}
         for name in self.outputs:
@@ -112,7 +121,9 @@ class OnnxGraph(nn.Module):
             results = self.call(node, self.arguments(node, env), batch)
             for name in node.outputs[len(results) :]:
                 if name and name in self.read:
-                    raise UnsupportedOpError(f"{node}: its output {name!r} has no rule; export the model without it")
+                    raise UnsupportedOpError(
+                        f"{node}: its output {name!r} has no rule; export the model without it"
+                    )
             env.update(zip(node.outputs, results, strict=False))
             if not everything:
                 for name in self.last_use[index]:
@@ -142,14 +153,20 @@ class OnnxGraph(nn.Module):
             raise
         except _FAILURES as error:
             shapes = [tuple(v.shape) for v in given if v is not None]
-            fixed = "" if node.batch is None else f"; it fixes the batch at {node.batch}: export it with a free one"
+            fixed = (
+                ""
+                if node.batch is None
+                else f"; it fixes the batch at {node.batch}: export it with a free one"
+            )
             raise InputError(f"{node} cannot be run on values of shapes {shapes}: {error}{fixed}") from error
         results = list(result) if isinstance(result, list | tuple) else [result]
         for value in results:
             if not isinstance(value, np.ndarray) or value.dtype != object:
                 continue
             if any(type(n) is int and n.bit_length() > 64 for n in value.flat):
-                raise InputError(f"{node} makes a number of more than 64 bits; export the model with constants folded")
+                raise InputError(
+                    f"{node} makes a number of more than 64 bits; export the model with constants folded"
+                )
         return results
 
     def _called(self, node: Node, given: Sequence[Any]) -> Any:
@@ -159,23 +176,35 @@ class OnnxGraph(nn.Module):
             return self._on_tensors(node, given)
         if node.kind in ON_SIZES and _are_sizes(node, given):
             if sizes_made(node, given) > MOST_SIZES:
-                raise InputError(f"{node} makes more than {MOST_SIZES:,} numbers for shapes; export it folded")
+                raise InputError(
+                    f"{node} makes more than {MOST_SIZES:,} numbers for shapes; export it folded"
+                )
             return ON_SIZES[node.kind](node, *given)
         if node.kind in FOLDED and all(map(is_plain, given)):
             return folded(node, given)
         if node.kind not in OPS and node.kind in {*ON_SIZES, *FOLDED}:
-            raise UnsupportedOpError(f"{node} works on the size of the batch, which has no rule; export it without")
+            raise UnsupportedOpError(
+                f"{node} works on the size of the batch, which has no rule; export it without"
+            )
         return self._on_tensors(node, given)
 
     def _on_tensors(self, node: Node, given: Sequence[Any]) -> Any:
         settings = SETTINGS.get(node.kind, set())
-        if node.kind in _TOLD_SIZES and any(isinstance(v, Tensor) for i, v in enumerate(given) if i in settings):
-            raise UnsupportedOpError(f"{node} is told sizes that depend on the input; export it with fixed ones")
+        if node.kind in _TOLD_SIZES and any(
+            isinstance(v, Tensor) for i, v in enumerate(given) if i in settings
+        ):
+            raise UnsupportedOpError(
+                f"{node} is told sizes that depend on the input; export it with fixed ones"
+            )
         if (size := 4 * numbers_made(node, given)) > VALUE_BYTES:
-            raise InputError(f"{node} makes a value of {size:,} bytes; at most {VALUE_BYTES:,} are made for one value")
+            raise InputError(
+                f"{node} makes a value of {size:,} bytes; at most {VALUE_BYTES:,} are made for one value"
+            )
         if node.kind not in _WITH_NUMBERS:
             like = next((v for v in given if isinstance(v, Tensor)), torch.zeros(0))
-            data = [isinstance(v, np.ndarray) and i not in settings and is_plain(v) for i, v in enumerate(given)]
+            data = [
+                isinstance(v, np.ndarray) and i not in settings and is_plain(v) for i, v in enumerate(given)
+            ]
             given = [tensor(v, like) if is_data else v for v, is_data in zip(given, data, strict=True)]
         return OPS.get(node.kind, kept_whole)(node, *given)
 
@@ -194,7 +223,9 @@ class OnnxGraph(nn.Module):
             elif name in self.arrays:
                 found.append(self.arrays[name])
             else:
-                raise UnsupportedOpError(f"{node} reads {name!r} of {self.constants[name].numel():,} numbers as sizes")
+                raise UnsupportedOpError(
+                    f"{node} reads {name!r} of {self.constants[name].numel():,} numbers as sizes"
+                )
         return found
 
     def _takes_tensors(self, node: Node, settings: set[int], env: Mapping[str, Any]) -> bool:
@@ -220,7 +251,13 @@ class OnnxGraph(nn.Module):
         value = self.constants[name]
         if value.numel() == 0:
             raise InputError(f"{name} of shape {tuple(value.shape)} has no numbers in it")
-        value = value.t().contiguous() if name in self.transposed else value.reshape(-1) if name in self.flat else value
+        value = (
+            value.t().contiguous()
+            if name in self.transposed
+            else value.reshape(-1)
+            if name in self.flat
+            else value
+        )
         owner: nn.Module = self
         # Names become code when torch writes its graphs out, so only harmless signs pass.
         plain = re.sub(r"[^\w./:-]", "_", name, flags=re.ASCII)
@@ -243,7 +280,9 @@ class OnnxGraph(nn.Module):
 
 def _has_rule(node: Node, free: set[str]) -> bool:
     """Whether the node is run by a rule, or evaluated on numbers; any other is kept whole."""
-    return node.kind in OPS or node.kind in ON_SIZES or (node.kind in FOLDED and free.issuperset(node.outputs))
+    return (
+        node.kind in OPS or node.kind in ON_SIZES or (node.kind in FOLDED and free.issuperset(node.outputs))
+    )
 
 
 def _taken(owner: nn.Module, name: str) -> bool:
@@ -263,13 +302,16 @@ def shape_of(value: Proto) -> tuple[list[int], torch.dtype]:
     free = [str(d.dim_param) or "?" for d in list(kind.shape.dim)[1:] if not d.HasField("dim_value")]
     if free:
         raise InputError(
-            f"the input {value.name!r} leaves the axes {', '.join(free)} open; say one size: --example-shape 3,224,224"
+            f"the input {value.name!r} leaves the axes {', '.join(free)} open; say one size: --example-shape "
+            "3,224,224"
         )
     return [int(s) for s in sizes[1:] if s is not None], dtype_of(kind.elem_type)
 
 
 def _batch(inputs: Sequence[Proto]) -> int | None:
-    """The batch size that the inputs fix, or None: also where axis 0 has steps, and the batch is the free axis 1."""
+    """The batch size that the inputs fix, or None: also where axis 0 has steps, and the batch is the free
+    axis 1.
+    """
     shapes = [list(v.type.tensor_type.shape.dim) for v in inputs]
     if any(len(dims) > 2 and dims[0].dim_value > 1 and not dims[1].HasField("dim_value") for dims in shapes):
         return None
@@ -299,7 +341,18 @@ _WITH_NUMBERS = {  # ops whose rules take numbers beside tensors
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
 _TOLD_SIZES = {
-    *("ConstantOfShape", "Expand", "Range", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"),
+    *(
+        "ConstantOfShape",
+        "Expand",
+        "Range",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Tile",
+        "Unsqueeze",
+    ),
 }
 _MOST_PLAIN = 1024  # numbers that are worked on one by one
 

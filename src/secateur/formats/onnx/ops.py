@@ -1,7 +1,8 @@
 """What ONNX ops are in torch: one row in `OPS` for each. Rules take the node and the values of its inputs.
 
-Values are tensors, or arrays of numbers (`host`) where a shape or another setting is meant; an input that is left out
-is None. Versions of an op differ in where settings stand (attributes, later inputs), which rules look up either way.
+Values are tensors, or arrays of numbers (`host`) where a shape or another setting is meant; an input that is
+left out is None. Versions of an op differ in where settings stand (attributes, later inputs), which rules
+look up either way.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ def tensor(value: Any, like: Tensor) -> Tensor:
         return torch.tensor(value, dtype=floating if value.dtype.kind == "f" else None)
     flat = list(value.reshape(-1))
     dtype = floating if any(isinstance(v, float) for v in flat) else torch.int64
-    return torch.tensor(flat, dtype=torch.bool if flat and isinstance(flat[0], bool) else dtype).reshape(value.shape)
+    return torch.tensor(flat, dtype=torch.bool if flat and isinstance(flat[0], bool) else dtype).reshape(
+        value.shape
+    )
 
 
 def number(value: Any) -> Any:
@@ -45,7 +48,7 @@ def numbers(value: Host | None) -> list[Any]:
     return list(value.reshape(-1)) if value.dtype == object else list(value.reshape(-1).tolist())
 
 
-# --- convolutions and products ---------------------------------------------------------------------------------------
+# --- convolutions and products ------------------------------------------------------------------------------
 
 
 def _padding(node: Node, size: Sequence[Any], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
@@ -85,7 +88,9 @@ def _conv_transpose(node: Node, x: Tensor, weight: Tensor, bias: Tensor | None =
     run = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[rank - 1]
     strides, dilations = node.attribute("strides", [1] * rank), node.attribute("dilations", [1] * rank)
     extra, mode = node.attribute("output_padding", [0] * rank), node.attribute("auto_pad", "NOTSET")
-    same = [int(n) * s for n, s in zip(x.shape[2:], strides, strict=True)] if mode.startswith("SAME") else None
+    same = (
+        [int(n) * s for n, s in zip(x.shape[2:], strides, strict=True)] if mode.startswith("SAME") else None
+    )
     wanted = node.attribute("output_shape", None) or same
     if wanted is None:
         before, after = _padding(node, x.shape[2:], weight.shape[2:])
@@ -124,7 +129,7 @@ def _einsum(node: Node, *operands: Tensor) -> Tensor:
     return torch.einsum(node.attribute("equation").replace(" ", ""), *operands)
 
 
-# --- norms -----------------------------------------------------------------------------------------------------------
+# --- norms --------------------------------------------------------------------------------------------------
 
 
 def _batch_norm(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
@@ -170,12 +175,14 @@ def softmax_like(f: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
         axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % x.ndim
         if node.opset >= 13 or all(n == 1 for n in x.shape[axis + 1 :]):
             return f(x, axis)
-        return f(x.flatten(axis), axis).reshape(x.shape)  # before opset 13, all axes from this one on together
+        return f(x.flatten(axis), axis).reshape(
+            x.shape
+        )  # before opset 13, all axes from this one on together
 
     return rule
 
 
-# --- pools -----------------------------------------------------------------------------------------------------------
+# --- pools --------------------------------------------------------------------------------------------------
 
 
 def _max_pool(node: Node, x: Tensor) -> Tensor:
@@ -225,7 +232,7 @@ def reduced(f: Callable[[Tensor, list[int], bool], Tensor]) -> Callable[..., Ten
     return rule
 
 
-# --- element by element ----------------------------------------------------------------------------------------------
+# --- element by element -------------------------------------------------------------------------------------
 
 
 def binary(f: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
@@ -248,7 +255,9 @@ def _folded(f: Callable[[Any, Any], Tensor]) -> Callable[..., Tensor]:
 
 
 def _divide(a: Any, b: Any) -> Tensor:
-    whole = all(not (v.is_floating_point() if isinstance(v, Tensor) else isinstance(v, float)) for v in (a, b))
+    whole = all(
+        not (v.is_floating_point() if isinstance(v, Tensor) else isinstance(v, float)) for v in (a, b)
+    )
     return torch.div(a, b, rounding_mode="trunc") if whole else a / b
 
 
@@ -302,7 +311,7 @@ def _where(node: Node, condition: Any, a: Any, b: Any) -> Tensor:
     return torch.where(tensor(condition, like), a, b)
 
 
-# --- moving data about -----------------------------------------------------------------------------------------------
+# --- moving data about --------------------------------------------------------------------------------------
 
 
 def _reshape(node: Node, x: Tensor, shape: Host | None = None) -> Tensor:
@@ -393,14 +402,18 @@ def _gather(node: Node, x: Tensor, index: Any) -> Tensor:
         return F.embedding(index, x)
     if index.ndim == 1:
         return x.index_select(axis, index)
-    raise UnsupportedOpError(f"{node}: indices of {index.ndim} axes into axis {axis} of {x.ndim} have no rule")
+    raise UnsupportedOpError(
+        f"{node}: indices of {index.ndim} axes into axis {axis} of {x.ndim} have no rule"
+    )
 
 
 def _gather_elements(node: Node, x: Tensor, index: Tensor) -> Tensor:
     return torch.gather(x, node.attribute("axis", 0), index)
 
 
-def _pad(node: Node, x: Tensor, pads: Host | None = None, value: Any = None, axes: Host | None = None) -> Tensor:
+def _pad(
+    node: Node, x: Tensor, pads: Host | None = None, value: Any = None, axes: Host | None = None
+) -> Tensor:
     amounts = [int(n) for n in (numbers(pads) if pads is not None else node.attribute("pads"))]
     mode = node.attribute("mode", "constant")
     places = [int(a) % x.ndim for a in numbers(axes)] or list(range(x.ndim))
@@ -442,7 +455,9 @@ def _resize(node: Node, x: Tensor, *settings: Host | None) -> Tensor:
     where = node.attribute("coordinate_transformation_mode", "half_pixel" if newer else "asymmetric")
     rounding = node.attribute("nearest_mode", "round_prefer_floor" if newer else "floor")
     if where not in _PLACES or node.attribute("exclude_outside", 0):
-        raise UnsupportedOpError(f"{node}: {mode} with {where} has no rule; export it with half_pixel or align_corners")
+        raise UnsupportedOpError(
+            f"{node}: {mode} with {where} has no rule; export it with half_pixel or align_corners"
+        )
     return _resampled(node, x, size, scale, mode, where, rounding)
 
 
@@ -453,7 +468,9 @@ def _resampled(
     rank, own = x.ndim - 2, {"size": size} if where == "align_corners" else {"scale_factor": scale}
     if mode == "nearest":
         round_, whole = _ROUNDINGS[rounding], all(s == int(s) for s in scale)
-        if (where, rounding) == ("asymmetric", "floor") or (whole and where == "half_pixel" and "round" in rounding):
+        if (where, rounding) == ("asymmetric", "floor") or (
+            whole and where == "half_pixel" and "round" in rounding
+        ):
             return F.interpolate(x, scale_factor=scale, mode="nearest")
         for axis, places in _places(x, size, scale, where):
             x = x.index_select(axis, torch.tensor([round_(p) for p in places]).clamp(0, x.shape[axis] - 1))
@@ -482,7 +499,9 @@ def _places(x: Tensor, size: list[int], scale: list[float], where: str) -> Itera
             yield axis, [place(i, factor, int(x.shape[axis]), new) for i in range(new)]
 
 
-_PLACES: dict[str, Callable[[int, float, int, int], float]] = {  # of value i by the factor, from `old` to `new` values
+_PLACES: dict[
+    str, Callable[[int, float, int, int], float]
+] = {  # of value i by the factor, from `old` to `new` values
     "align_corners": lambda i, factor, old, new: i * (old - 1) / (new - 1) if new > 1 else 0.0,
     "asymmetric": lambda i, factor, old, new: i / factor,
     "half_pixel": lambda i, factor, old, new: (i + 0.5) / factor - 0.5,
@@ -501,13 +520,19 @@ def _depth_to_space(node: Node, x: Tensor) -> Tensor:
     if node.attribute("mode", "DCR") == "CRD":
         return F.pixel_shuffle(x, n)
     b, c, h, w = x.shape
-    return x.reshape(b, n, n, c // (n * n), h, w).permute(0, 3, 4, 1, 5, 2).reshape(b, c // (n * n), h * n, w * n)
+    return (
+        x.reshape(b, n, n, c // (n * n), h, w)
+        .permute(0, 3, 4, 1, 5, 2)
+        .reshape(b, c // (n * n), h * n, w * n)
+    )
 
 
 def _space_to_depth(node: Node, x: Tensor) -> Tensor:
     n = node.attribute("blocksize")
     b, c, h, w = x.shape
-    return x.reshape(b, c, h // n, n, w // n, n).permute(0, 3, 5, 1, 2, 4).reshape(b, c * n * n, h // n, w // n)
+    return (
+        x.reshape(b, c, h // n, n, w // n, n).permute(0, 3, 5, 1, 2, 4).reshape(b, c * n * n, h // n, w // n)
+    )
 
 
 def _shape(node: Node, x: Any) -> Host:
@@ -578,7 +603,10 @@ def _same(node: Node, x: Tensor, *rest: Any) -> Tensor:
 
 LINEAR = "MatMul (+ Add)"  # a product with a weight, as `model` finds it
 FILLED_LIKE, EXPANDED_LIKE = "ConstantOfShape (Shape)", "Expand (Shape)"  # as `like` finds them
-PLAIN = {FILLED_LIKE: "ConstantOfShape", EXPANDED_LIKE: "Expand"}  # where the sizes are not all of the other value's
+PLAIN = {
+    FILLED_LIKE: "ConstantOfShape",
+    EXPANDED_LIKE: "Expand",
+}  # where the sizes are not all of the other value's
 AFTER = "(after)"  # an attribute of slopes that `model` has made a row of
 
 OPS: dict[str, Callable[..., Any]] = {

@@ -56,7 +56,9 @@ def where_values_are(model: OnnxGraph, graph: Graph) -> tuple[dict[str, fx.Node]
     read_as_used(other.module, other.tensors, reshaped=False)
     ours, theirs = _ops(graph.module.graph), _ops(other.module.graph)
     if [kind(n) for n in ours] != [kind(n) for n in theirs]:
-        raise VerificationError("two captures of the ONNX model differ. This is a fault in secateur; please report it")
+        raise VerificationError(
+            "two captures of the ONNX model differ. This is a fault in secateur; please report it"
+        )
     twin = dict(zip(theirs, ours, strict=True))
     return {name: twin[node] for name, node in found.items() if node in twin}, watched.seen.env
 

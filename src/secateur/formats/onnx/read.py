@@ -1,4 +1,6 @@
-"""An ONNX file as a checked protobuf with all of its weights. Nothing in the file is run, fetched or trusted."""
+"""An ONNX file as a checked protobuf with all of its weights. Nothing in the file is run, fetched or
+trusted.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ LIMIT = 2**31 - 1  # bytes of one protobuf message; protobuf's own limit
 OLDEST, NEWEST = 9, 24  # opsets whose meaning the rules know
 _KNOWN = {"Constant", "If", *OPS, *RULES}
 _BYTES = {number: dtype.itemsize for number, dtype in TYPES.items()}  # by ONNX data type
-_FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}  # where values lie that are not raw; else in int32_data
+_FIELDS = {
+    1: "float_data",
+    7: "int64_data",
+    11: "double_data",
+}  # where values lie that are not raw; else in int32_data
 _MOST_NODES, _DEEPEST = 200_000, 64  # ops once functions are written out, functions inside functions
 
 Proto = Any  # onnx.ModelProto and its parts, which carry no useful types
@@ -36,7 +42,8 @@ def require_packages(*names: str) -> None:
 
 
 def read_proto(path: str | os.PathLike[str]) -> Proto:
-    """The model in the file at `path`, weights in it, functions inlined; `InputError` where it cannot be used.
+    """The model in the file at `path`, weights in it, functions inlined; `InputError` where it cannot be
+    used.
 
     Weights in files beside it are read only from the model's own folder, and only where sizes agree.
     """
@@ -74,7 +81,8 @@ def _without_branches(path: str | os.PathLike[str], model: Proto) -> Proto:
         check_proto(path, taken)
     _refuse(
         path, [n for n in taken.graph.node if _has_graphs(n)],
-        "holds ops with graphs inside, which depend on data", "export it without control flow, or with fixed sizes",
+        "holds ops with graphs inside, which depend on data",
+        "export it without control flow, or with fixed sizes",
     )  # fmt: skip
     return taken
 
@@ -142,7 +150,8 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
         path,
         [n for n in nodes if n.domain in _ONE_PROCESSOR],
         "holds ops that onnxruntime has made for one processor",
-        "save it with the graph optimization level ORT_ENABLE_EXTENDED, or prune the model that it was made of",
+        "save it with the graph optimization level ORT_ENABLE_EXTENDED, or prune the model that it was made "
+        "of",
     )
     _refuse(
         path,
@@ -174,7 +183,10 @@ def _has_graphs(node: Proto) -> bool:
     return any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in node.attribute)
 
 
-_RUN_ALONE = ("com.microsoft", "ai.onnx.ml")  # domains of onnxruntime, whose ops it runs where they have no rule
+_RUN_ALONE = (
+    "com.microsoft",
+    "ai.onnx.ml",
+)  # domains of onnxruntime, whose ops it runs where they have no rule
 _ONE_PROCESSOR = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 _NOT_NUMBERS = re.compile(
     "Sequence|Optional|String|Tokenizer|TfIdf|Regex|Loss|Map|ImageDecoder|Dict|Search|Sampling|EPContext"
@@ -213,7 +225,7 @@ def _plain(kind: str) -> str:
     return kind if kind.replace(".", "_").isidentifier() else repr(kind)
 
 
-# --- functions -------------------------------------------------------------------------------------------------------
+# --- functions ----------------------------------------------------------------------------------------------
 
 
 def _key(function: Proto) -> tuple[str, str, str]:
@@ -234,14 +246,18 @@ def _inlined(path: str | os.PathLike[str], model: Proto) -> Proto:
         raise InputError(f"{path}: its functions cannot be written out: {_one_line(error)}") from error
     if model.functions:
         names = ", ".join(repr(f.name) for f in model.functions)
-        raise UnsupportedOpError(f"{path}: the functions {names} cannot be written out; export it without functions")
+        raise UnsupportedOpError(
+            f"{path}: the functions {names} cannot be written out; export it without functions"
+        )
     check_ops(path, model)
     check_proto(path, model)
     return model
 
 
 def _check_functions(path: str | os.PathLike[str], model: Proto) -> None:
-    """No function calls itself, and written out they are not too much: each may call the one before it many times."""
+    """No function calls itself, and written out they are not too much: each may call the one before it many
+    times.
+    """
     functions = {_key(f): f for f in model.functions}
     if len(functions) < len(model.functions):
         raise InputError(f"{path}: a function is there twice")
@@ -257,7 +273,8 @@ def _check_functions(path: str | os.PathLike[str], model: Proto) -> None:
     nodes, size, depth = _written_out(model.graph.node, sizes)
     if nodes > _MOST_NODES or size > LIMIT or depth > _DEEPEST:
         raise InputError(
-            f"{path}: its functions written out are {nodes:,} ops of {size:,} bytes, {depth} levels deep; at most "
+            f"{path}: its functions written out are {nodes:,} ops of {size:,} bytes, {depth} levels deep; at "
+            "most "
             f"{_MOST_NODES:,}, {LIMIT:,} and {_DEEPEST} are read. Export the model without functions"
         )
 
@@ -266,10 +283,14 @@ def _written_out(
     nodes: Iterable[Proto], sizes: dict[tuple[str, str, str], tuple[int, int, int]]
 ) -> tuple[int, int, int]:
     found = [sizes.get(_call(n), (1, n.ByteSize(), 0)) for n in nodes]
-    return sum(n for n, _, _ in found), sum(b for _, b, _ in found), max((d for _, _, d in found), default=0) + 1
+    return (
+        sum(n for n, _, _ in found),
+        sum(b for _, b, _ in found),
+        max((d for _, _, d in found), default=0) + 1,
+    )
 
 
-# --- structure -------------------------------------------------------------------------------------------------------
+# --- structure ----------------------------------------------------------------------------------------------
 
 
 def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
@@ -279,9 +300,13 @@ def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
     for tensor in tensors_of(model):
         _check_tensor(path, tensor)
     sparse = [t.values.name for t in model.graph.sparse_initializer]
-    sparse += [a.name for n in _nodes(model) for a in n.attribute if a.HasField("sparse_tensor") or a.sparse_tensors]
+    sparse += [
+        a.name for n in _nodes(model) for a in n.attribute if a.HasField("sparse_tensor") or a.sparse_tensors
+    ]
     if sparse:
-        raise UnsupportedOpError(f"{path}: the sparse tensor {sparse[0]!r} has no rule; export it as a dense one")
+        raise UnsupportedOpError(
+            f"{path}: the sparse tensor {sparse[0]!r} has no rule; export it as a dense one"
+        )
     graph = model.graph
     for what, parts in (("initializer", graph.initializer), ("input", graph.input), ("output", graph.output)):
         if twice := [name for name, count in Counter(p.name for p in parts).items() if count > 1]:
@@ -298,7 +323,9 @@ def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
 
 
 def _for_checker(model: Proto) -> Proto:
-    """The model itself, or where onnxruntime's ops stand among ONNX's own, which ONNX's checker refuses, a copy."""
+    """The model itself, or where onnxruntime's ops stand among ONNX's own, which ONNX's checker refuses, a
+    copy.
+    """
     opset = opset_of(model)
     since = {"LayerNormalization": 17, "SimplifiedLayerNormalization": NEWEST + 1}
     if not any(n.domain in OWN_DOMAINS and opset < since.get(n.op_type, 0) for n in model.graph.node):
@@ -324,7 +351,9 @@ def _check_input(path: str | os.PathLike[str], value: Proto) -> None:
     kind = value.type.tensor_type
     if not value.type.HasField("tensor_type") or kind.elem_type not in TYPES:
         what = _type_name(kind.elem_type) if value.type.HasField("tensor_type") else "no tensor"
-        raise UnsupportedOpError(f"{path}: the input {value.name!r} is of type {what}; only numbers have rules")
+        raise UnsupportedOpError(
+            f"{path}: the input {value.name!r} is of type {what}; only numbers have rules"
+        )
     if not kind.shape.dim:
         raise InputError(f"{path}: the input {value.name!r} has no batch axis; export the model with one")
     sizes = [d.dim_value if d.HasField("dim_value") else None for d in kind.shape.dim]
@@ -350,8 +379,14 @@ def _check_order(path: str | os.PathLike[str], model: Proto) -> None:
     for node in graph.node:
         for name in node.input:
             if name not in known:
-                why = "made only later, or from itself" if name in made else "no input, no initializer and never made"
-                raise InputError(f"{path}: {_described([node])} reads {name!r}, which is {why}; export it again")
+                why = (
+                    "made only later, or from itself"
+                    if name in made
+                    else "no input, no initializer and never made"
+                )
+                raise InputError(
+                    f"{path}: {_described([node])} reads {name!r}, which is {why}; export it again"
+                )
         for name in node.output:
             if name and name in known:
                 raise InputError(
@@ -378,9 +413,13 @@ def _check_tensor(path: str | os.PathLike[str], tensor: Proto) -> None:
     name, dims = repr(tensor.name) if tensor.name else "a constant", list(tensor.dims)
     if tensor.data_type not in _BYTES:
         what = _type_name(tensor.data_type)
-        raise UnsupportedOpError(f"{path}: {name} of shape {dims} is of type {what}; only common numbers have rules")
+        raise UnsupportedOpError(
+            f"{path}: {name} of shape {dims} is of type {what}; only common numbers have rules"
+        )
     if any(d < 0 for d in dims) or prod(d for d in dims if d) > LIMIT:
-        raise InputError(f"{path}: {name} declares the shape {dims}, which no tensor has; export the model again")
+        raise InputError(
+            f"{path}: {name} declares the shape {dims}, which no tensor has; export the model again"
+        )
     item, count = _BYTES[tensor.data_type], prod(dims)
     if tensor.HasField("raw_data"):
         given, rest = divmod(len(tensor.raw_data), item)
@@ -389,11 +428,12 @@ def _check_tensor(path: str | os.PathLike[str], tensor: Proto) -> None:
     if count != given or rest:
         held = f"{len(tensor.raw_data):,} bytes" if rest else f"{given:,}"
         raise InputError(
-            f"{path}: {name} declares the shape {dims}, {count:,} numbers, and holds {held}; the file is damaged"
+            f"{path}: {name} declares the shape {dims}, {count:,} numbers, and holds {held}; the file is "
+            "damaged"
         )
 
 
-# --- weights in other files ------------------------------------------------------------------------------------------
+# --- weights in other files ---------------------------------------------------------------------------------
 
 
 def _load_external(path: str | os.PathLike[str], model: Proto, folder: Path) -> None:
@@ -409,7 +449,9 @@ def _load_external(path: str | os.PathLike[str], model: Proto, folder: Path) -> 
             offset, length = _place(path, tensor, entries, size)
             total += length
             if total > LIMIT:
-                raise InputError(f"{path} has more than {LIMIT:,} bytes with its weights, which cannot be run")
+                raise InputError(
+                    f"{path} has more than {LIMIT:,} bytes with its weights, which cannot be run"
+                )
             with open(target, "rb") as file:
                 file.seek(offset)
                 tensor.raw_data = file.read(length)
@@ -425,7 +467,9 @@ def _load_external(path: str | os.PathLike[str], model: Proto, folder: Path) -> 
 EXTERNAL = "secateur.external_data"  # a note to the writer, which takes it out again
 
 
-def _place(path: str | os.PathLike[str], tensor: Proto, entries: dict[str, str], size: int) -> tuple[int, int]:
+def _place(
+    path: str | os.PathLike[str], tensor: Proto, entries: dict[str, str], size: int
+) -> tuple[int, int]:
     """(first byte, number of bytes), as the model and the tensor's shape both say."""
     location = entries["location"]
     try:
@@ -434,9 +478,16 @@ def _place(path: str | os.PathLike[str], tensor: Proto, entries: dict[str, str],
     except ValueError:
         raise InputError(f"{path}: {tensor.name!r} has no numbers for its place in {location!r}") from None
     declared = prod(tensor.dims) * _BYTES.get(tensor.data_type, 0)
-    if offset < 0 or length < 0 or offset + length > size or length != declared or any(d < 0 for d in tensor.dims):
+    if (
+        offset < 0
+        or length < 0
+        or offset + length > size
+        or length != declared
+        or any(d < 0 for d in tensor.dims)
+    ):
         raise InputError(
-            f"{path}: {tensor.name!r} of shape {list(tensor.dims)} needs {declared:,} bytes; the model names bytes "
+            f"{path}: {tensor.name!r} of shape {list(tensor.dims)} needs {declared:,} bytes; the model names "
+            "bytes "
             f"{offset:,} to {offset + length:,} of {location!r}, which has {size:,}. Copy the file again"
         )
     return offset, length
@@ -445,15 +496,28 @@ def _place(path: str | os.PathLike[str], tensor: Proto, entries: dict[str, str],
 def _beside(path: str | os.PathLike[str], location: str, folder: Path, name: str) -> Path:
     """The file in the model's own folder; any other is refused."""
     relative = Path(location)
-    if not location or relative.is_absolute() or ".." in relative.parts or any(sign in location for sign in "\\:\0"):
-        raise InputError(f"{path}: {name!r} is said to lie in {location!r}; only files in the model's folder are read")
+    if (
+        not location
+        or relative.is_absolute()
+        or ".." in relative.parts
+        or any(sign in location for sign in "\\:\0")
+    ):
+        raise InputError(
+            f"{path}: {name!r} is said to lie in {location!r}; only files in the model's folder are read"
+        )
     target = folder / relative
     if not target.exists():
-        raise InputError(f"{path}: {name!r} lies in {location!r}, which is not there; put it beside the model")
+        raise InputError(
+            f"{path}: {name!r} lies in {location!r}, which is not there; put it beside the model"
+        )
     if not target.resolve().is_relative_to(folder.resolve()):
-        raise InputError(f"{path}: {name!r} lies in {location!r}, which leads out of the model's folder; put it there")
+        raise InputError(
+            f"{path}: {name!r} lies in {location!r}, which leads out of the model's folder; put it there"
+        )
     if not target.is_file():
-        raise InputError(f"{path}: {name!r} is said to lie in {location!r}, which is no file; export the model again")
+        raise InputError(
+            f"{path}: {name!r} is said to lie in {location!r}, which is no file; export the model again"
+        )
     return target
 
 

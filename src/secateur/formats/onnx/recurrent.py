@@ -1,7 +1,7 @@
 """LSTM, GRU and RNN as torch's own recurrent layers. The file keeps the node and its weights as they are.
 
-Weights are put into torch's layout once, when the model is read: ONNX has the gates in another order, and both
-directions in one tensor. Coupling then finds one op that stays whole, as in a network from torch.
+Weights are put into torch's layout once, when the model is read: ONNX has the gates in another order, and
+both directions in one tensor. Coupling then finds one op that stays whole, as in a network from torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import tensor
 from secateur.formats.onnx.sources import Sources
 
-_GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}  # torch's order in ONNX's: iofc → ifco, zrh → rzh
+_GATES = {
+    "LSTM": (0, 2, 3, 1),
+    "GRU": (1, 0, 2),
+    "RNN": (0,),
+}  # torch's order in ONNX's: iofc → ifco, zrh → rzh
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 _WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 _X, _W, _R, _B, _LENGTHS, _H, _C, _PEEPHOLES = range(8)  # inputs of the ONNX ops
@@ -35,7 +39,11 @@ def with_torch_weights(
     """
     if not any(node.kind in KINDS for node in nodes):
         return list(nodes), {}
-    sources, made, known = Sources(nodes, constants), dict[str, Tensor](), dict[tuple[str, ...], tuple[str, ...]]()
+    sources, made, known = (
+        Sources(nodes, constants),
+        dict[str, Tensor](),
+        dict[tuple[str, ...], tuple[str, ...]](),
+    )
     found = [_with_torch_weights(n, sources, made, known) if n.kind in KINDS else n for n in nodes]
     return _read_at_last(nodes, found, outputs), made
 
@@ -56,21 +64,32 @@ def _with_torch_weights(
     if filled is not None:
         lengths = sources.free_name(f"{node.name}.sequence_lens")
         made[lengths] = torch.tensor([int(filled)])
-    attributes = node.attributes | {"directions": 2 if node.attribute("direction", "forward") == "bidirectional" else 1}
+    attributes = node.attributes | {
+        "directions": 2 if node.attribute("direction", "forward") == "bidirectional" else 1
+    }
     return replace(node, inputs=(given[_X], lengths, *states, *known[key]), attributes=attributes)
 
 
 def _refuse(node: Node, given: Sequence[str]) -> None:
     """Forms of the layers that torch does not have, by what makes them so."""
     each = _ACTIVATIONS[node.kind]
-    told = [name.decode() if isinstance(name, bytes) else name for name in node.attribute("activations", None) or each]
+    told = [
+        name.decode() if isinstance(name, bytes) else name
+        for name in node.attribute("activations", None) or each
+    ]
     usual = all(name.lower() == each[i % len(each)].lower() for i, name in enumerate(told))
     if not usual and not (node.kind == "RNN" and {name.lower() for name in told} == {"relu"}):
-        raise UnsupportedOpError(f"{node} has the activations {', '.join(told)}; only {', '.join(each)} have a rule")
+        raise UnsupportedOpError(
+            f"{node} has the activations {', '.join(told)}; only {', '.join(each)} have a rule"
+        )
     if given[_PEEPHOLES]:
-        raise UnsupportedOpError(f"{node} has peepholes ({given[_PEEPHOLES]!r}), which have no rule; train it without")
+        raise UnsupportedOpError(
+            f"{node} has peepholes ({given[_PEEPHOLES]!r}), which have no rule; train it without"
+        )
     if node.attribute("input_forget", 0):
-        raise UnsupportedOpError(f"{node} couples its input and forget gates (input_forget=1), which has no rule")
+        raise UnsupportedOpError(
+            f"{node} couples its input and forget gates (input_forget=1), which has no rule"
+        )
     if node.attribute("clip", 0.0):
         raise UnsupportedOpError(f"{node} clips its gates at {node.attribute('clip')}, which has no rule")
 
@@ -94,7 +113,9 @@ def _torch_weights(node: Node, sources: Sources, given: Sequence[str]) -> dict[s
 def _constant(node: Node, sources: Sources, name: str) -> Tensor:
     value = sources.constant(name)
     if value is None:
-        raise UnsupportedOpError(f"{node}: its weights {name!r} are computed from the input, which has no rule")
+        raise UnsupportedOpError(
+            f"{node}: its weights {name!r} are computed from the input, which has no rule"
+        )
     return value
 
 
@@ -109,7 +130,7 @@ def _read_at_last(nodes: Sequence[Node], found: Sequence[Node], outputs: Sequenc
     return kept[::-1]
 
 
-# --- the rule --------------------------------------------------------------------------------------------------------
+# --- the rule -----------------------------------------------------------------------------------------------
 
 
 def recurrent(
@@ -120,7 +141,9 @@ def recurrent(
     time, reverse = (1 if first else 0), node.attribute("direction", "forward") == "reverse"
     _check_lengths(node, lengths, x.shape[time])
     x = x.flip(time) if reverse else x
-    states = [_state(node, x, state, weights[1].shape[1]) for state in ([h, c] if node.kind == "LSTM" else [h])]
+    states = [
+        _state(node, x, state, weights[1].shape[1]) for state in ([h, c] if node.kind == "LSTM" else [h])
+    ]
     settings = (len(weights) > 2 * directions, 1, 0.0, False, directions == 2, first)
     run, hx = _layer(node), states if node.kind == "LSTM" else states[0]
     output, *last = run(x, hx, list(weights), *settings)
@@ -140,7 +163,8 @@ def _layer(node: Node) -> Callable[..., Any]:
 def _check_lengths(node: Node, lengths: Any, steps: int) -> None:
     if lengths is not None and (isinstance(lengths, Tensor) or any(n != steps for n in lengths.reshape(-1))):
         raise UnsupportedOpError(
-            f"{node} is told the length of each sequence (sequence_lens), which has no rule; export it without"
+            f"{node} is told the length of each sequence (sequence_lens), which has no rule; export it "
+            "without"
         )
 
 
@@ -160,11 +184,12 @@ OPS: dict[str, Callable[..., Any]] = dict.fromkeys(_GATES, recurrent)
 SETTINGS: dict[str, set[int]] = {kind: {1} for kind in _GATES}  # the lengths
 
 
-# --- a GRU that resets before the product (linear_before_reset=0), which torch lacks --------------------------------
+# --- a GRU that resets before the product (linear_before_reset=0), which torch lacks ------------------------
 
 
 def _gru(
-    input: Tensor, hx: Tensor, params: list[Tensor], has_biases: bool, num_layers: int, dropout: float, train: bool,
+    input: Tensor, hx: Tensor, params: list[Tensor], has_biases: bool, num_layers: int, dropout: float,
+    train: bool,
     bidirectional: bool, batch_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Arguments and results are those of `torch.gru`, for one layer."""
@@ -197,7 +222,8 @@ def _gru_forward(
 
 _LIBRARY = torch.library.Library("secateur", "FRAGMENT")
 _LIBRARY.define(
-    "gru.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, bool train, "
+    "gru.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
+    "bool train, "
     "bool bidirectional, bool batch_first) -> (Tensor, Tensor)"
 )
 _LIBRARY.impl("gru.input", _gru, "CompositeImplicitAutograd")

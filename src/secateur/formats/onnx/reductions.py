@@ -44,12 +44,16 @@ def _top_k(node: Node, x: Tensor, k: Host | None = None) -> list[Tensor]:
 
 
 def _cumulated(node: Node, x: Tensor, axis: Host) -> Tensor:
-    """Sums of all up to each element, or with `exclusive` up to the one before; with `reverse` from the end."""
+    """Sums of all up to each element, or with `exclusive` up to the one before; with `reverse` from the
+    end.
+    """
     dim = int(number(axis)) % x.ndim
     x = x.flip(dim) if node.attribute("reverse", 0) else x
     total = x.cumsum(dim)
     if node.attribute("exclusive", 0):
-        total = torch.cat([torch.zeros_like(x.narrow(dim, 0, 1)), total.narrow(dim, 0, x.shape[dim] - 1)], dim)
+        total = torch.cat(
+            [torch.zeros_like(x.narrow(dim, 0, 1)), total.narrow(dim, 0, x.shape[dim] - 1)], dim
+        )
     return total.flip(dim) if node.attribute("reverse", 0) else total
 
 

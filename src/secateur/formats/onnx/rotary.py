@@ -1,4 +1,6 @@
-"""Rotary embeddings of ONNX and of onnxruntime: pairs of numbers in each head, turned by an angle of their position."""
+"""Rotary embeddings of ONNX and of onnxruntime: pairs of numbers in each head, turned by an angle of their
+position.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def _rotary(node: Node, x: Tensor, cos: Tensor, sin: Tensor, positions: Any = No
 def _rotary_of_microsoft(node: Node, x: Tensor, positions: Any, cos: Tensor, sin: Tensor) -> Tensor:
     """A single position is that of the first token."""
     if node.attribute("is_packed_batching", 0) or node.attribute("scale", 1.0) != 1:
-        raise UnsupportedOpError(f"{node}: packed batches and scales have no rule; export the model without them")
+        raise UnsupportedOpError(
+            f"{node}: packed batches and scales have no rule; export the model without them"
+        )
     at = tensor(positions, x)
     if at.ndim == 1:
         length = x.shape[-2]
@@ -34,7 +38,9 @@ def _rotary_of_microsoft(node: Node, x: Tensor, positions: Any, cos: Tensor, sin
 
 
 def _on_heads(node: Node, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Of (batch, length, heads · width) or (batch, heads, length, width); angles (batch, length, half of a width)."""
+    """Of (batch, length, heads · width) or (batch, heads, length, width); angles (batch, length, half of a
+    width).
+    """
     if x.ndim == 4:
         return _turned(node, x, cos[:, None], sin[:, None])
     turned = node.attribute("rotary_embedding_dim", 0)

@@ -11,14 +11,18 @@ from secateur.files import write_atomically, written_together
 from secateur.formats.onnx.read import EXTERNAL, LIMIT, tensors_of
 
 Proto = Any
-_SMALLEST, _ALIGNED = 1024, 4096  # bytes of a tensor that is worth a place outside, and what its place is a multiple of
+_SMALLEST, _ALIGNED = (
+    1024,
+    4096,
+)  # bytes of a tensor that is worth a place outside, and what its place is a multiple of
 
 
 def save_proto(path: str | os.PathLike[str], proto: Proto) -> None:
-    """Write the model, with its weights in `<path>.data` where they came from such a file or are too large for one.
+    """Write the model, with its weights in `<path>.data` where they came from such a file or are too large
+    for one.
 
-    Every file appears whole or not at all, the weights before the model that names them. Raises `InputError` for a
-    wrong path.
+    Every file appears whole or not at all, the weights before the model that names them. Raises `InputError`
+    for a wrong path.
     """
     import onnx
 

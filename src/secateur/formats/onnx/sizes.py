@@ -1,4 +1,5 @@
-"""The numbers in an ONNX model that follow from how many units there are: sizes, bounds of slices, counts of groups.
+"""The numbers in an ONNX model that follow from how many units there are: sizes, bounds of slices, counts of
+groups.
 
 One row in `RULES` for each op that is told any.
 """
@@ -36,10 +37,16 @@ class Sizes:
         self.table, self.indices = alive_units(coupling, alive), kept_indices(graph, coupling, alive)
         self.places, self.env = where_values_are(model, graph)
         self.edits: Edits = {}
-        self.changes: dict[tuple[str, int], tuple[Node, dict[int, int]]] = {}  # by first output and input of a node
-        self.own: list[tuple[Node, int, Tensor]] = []  # nodes that need a constant of their own: which input, what
+        self.changes: dict[
+            tuple[str, int], tuple[Node, dict[int, int]]
+        ] = {}  # by first output and input of a node
+        self.own: list[
+            tuple[Node, int, Tensor]
+        ] = []  # nodes that need a constant of their own: which input, what
         self.attributes: list[tuple[Node, str, Any]] = []
-        self.wanted: dict[tuple[str, int], dict[int, int]] = {}  # (first output, input of a node) → numbers there
+        self.wanted: dict[
+            tuple[str, int], dict[int, int]
+        ] = {}  # (first output, input of a node) → numbers there
 
     def unit_labels(self, name: str) -> Tensor | None:
         node = self.places.get(name)
@@ -65,12 +72,21 @@ class Sizes:
             self.changes[node.outputs[0], position] = (node, dict(new))
 
     def resolve(self) -> None:
-        """From what nodes want to numbers of constants; where two want different ones, a node gets its own constant."""
+        """From what nodes want to numbers of constants; where two want different ones, a node gets its own
+        constant.
+        """
         for node in self.model.nodes:
-            moved = _carried(node) if not any(isinstance(self.env.get(o), Tensor) for o in node.outputs) else ()
+            moved = (
+                _carried(node) if not any(isinstance(self.env.get(o), Tensor) for o in node.outputs) else ()
+            )
             for position, name in enumerate(node.inputs):
                 is_number = name in self.env or name in self.model.hosts
-                if name and is_number and position not in moved and (node.outputs[0], position) not in self.changes:
+                if (
+                    name
+                    and is_number
+                    and position not in moved
+                    and (node.outputs[0], position) not in self.changes
+                ):
                     for number in self.numbers(node, position):
                         if isinstance(number, Number):
                             self.edits.setdefault(number.origin[0], {})[number.origin[1]] = int(number)
@@ -118,7 +134,9 @@ class Sizes:
         stated = []
         for info in proto.graph.value_info:
             before, after = self.shapes(info.name)
-            changed = [None if a == b else a for a, b in zip(after, before, strict=True)]  # a batch stays as it is
+            changed = [
+                None if a == b else a for a, b in zip(after, before, strict=True)
+            ]  # a batch stays as it is
             set_dims(info, constants.get(info.name, changed))
             if changed or info.name in constants or not _is_floating(info):
                 stated.append(info)
@@ -148,7 +166,7 @@ def fixed(node: Node, told: Sequence[Any]) -> Tensor:
     return torch.tensor([-1 if i in free else int(size) for i, size in enumerate(told)], dtype=torch.int64)
 
 
-# --- one rule for each op that is told sizes -------------------------------------------------------------------------
+# --- one rule for each op that is told sizes ----------------------------------------------------------------
 
 
 def _resized(sizes: Sizes, node: Node, position: int = 1) -> None:
@@ -165,7 +183,9 @@ def _resized(sizes: Sizes, node: Node, position: int = 1) -> None:
             continue
         if not isinstance(size, int):  # a multiple of the batch: left to follow from the others
             new[i] = -1
-        elif i + lead >= 0 and size == before[i + lead]:  # one that is worked out may follow units, and must not
+        elif (
+            i + lead >= 0 and size == before[i + lead]
+        ):  # one that is worked out may follow units, and must not
             new[i] = after[i + lead]
     sizes.set_numbers(node, position, new)
 
@@ -192,7 +212,9 @@ def _slice(sizes: Sizes, node: Node) -> None:
     if labels is None:
         return
     bounds = tuple(
-        np.array(sizes.numbers(node, i), dtype=object) if name else None for i, name in enumerate(node.inputs) if i > 0
+        np.array(sizes.numbers(node, i), dtype=object) if name else None
+        for i, name in enumerate(node.inputs)
+        if i > 0
     )
     starts, ends, axes, steps = slice_of(node, bounds, labels.ndim)
     new_starts, new_ends = dict[int, int](), dict[int, int]()

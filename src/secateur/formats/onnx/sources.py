@@ -44,7 +44,11 @@ class Sources:
     def is_zero(self, name: str) -> bool:
         """Whether every element is zero, whatever the shape."""
         source = self.before_spreading(name)
-        return not bool(self.constants[source].any()) if source in self.constants else self.filled_with(source) == 0
+        return (
+            not bool(self.constants[source].any())
+            if source in self.constants
+            else self.filled_with(source) == 0
+        )
 
     def filled_with(self, name: str) -> float | None:
         """The number that ConstantOfShape fills the value with, where that makes it."""

@@ -13,13 +13,16 @@ from secateur.errors import UnsupportedOpError
 Proto = Any
 
 TYPES: dict[int, torch.dtype] = {  # by ONNX data type
-    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64, 9: torch.bool,
+    1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64,
+    9: torch.bool,
     10: torch.float16, 11: torch.float64, 16: torch.bfloat16,
 }  # fmt: skip
 
 
 class Number(int):
-    """A whole number of a constant of the model, which knows where it stands: (name of the constant, place in it)."""
+    """A whole number of a constant of the model, which knows where it stands: (name of the constant, place in
+    it).
+    """
 
     origin: tuple[str, int]
 
@@ -57,7 +60,9 @@ def to_proto(tensor: Tensor, name: str) -> Proto:
     data_type = next(number for number, dtype in TYPES.items() if dtype == tensor.dtype)
     flat = tensor.detach().cpu().contiguous()
     raw = flat.view(torch.int16) if tensor.dtype is torch.bfloat16 else flat
-    return onnx.TensorProto(data_type=data_type, dims=list(tensor.shape), name=name, raw_data=raw.numpy().tobytes())
+    return onnx.TensorProto(
+        data_type=data_type, dims=list(tensor.shape), name=name, raw_data=raw.numpy().tobytes()
+    )
 
 
 def to_host(tensor: Tensor, name: str) -> np.ndarray[Any, Any]:

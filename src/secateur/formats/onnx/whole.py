@@ -1,4 +1,5 @@
-"""Ops without a rule, kept whole: onnxruntime runs them, one node at a time, and nothing that they touch is removed.
+"""Ops without a rule, kept whole: onnxruntime runs them, one node at a time, and nothing that they touch is
+removed.
 
 In the captured graph such a node is the op `secateur::onnxruntime`, which no gradient passes.
 """
@@ -29,7 +30,9 @@ _TRIED = (2, 3, 5)  # batch sizes at which shapes are found out
 
 
 def as_whole(node: Node, proto: Proto, opsets: Sequence[Proto], constants: Mapping[str, Tensor]) -> Node:
-    """The node with a model that holds nothing else; whole numbers among its inputs become part of the model."""
+    """The node with a model that holds nothing else; whole numbers among its inputs become part of the
+    model.
+    """
     import onnx
 
     own = onnx.NodeProto()
@@ -59,7 +62,7 @@ def kept_whole(node: Node, *given: Any) -> list[Tensor]:
     return [next(found) if name else made[0] for name in node.outputs]
 
 
-# --- the op ----------------------------------------------------------------------------------------------------------
+# --- the op -------------------------------------------------------------------------------------------------
 
 
 def _run(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
@@ -80,7 +83,8 @@ def _values(inputs: Sequence[Array], model: str, name: str) -> list[Array]:
         values = session.run(None, {v.name: x for v, x in zip(session.get_inputs(), inputs, strict=True)})
     except Exception as error:  # onnxruntime has several families of its own
         raise UnsupportedOpError(
-            f"{name} has no rule, and onnxruntime cannot run it alone on values of shapes {[x.shape for x in inputs]}: "
+            f"{name} has no rule, and onnxruntime cannot run it alone on values of shapes "
+            f"{[x.shape for x in inputs]}: "
             f"{str(error).strip().splitlines()[0][:200]}. Export the model without it"
         ) from error
     if not all(isinstance(v, np.ndarray) and v.dtype.kind in "fiub" for v in values):
@@ -99,7 +103,9 @@ def _session(text: str, dtypes: tuple[str, ...]) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def _shapes(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
@@ -111,14 +117,22 @@ def _shapes(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
     if len(symbols) > 1:
         raise UnsupportedOpError(f"{name} has no rule, and its shape depends on {len(symbols)} free sizes")
     symbol = next(iter(symbols), None)
-    found = [_values(_filled(inputs, symbol, batch, seed), model, name) for batch in _TRIED for seed in range(2)]
+    found = [
+        _values(_filled(inputs, symbol, batch, seed), model, name) for batch in _TRIED for seed in range(2)
+    ]
     outputs = []
     for versions in zip(*found, strict=True):
         sizes = [_size(inputs, symbol, counts) for counts in zip(*(y.shape for y in versions), strict=False)]
         if len({y.ndim for y in versions}) > 1 or any(n is None for n in sizes):
-            raise UnsupportedOpError(f"{name} has no rule, and the shape of what it gives depends on the data")
+            raise UnsupportedOpError(
+                f"{name} has no rule, and the shape of what it gives depends on the data"
+            )
         like = next((x for x in inputs if x.is_floating_point()), None)
-        dtype = like.dtype if like is not None and versions[0].dtype.kind == "f" else _DTYPES[versions[0].dtype.name]
+        dtype = (
+            like.dtype
+            if like is not None and versions[0].dtype.kind == "f"
+            else _DTYPES[versions[0].dtype.name]
+        )
         outputs.append(inputs[0].new_empty(sizes, dtype=dtype))
     return outputs
 
@@ -130,12 +144,16 @@ def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> lis
         sizes: list[Any] = list(x.shape)
         shape = [int(n.node.expr.subs(symbol, batch)) if isinstance(n, torch.SymInt) else n for n in sizes]
         drawn = rng.random(shape) if seed else np.zeros(shape)
-        made.append(drawn.astype(np.float32 if x.is_floating_point() else str(x.dtype).removeprefix("torch.")))
+        made.append(
+            drawn.astype(np.float32 if x.is_floating_point() else str(x.dtype).removeprefix("torch."))
+        )
     return made
 
 
 def _size(inputs: Sequence[Tensor], symbol: Any, counts: Sequence[int]) -> Any:
-    """From the sizes at the batch sizes tried, twice each: a number, or a·batch + c; None where it is neither."""
+    """From the sizes at the batch sizes tried, twice each: a number, or a·batch + c; None where it is
+    neither.
+    """
     first, second, third = counts[::2]
     if list(counts[::2]) != list(counts[1::2]):
         return None

@@ -1,8 +1,9 @@
-"""A pruned ONNX model: the user's own file with smaller initializers, and the constants that follow from their sizes.
+"""A pruned ONNX model: the user's own file with smaller initializers, and the constants that follow from
+their sizes.
 
-Names, order of nodes, opset, metadata and free axes stay as they are. Which number of which constant follows from units
-is read off the captured graph: a value of the model is found in it by name (see `places`), and its shape
-after pruning is known there.
+Names, order of nodes, opset, metadata and free axes stay as they are. Which number of which constant follows
+from units is read off the captured graph: a value of the model is found in it by name (see `places`), and its
+shape after pruning is known there.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from secateur.graph.coupling import Coupling
 from secateur.surgery.sizes import Alive
 
 
-def shrunk(model: OnnxGraph, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive) -> OnnxGraph:
+def shrunk(
+    model: OnnxGraph, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
+) -> OnnxGraph:
     """A new model with the tensors of `small`, by their names in `graph`; `model` is left as it is."""
     import onnx
 
@@ -50,11 +53,13 @@ def shrunk(model: OnnxGraph, graph: Graph, coupling: Coupling, small: Mapping[st
     return type(model)(proto) if settled else smaller
 
 
-def _settle(proto: Proto, model: OnnxGraph, smaller: OnnxGraph, sizes: Sizes, inputs: Sequence[Tensor]) -> bool:
+def _settle(
+    proto: Proto, model: OnnxGraph, smaller: OnnxGraph, sizes: Sizes, inputs: Sequence[Tensor]
+) -> bool:
     """Constants in place of numbers that the model works out from shapes and that come out wrong now.
 
-    Sizes that follow from a value which did not shrink; and data: the scale of attention, 1/√width, is still that of
-    the full width. Whether there were any.
+    Sizes that follow from a value which did not shrink; and data: the scale of attention, 1/√width, is still
+    that of the full width. Whether there were any.
     """
     with torch.no_grad():
         full = model.values(inputs, everything=True)
@@ -77,7 +82,9 @@ def _settle(proto: Proto, model: OnnxGraph, smaller: OnnxGraph, sizes: Sizes, in
                 flat = list(given[i].reshape(-1))
                 given[i] = host([wanted.get(place, size) for place, size in enumerate(flat)])
             old = full.get(name)
-            data = i not in SETTINGS.get(node.kind, ()) and any(isinstance(full.get(o), Tensor) for o in node.outputs)
+            data = i not in SETTINGS.get(node.kind, ()) and any(
+                isinstance(full.get(o), Tensor) for o in node.outputs
+            )
             if data and isinstance(old, np.ndarray) and given[i].tolist() != old.tolist():
                 like = next(t for t in model.constants.values() if t.is_floating_point())
                 put(node, i, as_tensor(old, like))
@@ -93,7 +100,9 @@ def _set_tensors(proto: Proto, model: OnnxGraph, graph: Graph, small: Mapping[st
     for path, tensor in small.items():
         if path not in names:
             if tensor.shape != graph.tensors[path].shape:
-                raise UnsupportedOpError(f"{path} of shape {tuple(tensor.shape)} stands nowhere in the ONNX model")
+                raise UnsupportedOpError(
+                    f"{path} of shape {tuple(tensor.shape)} stands nowhere in the ONNX model"
+                )
             continue
         name = names[path]
         old = model.constants[name]

@@ -1,6 +1,7 @@
 """Units that can leave without any change of the function over the input box, and what makes up for them.
 
-Each function of `FINDERS` looks for one reason in one group; `secateur.debloat` applies and checks what they find.
+Each function of `FINDERS` looks for one reason in one group; `secateur.debloat` applies and checks what they
+find.
 """
 
 from __future__ import annotations

@@ -15,11 +15,12 @@ _BLOCK_BYTES = 2**26
 
 
 def alike(scene: Scene, group: Group) -> Finding | None:
-    """Units whose rows equal another's up to rounding, all that stands on the way included; batch norm is folded in.
+    """Units whose rows equal another's up to rounding, all that stands on the way included; batch norm is
+    folded in.
 
-    Where only positively homogeneous ops (ReLU, leaky ReLU, pooling, sums) stand on the way, rows and all that is
-    added may be s > 0 times the other's: the merge is then W[:, b] += s·W[:, a]. Of several, the first stays. Cost:
-    n²·d for n units of d weights, in blocks.
+    Where only positively homogeneous ops (ReLU, leaky ReLU, pooling, sums) stand on the way, rows and all
+    that is added may be s > 0 times the other's: the merge is then W[:, b] += s·W[:, a]. Of several, the
+    first stays. Cost: n²·d for n units of d weights, in blocks.
     """
     units = left(scene, group)
     scaled, fixed = _features(scene, group, units)

@@ -21,11 +21,13 @@ _BLOCK = 2**24  # numbers in one block of inputs
 
 
 def constant(scene: Scene, group: Group) -> Finding | None:
-    """Units whose bounds at every layer that reads them have no width, where all these layers can take up the constant.
+    """Units whose bounds at every layer that reads them have no width, where all these layers can take up the
+    constant.
 
-    Dead units (0 after the activation) go always. Another constant c adds W[:, a]·c to a layer's output: the layer
-    needs a bias of its own, or a batch norm behind it whose mean can move, and has to add the same at all positions
-    (a convolution with zero padding does not). Cost: one pass of each reading layer for each such unit.
+    Dead units (0 after the activation) go always. Another constant c adds W[:, a]·c to a layer's output: the
+    layer needs a bias of its own, or a batch norm behind it whose mean can move, and has to add the same at
+    all positions (a convolution with zero padding does not). Cost: one pass of each reading layer for each
+    such unit.
     """
     consumers = readers(scene, group)
     spreads, middles = list[Tensor](), list[Tensor]()
@@ -51,10 +53,11 @@ def constant(scene: Scene, group: Group) -> Finding | None:
 def absorbed(
     scene: Scene, group: Group, consumers: Sequence[Consumer], values: Sequence[Tensor], units: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Whether every consumer can make up for the constant `units`, and by which shifts of its bias or its norm's mean.
+    """Whether every consumer can make up for the constant `units`, and by which shifts of its bias or its
+    norm's mean.
 
-    values: what stands at the input of each consumer, shape (1, …) each. Returns a mask, shape (units,), and name →
-    shift, shape (units, O).
+    values: what stands at the input of each consumer, shape (1, …) each. Returns a mask, shape (units,), and
+    name → shift, shape (units, O).
     """
     fits, shifts = torch.ones(len(units), dtype=torch.bool), dict[str, Tensor]()
     for consumer, value in zip(consumers, values, strict=True):
@@ -68,7 +71,9 @@ def absorbed(
     return fits, shifts
 
 
-def response(scene: Scene, group: Group, consumer: Consumer, value: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+def response(
+    scene: Scene, group: Group, consumer: Consumer, value: Tensor, units: Tensor
+) -> tuple[Tensor, Tensor]:
     """What a consumer's output has from each unit alone, and whether it is the same at all positions.
 
     Shapes: (units, O), (units,). In blocks of units, those at which `value` is not 0 alone.

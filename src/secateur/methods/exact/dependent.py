@@ -1,4 +1,6 @@
-"""Units whose values are combinations of others' over the whole box, since no activation bends any of them there."""
+"""Units whose values are combinations of others' over the whole box, since no activation bends any of them
+there.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +17,18 @@ from secateur.methods.exact.paths import makers_of, straight
 from secateur.methods.exact.scene import Scene, folded, input_of, readers, rows_of, unit_of
 from secateur.types import Group
 
-_RANK = 1e-10  # relative size of what a row may have beside the others and still be their combination, at least
+# relative size of what a row may have beside the others and still be their combination, at least
+_RANK = 1e-10
 _LARGEST = 100.0  # coefficients beyond this would make rounding errors of the model's own precision show
 
 
 def dependent(scene: Scene, group: Group) -> Finding | None:
     """Of the units that are affine in what their makers read, those whose rows depend on the rows of others.
 
-    Rows w_a = Σ_s C[a, s]·w_s, from a QR decomposition with pivoting: v_a = Σ_s C[a, s]·v_s + c, where the constant c
-    goes into the biases of what reads the units. Where one of these layers cannot take up a constant, or where several
-    layers make the units, biases count as weights and c is 0. So of more units than inputs, the surplus goes. Cost:
-    n·d·min(n, d) for n such units of d weights.
+    Rows w_a = Σ_s C[a, s]·w_s, from a QR decomposition with pivoting: v_a = Σ_s C[a, s]·v_s + c, where the
+    constant c goes into the biases of what reads the units. Where one of these layers cannot take up a
+    constant, or where several layers make the units, biases count as weights and c is 0. So of more units
+    than inputs, the surplus goes. Cost: n·d·min(n, d) for n such units of d weights.
     """
     units = straight(scene, group).nonzero().flatten()
     tensors, norms = folded(scene, group)
@@ -59,8 +62,12 @@ def _rows_tell_all(scene: Scene, group: Group, norms: list[Norm]) -> bool:
     return through <= folded_in and all(kind(op) in AFFINE for op in makers_of(scene, group))
 
 
-def _constants(scene: Scene, group: Group, tensors: dict[str, Tensor], norms: list[Norm], units: Tensor) -> Tensor:
-    """What is added to each unit after its rows, one column for each tensor that adds; shape: (units, tensors)."""
+def _constants(
+    scene: Scene, group: Group, tensors: dict[str, Tensor], norms: list[Norm], units: Tensor
+) -> Tensor:
+    """What is added to each unit after its rows, one column for each tensor that adds; shape: (units,
+    tensors).
+    """
     less = {norm.mean for norm in norms}
     scales = {name for norm in norms for name in (norm.scale, norm.variance)}
     slots = [slot for slot in group.slots if slot.role != "consumer" and slot.tensor not in scales]

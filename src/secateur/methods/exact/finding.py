@@ -14,14 +14,18 @@ from secateur.types import Group, Removal
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """v_a = scale_a · v_into(a) + Σ_s coefficients[a, s] · v_s + a constant, over the box, for k units a of a group."""
+    """v_a = scale_a · v_into(a) + Σ_s coefficients[a, s] · v_s + a constant, over the box, for k units a of a
+    group.
+    """
 
     units: Tensor  # shape: (k,), int64
     into: Tensor  # shape: (k,), int64; −1: none
     scale: Tensor  # shape: (k,); of `into`
     kept: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # shape: (m,)
     coefficients: Tensor | None = None  # shape: (k, m)
-    shifts: Mapping[str, Tensor] = field(default_factory=dict)  # what each constant adds to a bias; shape: (k, O)
+    shifts: Mapping[str, Tensor] = field(
+        default_factory=dict
+    )  # what each constant adds to a bias; shape: (k, O)
 
     def only(self, chosen: slice) -> Finding:
         """Some of the units; the others stay."""
@@ -37,11 +41,15 @@ class Finding:
 
 def plain(units: Tensor, shifts: Mapping[str, Tensor] | None = None) -> Finding:
     """Units for which nothing but constants stands in."""
-    return Finding(units, torch.full_like(units, -1), torch.ones(len(units), dtype=torch.float64), shifts=shifts or {})
+    return Finding(
+        units, torch.full_like(units, -1), torch.ones(len(units), dtype=torch.float64), shifts=shifts or {}
+    )
 
 
 def removal_of(weights: Mapping[str, Tensor], group: Group, finding: Finding) -> Removal:
-    """The removal with what it changes: W[:, S] += W[:, a]·C[a, S], W[:, a] scaled for the merge, biases shifted."""
+    """The removal with what it changes: W[:, S] += W[:, a]·C[a, S], W[:, a] scaled for the merge, biases
+    shifted.
+    """
     changed: dict[str, Tensor] = {}
     if finding.coefficients is not None:
         changed |= combined(weights, group, finding.units, finding.kept, finding.coefficients)

@@ -1,4 +1,6 @@
-"""What stands between the layers that make units and those that read them: how values scale and add on the way."""
+"""What stands between the layers that make units and those that read them: how values scale and add on the
+way.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ _FACTORS = {
 
 
 def is_homogeneous(scene: Scene, group: Group) -> bool:
-    """Whether units whose makers and added numbers are s > 0 times another's have s times its values everywhere."""
+    """Whether units whose makers and added numbers are s > 0 times another's have s times its values
+    everywhere.
+    """
     known = all(adds(scene, group, slot.tensor) is not None for slot in group.having("through"))
     products = [op for op in _ops(scene, group) if kind(op) in _PRODUCTS]
     of_one = all(sum(node in scene.coupling.units for node in op.all_input_nodes) == 1 for op in products)
@@ -47,10 +51,11 @@ def is_homogeneous(scene: Scene, group: Group) -> bool:
 
 
 def straight(scene: Scene, group: Group) -> Tensor:
-    """Units whose value, all the way to what reads them, is affine in what their makers read; shape: (units,), bool.
+    """Units whose value, all the way to what reads them, is affine in what their makers read; shape:
+    (units,), bool.
 
-    That is where nothing but movements, weighted sums over positions and identities stand between: an activation is
-    the identity where its bounds over the box say so.
+    That is where nothing but movements, weighted sums over positions and identities stand between: an
+    activation is the identity where its bounds over the box say so.
     """
     found = scene.alive[group.name].clone()
     if not _only(scene, group, _STRAIGHT | _IDENTITY.keys()):
@@ -58,7 +63,10 @@ def straight(scene: Scene, group: Group) -> Tensor:
     for op in _ops(scene, group):
         if kind(op) not in _IDENTITY:
             continue
-        node, (low, high) = op.all_input_nodes[0], _IDENTITY[kind(op)](bound_arguments(op, op.args, op.kwargs))
+        node, (low, high) = (
+            op.all_input_nodes[0],
+            _IDENTITY[kind(op)](bound_arguments(op, op.args, op.kwargs)),
+        )
         units = unit_of(scene, node, group)
         if units is None:
             return torch.zeros_like(found)
@@ -75,7 +83,9 @@ def makers_of(scene: Scene, group: Group) -> set[fx.Node]:
 
 
 def adds(scene: Scene, group: Group, tensor: str) -> bool | None:
-    """Whether a per-unit parameter on the way adds to values (True) or multiplies them; None where neither is known."""
+    """Whether a per-unit parameter on the way adds to values (True) or multiplies them; None where neither is
+    known.
+    """
     uses = {
         (kind(op), name)
         for op in _ops(scene, group)
@@ -86,7 +96,9 @@ def adds(scene: Scene, group: Group, tensor: str) -> bool | None:
 
 
 def _only(scene: Scene, group: Group, allowed: set[str]) -> bool:
-    """Whether all ops on the way are of these kinds, and join the group's units with no others and no numbers."""
+    """Whether all ops on the way are of these kinds, and join the group's units with no others and no
+    numbers.
+    """
     carriers, own = set(scene.carriers[group.name]), {slot.tensor for slot in group.slots}
     for op in set(_ops(scene, group)) - makers_of(scene, group):
         tensors = [node for node in op.all_input_nodes if node in scene.coupling.units]

@@ -1,4 +1,6 @@
-"""What the exact method looks at: one moment of a run, with bounds over the box on all that units are read from."""
+"""What the exact method looks at: one moment of a run, with bounds over the box on all that units are read
+from.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ _LARGEST_NOISE = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """Full-size tensors, in which removed units have no effect any more, and what is known about their values."""
+    """Full-size tensors, in which removed units have no effect any more, and what is known about their
+    values.
+    """
 
     graph: Graph
     coupling: Coupling
@@ -45,9 +49,12 @@ def make_scene(
 ) -> Scene:
     """Look at a network for the first time; `look_again` where its weights have changed."""
     floating = [t.dtype for t in graph.tensors.values() if t.is_floating_point()]
-    noise = min(_LARGEST_NOISE, max((8 * torch.finfo(dtype).eps for dtype in floating), default=_LARGEST_NOISE))
+    noise = min(
+        _LARGEST_NOISE, max((8 * torch.finfo(dtype).eps for dtype in floating), default=_LARGEST_NOISE)
+    )
     return Scene(
-        graph, coupling, find_consumers(graph), following_norms(graph), _carriers(coupling), tuple(box), noise,
+        graph, coupling, find_consumers(graph), following_norms(graph), _carriers(coupling), tuple(box),
+        noise,
         weights, alive, bounded(graph, coupling, box, weights),
     )  # fmt: skip
 
@@ -55,8 +62,9 @@ def make_scene(
 def bounded(
     graph: Graph, coupling: Coupling, box: Iterable[Interval], weights: Mapping[str, Tensor]
 ) -> dict[fx.Node, Interval]:
-    """Intervals, in float64 and rounded outward, of every value that holds units. Cost: two forward passes of one
-    input, and as many again for the rounding. Raises `UnsupportedOpError` for an op without a rule."""
+    """Intervals, in float64 and rounded outward, of every value that holds units. Cost: two forward passes of
+    one input, and as many again for the rounding. Raises `UnsupportedOpError` for an op without a rule.
+    """
     found = propagate(graph, tuple(box), weights, keep=lambda node: node in coupling.units, rounding=OUTWARD)
     return {node: value for node, value in found.items() if isinstance(value, Interval)}
 
@@ -74,9 +82,15 @@ def _carriers(coupling: Coupling) -> dict[str, tuple[fx.Node, ...]]:
 def readers(scene: Scene, group: Group) -> list[Consumer]:
     """The layers that read the units of a group, seen as linear maps; empty where some reader is none."""
     slots = group.having("consumer")
-    if not all(s.tensor in scene.consumers and scene.consumers[s.tensor][0].view.axis == s.axis for s in slots):
+    if not all(
+        s.tensor in scene.consumers and scene.consumers[s.tensor][0].view.axis == s.axis for s in slots
+    ):
         return []
-    return [consumer for weight in dict.fromkeys(slot.tensor for slot in slots) for consumer in scene.consumers[weight]]
+    return [
+        consumer
+        for weight in dict.fromkeys(slot.tensor for slot in slots)
+        for consumer in scene.consumers[weight]
+    ]
 
 
 def input_of(consumer: Consumer) -> fx.Node:
@@ -86,7 +100,8 @@ def input_of(consumer: Consumer) -> fx.Node:
 
 
 def unit_of(scene: Scene, node: fx.Node, group: Group) -> Tensor | None:
-    """The unit of each element of a node's value for one input, −1 where it is none of the group; shape: (1, …).
+    """The unit of each element of a node's value for one input, −1 where it is none of the group; shape: (1,
+    …).
 
     None where the first axis is not that of the samples alone.
     """
@@ -118,7 +133,11 @@ def left(scene: Scene, group: Group) -> Tensor:
     return scene.alive[group.name].nonzero().flatten()
 
 
-def rows_of(tensors: Mapping[str, Tensor], places: Sequence[tuple[str, int, Tensor]], units: Tensor) -> Tensor:
-    """All that stands at (tensor, axis, positions) for each of `units`, side by side; shape: (units, numbers)."""
+def rows_of(
+    tensors: Mapping[str, Tensor], places: Sequence[tuple[str, int, Tensor]], units: Tensor
+) -> Tensor:
+    """All that stands at (tensor, axis, positions) for each of `units`, side by side; shape: (units,
+    numbers).
+    """
     none = torch.zeros(len(units), 0, dtype=torch.float64)
     return torch.cat([none, *(tensors[t].movedim(a, 0)[p[units]].flatten(1) for t, a, p in places)], dim=1)

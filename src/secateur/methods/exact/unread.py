@@ -10,7 +10,9 @@ from secateur.types import Group
 
 
 def unread(scene: Scene, group: Group) -> Finding | None:
-    """Units whose columns are zero in every layer that reads them. Cost: one look at the weights of these layers."""
+    """Units whose columns are zero in every layer that reads them. Cost: one look at the weights of these
+    layers.
+    """
     units = left(scene, group)
     for slot in group.having("consumer"):
         columns = _without_removed_rows(scene, slot.tensor).movedim(slot.axis, 0)[slot.positions[units]]
