@@ -16,7 +16,7 @@ from helpers import batch_of, coupled, doubled, outputs, same_bits, snapshot
 from secateur.compensate import combined, merged
 from secateur.errors import InputError
 from secateur.graph.capture import Graph
-from secateur.graph.capture import run as forward
+from secateur.graph.interpret import run as forward
 from secateur.methods import METHODS, checked_options
 from secateur.methods.context import Context, Norm, following_norms
 from secateur.methods.folding import gain, k_means

@@ -9,9 +9,10 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from secateur.graph.capture import Graph, bound_arguments, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.labels import FIXED
+from secateur.graph.ops import bound_arguments, kind
 
 BLOCK = 16  # channels that a 2-D convolution computes together: its time grows in steps of this many
 # off multiples of it, onnxruntime leaves its blocked layout, and a convolution takes up to four times as long

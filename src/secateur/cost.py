@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, bound_arguments, call_op, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import call_op
+from secateur.graph.ops import bound_arguments, kind
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 
 Shape = list[int]

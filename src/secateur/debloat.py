@@ -12,9 +12,9 @@ from torch import Tensor
 
 from secateur.bounds.interval import input_box
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
-from secateur.graph.capture import run as forward
 from secateur.graph.finite import finite_samples, first_not_finite
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import run as forward
 from secateur.methods.exact import FINDERS, Finding, Scene, bounded, make_scene, removal_of, unread
 from secateur.report.recipe import Edit
 from secateur.run import Run

@@ -11,8 +11,9 @@ from torch import Tensor
 from secateur.cost import macs_after
 from secateur.decisions import Decision, Head, decision_of
 from secateur.fidelity import fidelity
-from secateur.graph.capture import Graph, run
+from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.interpret import run
 from secateur.report.verdict import Basis, Verdict
 from secateur.types import Samples
 from secateur.verdict import judge

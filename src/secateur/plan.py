@@ -18,8 +18,8 @@ from torch import Tensor
 from secateur.channels import aligned_units, block_units
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, NothingToPruneError, TargetMissedError, few
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
 

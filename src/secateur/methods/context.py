@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.interval import propagate
-from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.graph import Graph
+from secateur.graph.ops import bound_arguments, kind
 from secateur.types import Group, Interval, Slot
 
 

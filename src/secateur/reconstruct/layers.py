@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.graph import Graph
+from secateur.graph.ops import bound_arguments, kind
 from secateur.types import Group
 
 Arguments = Mapping[str, Any]  # of an op, by name

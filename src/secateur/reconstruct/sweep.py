@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, walk
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import as_work, call_op, walk
+from secateur.graph.ops import bound_arguments, kind
 from secateur.reconstruct.layers import Arguments, Consumer, parameter
 
 _MUTED = 50.0  # gains so many times the median are of channels that carry nothing

@@ -18,9 +18,10 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from secateur.errors import SecateurWarning, VerificationError
-from secateur.graph.capture import Graph, resized, run
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph, resized
 from secateur.graph.imported import Imported
+from secateur.graph.interpret import run
 from secateur.graph.structured import flat_tensors
 from secateur.surgery.constants import check_constants
 from secateur.surgery.rewrite import rewritten

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec
 
-from secateur.graph.capture import Graph, bound_arguments, copied, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph, copied
 from secateur.graph.labels import varying_axes
+from secateur.graph.ops import bound_arguments, kind
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 

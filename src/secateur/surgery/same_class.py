@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from secateur.graph.capture import Graph, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
+from secateur.graph.ops import kind
 from secateur.surgery.rewrite import CONVOLUTIONS, Units, conv_groups, norm_groups, unflattened_sizes
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 from secateur.types import Group

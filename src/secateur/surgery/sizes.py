@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.labels import FIXED, varying_axes
 
 Alive = Mapping[str, Tensor]  # group name → which of its units stay, shape: (units,), bool

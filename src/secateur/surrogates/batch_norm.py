@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
-from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.interpret import batches
+from secateur.graph.ops import bound_arguments, kind
 from secateur.surrogates.box import widths
-from secateur.surrogates.forward import as_log_probabilities, chunks, classes, forward, join
+from secateur.surrogates.forward import as_log_probabilities, classes, forward, join
 from secateur.surrogates.source import Inputs, Source
 
 BATCH = 256  # inputs whose statistics are matched together
@@ -63,7 +64,7 @@ def match_batch_norm(source: Source, inputs: Inputs, *, steps: int = STEPS) -> I
     """
     total, count = classes(source), len(inputs[0])
     found = []
-    for part in chunks(inputs, math.ceil(count / math.ceil(count / BATCH))):
+    for part in batches(inputs, math.ceil(count / math.ceil(count / BATCH))):
         targets = torch.randperm(len(part[0]), generator=source.generator) % total if total else None
         found.append(_match(source, part, targets, steps))
     return join(found)

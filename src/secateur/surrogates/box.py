@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import kind
+from secateur.graph.ops import kind
 from secateur.surrogates.source import Inputs, Source
 
 _GAUSS = 12.0**0.5  # 1 / deviation of a uniform number from 0 to 1

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from secateur.errors import InputError
-from secateur.graph.capture import sizes_of_values
 from secateur.graph.finite import first_not_finite
+from secateur.graph.interpret import sizes_of_values
 from secateur.surrogates.batch_norm import (
     STEPS,
     has_batch_norm,

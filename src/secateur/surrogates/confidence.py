@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur.graph.interpret import batches
 from secateur.surrogates.box import widths
-from secateur.surrogates.forward import all_log_probabilities, chunks, join, log_probabilities
+from secateur.surrogates.forward import BATCH, all_log_probabilities, join, log_probabilities
 from secateur.surrogates.layout import Layout
 from secateur.surrogates.shapes import smooth
 from secateur.surrogates.source import Inputs, Source
@@ -44,7 +45,7 @@ def toward_classes(
     """
     targets = all_log_probabilities(source, inputs).argmax(1)
     moved = []
-    for part, target in zip(chunks(inputs), targets.split(len(next(chunks(inputs))[0])), strict=True):
+    for part, target in zip(batches(inputs, BATCH), targets.split(BATCH), strict=True):
         for _ in range(steps):
             part, done = _step(source, part, target, layout, length, softness)
             if done:

@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import bound_arguments, kind
-from secateur.surrogates.forward import chunks, forward
+from secateur.graph.interpret import batches
+from secateur.graph.ops import bound_arguments, kind
+from secateur.surrogates.forward import BATCH, forward
 from secateur.surrogates.source import Inputs, Source
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
@@ -29,9 +30,8 @@ def agreement(source: Source, inputs: Inputs, probes: Sequence[Tensor]) -> float
     `probes`: for each output, random directions of its shape; the same for all inputs that are compared.
     """
     outer: dict[fx.Node, Tensor] = {}
-    for number, part in enumerate(chunks(inputs)):
-        start = number * len(next(chunks(inputs))[0])
-        _add_gradients(source, part, [p[start : start + len(part[0])] for p in probes], outer)
+    for part, directions in zip(batches(inputs, BATCH), batches(probes, BATCH), strict=True):
+        _add_gradients(source, part, directions, outer)
     found = [_correlation(_weight(source, node), q) for node, q in outer.items()]
     return sum(found) / len(found) if found else 0.0
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import bound_arguments, kind, run
+from secateur.graph.interpret import run
+from secateur.graph.ops import bound_arguments, kind
 from secateur.surrogates.forward import as_log_probabilities
 from secateur.surrogates.source import Source
 
@@ -75,7 +76,9 @@ def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
     for part in parts:
         seen = {node: _Moments.of(part) for node in source.graph.inputs if node in asked}
 
-        def observe(node: fx.Node, value: Any, seen: dict[fx.Node, _Moments] = seen) -> None:
+        def observe(
+            node: fx.Node, args: tuple[Any, ...], value: Any, seen: dict[fx.Node, _Moments] = seen
+        ) -> None:
             if node in asked and value.ndim in (2, 4):
                 seen[node] = _Moments.of(value)
 

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur.graph.interpret import batches
 from secateur.surrogates.box import noise
-from secateur.surrogates.forward import chunks, forward
+from secateur.surrogates.forward import BATCH, forward
 from secateur.surrogates.source import Source
 
 _COLOURS = 4  # at most so many channels stand on a last axis
@@ -96,7 +97,7 @@ def input_gradients(source: Source, index: int, count: int) -> Tensor:
     """
     inputs = noise(source, count)
     rows = []
-    for part in chunks(inputs):
+    for part in batches(inputs, BATCH):
         part = tuple(x.requires_grad_() if i == index else x for i, x in enumerate(part))
         outputs = [y for y in forward(source, part) if y.requires_grad]
         if not outputs:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.decisions import Decision, decision_of
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.graph.meaning import Meaning, meanings
 from secateur.types import Interval
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from secateur.bounds.interval import AFFINE
 from secateur.bounds.op import Op
-from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.ops import bound_arguments, kind
 from secateur.methods.exact.finding import Finding, plain
 from secateur.methods.exact.scene import Scene, each_unit, input_of, left, readers, unit_of
 from secateur.reconstruct.layers import Consumer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.interval import AFFINE, MAXIMA, MINIMA, MOVEMENT, WEIGHTED_SUMS
-from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.ops import bound_arguments, kind
 from secateur.methods.exact.scene import Scene, each_unit, unit_of
 from secateur.types import Group
 

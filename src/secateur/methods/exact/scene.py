@@ -12,8 +12,8 @@ from torch import Tensor, fx
 
 from secateur.bounds.interval import propagate
 from secateur.bounds.rounding import OUTWARD
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.labels import compressed
 from secateur.methods.context import Norm, fold, following_norms
 from secateur.reconstruct.layers import Consumer, find_consumers
