@@ -13,6 +13,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.graph.labels import FIXED
 from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.owners import owners
 
 BLOCK = 16  # channels that a 2-D convolution computes together: its time grows in steps of this many
 # off multiples of it, onnxruntime leaves its blocked layout, and a convolution takes up to four times as long
@@ -26,11 +27,7 @@ def block_units(graph: Graph, coupling: Coupling) -> dict[str, int]:
     1 for groups that are not rounded: no such convolution has as many channels as a block, or each unit fills
     blocks.
     """
-    names = list(coupling.ids)
-    largest = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1)
-    owner = torch.full((largest + 1,), len(names))
-    for number, name in enumerate(names):
-        owner[coupling.ids[name]] = number
+    names, owner = owners(coupling)
     found = dict.fromkeys(names, 1)
     for node in graph.nodes:
         if node.op != "call_function" or kind(node) != "conv2d":

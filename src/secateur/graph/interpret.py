@@ -67,15 +67,16 @@ def walk(
 
 
 def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
-    """Run the node's op in the floating dtype and on the device of `like`, whatever the graph has baked in."""
+    """Run the node's op in the dtype and on the device of `like`, whatever dtypes and devices the graph names."""
 
-    def adapt(leaf: Any) -> Any:
-        if isinstance(leaf, torch.dtype) and leaf.is_floating_point:
-            return like.dtype
-        return like.device if isinstance(leaf, torch.device) else leaf
+    def adapted(value: Any) -> Any:
+        if isinstance(value, torch.dtype):
+            return like.dtype if value.is_floating_point else value
+        return like.device if isinstance(value, torch.device) else value
 
-    args, kwargs = pytree.tree_map(adapt, (tuple(args), dict(kwargs)))
-    return node.target(*args, **kwargs)  # type: ignore[operator]
+    return node.target(  # type: ignore[operator]
+        *map(adapted, args), **{name: adapted(value) for name, value in kwargs.items()}
+    )
 
 
 def as_work(value: Tensor, like: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[s
     """(tensor, axis) → indices that stay, for every axis that loses some."""
     keep: dict[tuple[str, int], Tensor] = {}
     for group in coupling.groups:
-        if group.name not in alive:
+        if group.name not in alive or bool(alive[group.name].all()):
             continue
         for slot in group.slots:
             key = slot.tensor, slot.axis
@@ -69,7 +69,8 @@ def alive_units(coupling: Coupling, alive: Alive) -> Tensor:
     count = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1) + 2
     table = torch.ones(count, dtype=torch.bool)
     for name, mask in alive.items():
-        table[coupling.ids[name]] = mask
+        if not bool(mask.all()):
+            table[coupling.ids[name]] = mask
     return table
 
 

@@ -14,7 +14,7 @@ from secateur.bounds.interval import propagate
 from secateur.bounds.rounding import OUTWARD
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
-from secateur.graph.labels import compressed
+from secateur.graph.owners import groups_in_values
 from secateur.methods.context import Norm, fold, following_norms
 from secateur.reconstruct.layers import Consumer, find_consumers
 from secateur.types import Group, Interval
@@ -70,13 +70,13 @@ def bounded(
 
 
 def _carriers(coupling: Coupling) -> dict[str, tuple[fx.Node, ...]]:
-    present = {node: torch.unique(compressed(units)) for node, units in coupling.units.items()}
-    return {
-        group.name: tuple(
-            node for node, units in present.items() if bool(torch.isin(units, coupling.ids[group.name]).any())
-        )
-        for group in coupling.prunable
-    }
+    """Group name → the nodes in whose values its units stand."""
+    found: dict[str, list[fx.Node]] = {group.name: [] for group in coupling.prunable}
+    for node, names in groups_in_values(coupling).items():
+        for name in names:
+            if name in found:
+                found[name].append(node)
+    return {name: tuple(nodes) for name, nodes in found.items()}
 
 
 def readers(scene: Scene, group: Group) -> list[Consumer]:
