@@ -18,7 +18,8 @@ from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.interpret import run as forward
 from secateur.methods import METHODS, checked_options
-from secateur.methods.context import Context, Norm, following_norms
+from secateur.methods.batch_norm import Norm, following_norms
+from secateur.methods.context import Context
 from secateur.methods.folding import gain, k_means
 from secateur.run import Run
 from secateur.types import Group, Removal, Slot

@@ -25,7 +25,8 @@ from secateur.errors import InputError, NothingToPruneError, RecipeError, Target
 from secateur.graph.capture import Graph, capture
 from secateur.graph.interpret import run
 from secateur.methods import METHODS, PAIRING, RECONSTRUCT, options_of
-from secateur.methods.context import Context, fold, following_norms
+from secateur.methods.batch_norm import fold, following_norms
+from secateur.methods.context import Context
 from secateur.methods.impact import interval_entropy, ranking
 from secateur.methods.pairs import least_pairs
 from secateur.plan import Target, make_plan, schedule, selected

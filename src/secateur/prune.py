@@ -33,7 +33,8 @@ from secateur.graph.capture import ExampleInputs, Graph, capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.judging import OWN, SURROGATES, Judges, judging_count, judging_surrogate, kept_apart, verdict_of
 from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
-from secateur.methods.context import Context, following_norms
+from secateur.methods.batch_norm import following_norms
+from secateur.methods.context import Context
 from secateur.normalisation import likely_normalisation
 from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
 from secateur.presets import PRESETS

@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from secateur.methods.context import Context, fold
-from secateur.methods.parts import makers, own_norms, rows
+from secateur.methods.batch_norm import fold, own_norms
+from secateur.methods.context import Context
+from secateur.methods.rows import entries, makers, rows
 from secateur.types import Group, Removal
 
 ITERATIONS = 100  # of Lloyd's algorithm, at most
@@ -28,10 +29,10 @@ def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, 
     `restarts` clusterings counts. A unit may stand in for several, whatever `recursive` says. Cost: n²·d for
     n units of d weights, and n²·k for k clusters in each iteration of each clustering.
     """
-    norms = own_norms(context, group)
+    norms = own_norms(context.norms, group)
     scaled = fold(context.weights, {w: replace(norm, scale=None, shift=None) for w, norm in norms.items()})
     left = context.alive[group.name].nonzero().flatten()
-    points, k = rows(scaled, makers(group), group.units)[left], len(left) - count
+    points, k = rows(scaled, makers(group), left), len(left) - count
     labels = k_means(points, k, context.generator, restarts)
     head = first_members(labels, k)[labels]
     leaves = head != torch.arange(len(left))
@@ -51,8 +52,8 @@ def means(
     """
     size = torch.bincount(head, minlength=len(left))
     merged = (size > 1).nonzero().flatten()
-    layer_of = {norm.mean: weight for weight, norm in own_norms(context, group).items()}
-    values = {slot: scaled[slot.tensor].movedim(slot.axis, 0)[slot.positions[left]] for slot in makers(group)}
+    layer_of = {norm.mean: weight for weight, norm in own_norms(context.norms, group).items()}
+    values = {slot: entries(scaled, slot, left) for slot in makers(group)}
     gains = {slot.tensor: gain(v.flatten(1), head) ** repair for slot, v in values.items() if v.ndim > 2}
     changed: dict[str, Tensor] = {}
     for slot, v in values.items():  # shape: (left, width, …)

@@ -14,7 +14,7 @@ from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
 from secateur.reconstruct.elimination import Problem, factor
-from secateur.reconstruct.layers import Arguments, Consumer, blocks_of_rows, find_consumers
+from secateur.reconstruct.layers import Arguments, Consumer, all_linear, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.naming import naming, told
 from secateur.reconstruct.sensitivity import Root, sensitivities
@@ -109,9 +109,7 @@ def make_study(
 
 def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
     slots = group.having("consumer")
-    return bool(slots) and all(
-        s.tensor in consumers and consumers[s.tensor][0].view.axis == s.axis for s in slots
-    )
+    return bool(slots) and all_linear(slots, consumers)
 
 
 def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor, target: Tensor) -> Moments:
