@@ -1,6 +1,4 @@
-"""Which numbers of channels runtimes compute fast (measured by `benchmarks/channels.py`; see decision
-0010).
-"""
+"""Numbers of channels that runtimes compute fast, as measured by `benchmarks/channels.py` (decision 0010)."""
 
 from __future__ import annotations
 
@@ -21,8 +19,7 @@ _ALIGNED = 4
 
 
 def block_units(graph: Graph, coupling: Coupling) -> dict[str, int]:
-    """For each group the least number of units that fills whole blocks in every 2-D convolution that it takes
-    part in.
+    """For each group the least number of units that fills whole blocks in all of its 2-D convolutions.
 
     1 for groups that are not rounded: no such convolution has as many channels as a block, or each unit fills
     blocks.
@@ -53,15 +50,12 @@ def _units_of_channels(units: Tensor) -> Tensor:
 
 
 def aligned_units(block: int) -> int:
-    """The least multiple of units, `block` of which fill one, that onnxruntime computes in its blocked
-    layout.
-    """
+    """The least multiple of units that onnxruntime computes in its blocked layout, with `block` to a block."""
     return max(1, block * _ALIGNED // BLOCK)
 
 
 def kept_counts(units: int, block: int) -> list[int]:
-    """The numbers of units that a group may keep, descending: all, multiples, and what halving the least
-    gives.
+    """The numbers of units that a group may keep, descending: all, multiples, then halves of the least.
 
     Multiples of `block`, or of half or a quarter of it in groups of less than two blocks: they shrink, too.
     """

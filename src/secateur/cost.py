@@ -27,9 +27,10 @@ def parameters_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
 
 
 def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
-    """Multiply-accumulates of the shrunk model for one sample: convolutions, linear layers, products, attention.
+    """Multiply-accumulates of the shrunk model for one sample.
 
-    Element-wise ops and norms are not counted, as is usual. MACs are half of FLOPs.
+    Counted are convolutions, linear layers, products and attention; element-wise ops and norms are not, as is
+    usual. MACs are half of FLOPs.
     """
     return sum(_macs_of(graph, coupling, alive, _counted(graph)).values()) // graph.example[0].shape[0]
 
@@ -143,9 +144,7 @@ def _parameter_shape(node: fx.Node, tensors: Mapping[str, Shape]) -> Shape:
 
 
 def _layer(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
-    """Each weight is used once at every position of the output (of the input, for transposed
-    convolutions).
-    """
+    """Each weight is used once at every position of the output, of a transposed convolution of the input."""
     a = bound_arguments(node, node.args, node.kwargs)
     weight, out, x = shape(a["weight"]), shape(node), shape(a["input"])
     if kind(node) == "linear":

@@ -1,6 +1,4 @@
-"""Exact debloating: all units leave that the function over the input box does not need, each removal
-checked.
-"""
+"""Exact debloating: remove all units that the function over the input box does not need, and check it."""
 
 from __future__ import annotations
 

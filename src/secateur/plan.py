@@ -307,8 +307,7 @@ def _least_that_reaches(
 def _missed(coupling: Coupling, target: Target, multiple: int, most: float) -> TargetMissedError:
     return TargetMissedError(
         f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {multiple}) left in every "
-        "group, "
-        f"{most:.2%} is gone. Pinned: {_why_not(coupling)}"
+        f"group, {most:.2%} is gone. Pinned: {_why_not(coupling)}"
     )
 
 

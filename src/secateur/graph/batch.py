@@ -27,7 +27,8 @@ def with_free_batch(graph: Graph) -> Graph:
         found = run(graph, graph.example)
     except (RuntimeError, IndexError, ValueError, TypeError) as error:
         raise CaptureError(
-            f"the captured graph does not run on the example inputs: {first_line(error)}. Export the model again"
+            f"the captured graph does not run on the example inputs: {first_line(error)}. Export the model "
+            "again"
         ) from error
     if not _runs_with_batch(graph, size + 1, found):
         _free_baked_batch(graph, size)
@@ -40,7 +41,7 @@ def with_free_batch(graph: Graph) -> Graph:
 
 
 def _fixed_by(graph: Graph, size: int) -> str:
-    """A sentence naming the first op that fails with one more sample, or whose value does not grow with it."""
+    """A sentence that names the first op that fails with one more sample, or gives no more values."""
     before, after = Values(), Values()
     run(graph, graph.example, observe=lambda node, args, value: before.update({node: value}))
     reason = ""
@@ -80,7 +81,7 @@ def _runs_with_batch(graph: Graph, batch: int, small: Sequence[Tensor]) -> bool:
 
 
 def _begins_with(large: Tensor, small: Tensor) -> bool:
-    """Whether `large` is `small` with more samples, along axis 0 or along another whose beginning is the same.
+    """Whether `large` is `small` with more samples: along axis 0, or along one whose beginning is the same.
 
     An output of the same shape has no batch axis at all.
     """

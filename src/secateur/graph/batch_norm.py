@@ -17,7 +17,7 @@ def batch_norm_after(node: fx.Node) -> fx.Node | None:
 
 
 def running_statistics(node: fx.Node) -> tuple[str, str] | None:
-    """The names of the running mean and variance of a batch norm; None for other ops and without statistics."""
+    """The names of the running mean and variance of a batch norm; None where there are none."""
     if kind(node) != "batch_norm":
         return None
     a = bound_arguments(node, node.args, node.kwargs)

@@ -34,8 +34,8 @@ from secateur.graph.weights import check_finite
 def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Graph:
     """Capture `model` as a `Graph`; the model itself is left as it is.
 
-    Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Arguments that are
-    not tensors (None, truth values, numbers, text) become constants of the graph.
+    Axis 0 of the inputs is the batch; a batch of one is doubled, since tracing would fix it. Arguments that
+    are not tensors (None, truth values, numbers, text) become constants of the graph.
 
     Args:
         model: a module in eval mode, or an exported program.
@@ -43,8 +43,8 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
             programs and imported models may bring their own.
 
     Raises:
-        CaptureError: the model is no float module in eval mode (see `fitness`), its weights are not finite, it
-            refuses the inputs, its control flow depends on data, or it fixes the batch size.
+        CaptureError: the model is no float module in eval mode (see `fitness`), its weights are not finite,
+            it refuses the inputs, its control flow depends on data, or it fixes the batch size.
         InputError: there are no example inputs, or they hold values that a graph cannot take.
     """
     program, leaves = _exported(model, example_inputs)

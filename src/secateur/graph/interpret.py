@@ -1,9 +1,9 @@
 """Run a captured graph: the one forward pass that values, gradients, observers and bounds share.
 
-`run` computes tensors: outputs or the values of chosen nodes, with other weights, in another precision, with or
-without gradients. `walk` is the loop below it, for values of any kind (labels, intervals, pairs of networks).
-Both handle one batch and drop each value after its last use, so that memory is bounded by the batch; `batches`
-cuts many samples into such batches.
+`run` computes tensors: outputs or the values of chosen nodes, with other weights, in another precision, with
+or without gradients. `walk` is the loop below it, for values of any kind (labels, intervals, pairs of
+networks). Both handle one batch and drop each value after its last use, so that memory is bounded by the
+batch; `batches` cuts many samples into such batches.
 """
 
 from __future__ import annotations
@@ -38,16 +38,13 @@ def walk(
 ) -> dict[fx.Node, Any]:
     """Give every node a value in execution order: `leaf` for inputs and tensors, `call` for ops.
 
-    Returns the values of the outputs, or of `wanted` nodes: then the walk ends at the last of these. Other values
-    are dropped after their last use, unless `keep` holds for their node.
+    Returns the values of the outputs, or of `wanted` nodes: then the walk ends at the last of these. Other
+    values are dropped after their last use, unless `keep` holds for their node.
     """
-    remaining = None if wanted is None else set(wanted)
-    kept = set(graph.outputs if wanted is None else wanted)
+    returned = set(graph.outputs if wanted is None else wanted)
     pending = {node: len(node.users) for node in graph.nodes}
     values: dict[fx.Node, Any] = {}
-    for node in graph.nodes:
-        if node.op == "output" or (remaining is not None and not remaining):
-            break
+    for node in _nodes_to_run(graph, wanted):
         if node.op == "call_function":
             args = fx.map_arg(node.args, values.__getitem__)
             kwargs = fx.map_arg(node.kwargs, values.__getitem__)
@@ -57,17 +54,26 @@ def walk(
             values[node] = leaf(node)
         for source in node.all_input_nodes:
             pending[source] -= 1
-            if not pending[source] and source not in kept and not keep(source):
-                del values[source]
-        if not node.users and node not in kept and not keep(node):
-            del values[node]
-        if remaining is not None:
-            remaining.discard(node)
+        for used in (*node.all_input_nodes, node):
+            if not pending[used] and used not in returned and not keep(used):
+                del values[used]
     return values
 
 
+def _nodes_to_run(graph: Graph, wanted: Collection[fx.Node] | None) -> list[fx.Node]:
+    """All inputs, tensors and ops, as far as the last of `wanted`."""
+    nodes = [node for node in graph.nodes if node.op != "output"]
+    if wanted is None:
+        return nodes
+    numbers = {node: number for number, node in enumerate(nodes, 1)}
+    return nodes[: max((numbers[node] for node in wanted), default=0)]
+
+
 def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
-    """Run the node's op in the dtype and on the device of `like`, whatever dtypes and devices the graph names."""
+    """Run the node's op in the dtype and on the device of `like`, whatever the graph names.
+
+    Of dtypes, only floating ones change.
+    """
 
     def adapted(value: Any) -> Any:
         if isinstance(value, torch.dtype):
@@ -101,8 +107,8 @@ def run(
         inputs: one tensor for each input of the graph, axis 0 = samples; any batch size.
         tensors: tensors that replace those of the graph, by name.
         observe: called with each op's node, positional arguments and value, as soon as it is computed.
-        dtype: of all floating-point work. Default: that of the first floating input, else of the first floating
-            tensor of the graph. Work is done on the device of the first input.
+        dtype: of all floating-point work. Default: that of the first floating input, else of the first
+            floating tensor of the graph. Work is done on the device of the first input.
         wanted: nodes whose values are returned; nothing after the last of them is run. Default: the outputs.
         call: computes an op in place of `call_op`.
         gradients: record gradients where they are enabled; without, none are.

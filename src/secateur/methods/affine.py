@@ -1,4 +1,4 @@
-"""Units as affine functions of their layer's inputs, with the batch norms right after their layers folded in."""
+"""Units as affine functions of their layer's inputs, with the batch norms after their layers folded in."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class AffineUnits:
 def affine_units(context: Context, group: Group) -> AffineUnits:
     """The units of a group.
 
-    Norms that stand elsewhere (after a sum, of another kind) are left out: no formula of the papers covers them.
+    Norms that stand elsewhere (after a sum, of another kind) are left out: the papers do not cover them.
     """
     norms = own_norms(context.norms, group)
     folded = fold(context.weights, norms)

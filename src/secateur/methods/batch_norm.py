@@ -70,9 +70,10 @@ def own_norms(norms: Mapping[str, Norm], group: Group) -> dict[str, Norm]:
 
 
 def fold(tensors: Mapping[str, Tensor], norms: Mapping[str, Norm]) -> dict[str, Tensor]:
-    """Fold γ(Wx + b − μ)/√(σ² + ε) + β to W′x + β′: weights scaled, all constants in one tensor, the norm idle.
+    """γ(Wx + b − μ)/√(σ² + ε) + β as W′x + β′.
 
-    Units that make the same function then have equal rows, however their norms are scaled.
+    Weights are scaled, all constants are in one tensor, and the norm does nothing. Units that make the same
+    function then have equal rows, however their norms are scaled.
     """
     folded = dict(tensors)
     for weight, norm in norms.items():

@@ -20,8 +20,7 @@ ITERATIONS = 100  # of Lloyd's algorithm, at most
 
 
 def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, restarts: int = 8) -> Removal:
-    """Cluster the n units that are left into n − `count` by k-means; the first of each cluster becomes its
-    mean.
+    """Cluster the n remaining units into n − `count` by k-means; the first of a cluster becomes its mean.
 
     Clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), side by side over all producers and what
     stands on the way: equal units leave at no loss. The consumers' columns of a cluster are added up.
@@ -43,8 +42,7 @@ def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, 
 def means(
     context: Context, scaled: Mapping[str, Tensor], group: Group, left: Tensor, head: Tensor, repair: float
 ) -> dict[str, Tensor]:
-    """Producers and norms in which each unit of `left` that heads others has become the mean of them and
-    itself.
+    """Producers and norms in which each unit of `left` that heads a cluster has become its mean.
 
     head: position in `left`, for each of `left`; scaled: the weights with all norms' statistics brought to 0
     and 1 but for the means, (μ − b)/σ. Rows and means are then multiplied by the gain of their layer, so that
@@ -82,8 +80,9 @@ def gain(vectors: Tensor, head: Tensor) -> Tensor:
 
 
 def k_means(points: Tensor, k: int, generator: torch.Generator, restarts: int) -> Tensor:
-    """The cluster, of `k` that are none empty, of every point; shape: (points,). All distances from one Gram
-    matrix.
+    """The cluster of every point, of `k` that are not empty; shape: (points,).
+
+    All distances come from one Gram matrix.
     """
     gram = points @ points.T
     runs = [lloyd(gram, seeds(gram, k, generator)) for _ in range(restarts)]
@@ -104,9 +103,7 @@ def seeds(gram: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
-    """Clusters from the points `start` on, until none changes, and the sum of squared distances to their
-    means.
-    """
+    """Clusters from the points `start` on until none changes, and the sum of squared distances to means."""
     k, own = len(start), gram.diagonal()[:, None]
     labels = filled(own + own[start].T - 2 * gram[:, start], k)
     for _ in range(ITERATIONS):
@@ -121,8 +118,9 @@ def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
 
 
 def filled(distance: Tensor, k: int) -> Tensor:
-    """The nearest mean of every point; one that nobody is nearest to gets the farthest point that heads no
-    cluster.
+    """The nearest mean of every point.
+
+    A mean that is nearest to no point gets the farthest point that heads no cluster.
     """
     near, labels = distance.min(dim=1)
     first = first_members(labels, k)

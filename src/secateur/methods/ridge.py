@@ -36,8 +36,9 @@ def ridge(
 
 
 def regression(goal: Tensor, basis: Tensor, lam: float) -> Tensor:
-    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis; shape: (goal,
-    basis).
+    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis.
+
+    Shape: (goal, basis).
 
     With basis = U·diag(σ)·Vᵀ, C = goal·V·diag(σ/(σ² + λ))·Uᵀ; where λ is 0, that of least norm.
     """

@@ -11,7 +11,7 @@ from secateur.types import Group, Slot
 
 
 def makers(group: Group) -> list[Slot]:
-    """The slots that make the units: producers, and parameters on the way (depthwise kernels, norms, scales)."""
+    """The slots that make the units: producers, and parameters on the way such as norms and scales."""
     return [slot for slot in group.slots if slot.role != "consumer"]
 
 
@@ -22,7 +22,7 @@ def entries(tensors: Mapping[str, Tensor], slot: Slot, units: Tensor | None = No
 
 
 def rows(tensors: Mapping[str, Tensor], slots: Iterable[Slot], units: Tensor) -> Tensor:
-    """All that stands in `slots` for each of `units`, side by side; shape: (units, numbers), perhaps 0 numbers."""
+    """All that stands in `slots` for each of `units`, side by side; shape: (units, numbers)."""
     none = torch.zeros(len(units), 0, dtype=torch.float64)
     return torch.cat([none, *(entries(tensors, slot, units).flatten(1) for slot in slots)], dim=1)
 

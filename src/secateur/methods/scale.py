@@ -1,4 +1,4 @@
-"""Remove the smallest filters and merge nothing: the usual baseline, and the papers' choice for convolutions."""
+"""Remove the smallest filters and merge nothing: the baseline, and the papers' way with convolutions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from secateur.types import Group, Removal
 
 
 def scale(context: Context, group: Group, count: int, *, norm: int = 2) -> Removal:
-    """Remove the `count` units whose filters have the least L1 or L2 norm. Cost: n·d for n units of d
-    weights.
+    """Remove the `count` units whose filters have the least L1 or L2 norm.
+
+    Cost: n·d for n units of d weights.
     """
     units, _ = smallest(context, group, count, norm)
     return Removal(group.name, units, torch.full_like(units, -1))

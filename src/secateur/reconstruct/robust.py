@@ -24,8 +24,7 @@ def perturbed(
     box: Sequence[Interval],
     eps: float,
 ) -> Samples:
-    """The samples after projected gradient ascent on ‖f(x) − g(x)‖² in the L∞ ball of radius `eps` and the
-    box.
+    """The samples after projected gradient ascent on ‖f(x) − g(x)‖², within `eps` (L∞) and the box.
 
     After Madry et al. 2018 (arXiv 1706.06083), with disagreement for the loss. Inputs of whole numbers stay.
     Cost: five forward and backward passes of both networks.

@@ -1,6 +1,4 @@
-"""How much the model's outputs move when a consumer's output does: the weights of the costs of
-elimination.
-"""
+"""How much the outputs change with the output of each consumer: the weights of the costs of elimination."""
 
 from __future__ import annotations
 
@@ -26,16 +24,15 @@ _DAMPING = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """R with RᵀR = S + δI: one square matrix, or, for very many outputs, the fewer rows of gradients and
-    δ.
-    """
+    """R with RᵀR = S + δI: a square matrix or, for very many outputs, the fewer rows of gradients, and δ."""
 
     rows: Tensor  # shape: (B, rows, O)
     damping: Tensor | None = None  # δ where `rows` do not hold it; shape: (B, 1, 1)
 
     def times(self, weight: Tensor) -> Tensor:
-        """A matrix with the same norms of all combinations of columns as R @ `weight`; shapes: (B, any,
-        D).
+        """A matrix that gives all combinations of columns the norms that R @ `weight` gives.
+
+        Shapes: (B, any, D).
         """
         if self.damping is None:
             return self.rows @ weight

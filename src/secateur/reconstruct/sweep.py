@@ -1,4 +1,4 @@
-"""One pass through the original and the pruned network side by side, which visits every consumer on its way."""
+"""One pass through the original and the pruned network side by side, which visits every consumer."""
 
 from __future__ import annotations
 
@@ -121,9 +121,7 @@ def sweep(
 
 @dataclass(frozen=True, eq=False)
 class _Join:
-    """Where a consumer's output, perhaps through a batch norm, is added to a value that is there before
-    it.
-    """
+    """A sum of a consumer's output, perhaps through a batch norm, and a value that is there before it."""
 
     other: fx.Node
     norm: Mapping[str, Any] | None  # the batch norm's arguments, by name

@@ -35,9 +35,7 @@ def typed_tensors(
 def stored_tensors(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
 ) -> dict[str, Tensor]:
-    """The tensors of `small`, which are as the graph reads them, in the layout in which the model stores
-    them.
-    """
+    """The tensors of `small`, which the graph reads, in the layout in which the model stores them."""
     orders = {name: layout.order for name, layout in graph.layouts.items()}
     for (name, axis), keep in kept_indices(graph, coupling, alive).items():
         if name in orders:
@@ -63,8 +61,9 @@ def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[s
 
 
 def alive_units(coupling: Coupling, alive: Alive) -> Tensor:
-    """Whether each unit id of `coupling.units` stays; shape: (largest id + 2,), the last for id −1 (no
-    unit).
+    """Whether each unit id of `coupling.units` stays; the last entry is for id −1 (no unit).
+
+    Shape: (largest id + 2,).
     """
     count = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1) + 2
     table = torch.ones(count, dtype=torch.bool)

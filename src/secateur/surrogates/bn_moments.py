@@ -17,8 +17,7 @@ from secateur.types import Samples
 
 
 def bn_moments(source: Source, count: int) -> Samples:
-    """Gaussian noise, and statistics under which every batch norm gives each channel its mean β and deviation
-    γ.
+    """Gaussian noise, with statistics by which every batch norm gives its channels mean β and deviation γ.
 
     Behind each norm the channels then have the moments of (rectified) Gaussians that their parameters tell,
     and the correlations that the weights make. Cost: one forward pass. Raises `InputError` where the model
@@ -32,8 +31,7 @@ def bn_moments(source: Source, count: int) -> Samples:
 
 
 def standardised(graph: Graph, inputs: Inputs) -> Samples:
-    """`inputs` with statistics under which every batch norm gives each channel its mean β and deviation γ on
-    them.
+    """`inputs`, with statistics by which every batch norm gives its channels mean β and deviation γ on them.
 
     Cost: one forward pass.
     """

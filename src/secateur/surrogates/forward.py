@@ -30,9 +30,7 @@ def take(inputs: Inputs, index: Tensor) -> Inputs:
 
 
 def classes(source: Source) -> int:
-    """How many classes (or labels) the model tells apart: the width of its only output (batch, k), k ≥ 2;
-    else 0.
-    """
+    """The number of classes (or labels): the width of the only output (batch, k), k ≥ 2; else 0."""
     found = source.decision
     rows = found is not None and len(source.graph.outputs) == 1 and len(found.sample_shape) == 1
     return found.columns if rows and found is not None and found.columns > 1 else 0

@@ -92,8 +92,9 @@ def _grids(size: int, shape: tuple[int, ...]) -> Iterator[Layout]:
 
 
 def input_gradients(source: Source, index: int, count: int) -> Tensor:
-    """Gradients of random combinations of the outputs at inputs drawn from the box; shape: (count, size of
-    input).
+    """Gradients of random combinations of the outputs at inputs drawn from the box.
+
+    Shape: (count, size of input).
     """
     inputs = noise(source, count)
     rows = []

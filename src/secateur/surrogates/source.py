@@ -18,9 +18,7 @@ Inputs = tuple[Tensor, ...]  # one for each input of the graph, axis 0 = samples
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Of what surrogates are made. All randomness comes from `generator`: the same seed gives the same
-    bits.
-    """
+    """The inputs of a surrogate. All randomness comes from `generator`: the same seed gives the same bits."""
 
     graph: Graph
     box: tuple[Interval, ...]  # float32, batch 1, one for each input

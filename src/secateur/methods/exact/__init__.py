@@ -18,8 +18,5 @@ from secateur.types import Group
 
 __all__ = ["FINDERS", "ExactProblem", "Finding", "bounded", "make_problem", "removal_of", "unread"]
 
-FINDERS: tuple[Callable[[ExactProblem, Group], Finding | None], ...] = (
-    constant,
-    alike,
-    dependent,
-)  # in this order
+# in the order in which they are asked
+FINDERS: tuple[Callable[[ExactProblem, Group], Finding | None], ...] = (constant, alike, dependent)

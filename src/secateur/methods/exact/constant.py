@@ -21,8 +21,7 @@ _BLOCK = 2**24  # numbers in one block of inputs
 
 
 def constant(problem: ExactProblem, group: Group) -> Finding | None:
-    """Units whose bounds at every layer that reads them have no width, where all these layers can take up the
-    constant.
+    """Units that are constant at every layer that reads them, where these layers can take up the constant.
 
     Dead units (0 after the activation) go always. Another constant c adds W[:, a]·c to a layer's output: the
     layer needs a bias of its own, or a batch norm behind it whose mean can move, and has to add the same at
@@ -57,8 +56,7 @@ def absorbed(
     values: Sequence[Tensor],
     units: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Whether every consumer can make up for the constant `units`, and by which shifts of its bias or its
-    norm's mean.
+    """Whether every consumer can make up for constant `units`, and the shifts of its bias or its norm's mean.
 
     values: what stands at the input of each consumer, shape (1, …) each. Returns a mask, shape (units,), and
     name → shift, shape (units, O).

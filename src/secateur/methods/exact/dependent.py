@@ -68,9 +68,7 @@ def _rows_tell_all(problem: ExactProblem, group: Group, norms: list[Norm]) -> bo
 def _constants(
     problem: ExactProblem, group: Group, tensors: dict[str, Tensor], norms: list[Norm], units: Tensor
 ) -> Tensor:
-    """What is added to each unit after its rows, one column for each tensor that adds; shape: (units,
-    tensors).
-    """
+    """The constants added to each unit, one column for each tensor; shape: (units, tensors)."""
     subtracted = {norm.mean for norm in norms}
     scales = {name for norm in norms for name in (norm.scale, norm.variance)}
     slots = [slot for slot in group.slots if slot.role != "consumer" and slot.tensor not in scales]
@@ -97,7 +95,7 @@ def _takes_constants(problem: ExactProblem, group: Group, units: Tensor) -> tupl
 
 
 def _solved(units: Tensor, vectors: Tensor, tolerance: float) -> Finding | None:
-    """The units whose vectors depend linearly on the others', compared at unit length; None where there are none."""
+    """The units whose vectors, at unit length, depend linearly on the others'; None where there are none."""
     size = torch.linalg.vector_norm(vectors, dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
     _, r, order = scipy.linalg.qr((vectors / size[:, None]).T.numpy(), mode="economic", pivoting=True)
     triangle, pivots = torch.from_numpy(r), torch.from_numpy(order).long()

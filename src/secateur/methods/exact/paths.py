@@ -1,6 +1,4 @@
-"""What stands between the layers that make units and those that read them: how values scale and add on the
-way.
-"""
+"""The ops between the layers that make units and those that read them: how values scale and add there."""
 
 from __future__ import annotations
 
@@ -41,9 +39,7 @@ _FACTORS = {
 
 
 def is_homogeneous(problem: ExactProblem, group: Group) -> bool:
-    """Whether units whose makers and added numbers are s > 0 times another's have s times its values
-    everywhere.
-    """
+    """Whether units with s > 0 times the rows and constants of another have s times its values everywhere."""
     known = all(adds(problem, group, slot.tensor) is not None for slot in group.having("through"))
     products = [op for op in _ops(problem, group) if kind(op) in _PRODUCTS]
     of_one = all(sum(node in problem.coupling.units for node in op.all_input_nodes) == 1 for op in products)
@@ -51,8 +47,9 @@ def is_homogeneous(problem: ExactProblem, group: Group) -> bool:
 
 
 def straight(problem: ExactProblem, group: Group) -> Tensor:
-    """Units whose value, all the way to what reads them, is affine in what their makers read; shape:
-    (units,), bool.
+    """Units whose value, up to the layers that read them, is affine in the inputs of their makers.
+
+    Shape: (units,), bool.
 
     That is where nothing but movements, weighted sums over positions and identities stand between: an
     activation is the identity where its bounds over the box say so.
@@ -83,9 +80,7 @@ def makers_of(problem: ExactProblem, group: Group) -> set[fx.Node]:
 
 
 def adds(problem: ExactProblem, group: Group, tensor: str) -> bool | None:
-    """Whether a per-unit parameter on the way adds to values (True) or multiplies them; None where neither is
-    known.
-    """
+    """Whether a per-unit parameter on the way adds to values or multiplies them; None where unknown."""
     uses = {
         (kind(op), name)
         for op in _ops(problem, group)
@@ -96,9 +91,7 @@ def adds(problem: ExactProblem, group: Group, tensor: str) -> bool | None:
 
 
 def _only(problem: ExactProblem, group: Group, allowed: set[str]) -> bool:
-    """Whether all ops on the way are of these kinds, and join the group's units with no others and no
-    numbers.
-    """
+    """Whether all ops on the way are `allowed`, and join the group's units with no others and no numbers."""
     carriers, own = set(problem.carriers[group.name]), {slot.tensor for slot in group.slots}
     for op in set(_ops(problem, group)) - makers_of(problem, group):
         tensors = [node for node in op.all_input_nodes if node in problem.coupling.units]

@@ -1,4 +1,4 @@
-"""What the exact method works on: one moment of a run, with bounds over the box on every value that holds units."""
+"""What the exact method works on: a network, and bounds over the box on the values that hold units."""
 
 from __future__ import annotations
 

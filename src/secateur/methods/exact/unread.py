@@ -10,8 +10,9 @@ from secateur.types import Group
 
 
 def unread(problem: ExactProblem, group: Group) -> Finding | None:
-    """Units whose columns are zero in every layer that reads them. Cost: one look at the weights of these
-    layers.
+    """Units whose columns are zero in every layer that reads them.
+
+    Cost: one look at the weights of these layers.
     """
     units = remaining(problem, group)
     for slot in group.having("consumer"):
