@@ -12,6 +12,8 @@ from secateur.graph.capture import Graph
 from secateur.graph.interpret import run
 from secateur.types import Interval
 
+LIKE = torch.zeros(0, dtype=torch.float64)
+
 
 def values(graph: Graph, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
     """The value of every node in float64; gradients pass."""

@@ -50,7 +50,7 @@ def _units_of_channels(units: Tensor) -> Tensor:
 
 
 def aligned_units(block: int) -> int:
-    """The least multiple of units that onnxruntime computes in its blocked layout, with `block` to a block."""
+    """The least multiple of units that onnxruntime computes in its blocked layout; `block` fill a block."""
     return max(1, block * _ALIGNED // BLOCK)
 
 

@@ -11,7 +11,7 @@ _NARROW = 128  # features up to which products in float64 cost next to nothing
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over rows: x is the input of the pruned network's layer, y the original's output; B channel groups."""
+    """Sums over rows: x is a layer's input in the pruned network, y its output in the original."""
 
     count: int
     x: Tensor  # shape: (B, D)
