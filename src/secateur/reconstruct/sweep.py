@@ -1,34 +1,58 @@
-"""One pass through the original and the pruned network side by side, which visits every consumer."""
+"""One pass through the original and the pruned network side by side, which visits every consumer.
+
+All samples pass a layer, batch by batch, before the next layer is reached, since that one reads what the
+refitted layer gives. Values wait in between where memory allows; elsewhere they are computed again.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph.batch_norm import batch_norm_after, running_statistics
+from secateur.graph.footprint import Footprint, batch_size, footprint
 from secateur.graph.graph import Graph, tensor_name
-from secateur.graph.interpret import as_work, call_op, precision_of, walk
+from secateur.graph.interpret import as_work, batches, call_op, precision_of
 from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.workers import in_order, worker_count
 from secateur.reconstruct.layers import Arguments, Consumer
+from secateur.reconstruct.moments import Moments
+from secateur.reconstruct.store import Both, Store, Values, scratch_room
 
 _MUTED = 50.0  # gains so many times the median are of channels that carry nothing
-
-# (consumer, its arguments, its input in the original, in the pruned network, what it should give)
-Look = Callable[[Consumer, Arguments, Tensor, Tensor, Tensor], None]
+_DISK = 5e8  # bytes a second that a scratch file is taken to give
+_WORK = 2e10  # multiply-accumulates a second that a worker is taken to do
 
 
 @dataclass(frozen=True, eq=False)
-class Both:
-    """A value in the original and in the pruned network; one object as long as nothing differs."""
+class Reading:
+    """What a consumer reads of one batch, and what it should give."""
 
-    original: Any
-    pruned: Any
+    consumer: Consumer
+    arguments: Arguments  # in the original
+    original: Tensor  # its input there
+    pruned: Tensor  # its input in the pruned network
+    target: Tensor
+    start: int  # number of the batch's first sample
+    samples: int  # of all batches
+
+
+class Visitor(Protocol):
+    """What is done at the consumers, in graph order."""
+
+    def wants(self, consumer: Consumer, differs: bool) -> bool:
+        """Whether to visit it; `differs`: whether its input may differ between the networks."""
+
+    def measure(self, reading: Reading) -> Moments:
+        """Of one batch; may run in several threads."""
+
+    def finish(self, consumer: Consumer, moments: Moments) -> None:
+        """With the sum over all batches; may change the pruned tensors."""
 
 
 @dataclass(frozen=True)
@@ -43,28 +67,29 @@ class _Tensors:
 
     def __init__(self, original: Mapping[str, Tensor], pruned: Mapping[str, Tensor], like: Tensor) -> None:
         self.original, self.pruned, self.like = original, pruned, like
-        # id of a tensor → the tensor itself, which keeps the id from being used again, and its copy
-        self.converted: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def copy(self, tensor: Tensor) -> Tensor:
-        if id(tensor) not in self.converted:
-            self.converted[id(tensor)] = tensor, as_work(tensor, self.like)
-        return self.converted[id(tensor)][1]
+        # (name, whether pruned) → the tensor as it was converted, and its copy
+        self.converted: dict[tuple[str, bool], tuple[Tensor, Tensor]] = {}
 
     def of_original(self, leaf: Any) -> Any:
         if isinstance(leaf, _TensorName):
-            return self.copy(self.original[leaf.name])
+            return self._copy(leaf.name, self.original[leaf.name], False)
         return leaf.original if isinstance(leaf, Both) else leaf
 
     def of_pruned(self, leaf: Any) -> Any:
         if isinstance(leaf, _TensorName):
-            return self.copy(self.pruned[leaf.name])
+            return self._copy(leaf.name, self.pruned[leaf.name], self.differ(leaf))
         return leaf.pruned if isinstance(leaf, Both) else leaf
 
     def differ(self, leaf: Any) -> bool:
         if isinstance(leaf, _TensorName):
             return self.original[leaf.name] is not self.pruned[leaf.name]
         return isinstance(leaf, Both) and leaf.original is not leaf.pruned
+
+    def _copy(self, name: str, tensor: Tensor, pruned: bool) -> Tensor:
+        found = self.converted.get((name, pruned))
+        if found is None or found[0] is not tensor:
+            found = self.converted[name, pruned] = tensor, as_work(tensor, self.like)
+        return found[1]
 
 
 def sweep(
@@ -73,55 +98,158 @@ def sweep(
     original: Mapping[str, Tensor],
     pruned: Mapping[str, Tensor],
     inputs: Sequence[Tensor],
-    look: Look,
+    visitor: Visitor,
+    memory: int,
 ) -> None:
-    """Run one batch through both networks in graph order, as far as the last consumer.
+    """Visit the consumers in graph order, each with all samples in batches.
 
-    `look` is called before the pruned output of a consumer is made, and may change `pruned`. Work is done in
-    the precision and on the device of the first floating input. Memory: the values of both networks that are
-    still needed, for all samples of the batch.
+    `pruned` may change at a visit; what comes after is computed with the new tensors. Work is done in the
+    precision and on the device of the first floating input. Values that later layers read are kept in at most
+    `memory` bytes, beyond these in a scratch file, or computed again from the last ones that were kept,
+    whichever is estimated to take less time; the results are the same bits. Further memory: the values of a
+    batch and its moments, for each worker.
     """
-    like = torch.empty(0, dtype=precision_of(inputs), device=inputs[0].device)
-    tensors = _Tensors(original, pruned, like)
-    given = dict(zip(graph.inputs, inputs, strict=True))
-    joins = _joins(graph, consumers)
-    waiting = Counter(join.other for join in joins.values())  # value → joins that still need it
-    partners = dict[fx.Node, Both]()
-    last = [node for node in graph.nodes if node in consumers][-1:]
+    passes = _Passes(graph, consumers, original, pruned, inputs)
+    with Store(len(passes.inputs)) as store:
+        position = 0
+        for index, node in enumerate(passes.sizes.nodes):
+            if node not in consumers or not visitor.wants(consumers[node], passes.differs(index)):
+                continue
+            keep = _where(passes, position, index, memory)
+            written = store.begin(keep == "disk") if keep else None
+            total: Moments | None = None
 
-    def leaf(node: fx.Node) -> Any:
-        return Both(given[node], given[node]) if node.op == "placeholder" else _TensorName(str(node.target))
+            def one(batch: int) -> tuple[Moments, Values | None]:
+                values = store.load(batch)
+                reading = passes.reach(values, batch, position, index)  # noqa: B023  # done before the next turn
+                return visitor.measure(reading), None if written is None else written(values)  # noqa: B023
 
-    def visit(node: fx.Node, args: Any, kwargs: Any, consumer: Consumer, first: Any, value: Tensor) -> None:
+            for batch, (moments, values) in enumerate(in_order(one, range(len(passes.inputs)))):
+                total = moments if total is None else total + moments
+                if values is not None:
+                    store.save(batch, values)
+            if keep:
+                store.drop_older(keep == "disk")
+                position = index
+            assert total is not None
+            visitor.finish(consumers[node], total)
+
+
+def _where(passes: _Passes, position: int, index: int, memory: int) -> str:
+    """Where the values before node `index` are kept: "memory", "disk", or "" where they are computed again."""
+    alive = passes.sizes.alive(index)
+    needed = passes.bytes_of(alive, index)
+    if needed <= memory:
+        return "memory"
+    again = passes.macs(position, index) * passes.samples / (_WORK * worker_count())
+    return "disk" if 2 * needed / _DISK < again and needed < scratch_room() else ""
+
+
+class _Passes:
+    """Runs parts of both networks on batches."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        consumers: Mapping[fx.Node, Consumer],
+        original: Mapping[str, Tensor],
+        pruned: Mapping[str, Tensor],
+        inputs: Sequence[Tensor],
+    ) -> None:
+        self.graph, self.consumers = graph, consumers
+        self.like = torch.empty(0, dtype=precision_of(inputs), device=inputs[0].device)
+        self.tensors = _Tensors(original, pruned, self.like)
+        self.sizes: Footprint = footprint(graph)
+        self.samples = len(inputs[0])
+        self.batch = batch_size(2 * self.sizes.peak, inputs)
+        self.inputs = list(batches(inputs, self.batch))
+        self.joins = _joins(graph, consumers)
+
+    def reach(self, values: Values, batch: int, start: int, stop: int) -> Reading:
+        """Run nodes `start` to `stop` (excluded) of both networks; what the consumer at `stop` then reads.
+
+        `values` are those of the nodes before `start`, and become those of the nodes before `stop`.
+        """
+        node = self.sizes.nodes[stop]
+        with torch.no_grad():
+            for index in range(start, stop):
+                self._step(values, batch, index)
+            args, kwargs = self._given(values, batch, node)
+            first = pytree.tree_map(self.tensors.of_original, (args, kwargs))
+            target = call_op(node, *first, like=self.like)
+            if node in self.joins:
+                join = self.joins[node]
+                target = target + join.missing(values[join.other], target.shape, self.tensors.of_original)
+        consumer = self.consumers[node]
         arguments = bound_arguments(node, *first)
-        x = tensors.of_pruned(bound_arguments(node, args, kwargs)[consumer.view.input])
-        target = value
-        if node in joins:
-            other = partners[joins[node].other]
-            target = value + joins[node].missing(other, value.shape, tensors.of_original)
-            waiting[joins[node].other] -= 1
-            if not waiting[joins[node].other]:
-                del partners[joins[node].other]
-        look(consumer, arguments, arguments[consumer.view.input], x, target)
+        x = self.tensors.of_pruned(bound_arguments(node, args, kwargs)[consumer.view.input])
+        return Reading(
+            consumer, arguments, arguments[consumer.view.input], x, target, batch * self.batch, self.samples
+        )
 
-    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Both:
-        first = pytree.tree_map(tensors.of_original, (args, kwargs))
-        value = second = call_op(node, *first, like=like)
-        if node in consumers:
-            visit(node, args, kwargs, consumers[node], first, value)
-        if any(map(tensors.differ, pytree.tree_leaves((args, kwargs)))):
-            second = call_op(node, *pytree.tree_map(tensors.of_pruned, (args, kwargs)), like=like)
-        if waiting[node]:
-            partners[node] = Both(value, second)
-        return Both(value, second)
+    def _step(self, values: Values, batch: int, index: int) -> None:
+        """Run one node, and drop what no later one reads."""
+        node = self.sizes.nodes[index]
+        if node.op != "call_function":
+            return
+        args, kwargs = self._given(values, batch, node)
+        first = pytree.tree_map(self.tensors.of_original, (args, kwargs))
+        value = second = call_op(node, *first, like=self.like)
+        if any(map(self.tensors.differ, pytree.tree_leaves((args, kwargs)))):
+            second = call_op(node, *pytree.tree_map(self.tensors.of_pruned, (args, kwargs)), like=self.like)
+        if self.sizes.last_use[node] > index:
+            values[node] = Both(value, second)
+        for source in node.all_input_nodes:
+            if self.sizes.last_use[source] <= index:
+                values.pop(source, None)
 
-    with torch.no_grad():
-        walk(graph, leaf, call, wanted=last)
+    def _given(self, values: Values, batch: int, node: fx.Node) -> tuple[Any, Any]:
+        """The node's arguments: values, inputs, and names of tensors."""
+
+        def value_of(source: fx.Node) -> Any:
+            if source.op == "placeholder":
+                x = as_work(self.inputs[batch][self.graph.inputs.index(source)], self.like)
+                return Both(x, x)
+            return _TensorName(str(source.target)) if source.op == "get_attr" else values[source]
+
+        return fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of)
+
+    def differs(self, index: int) -> bool:
+        """Whether the input of the consumer at `index` can differ between the networks as they are now."""
+        return any(source in self._changed(index) for source in self.sizes.nodes[index].all_input_nodes)
+
+    def _changed(self, index: int) -> Collection[fx.Node]:
+        """Ops before `index` whose values can differ."""
+        found = set[fx.Node]()
+        for node in self.sizes.nodes[:index]:
+            if node.op == "call_function":
+                leaves = [_TensorName(str(n.target)) for n in node.all_input_nodes if n.op == "get_attr"]
+                if any(n in found for n in node.all_input_nodes) or any(map(self.tensors.differ, leaves)):
+                    found.add(node)
+        return found
+
+    def bytes_of(self, nodes: Sequence[fx.Node], index: int) -> int:
+        """That the values of `nodes` take for all samples, in both networks where they can differ."""
+        changed = self._changed(index)
+        numbers = sum(self.sizes.numbers[node] * (2 if node in changed else 1) for node in nodes)
+        return numbers * self.samples * self.like.element_size()
+
+    def macs(self, start: int, stop: int) -> float:
+        """Work of the nodes `start` to `stop` for one sample, roughly: numbers made by layers times fan-in."""
+        total = 0.0
+        for node in self.sizes.nodes[start:stop]:
+            if node.op == "call_function":
+                weights = [self.graph.tensors[str(n.target)] for n in node.all_input_nodes if n.op == "get_attr"]
+                fan_in = max((w[0].numel() for w in weights if w.ndim > 1), default=1)
+                total += 2.0 * self.sizes.numbers[node] * fan_in
+        return total
 
 
 @dataclass(frozen=True, eq=False)
 class _Join:
-    """A sum of a consumer's output, perhaps through a batch norm, and a value that is there before it."""
+    """Where a consumer's output, perhaps through a batch norm, is added to a value that is there before
+    it.
+    """
 
     other: fx.Node
     norm: Mapping[str, Any] | None  # the batch norm's arguments, by name
