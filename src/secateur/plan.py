@@ -24,6 +24,7 @@ from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
 
 Rounding = int | Literal["auto"]
+Allocation = Literal["uniform", "global"]
 AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
 

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from secateur.methods.context import Context, fold
 from secateur.methods.parts import makers, own_norms, rows
+from secateur.options import AtLeast0, Count
 from secateur.types import Group, Removal
 
 ITERATIONS = 100  # of Lloyd's algorithm, at most
 
 
-def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, restarts: int = 8) -> Removal:
+def folding(
+    context: Context, group: Group, count: int, *, repair: AtLeast0 = 1.0, restarts: Count = 8
+) -> Removal:
     """Cluster the n units that are left into n − `count` by k-means; the first of each cluster becomes its
     mean.
 
