@@ -377,9 +377,7 @@ def test_settings_beside_a_model(exported: Path) -> None:
     for name in ("net", "normal"):  # own inputs are images, too
         done = run(exported, "prune", f"{name}.onnx", "-o", f"{name}_own.onnx", "--calibration", "data.npz")
         assert done.returncode == 0, done.stderr
-        digests.append(
-            json.loads((exported / f"{name}_own.recipe.json").read_text())["request"]["calibration"]
-        )
+        digests.append(json.loads((exported / f"{name}_own.recipe.json").read_text())["used"]["calibration"])
     assert len(digests[0]) == 64 and digests[0] != digests[1]
 
 
