@@ -424,7 +424,7 @@ FAILURES = {
         1,
         "it has alpha, beta, pool",
     ),
-    "unknown method": ((*PRUNE, "-o", "x.pt2", "--method", "magic"), 2, "saliency"),
+    "unknown method": ((*PRUNE, "-o", "x.pt2", "--method", "magic"), 1, "saliency"),
     "nothing is free": (
         (*PRUNE, "-o", "x.pt2", "--method", "exact"),
         1,
