@@ -26,6 +26,12 @@ from shared import arguments, load_zoo, markdown, write
 
 WIDTHS = (256, 512, 1024, 2048, 4096)
 DEPTHS = (2, 4, 8, 16, 32)
+VERY_DEEP = (50, 100, 200)  # layers of 16 units: the time that goes into the graph alone
+DEEP_JOBS: dict[str, dict[str, Any]] = {
+    "saliency": {"method": "saliency", "remove": 0.5},
+    "reconstruct": {"method": "reconstruct", "remove": 0.5},
+    "reconstruct, global macs": {"allocation": "global", "remove": "macs=40%"},
+}
 
 
 def mlp(width: int, depth: int) -> nn.Module:
@@ -33,6 +39,15 @@ def mlp(width: int, depth: int) -> nn.Module:
     sizes = [width] * (depth + 1)
     layers = [layer for i, o in pairwise(sizes) for layer in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(*layers, nn.Linear(width, 10)).eval()
+
+
+def deep_mlp(depth: int) -> nn.Module:
+    """Narrow, with orthogonal weights, so that neither values nor gradients vanish."""
+    model = mlp(16, depth)
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, 1.3)
+    return model
 
 
 def rank(width: int) -> dict[str, float]:
@@ -51,6 +66,11 @@ def prune_mlp(width: int, depth: int, method: str) -> dict[str, float]:
     return timed(
         lambda: secateur.prune(mlp(width, depth), torch.rand(2, width), remove=0.5, method=method, round_to=1)
     )
+
+
+def prune_deep(depth: int, job: str) -> dict[str, float]:
+    request = {"samples": 64, "round_to": 1, "normalize": "none"} | DEEP_JOBS[job]
+    return timed(lambda: secateur.prune(deep_mlp(depth), torch.rand(2, 16), **request))
 
 
 def prune_zoo(name: str, method: str, shared: str) -> dict[str, float]:
@@ -74,6 +94,7 @@ def timed(job: Callable[[], secateur.Result]) -> dict[str, float]:
 JOBS: dict[str, Callable[..., dict[str, float]]] = {
     "rank": rank,
     "prune_mlp": prune_mlp,
+    "prune_deep": prune_deep,
     "prune_zoo": prune_zoo,
 }
 
@@ -117,6 +138,9 @@ def main() -> None:
         series[label] = WIDTHS, [case(label, w, "prune_mlp", w, 3, method) for w in WIDTHS]
         label = f"{method}, width 256, depth"
         series[label] = DEPTHS, [case(label, d, "prune_mlp", 256, d, method) for d in DEPTHS]
+    for job in DEEP_JOBS:
+        label = f"{job}, width 16, depth"
+        series[label] = VERY_DEEP, [case(label, d, "prune_deep", d, job) for d in VERY_DEEP]
     for name in ("paoding_mlp", "cifar_vgg11", "cifar_resnet20"):
         for method in ("impact", "stochastic"):
             case(f"{method} to 50 %", name, "prune_zoo", name, method, str(options.shared))

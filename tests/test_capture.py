@@ -12,7 +12,8 @@ from torch.export import export
 from architectures import ARCHITECTURES, UNCAPTURABLE
 from helpers import batch_of, coupled, outputs, same_bits, snapshot
 from secateur.errors import CaptureError, InputError
-from secateur.graph.capture import capture, kind, run
+from secateur.graph.capture import capture, kind
+from secateur.graph.interpret import run
 
 BATCH_FREE = (
     "mlp_relu mlp_mixer cnn_batch_norm cnn_view cnn_baked_sizes resnet_inplace squeeze_excite_linear decoder "
@@ -91,7 +92,9 @@ def test_other_weights_and_precision_can_be_run() -> None:
     (inputs,) = graph.example
     seen: list[fx.Node] = []
     zero = {"6.weight": torch.zeros(5, 9)}
-    (out,) = run(graph, [inputs], zero, observe=lambda node, value: seen.append(node), dtype=torch.float64)
+    (out,) = run(
+        graph, [inputs], zero, observe=lambda node, args, value: seen.append(node), dtype=torch.float64
+    )
     torch.testing.assert_close(out, graph.tensors["6.bias"].double().expand(2, 5))
     assert [kind(node) for node in seen] == ["linear", "relu"] * 3 + ["linear"]
 

@@ -16,9 +16,10 @@ from helpers import batch_of, coupled, doubled, outputs, same_bits, snapshot
 from secateur.compensate import combined, merged
 from secateur.errors import InputError
 from secateur.graph.capture import Graph
-from secateur.graph.capture import run as forward
+from secateur.graph.interpret import run as forward
 from secateur.methods import METHODS
-from secateur.methods.context import Context, Norm, following_norms
+from secateur.methods.batch_norm import Norm, following_norms
+from secateur.methods.context import Context
 from secateur.methods.folding import gain, k_means
 from secateur.run import Run
 from secateur.types import Group, Removal, Slot

@@ -20,8 +20,9 @@ from torch.nn import functional as F
 
 from architectures import ARCHITECTURES
 from helpers import coupled
-from secateur.graph.capture import capture, run
+from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
+from secateur.graph.interpret import run
 from secateur.graph.labels import FIXED, Labels, compacted, compressed, fixed, varying_axes
 from secateur.types import Group, Slot
 

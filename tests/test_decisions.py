@@ -23,7 +23,8 @@ from secateur.cli import app
 from secateur.decisions import Decision, Head, NoDecision, before_head, decide_on, decision_of, same
 from secateur.errors import InputError
 from secateur.evaluate import FGSM, evaluate
-from secateur.graph.capture import Graph, capture, run
+from secateur.graph.capture import Graph, capture
+from secateur.graph.interpret import run
 from secateur.surrogates import Source
 from secateur.surrogates.forward import as_log_probabilities, classes
 from secateur.types import Interval

@@ -15,7 +15,8 @@ from secateur.bounds.activations import SLOPES
 from secateur.bounds.difference import difference, merge_difference
 from secateur.bounds.interval import input_box, propagate
 from secateur.errors import UnsupportedOpError
-from secateur.graph.capture import Graph, capture, run
+from secateur.graph.capture import Graph, capture
+from secateur.graph.interpret import run
 from secateur.types import Group, Interval, Slot
 from test_interval import CaseModule, box_around, holds, points, run_each
 

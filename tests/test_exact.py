@@ -18,7 +18,7 @@ from secateur.errors import InputError, NothingToPruneError
 from secateur.methods import METHODS
 from secateur.methods.exact.alike import first_equal
 from secateur.methods.exact.finding import Finding, plain
-from secateur.methods.exact.scene import Scene, left
+from secateur.methods.exact.problem import ExactProblem, remaining
 from secateur.report.recipe import Recipe, seal_of
 from secateur.types import Group
 
@@ -473,8 +473,8 @@ def test_a_wrong_claim_is_taken_back_down_to_the_units_at_fault(monkeypatch: pyt
     with torch.no_grad():
         model[0].bias[[3, 8]] = -1000.0
 
-    def careless(scene: Scene, group: Group) -> Finding | None:
-        return plain(left(scene, group)[:-1])
+    def careless(problem: ExactProblem, group: Group) -> Finding | None:
+        return plain(remaining(problem, group)[:-1])
 
     monkeypatch.setattr("secateur.methods.exact.debloat.FINDERS", (careless,))
     result = exact(model, 16)

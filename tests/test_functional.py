@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.errors import CaptureError
-from secateur.graph.capture import capture, run
+from secateur.graph.capture import capture
+from secateur.graph.interpret import run
 
 
 class Dense(nn.Module):

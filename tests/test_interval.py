@@ -14,7 +14,8 @@ from secateur.bounds import activations
 from secateur.bounds.arithmetic import extremes
 from secateur.bounds.interval import RULES, input_box, propagate
 from secateur.errors import InputError, UnsupportedOpError
-from secateur.graph.capture import Graph, capture, kind, run
+from secateur.graph.capture import Graph, capture, kind
+from secateur.graph.interpret import run
 from secateur.types import Interval
 
 NAMES = sorted(CASES)

@@ -40,8 +40,9 @@ from secateur.formats.onnx import host as host_rules  # noqa: E402
 from secateur.formats.onnx import ops as op_rules  # noqa: E402
 from secateur.formats.onnx.check import distance, run_onnx  # noqa: E402
 from secateur.formats.onnx.table import OPS  # noqa: E402
-from secateur.graph.capture import capture, run  # noqa: E402
+from secateur.graph.capture import capture  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
+from secateur.graph.interpret import run  # noqa: E402
 from secateur.surgery import shrink  # noqa: E402
 
 Proto = Any

@@ -16,8 +16,9 @@ import secateur
 from helpers import cut, outputs, same_bits, snapshot
 from secateur.compensate import merged
 from secateur.cost import macs_after, parameters_after
-from secateur.graph.capture import Graph, capture, kind, run
+from secateur.graph.capture import Graph, capture, kind
 from secateur.graph.coupling import couple
+from secateur.graph.interpret import run
 from secateur.surgery import shrink
 from secateur.types import Removal
 
@@ -189,7 +190,7 @@ def values(model: nn.Module, x: Tensor, weights: dict[str, Tensor]) -> tuple[Ten
     """What the last layer reads and what it makes."""
     seen: list[tuple[fx.Node, Tensor]] = []
     graph = capture(model, x)
-    run(graph, [x], weights, observe=lambda node, value: seen.append((node, value)))
+    run(graph, [x], weights, observe=lambda node, args, value: seen.append((node, value)))
     last = next(i for i in reversed(range(len(seen))) if kind(seen[i][0]) in ("linear", "conv2d"))
     return seen[last - 1][1], seen[last][1]
 

@@ -22,9 +22,11 @@ from architectures import ARCHITECTURES
 from helpers import batch_of, coupled, outputs, same_bits, snapshot
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, NothingToPruneError, RecipeError, TargetMissedError
-from secateur.graph.capture import Graph, capture, run
+from secateur.graph.capture import Graph, capture
+from secateur.graph.interpret import run
 from secateur.methods import METHODS, PerGroup, options_of
-from secateur.methods.context import Context, fold, following_norms
+from secateur.methods.batch_norm import fold, following_norms
+from secateur.methods.context import Context
 from secateur.methods.impact import interval_entropy, ranking
 from secateur.methods.pairs import least_pairs
 from secateur.plan import Target, make_plan, schedule, selected

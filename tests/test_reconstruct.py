@@ -19,7 +19,8 @@ from architectures import ARCHITECTURES
 from helpers import outputs, same_bits, snapshot
 from secateur.bounds.interval import input_box
 from secateur.errors import InputError, RecipeError, TargetMissedError
-from secateur.graph.capture import capture, run
+from secateur.graph.capture import capture
+from secateur.graph.interpret import run
 from secateur.reconstruct.elimination import Problem, eliminate
 from secateur.reconstruct.layers import blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
@@ -429,7 +430,7 @@ def test_bn_moments_give_every_norm_its_mean_and_deviation() -> None:
     graph = capture(model, x)
     samples = bn_moments(Source(graph, input_box(graph, (0.0, 1.0), dtype=torch.float32), drawn()), 200)
     seen: list[Tensor] = []
-    run(graph, samples.inputs, samples.tensors, observe=lambda node, value: seen.append(value))
+    run(graph, samples.inputs, samples.tensors, observe=lambda node, args, value: seen.append(value))
     normed = [v for v, node in zip(seen, (n for n in graph.nodes if n.op == "call_function"), strict=True)
               if "batch_norm" in str(node.target)]  # fmt: skip
     for value, norm in zip(normed, (model[1], model[4]), strict=True):

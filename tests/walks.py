@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, as_work, call_op, walk
+from secateur.graph.capture import Graph
+from secateur.graph.interpret import run
 from secateur.types import Interval
 
 LIKE = torch.zeros(0, dtype=torch.float64)
@@ -17,12 +17,9 @@ LIKE = torch.zeros(0, dtype=torch.float64)
 
 def values(graph: Graph, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor]) -> dict[fx.Node, Any]:
     """The value of every node in float64; gradients pass."""
-    given = dict(zip(graph.inputs, inputs, strict=True))
-
-    def leaf(node: fx.Node) -> Tensor:
-        return given[node] if node.op == "placeholder" else as_work(tensors[str(node.target)], LIKE)
-
-    return walk(graph, leaf, partial(call_op, like=LIKE), keep=lambda node: True)
+    nodes = [node for node in graph.nodes if node.op != "output"]
+    found = run(graph, inputs, tensors, dtype=torch.float64, wanted=nodes, gradients=True)
+    return dict(zip(nodes, found, strict=True))
 
 
 def excess(bound: Any, value: Any) -> float:

@@ -1,6 +1,4 @@
-"""Which numbers of channels runtimes compute fast (measured by `benchmarks/channels.py`; see decision
-0010).
-"""
+"""Numbers of channels that runtimes compute fast, as measured by `benchmarks/channels.py` (decision 0010)."""
 
 from __future__ import annotations
 
@@ -9,9 +7,11 @@ from math import gcd
 import torch
 from torch import Tensor
 
-from secateur.graph.capture import Graph, bound_arguments, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.labels import FIXED
+from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.owners import owners
 
 BLOCK = 16  # channels that a 2-D convolution computes together: its time grows in steps of this many
 # off multiples of it, onnxruntime leaves its blocked layout, and a convolution takes up to four times as long
@@ -19,17 +19,12 @@ _ALIGNED = 4
 
 
 def block_units(graph: Graph, coupling: Coupling) -> dict[str, int]:
-    """For each group the least number of units that fills whole blocks in every 2-D convolution that it takes
-    part in.
+    """For each group the least number of units that fills whole blocks in all of its 2-D convolutions.
 
     1 for groups that are not rounded: no such convolution has as many channels as a block, or each unit fills
     blocks.
     """
-    names = list(coupling.ids)
-    largest = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1)
-    owner = torch.full((largest + 1,), len(names))
-    for number, name in enumerate(names):
-        owner[coupling.ids[name]] = number
+    names, owner = owners(coupling)
     found = dict.fromkeys(names, 1)
     for node in graph.nodes:
         if node.op != "call_function" or kind(node) != "conv2d":
@@ -55,15 +50,12 @@ def _units_of_channels(units: Tensor) -> Tensor:
 
 
 def aligned_units(block: int) -> int:
-    """The least multiple of units, `block` of which fill one, that onnxruntime computes in its blocked
-    layout.
-    """
+    """The least multiple of units that onnxruntime computes in its blocked layout; `block` fill a block."""
     return max(1, block * _ALIGNED // BLOCK)
 
 
 def kept_counts(units: int, block: int) -> list[int]:
-    """The numbers of units that a group may keep, descending: all, multiples, and what halving the least
-    gives.
+    """The numbers of units that a group may keep, descending: all, multiples, then halves of the least.
 
     Multiples of `block`, or of half or a quarter of it in groups of less than two blocks: they shrink, too.
     """

@@ -3,46 +3,120 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, bound_arguments, call_op, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import call_op
+from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.owners import groups_in_values
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 
 Shape = list[int]
 
 
 def parameters_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
-    """Parameters (buffers are not counted) of the shrunk model."""
+    """Parameters of the shrunk model; buffers are not counted."""
     shapes = _tensor_shapes(graph, coupling, alive)
     return sum(math.prod(shapes[name]) for name in graph.parameters)
 
 
 def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
-    """Multiply-accumulates of the shrunk model for one sample: convolutions, linear layers, products,
-    attention.
+    """Multiply-accumulates of the shrunk model for one sample.
 
-    Element-wise ops and norms are not counted, as is usual. MACs are half of FLOPs.
+    Counted are convolutions, linear layers, products and attention; element-wise ops and norms are not, as is
+    usual. MACs are half of FLOPs.
     """
+    return sum(_macs_of(graph, coupling, alive, _counted(graph)).values()) // graph.example[0].shape[0]
+
+
+class Costs:
+    """`parameters_after` and `macs_after` for many removals from one network.
+
+    The whole network is counted once; a removal recounts only the tensors and ops in which its units stand.
+    """
+
+    def __init__(self, graph: Graph, coupling: Coupling) -> None:
+        self.graph, self.coupling = graph, coupling
+        self._parameters = set(graph.parameters)
+
+    def parameters(self, alive: Alive) -> int:
+        """Parameters of the shrunk model."""
+        shapes = {name: list(self.graph.tensors[name].shape) for name in self._tensors(alive)}
+        for (name, axis), keep in kept_indices(self.graph, self.coupling, alive).items():
+            if name in shapes:
+                shapes[name][axis] = len(keep)
+        numbers = {name: math.prod(shape) for name, shape in shapes.items()}
+        full_size = {name: self.graph.tensors[name].numel() for name in numbers}
+        return self._whole_parameters + sum(numbers.values()) - sum(full_size.values())
+
+    def macs(self, alive: Alive) -> int:
+        """Multiply-accumulates of the shrunk model for one sample."""
+        nodes = {node: None for name in _losing(alive) for node in self._ops[name]}
+        recounted = _macs_of(self.graph, self.coupling, alive, nodes)
+        removed = sum(self._whole_macs[node] - count for node, count in recounted.items())
+        return (sum(self._whole_macs.values()) - removed) // self.graph.example[0].shape[0]
+
+    def _tensors(self, alive: Alive) -> set[str]:
+        """The parameters in which units that leave stand."""
+        groups = {group.name: group for group in self.coupling.groups}
+        found = {slot.tensor for name in _losing(alive) for slot in groups[name].slots}
+        return found & self._parameters
+
+    @cached_property
+    def _whole_parameters(self) -> int:
+        return sum(self.graph.tensors[name].numel() for name in self._parameters)
+
+    @cached_property
+    def _whole_macs(self) -> dict[fx.Node, int]:
+        return _macs_of(self.graph, self.coupling, {}, _counted(self.graph))
+
+    @cached_property
+    def _ops(self) -> dict[str, list[fx.Node]]:
+        """Group name → the counted ops that read its units, make them, or have them in their parameters."""
+        found: dict[str, list[fx.Node]] = {group.name: [] for group in self.coupling.groups}
+        of_tensor: dict[str, set[str]] = {}
+        for group in self.coupling.groups:
+            for slot in group.slots:
+                of_tensor.setdefault(slot.tensor, set()).add(group.name)
+        read = {node: [node, *node.all_input_nodes] for node in self._whole_macs}
+        values = {v: None for nodes in read.values() for v in nodes if v in self.coupling.units}
+        of_value = groups_in_values(self.coupling, values)
+        for node, nodes in read.items():
+            names = set[str]().union(
+                *(of_value[v] if v in of_value else of_tensor.get(_parameter_of(v), ()) for v in nodes)
+            )
+            for name in names & found.keys():
+                found[name].append(node)
+        return found
+
+
+def _losing(alive: Alive) -> list[str]:
+    """The groups that lose units."""
+    return [name for name, mask in alive.items() if not bool(mask.all())]
+
+
+def _counted(graph: Graph) -> list[fx.Node]:
+    """The ops whose multiply-accumulates are counted."""
+    return [node for node in graph.nodes if node.op == "call_function" and kind(node) in _MACS]
+
+
+def _macs_of(graph: Graph, coupling: Coupling, alive: Alive, nodes: Iterable[fx.Node]) -> dict[fx.Node, int]:
+    """Multiply-accumulates of each op for the example's batch."""
     tensors = _tensor_shapes(graph, coupling, alive)
     table = alive_units(coupling, alive)
-    total = 0
-    for node in graph.nodes:
-        rule = _MACS.get(kind(node)) if node.op == "call_function" else None
-        if rule is None:
-            continue
 
-        def shape(value: Any) -> Shape:
-            if value in coupling.units:
-                return kept_shape(coupling.units[value], table)
-            return _parameter_shape(value, tensors)
+    def shape(value: Any) -> Shape:
+        if value in coupling.units:
+            return kept_shape(coupling.units[value], table)
+        return _parameter_shape(value, tensors)
 
-        total += rule(node, shape)
-    return total // graph.example[0].shape[0]
+    return {node: _MACS[kind(node)](node, shape) for node in nodes}
 
 
 def _tensor_shapes(graph: Graph, coupling: Coupling, alive: Alive) -> Mapping[str, Shape]:
@@ -50,6 +124,13 @@ def _tensor_shapes(graph: Graph, coupling: Coupling, alive: Alive) -> Mapping[st
     for (name, axis), keep in kept_indices(graph, coupling, alive).items():
         shapes[name][axis] = len(keep)
     return shapes
+
+
+def _parameter_of(node: fx.Node) -> str:
+    """The name of a bare parameter, or of the one that ops have moved."""
+    while node.op == "call_function" and node.all_input_nodes:
+        node = node.all_input_nodes[0]
+    return str(node.target)
 
 
 def _parameter_shape(node: fx.Node, tensors: Mapping[str, Shape]) -> Shape:
@@ -63,9 +144,7 @@ def _parameter_shape(node: fx.Node, tensors: Mapping[str, Shape]) -> Shape:
 
 
 def _layer(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
-    """Each weight is used once at every position of the output (of the input, for transposed
-    convolutions).
-    """
+    """Each weight is used once at every position of the output, of a transposed convolution of the input."""
     a = bound_arguments(node, node.args, node.kwargs)
     weight, out, x = shape(a["weight"]), shape(node), shape(a["input"])
     if kind(node) == "linear":

@@ -16,13 +16,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, call_op, run
+from secateur.graph.capture import Graph
+from secateur.graph.interpret import call_op, run
 from secateur.graph.meaning import SOFTMAXES, Meaning, arguments_of, limits, op_name
 from secateur.graph.places import Look, maker, moved_back, only_source
 
@@ -208,14 +209,8 @@ def decide_on(
     dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The graph's decisions for `inputs`, as `Decision.classes`."""
-    kept: list[Tensor] = []
-
-    def observe(node: fx.Node, value: Any) -> None:
-        if node is decision.node:
-            kept.append(value)
-
-    found = run(graph, inputs, tensors, observe, dtype)
-    return decision.classes(kept[0] if kept else found[decision.output])
+    (value,) = run(graph, inputs, tensors, dtype=dtype, wanted=[decision.node])
+    return decision.classes(value)
 
 
 def decision_of(graph: Graph, head: Head = "auto", *, one_of_k: bool = False) -> Decision | NoDecision:

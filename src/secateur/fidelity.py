@@ -11,7 +11,8 @@ from torch import Tensor
 
 from secateur.decisions import Decision, same
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, run, sizes_of_values
+from secateur.graph.capture import Graph
+from secateur.graph.interpret import run, sizes_of_values
 from secateur.types import Samples
 
 _BATCH_BYTES = 2**28  # of the values of one pass

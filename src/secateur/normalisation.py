@@ -18,7 +18,8 @@ from torch import Tensor
 
 from secateur.bounds.interval import input_box
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, sizes_of_values
+from secateur.graph.capture import Graph
+from secateur.graph.interpret import sizes_of_values
 from secateur.presets import PRESETS, Preset
 from secateur.surrogates.fit import Fit, fit
 from secateur.surrogates.forward import classes

@@ -1,6 +1,4 @@
-"""From a request (a share of units, parameters or MACs) to the number of units that each group loses, step by
-step.
-"""
+"""From a requested share of units, parameters or MACs to the units that each group loses in each step."""
 
 from __future__ import annotations
 
@@ -9,49 +7,50 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
 from secateur.channels import aligned_units, block_units
-from secateur.cost import macs_after, parameters_after
+from secateur.cost import Costs
 from secateur.errors import InputError, NothingToPruneError, TargetMissedError, few
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
 
 Rounding = int | Literal["auto"]
 Allocation = Literal["uniform", "global"]
 AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
+Quantity = Literal["units", "params", "macs"]
+
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
 
-
-_QUANTITIES = {"units": "units", "params": "params", "size": "params", "macs": "macs"}
+_QUANTITIES: dict[str, Quantity] = {"units": "units", "params": "params", "size": "params", "macs": "macs"}
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to remove: `share` (between 0 and 1) of `quantity` (units, params or macs)."""
+    """What to remove: `share` (between 0 and 1) of `quantity`."""
 
-    quantity: str
+    quantity: Quantity
     share: float
 
     @staticmethod
     def parse(remove: float | str) -> Target:
-        """0.5, "50%", "units=50%", "params=50%", "macs=0.5"; always the share that goes. "size", that of the
-        weights in a file, is the parameters.
+        """Read 0.5, "50%", "units=50%", "params=50%" or "macs=0.5"; always the share that goes.
+
+        "size", that of the weights in a file, is the parameters.
         """
-        quantity, _, amount = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
-        quantity = _QUANTITIES.get(quantity.strip() or "units", "")
+        name, _, amount = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
+        quantity = _QUANTITIES.get(name.strip() or "units")
         try:
             text = str(amount).strip()
             share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
         except ValueError:
             share = math.nan
-        if not quantity or not 0 < share < 1:
+        if quantity is None or not 0 < share < 1:
             raise InputError(
                 f"remove={remove!r}: give the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or "
                 "'macs=50%'"
@@ -67,16 +66,15 @@ class Plan:
     requested: Target
     achieved: float  # the share of the requested quantity that goes
     shortfall: str  # why it is less than asked, or empty
-    multiples: Mapping[str, int] = field(
-        default_factory=dict
-    )  # of which each group keeps one on the way, too
+    # of which each group keeps one in every step
+    multiples: Mapping[str, int] = field(default_factory=dict)
 
     def cut_short(
         self, graph: Graph, coupling: Coupling, groups: Sequence[Group], alive: Mapping[str, Tensor], why: str
     ) -> Plan:
         """The plan as far as it was carried out, and why no further."""
         removed = {group.name: int((~alive[group.name]).sum()) for group in groups}
-        achieved = _achieved(graph, coupling, groups, self.requested, removed)
+        achieved = _Measure(graph, coupling, groups, self.requested.quantity).share(removed)
         return replace(self, removed=removed, achieved=achieved, shortfall=why)
 
 
@@ -85,22 +83,24 @@ def selected(coupling: Coupling, ignore: Sequence[str]) -> list[Group]:
 
     Raises `NothingToPruneError` where there are none, `InputError` for a pattern that matches nothing.
     """
-    kept, hits = [], dict.fromkeys(ignore, False)
+    kept, unmatched = list[Group](), dict.fromkeys(ignore)
     for group in coupling.groups:
+        for pattern in [p for p in unmatched if _matches(p, _layer_names(group))]:
+            del unmatched[pattern]
         made_by = _layer_names(group, lambda slot: slot.role != "consumer")
-        ignored = [p for p in ignore if any(fnmatchcase(name, p) for name in made_by)]
-        hits |= dict.fromkeys(
-            [p for p in ignore if any(fnmatchcase(n, p) for n in _layer_names(group))], True
-        )
-        if not group.pinned and not ignored:
+        if not group.pinned and not any(_matches(pattern, made_by) for pattern in ignore):
             kept.append(group)
-    for pattern, hit in hits.items():
-        if not hit:
-            raise InputError(f"ignore: {pattern!r} matches no layer; `secateur inspect` lists the names")
+    for pattern in unmatched:
+        raise InputError(f"ignore: {pattern!r} matches no layer; `secateur inspect` lists the names")
     return kept
 
 
+def _matches(pattern: str, names: set[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
 def _layer_names(group: Group, wanted: Callable[[Slot], bool] = lambda slot: True) -> set[str]:
+    """The group's name, its tensors and their layers."""
     tensors = {slot.tensor for slot in group.slots if wanted(slot)}
     return {group.name} | tensors | {tensor.rpartition(".")[0] for tensor in tensors}
 
@@ -125,35 +125,42 @@ def make_plan(
     more than `most` where the request can be met so. Units that are `gone` already count. Raises
     `NothingToPruneError` and `TargetMissedError`.
     """
-    gone = gone or {}
+    gone, measure = gone or {}, _Measure(graph, coupling, groups, target.quantity)
     if costs is not None:
-        ladder = _prices(graph, coupling, groups, target, costs)
+        ladder = _prices(measure, costs)
     else:
         ladder = {g.name: torch.arange(1, g.units, dtype=torch.float64) / g.units for g in groups}
     blocks = block_units(graph, coupling) if round_to == AUTO else {}
     whole = 1 if round_to == AUTO else int(round_to)
     multiples = {g.name: aligned_units(blocks[g.name]) if blocks else whole for g in groups}
     if any(blocks.get(g.name, 1) > 1 for g in groups):
-        removed = _in_blocks(graph, coupling, groups, target, blocks, ladder, gone, most)
+        removed = _in_blocks(measure, target, blocks, ladder, gone, most)
     elif costs is None and target.quantity == "units":
         removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, multiples, gone)
     else:
-        removed = _least_that_reaches(graph, coupling, groups, target, multiples, ladder, gone)
+        removed = _least_that_reaches(measure, target, multiples, ladder, gone)
     if not any(removed.values()):
-        raise NothingToPruneError(
-            f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit "
-            "to remove "
-            f"in any group ({', '.join(f'{g.name}: {g.units} units' for g in groups[:5])}); ask for more"
-        )
-    achieved = _achieved(graph, coupling, groups, target, removed)
-    shortfall = ""
-    if achieved < target.share - _EPSILON:
-        shortfall = (
-            f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: each group "
-            "keeps whole "
-            f"units{f', a multiple of {whole}' if whole > 1 else ''}, at least one"
-        )
-    return Plan(removed, target, achieved, shortfall, multiples)
+        raise NothingToPruneError(_nothing_to_remove(groups, target, round_to))
+    achieved = measure.share(removed)
+    return Plan(removed, target, achieved, _shortfall(target, achieved, whole), multiples)
+
+
+def _nothing_to_remove(groups: Sequence[Group], target: Target, round_to: Rounding) -> str:
+    return (
+        f"removing {target.share:.4g} of {target.quantity} with round_to={round_to} leaves no whole unit to "
+        f"remove in any group ({', '.join(f'{g.name}: {g.units} units' for g in groups[:5])}); ask for more"
+    )
+
+
+def _shortfall(target: Target, achieved: float, multiple: int) -> str:
+    """Why less than the target goes; empty where it is met."""
+    if achieved >= target.share - _EPSILON:
+        return ""
+    rounded = f", a multiple of {multiple}" if multiple > 1 else ""
+    return (
+        f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked: each group keeps "
+        f"whole units{rounded}, at least one"
+    )
 
 
 def require_groups(coupling: Coupling, groups: Sequence[Group]) -> None:
@@ -170,18 +177,22 @@ def capped(
     round_to: Rounding,
     found: Mapping[str, int],
 ) -> dict[str, int]:
-    """Of the units `found` to be free of each group, no more than `target` asks, so that multiples of
-    `round_to` stay.
+    """Units of each group to remove, of those that an exact method has `found` to be removable.
 
-    What comes out is not cut again. A target in parameters or MACs takes the least uniform ratio that meets
-    it. `AUTO` does not round: no other units could go in place of the free ones that would stay.
+    No more than `target` asks for, in a way that multiples of `round_to` stay. A result that is given again
+    is not reduced further. A target in parameters or MACs takes the least uniform ratio that meets it. `AUTO`
+    does not round: no other units could be removed in place of those that would stay.
     """
     wanted = dict(found)
     if target is not None and target.quantity == "units":
         wanted = {g.name: min(found[g.name], _share_of(g, target.share)) for g in groups}
-    elif target is not None and _achieved(graph, coupling, groups, target, found) > target.share:
-        ladder = {g.name: torch.arange(1, found[g.name] + 1, dtype=torch.float64) / g.units for g in groups}
-        wanted = _least_that_reaches(graph, coupling, groups, target, {}, ladder, {})
+    elif target is not None:
+        measure = _Measure(graph, coupling, groups, target.quantity)
+        if measure.share(found) > target.share:
+            ladder = {
+                g.name: torch.arange(1, found[g.name] + 1, dtype=torch.float64) / g.units for g in groups
+            }
+            wanted = _least_that_reaches(measure, target, {}, ladder, {})
     return _rounded(groups, wanted, {} if round_to == AUTO else {g.name: int(round_to) for g in groups}, {})
 
 
@@ -192,9 +203,10 @@ def as_done(
     target: Target | None,
     removed: Mapping[str, int],
 ) -> Plan:
-    """The plan that the removal of free units has turned out to be; `target` may have asked for more."""
+    """The plan of a removal that has already been done; `target` may have asked for more."""
     requested = target or Target("units", 1.0)
-    achieved, shortfall = _achieved(graph, coupling, groups, requested, removed), ""
+    achieved = _Measure(graph, coupling, groups, requested.quantity).share(removed)
+    shortfall = ""
     if target is not None and achieved < target.share - _EPSILON:
         asked = f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked"
         shortfall = f"{asked}: no more can go exactly"
@@ -237,9 +249,7 @@ def _rounded(
 
 
 def _in_blocks(
-    graph: Graph,
-    coupling: Coupling,
-    groups: Sequence[Group],
+    measure: _Measure,
     target: Target,
     blocks: Mapping[str, int],
     ladder: Mapping[str, Tensor],
@@ -247,42 +257,38 @@ def _in_blocks(
     most: Mapping[str, int] | None,
 ) -> dict[str, int]:
     """Removal in blocks of channels, of no more than `most` of each group where the request can be met so."""
-    share = partial(_achieved, graph, coupling, groups, target)
-    removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, most or {})
-    if most and share(removed) < target.share - _EPSILON:
-        removed = rounded_removal(groups, blocks, ladder, share, target.share, gone, {})
-    reached = share(removed)
+    groups = measure.groups
+    removed = rounded_removal(groups, blocks, ladder, measure.share, target.share, gone, most or {})
+    if most and measure.share(removed) < target.share - _EPSILON:
+        removed = rounded_removal(groups, blocks, ladder, measure.share, target.share, gone, {})
+    reached = measure.share(removed)
     more = target.quantity != "units" or any(removed[g.name] < g.units - 1 for g in groups)
     if reached < target.share - _EPSILON and more:
-        raise _missed(coupling, target, 1, reached)
+        raise _missed(measure.coupling, target, 1, reached)
     return removed
 
 
-def _prices(
-    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, costs: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
+def _prices(measure: _Measure, costs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The price of each next unit, never falling, since units leave in order; shape: (units − 1,) each."""
-    whole = _sizes(graph, coupling, groups, target, {})
     prices = {}
-    for g in groups:
+    for g in measure.groups:
         if g.name not in costs:
             prices[g.name] = torch.full((g.units - 1,), torch.inf, dtype=torch.float64)
             continue
-        saved = max(1, whole - _sizes(graph, coupling, groups, target, {g.name: 1}))
+        saved = max(1, measure.whole - measure.after({g.name: 1}))
         prices[g.name] = (costs[g.name] / saved).cummax(0).values
     return prices
 
 
 def _least_that_reaches(
-    graph: Graph,
-    coupling: Coupling,
-    groups: Sequence[Group],
+    measure: _Measure,
     target: Target,
     multiples: Mapping[str, int],
     ladder: Mapping[str, Tensor],
     gone: Mapping[str, int],
 ) -> dict[str, int]:
-    """Bisection over the rungs at which some group loses one unit more; `ladder[group]` is sorted."""
+    """Bisection over the rungs at which some group loses one more unit; `ladder[group]` is sorted."""
+    groups = measure.groups
     rungs = torch.cat([torch.zeros(1, dtype=torch.float64), *ladder.values()])
     rungs = rungs[torch.isfinite(rungs)].unique()
 
@@ -291,41 +297,45 @@ def _least_that_reaches(
         return _rounded(groups, reached, multiples, gone)
 
     def share(index: int) -> float:
-        return _achieved(graph, coupling, groups, target, counts(index))
+        return measure.share(counts(index))
 
     index = bisect_left(range(len(rungs)), target.share - _EPSILON, key=share)
     if index == len(rungs):
-        raise _missed(coupling, target, max(multiples.values(), default=1), share(len(rungs) - 1))
+        raise _missed(measure.coupling, target, max(multiples.values(), default=1), share(len(rungs) - 1))
     return counts(index)
 
 
 def _missed(coupling: Coupling, target: Target, multiple: int, most: float) -> TargetMissedError:
     return TargetMissedError(
         f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {multiple}) left in every "
-        "group, "
-        f"{most:.2%} is gone. Pinned: {_why_not(coupling)}"
+        f"group, {most:.2%} is gone. Pinned: {_why_not(coupling)}"
     )
 
 
-def _achieved(
-    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, removed: Mapping[str, int]
-) -> float:
-    whole = _sizes(graph, coupling, groups, target, {})
-    return 1.0 - _sizes(graph, coupling, groups, target, removed) / whole
+class _Measure:
+    """The requested quantity of a network, and the share of it that a removal takes."""
 
+    def __init__(self, graph: Graph, coupling: Coupling, groups: Sequence[Group], quantity: Quantity) -> None:
+        self.graph, self.coupling, self.groups, self.quantity = graph, coupling, groups, quantity
+        self._costs = Costs(graph, coupling)
+        self.whole = self.after({})
 
-def _sizes(
-    graph: Graph, coupling: Coupling, groups: Sequence[Group], target: Target, removed: Mapping[str, int]
-) -> int:
-    if target.quantity == "units":
-        return sum(g.units - removed.get(g.name, 0) for g in groups)
-    measure = parameters_after if target.quantity == "params" else macs_after
-    return measure(graph, coupling, _any_alive(groups, removed))
+    def after(self, removed: Mapping[str, int]) -> int:
+        """Units, parameters or MACs that are left; `removed`: units that each group loses."""
+        if self.quantity == "units":
+            return sum(g.units - removed.get(g.name, 0) for g in self.groups)
+        alive = _any_alive(self.groups, removed)
+        return self._costs.parameters(alive) if self.quantity == "params" else self._costs.macs(alive)
+
+    def share(self, removed: Mapping[str, int]) -> float:
+        """The share of the whole that goes."""
+        return 1.0 - self.after(removed) / self.whole
 
 
 def _any_alive(groups: Sequence[Group], removed: Mapping[str, int]) -> dict[str, Tensor]:
-    """Masks with the right number of units gone; which ones does not matter to sizes."""
-    return {g.name: torch.arange(g.units) >= removed.get(g.name, 0) for g in groups}
+    """For groups that lose units, masks with the right number gone; which ones does not matter to sizes."""
+    losing = {g.name: g.units for g in groups if removed.get(g.name, 0)}
+    return {name: torch.arange(units) >= removed[name] for name, units in losing.items()}
 
 
 def _why_not(coupling: Coupling) -> str:

@@ -1,5 +1,4 @@
-"""How many units each group loses where numbers of channels are rounded: one sequence of ever smaller
-networks.
+"""How many units each group loses where numbers of channels are rounded: a sequence of smaller networks.
 
 Every request stops somewhere on the same sequence, so a larger request never gives a larger network.
 """
@@ -44,8 +43,7 @@ def rounded_removal(
     gone: Mapping[str, int],
     most: Mapping[str, int],
 ) -> dict[str, int]:
-    """Units to remove from each group: the first network of the sequence of which `share` is at least
-    `wanted`.
+    """Units to remove from each group: the first network of the sequence with a `share` of at least `wanted`.
 
     Groups move down their `kept_counts` (for `blocks`), cheapest first, as far as `most` units may go;
     `prices[group]` is that of each next unit, never falling. Where the last move takes much more than asked,

@@ -17,9 +17,10 @@ from secateur.bounds.interval import input_box
 from secateur.data import as_tensors, check_within
 from secateur.data.within import outside
 from secateur.errors import InputError, SecateurWarning
-from secateur.graph.capture import Graph, sizes_of_values
+from secateur.graph.capture import Graph
 from secateur.graph.export import first_line
 from secateur.graph.finite import finite_samples, first_not_finite
+from secateur.graph.interpret import sizes_of_values
 from secateur.report.recipe import content_of
 from secateur.surrogates import SURROGATES, Source
 from secateur.types import Samples

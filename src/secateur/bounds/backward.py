@@ -32,7 +32,8 @@ from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
 from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, jump, terms
 from secateur.bounds.windows import VARIES, Where, Window, fitted, joined, move_apart, of_image, passed, whole
-from secateur.graph.capture import bound_arguments, call_op, kind, walk
+from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.interpret import call_op, walk
 from secateur.types import Interval
 
 Coefficients = tuple[Tensor | None, Tensor | None]  # of x and of x′, (rows, *shape of one sample); None: zero

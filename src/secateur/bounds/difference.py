@@ -62,7 +62,8 @@ from secateur.bounds.pairs import (
     softmax_pair,
     tight_pair,
 )
-from secateur.graph.capture import Graph, as_work, bound_arguments, kind, walk
+from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.interpret import as_work, walk
 from secateur.types import Group, Interval
 
 

@@ -47,7 +47,8 @@ from secateur.bounds.layers import (
 )
 from secateur.bounds.op import Op, Rounding
 from secateur.errors import InputError, SecateurWarning, UnsupportedOpError, few
-from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, told, walk
+from secateur.graph.capture import Graph, bound_arguments, kind, told
+from secateur.graph.interpret import as_work, call_op, walk
 from secateur.graph.sources import place_of
 from secateur.types import Interval
 

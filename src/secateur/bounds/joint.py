@@ -21,7 +21,8 @@ from secateur.bounds.arithmetic import as_interval
 from secateur.bounds.difference import step
 from secateur.bounds.pairs import Pair, before
 from secateur.bounds.rounding import OUTWARD
-from secateur.graph.capture import Graph, as_work, kind, walk
+from secateur.graph.capture import Graph, kind
+from secateur.graph.interpret import as_work, walk
 from secateur.types import Interval
 
 

@@ -14,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, bound_arguments, copied, kind, run
+from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.graph import copied
+from secateur.graph.interpret import run
 
 _NEVER_NEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softmax"}
 _LARGEST_WINDOW = 16
@@ -33,7 +35,7 @@ def without_max_pools(graph: Graph) -> Graph:
     twin = replace(graph, module=module)
     shapes: dict[fx.Node, tuple[int, ...]] = {}
 
-    def observe(node: fx.Node, value: Any) -> None:
+    def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
         if isinstance(value, Tensor):
             shapes[node] = tuple(value.shape)
 

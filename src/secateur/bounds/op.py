@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from secateur.errors import UnsupportedOpError
-from secateur.graph.capture import call_op
+from secateur.graph.interpret import call_op
 from secateur.graph.sources import place_of
 
 

@@ -5,6 +5,7 @@ matters.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -33,31 +34,49 @@ def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) 
     alone.
     """
     engine = Backward(networks)
+    refine = partial(_refined, engine, _Paths()) if linear else lambda node, value: value
     with torch.no_grad():
-        forward(
-            networks, boxes, engine.bounds, partial(_refined, engine) if linear else lambda node, value: value
-        )
+        forward(networks, boxes, engine.bounds, refine)
     return engine
 
 
-def _refined(engine: Backward, node: fx.Node, value: Any) -> Any:
+@dataclass(eq=False)
+class _Paths:
+    """Which nodes stand behind a function that bends, and which depend on an op that windows do not pass.
+
+    Nodes are noted in the order of the graph, so that nobody walks back through all that a node depends on.
+    """
+
+    bent: set[fx.Node] = field(default_factory=set)
+    unfit: set[fx.Node] = field(default_factory=set)
+
+    def note(self, engine: Backward, node: fx.Node) -> None:
+        sources = node.all_input_nodes
+        if any(s in self.bent or is_relaxed(s) or compared(s) is not None for s in sources):
+            self.bent.add(node)
+        if not self.unfit.isdisjoint(sources) or not _passes_windows(engine, node):
+            self.unfit.add(node)
+
+
+def _refined(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
     """The bounds of a node that an element-wise function reads, tightened where the function is not
     straight.
     """
     readers = [user for user in node.users if is_relaxed(user)]
     comparison = kind(node) == "sub" and compared(node) is not None
-    if not (readers or comparison) or not varies(value) or not _beyond_a_function(node):
-        return value
     engine.bounds[node] = value
+    paths.note(engine, node)
+    if not (readers or comparison) or not varies(value) or node not in paths.bent:
+        return value
     unsure = _crosses if all(kind(reader) == "relu" for reader in readers) else _anywhere
     if not isinstance(value, Pair):
-        return _tightened(engine, node, value, unsure(value), 1.0, 0.0)
+        return _tightened(engine, paths, node, value, unsure(value), 1.0, 0.0)
     first, second, change = map(as_interval, (value.before, value.after, value.change))
-    first = _tightened(engine, node, first, unsure(first), 1.0, 0.0)
+    first = _tightened(engine, paths, node, first, unsure(first), 1.0, 0.0)
     second = intersect(second, widened_sum(first, change))
-    second = _tightened(engine, node, second, unsure(second), 0.0, 1.0)
+    second = _tightened(engine, paths, node, second, unsure(second), 0.0, 1.0)
     change = intersect(change, widened_difference(second, first))
-    change = _tightened(engine, node, change, unsure(first) | unsure(second), -1.0, 1.0)
+    change = _tightened(engine, paths, node, change, unsure(first) | unsure(second), -1.0, 1.0)
     return Pair(first, second, change)
 
 
@@ -81,27 +100,14 @@ def _anywhere(x: Interval) -> Tensor:
     return torch.ones_like(x.lower, dtype=torch.bool)
 
 
-def _beyond_a_function(node: fx.Node) -> bool:
-    """Whether anything but linear ops stands between the inputs and the node; intervals are exact else."""
-    return any(is_relaxed(n) or compared(n) is not None for n in _ancestors(node))
-
-
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found, frontier = set[fx.Node](), [node]
-    while frontier:
-        for source in frontier.pop().all_input_nodes:
-            if source not in found:
-                found.add(source)
-                frontier.append(source)
-    return found
-
-
-def _tightened(engine: Backward, node: fx.Node, x: Interval, where: Tensor, f: float, g: float) -> Interval:
+def _tightened(
+    engine: Backward, paths: _Paths, node: fx.Node, x: Interval, where: Tensor, f: float, g: float
+) -> Interval:
     """`x`, bounds on f · x + g · x′ at a node, with linear bounds `where` they are wanted."""
     places = by_row(where).nonzero()  # shape: (rows, 2), box and element
     if not len(places):
         return x
-    if _fits_windows(engine, node):
+    if engine.samples[0][node].ndim == 4 and node not in paths.unfit:
         try:
             at_once = _rows_of_windows(engine, node, places, x.lower.shape[1:], (f, g))
             return _by_rows(engine, node, x, places, (f, g), _windows, at_once)
@@ -148,22 +154,15 @@ def _windows(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tenso
     return torch.cat([unit, -unit]), Window(part[:, 0].repeat(2), top, left, 1, 1)
 
 
-def _fits_windows(engine: Backward, node: fx.Node) -> bool:
-    """Whether all between the inputs and an image are ops that windows pass, and images that are not spread
-    out.
-    """
-    sample = engine.samples[0]
-    if sample[node].ndim != 4:
+def _passes_windows(engine: Backward, node: fx.Node) -> bool:
+    """Whether windows pass the op, or do not reach it; those of images that are spread out do not."""
+    if not varies(engine.bounds[node]):
+        return True
+    if not (kind(node) in WINDOWED or is_relaxed(node) or compared(node) is not None):
         return False
-    for n in (node, *_ancestors(node)):
-        if not varies(engine.bounds[n]) or n.op == "placeholder":
-            continue
-        if not (kind(n) in WINDOWED or is_relaxed(n) or compared(n) is not None):
-            return False
-        sources = [s for s in n.all_input_nodes if varies(engine.bounds[s])]
-        if kind(n) in ELEMENTWISE and any(sample[s].shape != sample[n].shape for s in sources):
-            return False
-    return True
+    sample = engine.samples[0]
+    sources = [s for s in node.all_input_nodes if varies(engine.bounds[s])]
+    return kind(node) not in ELEMENTWISE or all(sample[s].shape == sample[node].shape for s in sources)
 
 
 def _rows_of_windows(

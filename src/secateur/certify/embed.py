@@ -17,8 +17,9 @@ from torch import Tensor, fx
 
 from secateur.bounds.interval import MOVEMENT
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, bound_arguments, kind, run
+from secateur.graph.capture import Graph, bound_arguments, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.interpret import run
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from secateur.bounds.joint import Networks
 from secateur.decisions import Decision, same
-from secateur.graph.capture import call_op, walk
+from secateur.graph.interpret import run
 from secateur.types import Interval
 
 
@@ -47,14 +46,9 @@ class Passed:
     ) -> Passed:
         graph = networks.graph
         read = graph.outputs[0] if decision is None else decision.node
-        given = dict(zip(graph.inputs, inputs, strict=True))
-        env = walk(
-            graph,
-            lambda node: given[node] if node.op == "placeholder" else tensors[str(node.target)],
-            partial(call_op, like=networks.like),
-            keep=lambda node: node is read,
-        )
-        return Passed(len(inputs[0]), [env[node] for node in graph.outputs], env[read])
+        wanted, dtype = [*graph.outputs, read], networks.like.dtype
+        *outputs, value = run(graph, inputs, tensors, dtype=dtype, wanted=wanted, gradients=True)
+        return Passed(len(inputs[0]), outputs, value)
 
 
 def search(

@@ -18,9 +18,9 @@ from secateur.errors import InputError
 from secateur.files import write_atomically
 from secateur.formats.onnx.export import exported
 from secateur.formats.onnx.read import require_packages
-from secateur.graph.capture import copied
 from secateur.graph.export import as_module
 from secateur.graph.fitness import check_fit
+from secateur.graph.graph import copied
 
 
 def write_vnnlib(

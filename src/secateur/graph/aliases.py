@@ -1,6 +1,4 @@
-"""ATen's second names for ops: a graph has only the first ones, so that the rule tables need not know the
-others.
-"""
+"""ATen's second names for ops, which are replaced by the first ones, so that rule tables need only these."""
 
 from __future__ import annotations
 
@@ -51,9 +49,7 @@ ALIASES = {
 
 
 def first_name(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
-    """The op under its first name: the overload that takes and gives the same types. Itself where it has one
-    name.
-    """
+    """The op under its first name, in the overload with the same types; or the op itself."""
     packet = getattr(torch.ops.aten, ALIASES.get(target._schema.name.removeprefix("aten::"), ""), None)
     for name in packet.overloads() if packet is not None else ():
         overload: torch._ops.OpOverload = getattr(packet, name)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import Graph, bound_arguments, call_op, kind, walk
+from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.interpret import call_op, walk
 from secateur.graph.labels import (
     FIXED,
     Labels,

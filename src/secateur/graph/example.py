@@ -1,6 +1,4 @@
-"""Example inputs: tensors, and beside them None, truth values, numbers and text, which are constants of a
-capture.
-"""
+"""Example inputs: tensors, and None, truth values, numbers and text, which are constants of a capture."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ _CONSTANTS = (type(None), bool, int, float, complex, str, torch.dtype, torch.dev
 
 
 def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments. Raises `InputError` for values that a graph can neither take nor
-    fix.
-    """
+    """Positional and keyword arguments. Raises `InputError` for values that a graph cannot take."""
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Tensor):
@@ -35,8 +31,7 @@ def split_inputs(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[s
     else:
         raise InputError(
             f"example_inputs is a {type(example_inputs).__name__}; give a tensor, a tuple of the model's "
-            "arguments, or "
-            "a dict of its keyword arguments"
+            "arguments, or a dict of its keyword arguments"
         )
     named = [*((f"[{i}]", x) for i, x in enumerate(args)), *((f"[{k!r}]", x) for k, x in kwargs.items())]
     for name, value in named:
@@ -63,8 +58,7 @@ def _check_leaves(name: str, value: Any) -> None:
             kind = f"{type(leaf).__module__}.{type(leaf).__name__}".removeprefix("builtins.")
             raise InputError(
                 f"example_inputs{name} holds a {kind}; give torch tensors (torch.from_numpy for arrays) and, "
-                "as "
-                "constants, None, truth values, numbers and text"
+                "as constants, None, truth values, numbers and text"
             )
 
 
@@ -91,9 +85,9 @@ def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -
 
     Raises `InputError` where the example has other constants, `CaptureError` for another number of tensors.
     """
-    args, kwargs = (
-        program.example_inputs or ((), {}) if example_inputs is None else split_inputs(example_inputs)
-    )
+    args, kwargs = program.example_inputs or ((), {})
+    if example_inputs is not None:
+        args, kwargs = split_inputs(example_inputs)
     leaves = pytree.tree_leaves((args, _in_order(program, kwargs)))
     inputs = [s.arg for s in program.graph_signature.input_specs if s.kind == InputKind.USER_INPUT]
     tensors = [x for x in leaves if isinstance(x, Tensor)]
@@ -103,16 +97,20 @@ def leaves_for(program: ExportedProgram, example_inputs: ExampleInputs | None) -
             f"the graph has {len(wanted)} inputs ({few(wanted)}) but the example has {len(tensors)} tensors; "
             "give one tensor for each input"
         )
-    for argument, leaf in zip(inputs, leaves, strict=False):
-        constant = argument.value if isinstance(argument, ConstantArgument) else None
-        if len(leaves) == len(inputs) and isinstance(argument, ConstantArgument) and leaf != constant:
-            raise InputError(
-                f"example_inputs: {argument.name} is {leaf!r}, but the program was exported with "
-                f"{constant!r}, "
-                "which is part of its graph; export it again with the other value"
-            )
+    if len(leaves) == len(inputs):
+        _check_constants(inputs, leaves)
     given = iter(tensors)
     return [a.value if isinstance(a, ConstantArgument) else next(given) for a in inputs]
+
+
+def _check_constants(inputs: Sequence[Any], leaves: Sequence[Any]) -> None:
+    """`InputError` for an example whose constant is not the one that the program was exported with."""
+    for argument, leaf in zip(inputs, leaves, strict=True):
+        if isinstance(argument, ConstantArgument) and leaf != argument.value:
+            raise InputError(
+                f"example_inputs: {argument.name} is {leaf!r}, but the program was exported with "
+                f"{argument.value!r}, which is part of its graph; export it again with the other value"
+            )
 
 
 def _in_order(program: ExportedProgram, kwargs: Mapping[str, Any]) -> dict[str, Any]:

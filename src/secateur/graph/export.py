@@ -28,16 +28,14 @@ _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or i
     (
         ("data-dependent", "DataDependent", "DynamicOutputShape"),
         "Control flow that depends on tensor values has no static graph; rewrite it with torch.where or "
-        "torch.cond, or "
-        "prune the part without it",
+        "torch.cond, or prune the part without it",
     ),
     (("quantize",), f"The model is quantised. {FLOAT_FIRST}"),
     (("numpy",), "Values that leave torch for NumPy cannot be followed; use torch's functions"),
     (
         ("UnsupportedOperator", "fake impl", "Meta' backend", "fake tensor"),
         "An op of another library needs a fake kernel (torch.library.register_fake) to be captured, or "
-        "torch's own ops "
-        "in its place",
+        "torch's own ops in its place",
     ),
     (("", ), "torch.export.export(model, args, strict=False) shows all of the reason; rewrite that part of "
      "forward, or prune the part of the model without it"),
@@ -46,9 +44,10 @@ _FAILURES: tuple[tuple[tuple[str, ...], str], ...] = (  # words in an error or i
 
 @contextmanager
 def quiet_export() -> Iterator[None]:
-    """Export without the fused path of attention, without gradients (so that `no_grad` blocks leave no
-    subgraphs of their own), and without torch's own messages. One thread at a time: torch.export keeps state
-    of the process.
+    """Export without the fused path of attention, without gradients and without torch's own messages.
+
+    Gradients are off so that `no_grad` blocks leave no subgraphs. One thread at a time: torch.export keeps
+    state of the process.
     """
     with ALONE, EXPORTING, no_fast_path(), torch.no_grad():
         silenced = logging.root.manager.disable
@@ -98,9 +97,7 @@ def _exported(
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """An export makes millions of objects that stay; on large graphs, looking for garbage among them is 15 %
-    of it.
-    """
+    """Pause the garbage collector, which takes 15 % of the time: an export makes millions of objects."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -123,9 +120,7 @@ def _source_lines(wanted: bool) -> Iterator[None]:
 
 
 def _tried(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The model's output on the example. Raises `CaptureError` where it refuses that, or changes its own
-    buffers.
-    """
+    """The model's output on the example; `CaptureError` where it fails or changes the buffers."""
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad():

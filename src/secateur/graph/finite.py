@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, kind, run
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import batches, run
+from secateur.graph.ops import kind
 from secateur.graph.sources import described
 
-_CHUNK = 256  # samples that are run at once
+_BATCH = 256  # samples that are run at once
 _MASKS = {"masked_fill", "where", "full", "full_like", "scalar_tensor", "fill"}  # infinite on purpose
 
 
@@ -23,8 +25,7 @@ def finite_samples(
     Cost: one forward pass.
     """
     parts = []
-    for start in range(0, len(inputs[0]), _CHUNK):
-        batch = [x[start : start + _CHUNK] for x in inputs]
+    for batch in batches(inputs, _BATCH):
         good = torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
         for out in run(graph, batch, tensors):
             if out.is_floating_point() and out.ndim and len(out) % len(good) == 0:
@@ -42,7 +43,7 @@ def first_not_finite(
     """
     found: list[tuple[fx.Node, Tensor]] = []
 
-    def observe(node: fx.Node, value: Any) -> None:
+    def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
         if not found and isinstance(value, Tensor) and value.is_floating_point():
             bad = value.isnan() if kind(node) in _MASKS else ~torch.isfinite(value)
             if bool(bad.any()):

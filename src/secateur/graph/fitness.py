@@ -1,6 +1,4 @@
-"""Modules that cannot be captured as they are: what they are and what to do, before torch.export fails on
-them.
-"""
+"""Modules that cannot be captured: what they are and what to do, before torch.export fails on them."""
 
 from __future__ import annotations
 
@@ -79,12 +77,10 @@ def _scripted(model: nn.Module) -> Iterator[str]:
 def _scripted_told(names: list[str]) -> str:
     return (
         f"TorchScript (torch.jit.script or trace) has no Python code to capture: {few(names)}. Build the "
-        "model from "
-        "its Python class and load the weights: model.load_state_dict(scripted.state_dict()). Without the "
-        "class, "
-        "write it as ONNX: torch.onnx.export(scripted, (example,), 'net.onnx', dynamo=False, "
-        "input_names=['input'], "
-        "dynamic_axes={'input': {0: 'batch'}}), and prune secateur.load_model('net.onnx')"
+        "model from its Python class and load the weights: model.load_state_dict(scripted.state_dict()). "
+        "Without the class, write it as ONNX: torch.onnx.export(scripted, (example,), 'net.onnx', "
+        "dynamo=False, input_names=['input'], dynamic_axes={'input': {0: 'batch'}}), and prune "
+        "secateur.load_model('net.onnx')"
     )
 
 
@@ -109,9 +105,8 @@ def _absent(model: nn.Module) -> Iterator[str]:
 def _absent_told(names: list[str]) -> str:
     return (
         f"the model has no values for {few(names)}: these tensors are on the meta device. Load the weights "
-        "with "
-        "model.load_state_dict(state, assign=True), or build the model outside of torch.device('meta') and "
-        "init_empty_weights()"
+        "with model.load_state_dict(state, assign=True), or build the model outside of "
+        "torch.device('meta') and init_empty_weights()"
     )
 
 
@@ -138,8 +133,7 @@ def _inferred(model: nn.Module) -> Iterator[str]:
 def _inferred_told(names: list[str]) -> str:
     return (
         f"the model was made in torch.inference_mode, and torch.export takes no such tensors: {few(names)}. "
-        "Give a "
-        "copy that is made outside of it: copy.deepcopy(model)"
+        "Give a copy that is made outside of it: copy.deepcopy(model)"
     )
 
 
@@ -175,8 +169,7 @@ def _prepared(model: nn.Module) -> Iterator[str]:
 def _prepared_told(names: list[str]) -> str:
     return (
         f"the model is prepared for quantisation, with observers or fake quantisation: {few(names)}. Prune "
-        "the float "
-        "model first, then prepare and quantise the smaller one"
+        "the float model first, then prepare and quantise the smaller one"
     )
 
 
@@ -190,9 +183,8 @@ def _masked(model: nn.Module) -> Iterator[str]:
 
 def _masked_told(calls: list[str]) -> str:
     return (
-        "the model is masked by torch.nn.utils.prune, which computes its weights in every forward pass. Make "
-        "the masks "
-        f"permanent: {few(calls, '; ')}"
+        "the model is masked by torch.nn.utils.prune, which computes its weights in every forward pass. "
+        f"Make the masks permanent: {few(calls, '; ')}"
     )
 
 

@@ -27,8 +27,9 @@ _OUT_OF_PLACE = "write it out of place, for example with torch.where or torch.ca
 
 
 def make_functional(module: fx.GraphModule, inputs: Sequence[Any]) -> None:
-    """Replace in-place ops by functional ones. `inputs`: a value for each placeholder, on which the graph is
-    run once.
+    """Replace in-place ops by functional ones.
+
+    `inputs`: a value for each placeholder, on which the graph is run once.
 
     Raises `CaptureError` naming op and source line where a buffer is written, or a view that has no rule.
     """
@@ -50,9 +51,7 @@ def _is_in_place(node: fx.Node) -> bool:
 
 
 class _Functional:
-    """One walk in the order of execution. Nodes of the captured graph are the keys; `now` says what stands
-    for them.
-    """
+    """One pass in execution order. Keys are captured nodes; `now` holds the nodes that replace them."""
 
     def __init__(self, graph: fx.Graph, memory: Memory) -> None:
         self.graph, self.memory = graph, memory
@@ -144,8 +143,7 @@ class _Functional:
         if base.op == "get_attr":
             raise CaptureError(
                 f"the model changes its own buffers when it runs ({base.target}): {described(node)}; export "
-                "it without "
-                "that"
+                "it without that"
             )
         if self._puts_back(node, target):
             self.now[node] = self.current(target)

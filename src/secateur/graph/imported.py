@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 
 class Imported(nn.Module, ABC):
-    """A module that an importer made. A module of any other class is used through its `forward` alone,
-    whatever its own methods are called.
+    """A module that an importer made.
+
+    Of a module of any other class only `forward` is used, whatever its other methods are called.
     """
 
     @property

@@ -31,9 +31,7 @@ _LAYERS = {  # op → its arguments that are data; the others are parameters
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """Where the numbers of a tensor stand in the one that the model stores: the same numbers in another
-    order.
-    """
+    """The order in which a tensor holds the numbers of the one that the model stores."""
 
     stored_shape: tuple[int, ...]
     # for each number, its flat position in the stored tensor; shape: as the layer reads the tensor
@@ -44,8 +42,9 @@ class Layout:
         return stored.reshape(-1)[self.order.to(stored.device)]
 
     def as_stored(self, read: Tensor, order: Tensor | None = None) -> Tensor:
-        """A tensor as the layer reads it, as the model stores it. Where some indices have left it, `order` is
-        that of the numbers that stay.
+        """A tensor as the layer reads it, in the layout in which the model stores it.
+
+        Where some indices have been removed, `order` is that of the numbers that stay.
         """
         order = self.order if order is None else order
         coordinates = torch.unravel_index(order.reshape(-1), self.stored_shape)
@@ -65,8 +64,7 @@ class Layout:
 def read_as_used(
     module: fx.GraphModule, tensors: Mapping[str, Tensor], *, reshaped: bool
 ) -> dict[str, Layout]:
-    """Let the graph read weights as its layers do, where all uses of a weight agree; the layout of each such
-    weight.
+    """Let the graph read weights as its layers do, where all uses of a weight agree; returns their layouts.
 
     Nodes that moved a weight leave the graph, and `module` holds the moved weight. Without `reshaped`,
     weights that are permuted only.
@@ -107,8 +105,9 @@ def _moves(node: fx.Node, tensor: Tensor, allowed: set[str]) -> bool:
 
 
 def _common_order(uses: list[tuple[fx.Node, fx.Node]], tensor: Tensor) -> Tensor | None:
-    """The order in which all ops read the weight; None where they do not agree, or one is no layer or reads
-    it as it is stored.
+    """The order in which all ops read the weight.
+
+    None where they do not agree, or where one is no layer or reads the weight as it is stored.
     """
     if not uses or any(view.op == "get_attr" or not _is_parameter(view, user) for view, user in uses):
         return None

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import Graph, call_op, resized, run
+from secateur.graph.capture import Graph
+from secateur.graph.graph import resized
+from secateur.graph.interpret import call_op, run
 from secateur.graph.meaning import MOVES, SOFTMAXES, Meaning, arguments_of, meanings, op_name
 
 _CLASS_AXIS = {"conv1d": 1, "conv2d": 1, "conv3d": 1, "linear": -1}  # of the op's value
@@ -48,7 +50,7 @@ def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
     def bare(value: Any) -> Any:
         return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
 
-    def observe(node: fx.Node, value: Any) -> None:
+    def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
         found[node] = pytree.tree_map(bare, value)
 
     outputs = run(graph, resized(graph, batch), observe=observe)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import call_op
+from secateur.graph.interpret import call_op
 from secateur.graph.labels import FIXED, Labels, compacted, fixed, varying_axes
 
 Arguments = dict[str, Any]

@@ -16,9 +16,7 @@ _LIBRARIES = tuple(
 
 
 def described(node: fx.Node) -> str:
-    """The node, its op, its layer and the line of the user's code that calls it, as far as these are
-    known.
-    """
+    """The node, its op, its layer and the line of the user's code that calls it, as far as they are known."""
     if node.op == "get_attr":
         return f"the tensor {node.target}"
     place = place_of(node)
@@ -32,9 +30,7 @@ def place_of(node: fx.Node) -> str:
 
 
 def layer_of(node: fx.Node) -> str:
-    """The name of the innermost submodule that calls the op; empty for the model itself, and where it is not
-    known.
-    """
+    """The name of the innermost submodule that calls the op; empty for the model itself and where unknown."""
     stack = list(node.meta.get("nn_module_stack", {}).values())
     return str(stack[-1][0]) if stack else ""
 
@@ -48,9 +44,7 @@ def source_of(node: fx.Node) -> str:
 
 
 def source_of_error(error: BaseException) -> str:
-    """The innermost line outside of torch that was running when the exception was raised; empty where there
-    is none.
-    """
+    """The innermost line outside of torch that ran when the exception was raised; empty without one."""
     frames = traceback.extract_tb(error.__traceback__)
     return _innermost([(frame.filename, frame.lineno or 0, frame.line or "") for frame in frames])
 

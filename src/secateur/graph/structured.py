@@ -1,5 +1,4 @@
-"""Outputs that are objects: dataclasses, `ModelOutput`s of Hugging Face, mappings and named tuples as plain
-containers.
+"""Outputs that are objects (dataclasses, `ModelOutput`s, mappings, named tuples) as plain containers.
 
 torch.export knows tuples, lists, dicts and what is registered with its pytree. Registration is global and
 belongs to the user, so other outputs are made plain for the capture alone; a pruned model of the user's own
@@ -25,13 +24,8 @@ from secateur.graph.ops import kind
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NUMBERS = (type(None), bool, int, float, complex, str, *_SYMBOLS)
-_LABELS = (
-    torch.dtype,
-    torch.device,
-    Enum,
-    bytes,
-    type,
-)  # hold no tensors, and torch.export does not know them
+# these hold no tensors, and torch.export does not know them
+_LABELS = (torch.dtype, torch.device, Enum, bytes, type)
 _CONTAINERS = (tuple, list, dict)
 
 
@@ -55,9 +49,7 @@ def is_plain(output: Any) -> bool:
 
 
 def plain(output: Any) -> Any:
-    """The tensors of the output in tuples, lists and dicts. Raises `CaptureError` for a class that it does
-    not know.
-    """
+    """The tensors of the output in tuples, lists and dicts; `CaptureError` for an unknown class."""
     if isinstance(output, (Tensor, fx.Node)):
         return output
     parts = _parts(output)
@@ -74,9 +66,7 @@ def _holds_no_tensor(value: Any) -> bool:
 
 
 def is_size(node: fx.Node) -> bool:
-    """Whether the node gives a number and no tensor: as torch.export has noted, or by its op where notes are
-    gone.
-    """
+    """Whether the node gives a number and no tensor, by torch.export's note, or by its op without a note."""
     if "val" in node.meta:
         return isinstance(node.meta["val"], (bool, int, float, *_SYMBOLS))
     on_numbers = getattr(node.target, "__module__", "") == "_operator" and kind(node) != "getitem"
@@ -96,15 +86,14 @@ def _parts(output: Any) -> dict[Any, Any] | list[Any] | tuple[Any, ...]:
         return tuple(pytree.tree_flatten(output, lambda x: x is not output)[0])
     cache = "; leave a cache out with use_cache=False" if "Cache" in type(output).__name__ else ""
     raise CaptureError(
-        f"the model's output holds a {type(output).__name__}, which cannot be looked into; return tensors in "
-        "a tuple, "
-        f"a dict or a dataclass, or register the class with torch.utils._pytree.register_pytree_node{cache}"
+        f"the model's output holds a {type(output).__name__}, which cannot be looked into; return tensors "
+        "in a tuple, a dict or a dataclass, or register the class with "
+        f"torch.utils._pytree.register_pytree_node{cache}"
     )
 
 
 def with_plain_outputs(model: nn.Module) -> nn.Module:
-    """A twin of the model with the same submodules and tensors, which returns tensors in plain containers
-    alone.
+    """A twin of the model, with the same submodules and tensors, that returns tensors in plain containers.
 
     The model stays as it is.
     """

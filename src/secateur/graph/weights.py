@@ -15,9 +15,8 @@ _TAKES_INFINITY = set(  # ops of which one operand may be infinite
 )
 _MOVES_VALUES = set(
     "reshape view expand permute transpose t unsqueeze squeeze slice select flatten unflatten contiguous "
-    "clone alias "
-    "detach to _to_copy type_as float double half bfloat16 lift_fresh_copy lift_fresh index index_select "
-    "expand_as "
+    "clone alias detach to _to_copy type_as float double half bfloat16 lift_fresh_copy lift_fresh index "
+    "index_select expand_as "
     "broadcast_to repeat cat stack neg triu tril constant_pad_nd pad".split()
 )
 
@@ -31,16 +30,13 @@ def check_finite(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
         bad = value.isnan() if _only_compared(node) else ~value.isfinite()
         if bool(bad.any()):
             raise CaptureError(
-                f"{node.target} of shape {tuple(value.shape)} holds {int(bad.sum())} NaN or infinite values; "
-                "nothing "
-                "sensible can be pruned from it: load the weights again"
+                f"{node.target} of shape {tuple(value.shape)} holds {int(bad.sum())} NaN or infinite "
+                "values; nothing sensible can be pruned from it: load the weights again"
             )
 
 
 def _only_compared(tensor: fx.Node) -> bool:
-    """Whether no op multiplies by what the tensor holds, as layers do; ops that move its values are
-    followed.
-    """
+    """Whether no op multiplies by the tensor, as layers do; ops that move its values are followed."""
     frontier, seen = [tensor], {tensor}
     while frontier:
         for user in frontier.pop().users:

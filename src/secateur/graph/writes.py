@@ -1,6 +1,4 @@
-"""What in-place ops write (`VALUES`), and how a written view becomes a new value of its parent
-(`INTO_PARENT`).
-"""
+"""The values that in-place ops write (`VALUES`), and new parents of written views (`INTO_PARENT`)."""
 
 from __future__ import annotations
 
@@ -141,8 +139,9 @@ def _range(view: fx.Node) -> tuple[int, slice] | None:
 def _pasted(
     maker: Maker, parent: fx.Node, before: fx.Node, dim: int, start: int, end: int, value: fx.Node
 ) -> fx.Node:
-    """`before` with [start, end) along `dim` replaced. The size of axis 0, the batch, is that of the example
-    only.
+    """`before` with [start, end) along `dim` replaced.
+
+    The size of axis 0, the batch, is only that of the example.
     """
     size = maker.memory.shapes[parent][dim]
     first, last, _ = slice(start, end).indices(size)

@@ -11,8 +11,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from secateur.methods.context import Context, fold
-from secateur.methods.parts import makers, own_norms, rows
+from secateur.methods.batch_norm import fold, own_norms
+from secateur.methods.context import Context
+from secateur.methods.rows import entries, makers, rows
 from secateur.options import AtLeast0, Count
 from secateur.types import Group, Removal
 
@@ -22,8 +23,7 @@ ITERATIONS = 100  # of Lloyd's algorithm, at most
 def folding(
     context: Context, group: Group, count: int, *, repair: AtLeast0 = 1.0, restarts: Count = 8
 ) -> Removal:
-    """Cluster the n units that are left into n − `count` by k-means; the first of each cluster becomes its
-    mean.
+    """Cluster the n remaining units into n − `count` by k-means; the first of a cluster becomes its mean.
 
     Clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), side by side over all producers and what
     stands on the way: equal units leave at no loss. The consumers' columns of a cluster are added up.
@@ -31,10 +31,10 @@ def folding(
     `restarts` clusterings counts. A unit may stand in for several, whatever `recursive` says. Cost: n²·d for
     n units of d weights, and n²·k for k clusters in each iteration of each clustering.
     """
-    norms = own_norms(context, group)
+    norms = own_norms(context.norms, group)
     scaled = fold(context.weights, {w: replace(norm, scale=None, shift=None) for w, norm in norms.items()})
     left = context.alive[group.name].nonzero().flatten()
-    points, k = rows(scaled, makers(group), group.units)[left], len(left) - count
+    points, k = rows(scaled, makers(group), left), len(left) - count
     labels = k_means(points, k, context.generator, restarts)
     head = first_members(labels, k)[labels]
     leaves = head != torch.arange(len(left))
@@ -45,8 +45,7 @@ def folding(
 def means(
     context: Context, scaled: Mapping[str, Tensor], group: Group, left: Tensor, head: Tensor, repair: float
 ) -> dict[str, Tensor]:
-    """Producers and norms in which each unit of `left` that heads others has become the mean of them and
-    itself.
+    """Producers and norms in which each unit of `left` that heads a cluster has become its mean.
 
     head: position in `left`, for each of `left`; scaled: the weights with all norms' statistics brought to 0
     and 1 but for the means, (μ − b)/σ. Rows and means are then multiplied by the gain of their layer, so that
@@ -54,8 +53,8 @@ def means(
     """
     size = torch.bincount(head, minlength=len(left))
     merged = (size > 1).nonzero().flatten()
-    layer_of = {norm.mean: weight for weight, norm in own_norms(context, group).items()}
-    values = {slot: scaled[slot.tensor].movedim(slot.axis, 0)[slot.positions[left]] for slot in makers(group)}
+    layer_of = {norm.mean: weight for weight, norm in own_norms(context.norms, group).items()}
+    values = {slot: entries(scaled, slot, left) for slot in makers(group)}
     gains = {slot.tensor: gain(v.flatten(1), head) ** repair for slot, v in values.items() if v.ndim > 2}
     changed: dict[str, Tensor] = {}
     for slot, v in values.items():  # shape: (left, width, …)
@@ -84,8 +83,9 @@ def gain(vectors: Tensor, head: Tensor) -> Tensor:
 
 
 def k_means(points: Tensor, k: int, generator: torch.Generator, restarts: int) -> Tensor:
-    """The cluster, of `k` that are none empty, of every point; shape: (points,). All distances from one Gram
-    matrix.
+    """The cluster of every point, of `k` that are not empty; shape: (points,).
+
+    All distances come from one Gram matrix.
     """
     gram = points @ points.T
     runs = [lloyd(gram, seeds(gram, k, generator)) for _ in range(restarts)]
@@ -106,9 +106,7 @@ def seeds(gram: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
-    """Clusters from the points `start` on, until none changes, and the sum of squared distances to their
-    means.
-    """
+    """Clusters from the points `start` on until none changes, and the sum of squared distances to means."""
     k, own = len(start), gram.diagonal()[:, None]
     labels = filled(own + own[start].T - 2 * gram[:, start], k)
     for _ in range(ITERATIONS):
@@ -123,8 +121,9 @@ def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
 
 
 def filled(distance: Tensor, k: int) -> Tensor:
-    """The nearest mean of every point; one that nobody is nearest to gets the farthest point that heads no
-    cluster.
+    """The nearest mean of every point.
+
+    A mean that is nearest to no point gets the farthest point that heads no cluster.
     """
     near, labels = distance.min(dim=1)
     first = first_members(labels, k)

@@ -94,12 +94,10 @@ def interval_entropy(lower: Tensor, upper: Tensor) -> Tensor:
     S_ij = 1 − ½(|lo_i − lo_j| + |hi_i − hi_j|) / (width of the union of i and j); equal points are similar (S
     = 1).
     """
-    distance = 0.5 * (
-        (lower[:, :, None] - lower[:, None, :]).abs() + (upper[:, :, None] - upper[:, None, :]).abs()
-    )  # shape: (k, n, n)
-    union = torch.maximum(upper[:, :, None], upper[:, None, :]) - torch.minimum(
-        lower[:, :, None], lower[:, None, :]
-    )
+    low, other_low = lower[:, :, None], lower[:, None, :]  # shapes: (k, n, 1), (k, 1, n)
+    high, other_high = upper[:, :, None], upper[:, None, :]
+    distance = 0.5 * ((low - other_low).abs() + (high - other_high).abs())
+    union = torch.maximum(high, other_high) - torch.minimum(low, other_low)
     similar = 1.0 - distance / union.clamp(min=torch.finfo(union.dtype).tiny) >= SIMILAR
     share = similar.double().mean(2)
     return -(share * share.log()).sum(1)

@@ -14,8 +14,9 @@ BLOCK_BYTES = 2**26  # rows of the pair matrix that stand in memory at a time
 
 
 def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-    """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for unit numbers a in `sources`, b in `targets`; shape: (sources,
-    targets).
+    """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for units a of `sources` and b of `targets`.
+
+    Shape: (sources, targets).
 
     Srinivas & Babu 2015 (arXiv 1507.06149). Distances come from one matrix product.
     """
@@ -25,8 +26,9 @@ def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tenso
 
 
 def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """For each unit a in `sources` the b ≠ a in `targets` of least s(a→b): values and unit numbers; shapes:
-    (sources,).
+    """For each unit a of `sources` the b ≠ a of `targets` of least s(a→b).
+
+    Returns the values and the units b; shapes: (sources,).
 
     Cost: |sources|·|targets|·d multiplications for d features, in blocks of `BLOCK_BYTES`. Infinite where
     none is.

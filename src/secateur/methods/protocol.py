@@ -14,7 +14,7 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.methods.context import Norm, following_norms
+from secateur.methods.batch_norm import Norm, following_norms
 from secateur.options import Option, checked_options, options_in
 from secateur.plan import Allocation, Plan, Rounding, Target, make_plan
 from secateur.reconstruct import LayerStatistics, Settings, layer_statistics, marginal_costs

@@ -1,4 +1,4 @@
-"""The smallest filters leave, and all that stay take over a share of each.
+"""Remove the smallest filters, and let all that stay take over a share of each.
 
 LBYL, Lee, Kim and Choi, "Training-Free Restoration of Pruned Neural Networks" (arXiv 2502.08474; first
 version 2022).
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from secateur.compensate import combined
-from secateur.methods.context import Context
-from secateur.methods.parts import parts, smallest
+from secateur.methods.affine import affine_units
+from secateur.methods.context import Context, smallest
 from secateur.options import AtLeast0, Norm
 from secateur.types import Group, Removal
 
@@ -35,7 +35,7 @@ def ridge(
     decomposition, m²·d for m kept units of d weights (d²·m where d < m).
     """
     units, kept = smallest(context, group, count, norm)
-    made = parts(context, group)
+    made = affine_units(context, group)
     features = torch.cat([made.linear, math.sqrt(lambda1) * made.constant], dim=1)
     coefficients = regression(features[units], features[kept], lambda2)
     changed = combined(context.weights, group, units, kept, coefficients)
@@ -43,8 +43,9 @@ def ridge(
 
 
 def regression(goal: Tensor, basis: Tensor, lam: float) -> Tensor:
-    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis; shape: (goal,
-    basis).
+    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis.
+
+    Shape: (goal, basis).
 
     With basis = U·diag(σ)·Vᵀ, C = goal·V·diag(σ/(σ² + λ))·Uᵀ; where λ is 0, that of least norm.
     """

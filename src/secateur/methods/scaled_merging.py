@@ -1,4 +1,4 @@
-"""The smallest filters leave, and the one that points the same way stands in, scaled.
+"""Remove the smallest filters, and merge each, scaled, into the kept one that points the same way.
 
 Neuron Merging, Kim et al., NeurIPS 2020 (arXiv 2010.15969).
 """
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from secateur.compensate import combined
-from secateur.methods.context import Context
-from secateur.methods.parts import Parts, parts, smallest
+from secateur.methods.affine import AffineUnits, affine_units
+from secateur.methods.context import Context, smallest
 from secateur.options import Cosine, Norm, Share
 from secateur.types import Group, Removal
 
@@ -34,7 +34,7 @@ def scaled_merging(
     removed and m kept units of d weights.
     """
     units, kept = smallest(context, group, count, norm)
-    score, cosine, scale = likeness(parts(context, group), units, kept, lam)
+    score, cosine, scale = likeness(affine_units(context, group), units, kept, lam)
     best = score.argmax(dim=1, keepdim=True)
     made_by = [
         w.ndim for w in (context.weights[slot.tensor] for slot in group.having("producer")) if w.ndim > 1
@@ -44,13 +44,12 @@ def scaled_merging(
     s = scale.gather(1, best)[:, 0]
     stood_in = near & (s > 0)
     into = torch.where(stood_in, kept[best[:, 0]], -1)
-    scaled = torch.diag(
-        torch.where(stood_in, s, 1.0) - 1.0
-    )  # W[:, a] becomes s·W[:, a], which the merge then adds
+    # W[:, a] becomes s·W[:, a], which the merge then adds
+    scaled = torch.diag(torch.where(stood_in, s, 1.0) - 1.0)
     return Removal(group.name, units, into, combined(context.weights, group, units, units, scaled))
 
 
-def likeness(made: Parts, units: Tensor, kept: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
+def likeness(made: AffineUnits, units: Tensor, kept: Tensor, lam: float) -> tuple[Tensor, Tensor, Tensor]:
     """Score, cosine and scale of every removed unit a with every kept unit b; shapes: (units, kept).
 
     Without batch norm (Algorithm 2), bias is one more weight and the score is the cosine. With it (Algorithm
@@ -68,7 +67,7 @@ def likeness(made: Parts, units: Tensor, kept: Tensor, lam: float) -> tuple[Tens
     if not made.normed:
         return cosine, cosine, scale
     # |B|/S·‖w′_a‖, a factor that the range takes out again and that spares a division by zero
-    rest = made.constant[units][:, None] * b[..., None] - made.constant[kept][None] * a[..., None]
-    distance = torch.linalg.vector_norm(rest, dim=2)
+    shift = made.constant[units][:, None] * b[..., None] - made.constant[kept][None] * a[..., None]
+    distance = torch.linalg.vector_norm(shift, dim=2)
     least, most = distance.amin(dim=1, keepdim=True), distance.amax(dim=1, keepdim=True)
     return lam * cosine - (1 - lam) * (distance - least) / (most - least).clamp_min(tiny), cosine, scale

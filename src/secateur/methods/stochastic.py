@@ -39,6 +39,7 @@ def stochastic(
         worse = value - float(score[accepted[-1]]) if accepted else 0.0
         if worse <= 0 or (heat > 0 and chance[i] < math.exp(-worse / heat)):
             accepted.append(i)
-    refused = [i for i in ranking(score, length).tolist() if i not in set(accepted)]
+    taken = set(accepted)
+    refused = [i for i in ranking(score, length).tolist() if i not in taken]
     chosen = torch.tensor([*accepted, *refused][:count], dtype=torch.int64)
     return Removal(group.name, a[chosen], b[chosen])

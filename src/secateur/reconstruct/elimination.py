@@ -30,8 +30,9 @@ class Problem:
 
 
 def eliminate(problems: Sequence[Problem], alive: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` units that leave, in order, and what each costs, summed over the layers. Greedy, exact at
-    each step.
+    """The `count` units to remove, in order, and the cost of each, summed over the layers.
+
+    Greedy, and exact at each step.
 
     Cost for U units of m features: B·D³ once, then count · B·(m·D² + U·m²·(m + O)). Memory: B·D² numbers.
     """
@@ -78,8 +79,9 @@ def _leave_out(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
 
 
 def factor(matrix: Tensor) -> Tensor:
-    """Cholesky factor of a finite matrix that is positive definite but for rounding: its diagonal grows until
-    it is.
+    """Cholesky factor of a finite matrix that is positive definite but for rounding.
+
+    Its diagonal is raised until it is.
 
     Raises `SolveError` where even a diagonal as large as the matrix does not help.
     """

@@ -1,14 +1,12 @@
-"""Layers that read units, seen as linear maps of rows: y = W x + b at every position and in every channel
-group.
+"""Layers that read units, as linear maps of rows: y = W x + b at every position and in every channel group.
 
 A row of `VIEWS` says how an op's input, output and weight become matrices. A consumer whose op has no row can
-be merged into, but not be solved for anew.
+be merged into, but not refitted.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +14,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional
 
-from secateur.graph.capture import Graph, bound_arguments, kind
-from secateur.types import Group
+from secateur.graph.batch_norm import batch_norm_after, running_statistics
+from secateur.graph.graph import Graph, tensor_name
+from secateur.graph.ops import bound_arguments, kind
+from secateur.types import Group, Slot
 
 Arguments = Mapping[str, Any]  # of an op, by name
 _BLOCK = 2**24  # numbers in one block of rows
@@ -25,17 +25,17 @@ _BLOCK = 2**24  # numbers in one block of rows
 
 @dataclass(frozen=True)
 class View:
-    """How one op is seen: B channel groups, D features and O outputs of each; `at` are flat positions of the
-    output.
+    """How one op becomes a linear map, with B channel groups of D features and O outputs each.
+
+    `at` are flat positions of the output.
     """
 
     input: str
     weight: str
     bias: str | None
     axis: int  # of the weight, along which its inputs stand
-    rows: Callable[
-        [Arguments, Tensor, Tensor], Tensor
-    ]  # (arguments, input, at) → shape: (samples · positions, B, D)
+    # (arguments, input, at) → shape: (samples · positions, B, D)
+    rows: Callable[[Arguments, Tensor, Tensor], Tensor]
     outputs: Callable[[Tensor, Tensor], Tensor]  # (output, at) → shape: (samples · positions, B · O)
     positions: Callable[[Tensor], int]  # of an output
     matrix: Callable[[Tensor, int], Tensor]  # (weight, B) → shape: (B, O, D)
@@ -64,7 +64,7 @@ class Consumer:
 
 def find_consumers(graph: Graph) -> dict[str, list[Consumer]]:
     """Weight → the nodes that read through it, in graph order, for weights all of whose uses have a view."""
-    uses = Counter(str(node.target) for node in graph.nodes if node.op == "get_attr" for _ in node.users)
+    uses = graph.uses()
     found: dict[str, list[Consumer]] = {}
     for node in graph.nodes:
         consumer = _consumer(graph, node, uses)
@@ -73,42 +73,35 @@ def find_consumers(graph: Graph) -> dict[str, list[Consumer]]:
     return {weight: nodes for weight, nodes in found.items() if len(nodes) == uses[weight]}
 
 
+def all_linear(slots: Iterable[Slot], consumers: Mapping[str, Sequence[Consumer]]) -> bool:
+    """Whether the readers of units in `slots` are all consumers that read them along their inputs."""
+    return all(s.tensor in consumers and consumers[s.tensor][0].view.axis == s.axis for s in slots)
+
+
 def _consumer(graph: Graph, node: fx.Node, uses: Mapping[str, int]) -> Consumer | None:
     view = VIEWS.get(kind(node)) if node.op == "call_function" else None
     if view is None:
         return None
     a = bound_arguments(node, node.args, node.kwargs)
-    weight, bias = parameter(a[view.weight]), parameter(a[view.bias]) if view.bias else None
+    weight, bias = tensor_name(a[view.weight]), tensor_name(a[view.bias]) if view.bias else None
     blocks = a.get("groups", 1)
-    if weight is None or isinstance(a[view.input], fx.Node) is False or graph.tensors[weight].ndim < 2:
+    if weight is None or not isinstance(a[view.input], fx.Node) or graph.tensors[weight].ndim < 2:
         return None
     if blocks > 1 and "transpose" in kind(node):
         return None  # its inputs stand in all blocks along one axis
     if any(a.get(factor, 1) != 1 for factor in ("alpha", "beta")):
         return None
     taps = graph.tensors[weight][0, 0].numel()
-    norm = _norm(node)
+    norm = batch_norm_after(node)
     return Consumer(node, view, weight, bias, _shift(bias, norm, uses), norm is not None, taps, blocks)
 
 
-def parameter(node: Any) -> str | None:
-    return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
-
-
-def _norm(node: fx.Node) -> Arguments | None:
-    """Arguments of the batch norm that alone reads the node's output."""
-    users = list(node.users)
-    if len(users) != 1 or kind(users[0]) != "batch_norm":
-        return None
-    return bound_arguments(users[0], users[0].args, users[0].kwargs)
-
-
-def _shift(bias: str | None, norm: Arguments | None, uses: Mapping[str, int]) -> tuple[str, float] | None:
+def _shift(bias: str | None, norm: fx.Node | None, uses: Mapping[str, int]) -> tuple[str, float] | None:
     """Its own bias, or else the running mean of the batch norm that follows, where nothing else uses it."""
     if bias is not None:
         return (bias, 1.0) if uses[bias] == 1 else None
-    mean = parameter(norm["running_mean"]) if norm else None
-    return (mean, -1.0) if mean is not None and uses[mean] == 1 else None
+    statistics = running_statistics(norm) if norm is not None else None
+    return (statistics[0], -1.0) if statistics is not None and uses[statistics[0]] == 1 else None
 
 
 def blocks_of_rows(
@@ -170,9 +163,7 @@ def _conv_rows(a: Arguments, x: Tensor, at: Tensor) -> Tensor:
 
 
 def _transposed_rows(a: Arguments, x: Tensor, at: Tensor) -> Tensor:
-    """A transposed convolution is a convolution of the input with zeros between, by the kernel turned
-    round.
-    """
+    """A transposed convolution is a convolution of the input with zeros between, by the flipped kernel."""
     weight, spatial = a["weight"], x.ndim - 2
     stride, dilation, padding, extra = (
         _each(a[name], spatial) for name in ("stride", "dilation", "padding", "output_padding")
@@ -193,8 +184,9 @@ def _patches(
     at: Tensor,
     blocks: int,
 ) -> Tensor:
-    """What the kernel sees at flat output positions `at`; shape: (samples · positions, B, channels / B ·
-    taps).
+    """The patches under the kernel at output positions `at`, which are flat.
+
+    Shape: (samples · positions, B, channels / B · taps).
     """
     x = functional.pad(x, [p for pair in reversed(pads) for p in pair])
     for i, (k, s, d) in enumerate(zip(kernel, stride, dilation, strict=True)):
@@ -207,7 +199,7 @@ def _patches(
 
 
 def _steps(sizes: Sequence[int]) -> tuple[Any, ...]:
-    """The index that takes every so-manyth element of the last axes."""
+    """The index that takes every n-th element along each of the last axes, n from `sizes`."""
     return (..., *(slice(None, None, size) for size in sizes))
 
 
@@ -223,24 +215,24 @@ def _conv_positions(y: Tensor) -> int:
     return y[0, 0].numel()
 
 
-def _turned(weight: Tensor) -> Tensor:
+def _flipped(weight: Tensor) -> Tensor:
     return weight.flip(tuple(range(2, weight.ndim))).transpose(0, 1)
 
 
 _LINEAR = View(
     "input", "weight", "bias", 1, _linear_rows, _last, _linear_positions,
     matrix=lambda weight, blocks: weight[None],
-    tensor=lambda matrix, like: matrix[0],
+    tensor=lambda matrix, shaped: matrix[0],
 )  # fmt: skip
 _CONV = View(
     "input", "weight", "bias", 1, _conv_rows, _conv_outputs, _conv_positions,
     matrix=lambda weight, blocks: weight.flatten(1).unflatten(0, (blocks, -1)),
-    tensor=lambda matrix, like: matrix.flatten(0, 1).reshape(like.shape),
+    tensor=lambda matrix, shaped: matrix.flatten(0, 1).reshape(shaped.shape),
 )  # fmt: skip
 _TRANSPOSED = View(
     "input", "weight", "bias", 0, _transposed_rows, _conv_outputs, _conv_positions,
-    matrix=lambda weight, blocks: _turned(weight).flatten(1)[None],
-    tensor=lambda matrix, like: _turned(matrix[0].reshape(like.transpose(0, 1).shape)),
+    matrix=lambda weight, blocks: _flipped(weight).flatten(1)[None],
+    tensor=lambda matrix, shaped: _flipped(matrix[0].reshape(shaped.transpose(0, 1).shape)),
 )  # fmt: skip
 
 
@@ -249,7 +241,7 @@ def _product(input: str, weight: str, bias: str | None = None) -> View:
     return View(
         input, weight, bias, 0, _linear_rows, _last, _linear_positions,
         matrix=lambda weight, blocks: weight.T[None],
-        tensor=lambda matrix, like: matrix[0].T,
+        tensor=lambda matrix, shaped: matrix[0].T,
     )  # fmt: skip
 
 

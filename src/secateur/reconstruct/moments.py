@@ -11,9 +11,7 @@ _NARROW = 128  # features up to which products in float64 cost next to nothing
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """Sums over rows: x is what the pruned network's layer reads, y what the original's gives. B channel
-    groups.
-    """
+    """Sums over rows: x is a layer's input in the pruned network, y its output in the original."""
 
     count: int
     x: Tensor  # shape: (B, D)
@@ -24,8 +22,9 @@ class Moments:
 
     @staticmethod
     def of(x: Tensor, y: Tensor) -> Moments:
-        """Of one block of rows; x: (B, n, D), y: (B, n, O). Products of wide layers stay in the rows'
-        precision.
+        """Of one block of rows; x: (B, n, D), y: (B, n, O).
+
+        Products of wide layers stay in the rows' precision.
         """
         if x.shape[2] <= _NARROW:
             x, y = x.double(), y.double()
@@ -44,8 +43,9 @@ class Moments:
         return self.x, self.y, self.xx, self.yx, self.yy
 
     def normal(self, intercept: bool) -> tuple[Tensor, Tensor]:
-        """E[xxᵀ] and E[yxᵀ], about the means where an intercept takes these up; shapes: (B, D, D), (B, O,
-        D).
+        """E[xxᵀ] and E[yxᵀ], about the means where an intercept takes these up.
+
+        Shapes: (B, D, D), (B, O, D).
         """
         xx, yx = self.xx / self.count, self.yx / self.count
         if intercept:

@@ -8,7 +8,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from secateur.graph.capture import Graph, as_work, call_op, walk
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import batches, precision_of, run
 from secateur.types import Interval, Samples
 
 _STEPS = 5
@@ -23,16 +24,12 @@ def perturbed(
     box: Sequence[Interval],
     eps: float,
 ) -> Samples:
-    """The samples after projected gradient ascent on ‖f(x) − g(x)‖² in the L∞ ball of radius `eps` and the
-    box.
+    """The samples after projected gradient ascent on ‖f(x) − g(x)‖², within `eps` (L∞) and the box.
 
     After Madry et al. 2018 (arXiv 1706.06083), with disagreement for the loss. Inputs of whole numbers stay.
     Cost: five forward and backward passes of both networks.
     """
-    parts = [
-        _ascend(graph, original, pruned, [x[i : i + _BATCH] for x in samples.inputs], box, eps)
-        for i in range(0, len(samples.inputs[0]), _BATCH)
-    ]
+    parts = [_ascend(graph, original, pruned, batch, box, eps) for batch in batches(samples.inputs, _BATCH)]
     return replace(samples, inputs=tuple(torch.cat(xs) for xs in zip(*parts, strict=True)))
 
 
@@ -44,18 +41,16 @@ def _ascend(
     box: Sequence[Interval],
     eps: float,
 ) -> list[Tensor]:
+    """One batch after `_STEPS` steps of gradient ascent."""
     x = list(start)
-    free = [i for i, value in enumerate(start) if value.is_floating_point()]
+    floating = [i for i, value in enumerate(start) if value.is_floating_point()]
     for _ in range(_STEPS):
-        for i in free:
+        for i in floating:
             x[i] = x[i].detach().requires_grad_()
-        with torch.enable_grad():
-            pairs = zip(outputs(graph, x, original), outputs(graph, x, pruned), strict=True)
-            gap = torch.stack([(f - g).square().sum() for f, g in pairs if f.is_floating_point()]).sum()
-            if not gap.requires_grad:
-                return [value.detach() for value in x]
-            slopes = torch.autograd.grad(gap, [x[i] for i in free], allow_unused=True)
-        for i, slope in zip(free, slopes, strict=True):
+        slopes = _slopes(graph, original, pruned, x, floating)
+        if all(slope is None for slope in slopes):
+            break
+        for i, slope in zip(floating, slopes, strict=True):
             if slope is not None:
                 moved = x[i].detach() + 2.5 * eps / _STEPS * slope.sign()
                 moved = moved.clamp(start[i] - eps, start[i] + eps)
@@ -63,13 +58,22 @@ def _ascend(
     return [value.detach() for value in x]
 
 
-def outputs(graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """The model's outputs, as a function that can be differentiated with respect to its inputs."""
-    like = next(x for x in inputs if x.is_floating_point())
-    given = dict(zip(graph.inputs, inputs, strict=True))
-    env = walk(
-        graph,
-        lambda node: given[node] if node.op == "placeholder" else as_work(tensors[str(node.target)], like),
-        lambda node, args, kwargs: call_op(node, args, kwargs, like=like),
-    )
-    return tuple(env[node] for node in graph.outputs)
+def _slopes(
+    graph: Graph,
+    original: Mapping[str, Tensor],
+    pruned: Mapping[str, Tensor],
+    x: Sequence[Tensor],
+    floating: Sequence[int],
+) -> Sequence[Tensor | None]:
+    """Gradients of ‖f(x) − g(x)‖² with respect to the floating inputs; None where none reaches them."""
+    with torch.enable_grad():
+        f, g = (_outputs(graph, x, tensors) for tensors in (original, pruned))
+        gaps = [(a - b).square().sum() for a, b in zip(f, g, strict=True) if a.is_floating_point()]
+        gap = torch.stack(gaps).sum()
+        if not gap.requires_grad:
+            return [None] * len(floating)
+        return torch.autograd.grad(gap, [x[i] for i in floating], allow_unused=True)
+
+
+def _outputs(graph: Graph, inputs: Sequence[Tensor], tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    return run(graph, inputs, tensors, dtype=precision_of(inputs), gradients=True)

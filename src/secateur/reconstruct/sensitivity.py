@@ -1,10 +1,8 @@
-"""How much the model's outputs move when a consumer's output does: the weights of the costs of
-elimination.
-"""
+"""How much the outputs change with the output of each consumer: the weights of the costs of elimination."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +10,9 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import Graph, as_work, call_op, kind, walk
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import call_op, precision_of, run
+from secateur.graph.ops import kind
 from secateur.reconstruct.elimination import factor
 from secateur.reconstruct.layers import Consumer
 from secateur.reconstruct.naming import naming
@@ -24,16 +24,15 @@ _DAMPING = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Root:
-    """R with RᵀR = S + δI: one square matrix, or, for very many outputs, the fewer rows of gradients and
-    δ.
-    """
+    """R with RᵀR = S + δI: a square matrix or, for very many outputs, the fewer rows of gradients, and δ."""
 
     rows: Tensor  # shape: (B, rows, O)
     damping: Tensor | None = None  # δ where `rows` do not hold it; shape: (B, 1, 1)
 
     def times(self, weight: Tensor) -> Tensor:
-        """A matrix with the same norms of all combinations of columns as R @ `weight`; shapes: (B, any,
-        D).
+        """A matrix that gives all combinations of columns the norms that R @ `weight` gives.
+
+        Shapes: (B, any, D).
         """
         if self.damping is None:
             return self.rows @ weight
@@ -57,54 +56,57 @@ def _damping(diagonal: Tensor) -> Tensor:
 
 
 def sensitivities(
-    graph: Graph, consumers: Sequence[Consumer], tensors: Mapping[str, Tensor], inputs: Sequence[Tensor],
+    graph: Graph,
+    consumers: Sequence[Consumer],
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
     generator: torch.Generator,
-) -> dict[fx.Node, Root]:  # fmt: skip
-    """√S at each consumer, S = Σ over positions of E[JᵀJ], J the Jacobian of the outputs with respect to its
-    output.
+) -> dict[fx.Node, Root]:
+    """√S at each consumer, S = Σ over positions of E[JᵀJ], J the Jacobian of the outputs in its output.
 
     One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Memory: all values of
     the network for the samples of `inputs`. Raises `InputError` naming the layer whose S has no root.
     """
-    like = next((x for x in inputs if x.is_floating_point()), torch.zeros(0))
-    given = dict(zip(graph.inputs, inputs, strict=True))
     wanted = {consumer.node: consumer for consumer in consumers}
-    seen: dict[fx.Node, Tensor] = {}
-    ends: list[Tensor] = []  # what ops read that no gradient passes: it counts as an output
-
-    def leaf(node: fx.Node) -> Tensor:
-        return given[node] if node.op == "placeholder" else as_work(tensors[str(node.target)], like)
-
-    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        value = call_op(node, args, kwargs, like=like)
-        if kind(node) == "onnxruntime":
-            ends.extend(x for x in pytree.tree_leaves(args) if isinstance(x, Tensor) and x.requires_grad)
-        if node in wanted:
-            value = value.detach().requires_grad_() if not value.requires_grad else value
-            seen[node] = value
-        return value
-
-    with torch.enable_grad():
-        env = walk(graph, leaf, call)
-        last = [env[node] for node in graph.outputs]
-        outputs = [y for y in (*last, *ends) if y.is_floating_point() and y.requires_grad]
-        signs = [(torch.rand(y.shape, generator=generator) < 0.5).to(y) * 2 - 1 for y in outputs]
-        total = sum((y * v).sum() for y, v in zip(outputs, signs, strict=True))
-        grads = (
-            torch.autograd.grad(total, list(seen.values()), allow_unused=True)
-            if outputs
-            else [None] * len(seen)
-        )
+    values, gradients = _gradients(graph, wanted, tensors, inputs, generator)
     found = dict[fx.Node, Root]()
-    for (node, value), grad in zip(seen.items(), grads, strict=True):
+    for (node, value), gradient in zip(values.items(), gradients, strict=True):
         consumer = wanted[node]
-        g = torch.zeros_like(value) if grad is None else grad
-        positions = consumer.view.positions(g)
-        at = torch.arange(positions, device=g.device)
+        g = torch.zeros_like(value) if gradient is None else gradient
+        at = torch.arange(consumer.view.positions(g), device=g.device)
         rows = consumer.view.outputs(g, at).unflatten(1, (consumer.blocks, -1)).movedim(1, 0).double().cpu()
-        rows = rows.nan_to_num(
-            0.0, 0.0, 0.0
-        )  # slopes of √x and the like at 0; the others still tell the costs
+        # √x and the like have no finite slope at 0; the other samples still tell the costs
+        rows = rows.nan_to_num(0.0, 0.0, 0.0)
         with naming(consumer):
             found[node] = _root(rows, len(inputs[0]))
     return found
+
+
+def _gradients(
+    graph: Graph,
+    nodes: Collection[fx.Node],
+    tensors: Mapping[str, Tensor],
+    inputs: Sequence[Tensor],
+    generator: torch.Generator,
+) -> tuple[dict[fx.Node, Tensor], Sequence[Tensor | None]]:
+    """The values of `nodes`, and the gradients of v·outputs with respect to them for random signs v."""
+    values: dict[fx.Node, Tensor] = {}
+    ends: list[Tensor] = []  # inputs of ops that no gradient passes count as outputs
+
+    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], *, like: Tensor) -> Any:
+        value = call_op(node, args, kwargs, like=like)
+        if kind(node) == "onnxruntime":
+            ends.extend(x for x in pytree.tree_leaves(args) if isinstance(x, Tensor) and x.requires_grad)
+        if node in nodes:
+            value = value if value.requires_grad else value.detach().requires_grad_()
+            values[node] = value
+        return value
+
+    with torch.enable_grad():
+        last = run(graph, inputs, tensors, dtype=precision_of(inputs), call=call, gradients=True)
+        outputs = [y for y in (*last, *ends) if y.is_floating_point() and y.requires_grad]
+        if not outputs:
+            return values, [None] * len(values)
+        signs = [(torch.rand(y.shape, generator=generator) < 0.5).to(y) * 2 - 1 for y in outputs]
+        total = sum(((y * v).sum() for y, v in zip(outputs, signs, strict=True)), outputs[0].new_zeros(()))
+        return values, torch.autograd.grad(total, list(values.values()), allow_unused=True)

@@ -10,8 +10,9 @@ from secateur.reconstruct.moments import Moments
 
 
 def ridged(xx: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """E[xxᵀ] + λI and λ itself, `ridge` times the mean of the features' own moments; shapes: (B, D, D), (B,
-    1, 1).
+    """E[xxᵀ] + λI, and λ, which is `ridge` times the mean of the features' own moments.
+
+    Shapes: (B, D, D), (B, 1, 1).
     """
     own = xx.diagonal(dim1=1, dim2=2)
     lam = (ridge * own.mean(1)).clamp_min(1e-12)[:, None, None]

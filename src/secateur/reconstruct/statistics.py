@@ -12,7 +12,7 @@ from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
 from secateur.reconstruct.elimination import Problem, factor
-from secateur.reconstruct.layers import Arguments, Consumer, blocks_of_rows, find_consumers
+from secateur.reconstruct.layers import Arguments, Consumer, all_linear, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.naming import naming, told
 from secateur.reconstruct.sensitivity import Root, sensitivities
@@ -98,9 +98,7 @@ def layer_statistics(
 
 def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
     slots = group.having("consumer")
-    return bool(slots) and all(
-        s.tensor in consumers and consumers[s.tensor][0].view.axis == s.axis for s in slots
-    )
+    return bool(slots) and all_linear(slots, consumers)
 
 
 def moments_at(

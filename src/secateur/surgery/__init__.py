@@ -1,5 +1,4 @@
-"""Make the smaller model: the same class where its `forward` can follow, else the graph with its constants
-rewritten.
+"""Make the smaller model: the same class where its `forward` can follow, else the rewritten graph.
 
 Nothing is decided here. The input is full-size weights in which removed units have no effect any more, and
 the units that stay; the output is checked to equal the masked original before it is handed out.
@@ -18,9 +17,10 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from secateur.errors import SecateurWarning, VerificationError
-from secateur.graph.capture import Graph, resized, run
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph, resized
 from secateur.graph.imported import Imported
+from secateur.graph.interpret import run
 from secateur.graph.structured import flat_tensors
 from secateur.surgery.constants import check_constants
 from secateur.surgery.rewrite import rewritten
@@ -73,16 +73,13 @@ def _checked(own: nn.Module, module: fx.GraphModule, graph: Graph) -> nn.Module:
     if not _agree(own, module, graph):
         raise VerificationError(
             f"the smaller {type(own).__name__} does not compute what the shrunk graph does. This is a fault "
-            "in "
-            "secateur; please report it"
+            "in secateur; please report it"
         )
     return own
 
 
 def _random_inputs(graph: Graph, dtype: torch.dtype | None) -> list[Tensor]:
-    """Up to 32 samples: random numbers over the span of the example's values, or the example's own
-    integers.
-    """
+    """Up to 32 samples: random numbers over the range of the example, or the example's own integers."""
     generator = torch.Generator().manual_seed(0)
     samples = max(2, min(32, 2**20 // max(x[0].numel() for x in graph.example)))
 
@@ -105,8 +102,7 @@ def _verify(
     if not any(bool(torch.isfinite(out).any()) for out in expected):
         warnings.warn(
             "the smaller model could not be compared with the original: the model's outputs are not finite "
-            "on random "
-            "numbers from the range of the example inputs; give example_inputs of the legal range",
+            "on random numbers from the range of the example inputs; give example_inputs of the legal range",
             SecateurWarning,
             stacklevel=2,
         )
@@ -124,17 +120,16 @@ def _verify(
             distance <= allowed or distance <= allowed + _magnified_rounding(graph, inputs, masked, index, a)
         ):
             raise VerificationError(
-                f"output {index} of the shrunk model, shape {tuple(b.shape)}, differs by {distance:.3g} from "
-                "the "
-                f"masked original, shape {tuple(a.shape)}. This is a fault in secateur; please report it"
+                f"output {index} of the shrunk model, shape {tuple(b.shape)}, differs by {distance:.3g} "
+                f"from the masked original, shape {tuple(a.shape)}. This is a fault in secateur; please "
+                "report it"
             )
 
 
 def _magnified_rounding(
     graph: Graph, inputs: Sequence[Tensor], masked: Mapping[str, Tensor], index: int, output: Tensor
 ) -> float:
-    """How far rounding can move `output`: a multiple of what it moves by when every weight changes in its
-    last bit.
+    """How far rounding can move `output`: a multiple of the effect of the last bit of every weight.
 
     A model with very large values before a softmax moves by much more than the rounding of the softmax
     itself.

@@ -1,6 +1,4 @@
-"""The graph with its constants rewritten, so that it runs on smaller tensors. One row in `_REWRITES` for each
-op.
-"""
+"""The graph with its constants rewritten for smaller tensors. One row in `_REWRITES` for each op."""
 
 from __future__ import annotations
 
@@ -12,9 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import TreeSpec
 
-from secateur.graph.capture import Graph, bound_arguments, copied, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph, copied
 from secateur.graph.labels import varying_axes
+from secateur.graph.ops import bound_arguments, kind
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 
@@ -33,9 +32,7 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
 
 
 def _plain_copy(graph: fx.Graph) -> fx.Graph:
-    """The graph without what tracing left in it: that can be neither pickled nor copied, and keeps the model
-    alive.
-    """
+    """The graph without notes of its tracing, which cannot be pickled or copied and keep the model alive."""
     plain = copied(graph)
     plain._tracer_cls = None
     for node in plain.nodes:
@@ -48,9 +45,7 @@ def _plain_copy(graph: fx.Graph) -> fx.Graph:
 
 
 def _plain_spec(spec: Any) -> TreeSpec:
-    """The same structure without torch's deprecated class of leaves, which warns when it is copied or
-    unpickled.
-    """
+    """The same structure without torch's deprecated class of leaves, which warns when it is copied."""
     if not hasattr(spec, "children"):  # torch 2.9, which does not warn
         return spec  # type: ignore[no-any-return]
     return TreeSpec(spec.type, spec.context, [_plain_spec(child) for child in spec.children()])
@@ -157,9 +152,7 @@ def _conv_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> Non
 
 
 def conv_groups(node: fx.Node, units: Units, table: Tensor) -> int:
-    """The number of groups of a convolution for the units that stay: that of the channels where each has its
-    own.
-    """
+    """The number of groups of a convolution for the units that stay; a depthwise one has one per channel."""
     a = bound_arguments(node, node.args, node.kwargs)
     channels = units[a["input"]]
     depthwise = 1 < a["groups"] == channels.shape[1] and 1 in varying_axes(channels)

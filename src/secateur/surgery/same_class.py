@@ -1,6 +1,4 @@
-"""The caller's own class with smaller tensors and corrected attributes. That it still computes is for others
-to see.
-"""
+"""The caller's own class with smaller tensors and corrected attributes; the caller checks its outputs."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from secateur.graph.capture import Graph, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
+from secateur.graph.ops import kind
 from secateur.surgery.rewrite import CONVOLUTIONS, Units, conv_groups, norm_groups, unflattened_sizes
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 from secateur.types import Group
@@ -59,9 +58,7 @@ def set_tensor(root: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
 
 
 def _in_memory_like(old: Tensor, new: Tensor) -> Tensor:
-    """A copy of `new` on the device of `old`, its axes in the order in which they lie in the memory of
-    `old`.
-    """
+    """A copy of `new` on the device of `old`, with its axes in the same order in memory."""
     if old.ndim != new.ndim:
         return new.to(old.device, copy=True)
     order = sorted(range(old.ndim), key=lambda axis: -old.stride()[axis])
@@ -149,9 +146,7 @@ _HEAD_ATTRIBUTES = (
 
 
 def _correct_heads(model: nn.Module, group: Group, kept: int) -> None:
-    """Scale head counts and inner widths of the class that holds the group's producers, where units are
-    heads.
-    """
+    """Scale head counts and inner widths of the class that holds the producers, where units are heads."""
     owners = {
         slot.tensor.rpartition(".")[0] for slot in group.having("producer") if slot.positions.shape[1] > 1
     }

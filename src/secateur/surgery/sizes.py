@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.labels import FIXED, varying_axes
 
 Alive = Mapping[str, Tensor]  # group name → which of its units stay, shape: (units,), bool
@@ -35,9 +35,7 @@ def typed_tensors(
 def stored_tensors(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
 ) -> dict[str, Tensor]:
-    """The tensors of `small`, which are as the graph reads them, in the layout in which the model stores
-    them.
-    """
+    """The tensors of `small`, which the graph reads, in the layout in which the model stores them."""
     orders = {name: layout.order for name, layout in graph.layouts.items()}
     for (name, axis), keep in kept_indices(graph, coupling, alive).items():
         if name in orders:
@@ -52,7 +50,7 @@ def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[s
     """(tensor, axis) → indices that stay, for every axis that loses some."""
     keep: dict[tuple[str, int], Tensor] = {}
     for group in coupling.groups:
-        if group.name not in alive:
+        if group.name not in alive or bool(alive[group.name].all()):
             continue
         for slot in group.slots:
             key = slot.tensor, slot.axis
@@ -63,13 +61,15 @@ def kept_indices(graph: Graph, coupling: Coupling, alive: Alive) -> dict[tuple[s
 
 
 def alive_units(coupling: Coupling, alive: Alive) -> Tensor:
-    """Whether each unit id of `coupling.units` stays; shape: (largest id + 2,), the last for id −1 (no
-    unit).
+    """Whether each unit id of `coupling.units` stays; the last entry is for id −1 (no unit).
+
+    Shape: (largest id + 2,).
     """
     count = max((int(ids.max()) for ids in coupling.ids.values() if len(ids)), default=-1) + 2
     table = torch.ones(count, dtype=torch.bool)
     for name, mask in alive.items():
-        table[coupling.ids[name]] = mask
+        if not bool(mask.all()):
+            table[coupling.ids[name]] = mask
     return table
 
 

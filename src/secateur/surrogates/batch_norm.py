@@ -1,17 +1,19 @@
-"""Inputs under which batch norm sees what it saw in training: a model with batch norm remembers its data."""
+"""Inputs whose statistics at every batch norm are the running ones, which remember the training data."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
-from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.batch_norm import running_statistics
+from secateur.graph.interpret import batches
 from secateur.surrogates.box import widths
-from secateur.surrogates.forward import as_log_probabilities, chunks, classes, forward, join
+from secateur.surrogates.forward import as_log_probabilities, classes, forward, join
 from secateur.surrogates.source import Inputs, Source
 
 BATCH = 256  # inputs whose statistics are matched together
@@ -23,7 +25,7 @@ _FLOOR = 1e-6
 
 def has_batch_norm(source: Source) -> bool:
     """Whether there are running statistics to match."""
-    return any(_remembers(node) for node in source.graph.nodes)
+    return any(running_statistics(node) is not None for node in source.graph.nodes)
 
 
 def require_batch_norm(source: Source, name: str) -> None:
@@ -40,10 +42,11 @@ def mismatch(source: Source, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]
     whose differences of variances let the largest channels rule.
     """
     found: list[Tensor] = []
+    statistics = _statistics(source)
 
-    def observe(node: fx.Node, args: Any, value: Any) -> None:
-        if _remembers(node):
-            x, (mean, variance) = args[0], _statistics(source, node)
+    def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
+        if node in statistics:
+            x, (mean, variance) = args[0], statistics[node]
             axes = [axis for axis in range(x.ndim) if axis != 1]
             var, mu = torch.var_mean(x, axes, correction=0)
             variance = variance + _FLOOR
@@ -54,34 +57,40 @@ def mismatch(source: Source, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]
     return torch.stack(found).mean(), outputs
 
 
-def match_batch_norm(source: Source, inputs: Inputs, *, steps: int = STEPS) -> Inputs:
-    """Move `inputs` by Adam until batch norm finds its running statistics in them, and the model its classes
-    evenly.
+def _statistics(source: Source) -> dict[fx.Node, tuple[Tensor, Tensor]]:
+    """Batch norm → its running mean and variance."""
+    found = {}
+    for node in source.graph.nodes:
+        names = running_statistics(node)
+        if names is not None:
+            mean, variance = (source.graph.tensors[name].cpu() for name in names)
+            found[node] = mean, variance
+    return found
 
-    Cost: `steps` forward and backward passes, in batches of at most 256 inputs, whose statistics are taken
-    together.
+
+def match_batch_norm(source: Source, inputs: Inputs, *, steps: int = STEPS) -> Inputs:
+    """Move `inputs` by Adam until batch norm finds its running statistics in them.
+
+    Where the model has classes, it is to find all of them, evenly. Cost: `steps` forward and backward passes,
+    in batches of at most 256 inputs, whose statistics are taken together.
     """
     total, count = classes(source), len(inputs[0])
     found = []
-    for part in chunks(inputs, math.ceil(count / math.ceil(count / BATCH))):
+    for part in batches(inputs, math.ceil(count / math.ceil(count / BATCH))):
         targets = torch.randperm(len(part[0]), generator=source.generator) % total if total else None
         found.append(_match(source, part, targets, steps))
     return join(found)
 
 
 def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -> Inputs:
-    free = [i for i, x in enumerate(inputs) if x.is_floating_point()]
-    moves = {i: torch.zeros_like(inputs[i]).requires_grad_() for i in free}  # in units of the box
+    floating = [i for i, x in enumerate(inputs) if x.is_floating_point()]
+    moves = {i: torch.zeros_like(inputs[i]).requires_grad_() for i in floating}  # in units of the box
     adam = torch.optim.Adam(list(moves.values()), lr=_RATE)
     for step in range(steps):
         for group in adam.param_groups:
             group["lr"] = _RATE * min(1.0, (step + 1) / 5) * (0.52 + 0.48 * math.cos(math.pi * step / steps))
         adam.zero_grad()
-        now = tuple(x + moves[i] * widths(source, i) if i in moves else x for i, x in enumerate(inputs))
-        loss, outputs = mismatch(source, now)
-        if targets is not None:
-            log_p = as_log_probabilities(source, outputs[0])
-            loss = loss - _CLASSES * log_p.gather(1, targets[:, None]).mean()
+        loss = _loss(source, _moved(source, inputs, moves), targets)
         if not loss.requires_grad:  # no gradient reaches the inputs
             break
         loss.backward()
@@ -89,32 +98,26 @@ def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -
             move.grad = None if move.grad is None else move.grad.nan_to_num(0.0, 0.0, 0.0)
         adam.step()
         with torch.no_grad():
+            now = _moved(source, inputs, moves)
             for i, move in moves.items():
-                move.copy_(
-                    (_inside(source, i, inputs[i] + move * widths(source, i)) - inputs[i]) / widths(source, i)
-                )
-    return tuple(
-        _inside(source, i, x + moves[i].detach() * widths(source, i)) if i in moves else x
-        for i, x in enumerate(inputs)
-    )
+                move.copy_((_inside(source, i, now[i]) - inputs[i]) / widths(source, i))
+    with torch.no_grad():
+        now = _moved(source, inputs, moves)
+    return tuple(_inside(source, i, x) if i in moves else x for i, x in enumerate(now))
+
+
+def _moved(source: Source, inputs: Inputs, moves: Mapping[int, Tensor]) -> Inputs:
+    """The inputs after moves in units of the box."""
+    return tuple(x + moves[i] * widths(source, i) if i in moves else x for i, x in enumerate(inputs))
+
+
+def _loss(source: Source, inputs: Inputs, targets: Tensor | None) -> Tensor:
+    loss, outputs = mismatch(source, inputs)
+    if targets is None:
+        return loss
+    log_p = as_log_probabilities(source, outputs[0])
+    return loss - _CLASSES * log_p.gather(1, targets[:, None]).mean()
 
 
 def _inside(source: Source, index: int, x: Tensor) -> Tensor:
     return x.clamp(source.box[index].lower.cpu().float(), source.box[index].upper.cpu().float())
-
-
-def _statistics(source: Source, node: fx.Node) -> tuple[Tensor, Tensor]:
-    a = bound_arguments(node, node.args, node.kwargs)
-    mean, variance = (
-        source.graph.tensors[str(a[name].target)].cpu() for name in ("running_mean", "running_var")
-    )
-    return mean, variance
-
-
-def _remembers(node: fx.Node) -> bool:
-    if kind(node) != "batch_norm":
-        return False
-    a = bound_arguments(node, node.args, node.kwargs)
-    return all(
-        isinstance(a[name], fx.Node) and a[name].op == "get_attr" for name in ("running_mean", "running_var")
-    )

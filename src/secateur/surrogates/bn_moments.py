@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, walk
+from secateur.graph.batch_norm import running_statistics
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import call_op, precision_of, run
+from secateur.graph.ops import bound_arguments, kind
 from secateur.surrogates.source import Inputs, Source
 from secateur.types import Samples
 
 
 def bn_moments(source: Source, count: int) -> Samples:
-    """Gaussian noise, and statistics under which every batch norm gives each channel its mean β and deviation
-    γ.
+    """Gaussian noise, with statistics by which every batch norm gives its channels mean β and deviation γ.
 
     Behind each norm the channels then have the moments of (rectified) Gaussians that their parameters tell,
     and the correlations that the weights make. Cost: one forward pass. Raises `InputError` where the model
@@ -29,37 +31,25 @@ def bn_moments(source: Source, count: int) -> Samples:
 
 
 def standardised(graph: Graph, inputs: Inputs) -> Samples:
-    """`inputs` with statistics under which every batch norm gives each channel its mean β and deviation γ on
-    them.
+    """`inputs`, with statistics by which every batch norm gives its channels mean β and deviation γ on them.
 
     Cost: one forward pass.
     """
-    given = dict(zip(graph.inputs, inputs, strict=True))
-    like = next((x for x in inputs if x.is_floating_point()), torch.zeros(0))
     tensors: dict[str, Tensor] = {}
 
-    def leaf(node: fx.Node) -> Tensor:
-        return (
-            given[node] if node.op == "placeholder" else as_work(graph.tensors[str(node.target)].cpu(), like)
-        )
+    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], *, like: Tensor) -> Any:
+        if kind(node) != "batch_norm":
+            return call_op(node, args, kwargs, like=like)
+        x, names = args[0], running_statistics(node)
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        variance, mean = torch.var_mean(x.double(), axes, correction=0)
+        if names is not None:
+            tensors.update(zip(names, (mean, variance), strict=True))
+        a = bound_arguments(node, args, kwargs)
+        a |= {"running_mean": mean.to(x), "running_var": variance.to(x)}
+        return node.target(*a.values())  # type: ignore[operator]
 
-    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if kind(node) == "batch_norm":
-            x, names = args[0], bound_arguments(node, node.args, node.kwargs)
-            variance, mean = torch.var_mean(
-                x.double(), [axis for axis in range(x.ndim) if axis != 1], correction=0
-            )
-            tensors[str(names["running_mean"].target)] = mean
-            tensors[str(names["running_var"].target)] = variance
-            a = bound_arguments(node, args, kwargs) | {
-                "running_mean": mean.to(x),
-                "running_var": variance.to(x),
-            }
-            return node.target(*a.values())  # type: ignore[operator]
-        return call_op(node, args, kwargs, like=like)
-
-    with torch.no_grad():
-        walk(graph, leaf, call)
+    run(graph, inputs, dtype=precision_of(inputs), call=call)
     return Samples(inputs, tensors)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import kind
+from secateur.graph.ops import kind
 from secateur.surrogates.source import Inputs, Source
 
 _GAUSS = 12.0**0.5  # 1 / deviation of a uniform number from 0 to 1
@@ -31,8 +31,9 @@ def noise(source: Source, count: int) -> Inputs:
 
 
 def scaled(source: Source, index: int, unit: Tensor) -> Tensor:
-    """Unit numbers stretched to the box; where it has no end they are given mean 0 and deviation 1, and
-    cut.
+    """Unit numbers stretched to the box.
+
+    Where the box is infinite, they get mean 0 and deviation 1, and are clamped.
     """
     low, high = (end.cpu().float() for end in (source.box[index].lower, source.box[index].upper))
     bounded = torch.isfinite(high - low)
@@ -47,8 +48,9 @@ def widths(source: Source, index: int) -> Tensor:
 
 
 def whole_numbers(source: Source, index: int, count: int) -> Tensor:
-    """Rows of the example; where they are ids of an embedding, a random share of each row drawn from its
-    table.
+    """Rows of the example.
+
+    Where they are ids of an embedding, a random share of each row is drawn from its table.
     """
     example = source.graph.example[index].cpu()
     rows = example[torch.randint(len(example), (count,), generator=source.generator)]

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 
 from secateur.errors import InputError
-from secateur.graph.capture import sizes_of_values
 from secateur.graph.finite import first_not_finite
+from secateur.graph.interpret import sizes_of_values
 from secateur.surrogates.batch_norm import (
     STEPS,
     has_batch_norm,
@@ -40,8 +40,10 @@ _SOFTNESS = 1.0  # points
 
 
 def shapes(source: Source, count: int) -> Inputs:
-    """All drawings alike: strokes, leaves, blobs, clouds, dark on bright too; tables of numbers where there
-    is no space. Nothing is asked of the model but its shapes. Cost: about 1 ms for a small picture.
+    """All drawings in equal shares: strokes, leaves, blobs, clouds, dark on bright too.
+
+    Tables of numbers where there is no space. Only the model's shapes are used. Cost: about 1 ms for a small
+    picture.
     """
     found = families(source)
     drawings = [family for family in found if family.name in DRAWINGS] or found
@@ -49,8 +51,9 @@ def shapes(source: Source, count: int) -> Inputs:
 
 
 def mixture(source: Source, count: int) -> Inputs:
-    """Equal shares of all families, of each those that the model is surest of. Cost: 6 forward passes a
-    sample.
+    """Equal shares of all families, of each the samples that the model classifies most confidently.
+
+    Cost: 6 forward passes a sample.
     """
     found = families(source)
     shares = _shares([1.0] * len(found), count)
@@ -69,8 +72,7 @@ def inversion(source: Source, count: int) -> Inputs:
 
 
 def bn_inversion(source: Source, count: int) -> Samples:
-    """Drawings, half of them moved until batch norm finds its running statistics in them; then the norms put
-    right.
+    """Drawings, half of them moved until batch norm finds its running statistics; then norms are corrected.
 
     At most 1,024 samples, since moving them takes the time. Cost: 20 forward and backward passes of half of
     them. Raises `InputError` where the model has no batch norm.
@@ -121,16 +123,13 @@ def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family
         raise InputError(
             "the model gives NaN or infinite values on every kind of drawing; it goes wrong at "
             f"{first_not_finite(source.graph, draws[0])}. Give narrower input_bounds, another surrogate "
-            "(uniform), or "
-            "inputs of your own (calibration=)"
+            "(uniform), or inputs of your own (calibration=)"
         )
     return sorted(finite, key=lambda pair: -pair[0])
 
 
 def _kept(source: Source, ranked: Sequence[tuple[float, Family]], count: int, *, steps: int) -> Inputs:
-    """Samples of the best families, in shares by their scores, moved toward their classes by so many
-    steps.
-    """
+    """Samples of the best families, in shares by their scores, moved `steps` times toward their classes."""
     best = ranked[0][0]
     scale = _BN_TEMPERATURE if has_batch_norm(source) else _TEMPERATURE
     weights = [float(torch.tensor((score - best) / scale).exp()) for score, _ in ranked]

@@ -1,6 +1,4 @@
-"""What a classifier makes of inputs: those it is sure of, evenly over its classes, and steps that make it
-surer.
-"""
+"""The inputs that a classifier is most confident of, evenly over its classes, and steps that raise that."""
 
 from __future__ import annotations
 
@@ -9,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from secateur.graph.interpret import batches
 from secateur.surrogates.box import widths
-from secateur.surrogates.forward import all_log_probabilities, chunks, join, log_probabilities
+from secateur.surrogates.forward import BATCH, all_log_probabilities, join, log_probabilities
 from secateur.surrogates.layout import Layout
 from secateur.surrogates.shapes import smooth
 from secateur.surrogates.source import Inputs, Source
@@ -44,7 +43,7 @@ def toward_classes(
     """
     targets = all_log_probabilities(source, inputs).argmax(1)
     moved = []
-    for part, target in zip(chunks(inputs), targets.split(len(next(chunks(inputs))[0])), strict=True):
+    for part, target in zip(batches(inputs, BATCH), targets.split(BATCH), strict=True):
         for _ in range(steps):
             part, done = _step(source, part, target, layout, length, softness)
             if done:
@@ -56,17 +55,17 @@ def toward_classes(
 def _step(
     source: Source, inputs: Inputs, target: Tensor, layout: Sequence[Layout], length: float, softness: float
 ) -> tuple[Inputs, bool]:
-    free = [i for i, x in enumerate(inputs) if x.is_floating_point()]
-    given = tuple(x.detach().requires_grad_(i in free) for i, x in enumerate(inputs))
+    floating = [i for i, x in enumerate(inputs) if x.is_floating_point()]
+    given = tuple(x.detach().requires_grad_(i in floating) for i, x in enumerate(inputs))
     log_p = log_probabilities(source, given).gather(1, target[:, None]).squeeze(1)
     unsure = log_p.detach().exp() < SURE
-    if not free or not bool(unsure.any()) or not log_p.requires_grad:  # no gradient reaches the inputs
+    if not floating or not bool(unsure.any()) or not log_p.requires_grad:  # no gradient reaches the inputs
         return inputs, True
     slopes: tuple[Tensor | None, ...] = torch.autograd.grad(
-        log_p.sum(), [given[i] for i in free], allow_unused=True
+        log_p.sum(), [given[i] for i in floating], allow_unused=True
     )
     out = list(inputs)
-    for i, slope in zip(free, slopes, strict=True):
+    for i, slope in zip(floating, slopes, strict=True):
         if slope is None:
             continue
         unit = smoothed(slope.nan_to_num(0.0, 0.0, 0.0) * widths(source, i), layout[i], softness)

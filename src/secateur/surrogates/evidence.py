@@ -1,5 +1,4 @@
-"""How well inputs explain the weights: evidence that inputs are like those a model was trained on, without
-data.
+"""How well inputs explain the weights: whether they are like the data that a model was trained on.
 
 Training leaves every layer with WᵀW in proportion to a power of the average outer product of the gradients
 with respect to its inputs, over the training data (the neural feature ansatz; Radhakrishnan et al. 2024,
@@ -9,14 +8,16 @@ arXiv 2212.13881). Inputs for which the two agree better are more like the data.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import bound_arguments, kind
-from secateur.surrogates.forward import chunks, forward
+from secateur.graph.graph import tensor_name
+from secateur.graph.interpret import batches
+from secateur.graph.ops import bound_arguments, kind
+from secateur.surrogates.forward import BATCH, forward
 from secateur.surrogates.source import Inputs, Source
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
@@ -28,10 +29,10 @@ def agreement(source: Source, inputs: Inputs, probes: Sequence[Tensor]) -> float
 
     `probes`: for each output, random directions of its shape; the same for all inputs that are compared.
     """
+    layers = {node for node in source.graph.nodes if _is_asked(source, node)} - set(source.graph.outputs)
     outer: dict[fx.Node, Tensor] = {}
-    for number, part in enumerate(chunks(inputs)):
-        start = number * len(next(chunks(inputs))[0])
-        _add_gradients(source, part, [p[start : start + len(part[0])] for p in probes], outer)
+    for part, directions in zip(batches(inputs, BATCH), batches(probes, BATCH), strict=True):
+        _add_gradients(source, layers, part, directions, outer)
     found = [_correlation(_weight(source, node), q) for node, q in outer.items()]
     return sum(found) / len(found) if found else 0.0
 
@@ -45,15 +46,17 @@ def draw_probes(source: Source, inputs: Inputs) -> list[Tensor]:
 
 
 def _add_gradients(
-    source: Source, inputs: Inputs, probes: Sequence[Tensor], outer: dict[fx.Node, Tensor]
+    source: Source,
+    layers: Collection[fx.Node],
+    inputs: Inputs,
+    probes: Sequence[Tensor],
+    outer: dict[fx.Node, Tensor],
 ) -> None:
-    """Add Σ g gᵀ, g the gradient of the probed outputs with respect to a layer's output units, for every
-    layer.
-    """
+    """Add Σ g gᵀ for each layer, g the gradient of the probed outputs with respect to its output units."""
     values: dict[fx.Node, Tensor] = {}
 
-    def observe(node: fx.Node, args: Any, value: Any) -> None:
-        if _asked(source, node) and value.requires_grad:
+    def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
+        if node in layers and value.requires_grad:
             values[node] = value
 
     given = tuple(x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs)
@@ -64,20 +67,19 @@ def _add_gradients(
     total = sum(((y * p).sum() for y, p in pairs), torch.zeros((), device=inputs[0].device))
     slopes = torch.autograd.grad(total, list(values.values()), allow_unused=True)
     for node, slope in zip(values, slopes, strict=True):
-        if slope is not None and node not in source.graph.outputs:
+        if slope is not None:
             units = slope if kind(node) == "linear" else slope.movedim(1, -1)
             rows = units.reshape(-1, units.shape[-1]).nan_to_num(0.0, 0.0, 0.0)
             outer[node] = outer.get(node, torch.zeros(())) + (rows.T @ rows).double()
 
 
-def _asked(source: Source, node: fx.Node) -> bool:
-    """A layer whose weight is one tensor of the model, every output of which sees every input."""
+def _is_asked(source: Source, node: fx.Node) -> bool:
+    """Whether it is a layer with one tensor as its weight, every output of which depends on every input."""
     if kind(node) not in _LAYERS:
         return False
     a = bound_arguments(node, node.args, node.kwargs)
-    weight = a["weight"]
-    plain = isinstance(weight, fx.Node) and weight.op == "get_attr" and a.get("groups", 1) == 1
-    return plain and len(_weight(source, node)) <= _WIDEST
+    name = tensor_name(a["weight"])
+    return name is not None and a.get("groups", 1) == 1 and len(source.graph.tensors[name]) <= _WIDEST
 
 
 def _weight(source: Source, node: fx.Node) -> Tensor:

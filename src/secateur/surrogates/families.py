@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.surrogates.box import from_units
 from secateur.surrogates.layout import Layout, layouts
-from secateur.surrogates.noise import felt
+from secateur.surrogates.noise import sensitive_directions
 from secateur.surrogates.shapes import DRAWINGS, Drawing
 from secateur.surrogates.source import Inputs, Source
 
@@ -32,27 +32,41 @@ class Family:
 
 
 def families(source: Source) -> list[Family]:
-    """Every drawing in every layout that has space; tables of independent numbers and of felt directions
-    where one input has none. Integers are all drawn alike: a model that takes nothing else has one family.
+    """Every drawing in every layout that has space, and tables of numbers where one input has none.
+
+    Tables are of independent numbers and of combinations of sensitive directions. Integers are all drawn
+    alike: a model that takes nothing else has one family.
     """
     found = [layouts(source, i) for i in range(len(source.graph.inputs))]
-    directions = cache(lambda index: felt(source, index))
-    made = []
+    spatial = [
+        drawn(source, name, chosen, drawing)
+        for chosen in _combinations(found)
+        if any(layout.space for layout in chosen)
+        for name, drawing in DRAWINGS.items()
+    ]
+    if all(layouts_of_one[-1].space for layouts_of_one in found):
+        return spatial
+    tables = tuple(layouts_of_one[-1] for layouts_of_one in found)
+    flat = Family("flat", tables, _numbers(source, lambda u, z: u))
+    if not any(x.is_floating_point() for x in source.graph.example):
+        return [flat]
+    return [*spatial, *_tables(source, tables), flat, _sparse(source, tables)]
+
+
+def _combinations(found: Sequence[Sequence[Layout]]) -> Iterator[tuple[Layout, ...]]:
+    """The first layout of every input, the second of every input, and so on; the last where one has fewer."""
     for number in range(max(map(len, found))):
-        chosen = tuple(places[min(number, len(places) - 1)] for places in found)
-        if any(place.space for place in chosen):
-            made += [drawn(source, name, chosen, drawing) for name, drawing in DRAWINGS.items()]
-    if any(not place.space for places in found for place in places[-1:]):
-        tables = tuple(places[-1] for places in found)
-        flat = Family("flat", tables, _numbers(source, lambda u, z: u))
-        if not any(x.is_floating_point() for x in source.graph.example):
-            return [flat]
-        made += [_table(source, tables, level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
-        made += [
-            _felt(source, tables, directions, level, contrast) for level in _LEVELS for contrast in _CONTRASTS
-        ]
-        made += [flat, Family("sparse", tables, _numbers(source, lambda u, z: u * (z > 0.5)))]
-    return made
+        yield tuple(layouts_of_one[min(number, len(layouts_of_one) - 1)] for layouts_of_one in found)
+
+
+def _tables(source: Source, layout: tuple[Layout, ...]) -> list[Family]:
+    """Independent numbers, then combinations of sensitive directions, at every level and contrast."""
+    directions = cache(lambda index: sensitive_directions(source, index))
+    pairs = [(level, contrast) for level in _LEVELS for contrast in _CONTRASTS]
+    return [
+        *(_independent(source, layout, level, contrast) for level, contrast in pairs),
+        *(_along_directions(source, layout, directions, level, contrast) for level, contrast in pairs),
+    ]
 
 
 def drawn(source: Source, name: str, layout: Sequence[Layout], drawing: Drawing) -> Family:
@@ -78,12 +92,12 @@ def _numbers(source: Source, make: Callable[[Tensor, Tensor], Tensor]) -> Callab
     return unit
 
 
-def _table(source: Source, layout: tuple[Layout, ...], level: float, contrast: float) -> Family:
+def _independent(source: Source, layout: tuple[Layout, ...], level: float, contrast: float) -> Family:
     name = f"numbers at {level} ± {contrast}"
     return Family(name, layout, _numbers(source, lambda u, z: level + contrast * z))
 
 
-def _felt(
+def _along_directions(
     source: Source,
     layout: tuple[Layout, ...],
     directions: Callable[[int], Tensor],
@@ -95,4 +109,9 @@ def _felt(
         z = torch.randn(count, len(span), generator=source.generator)
         return level + contrast * (z @ span).reshape(count, *source.graph.example[index].shape[1:])
 
-    return Family(f"felt directions at {level} ± {contrast}", layout, unit)
+    return Family(f"sensitive directions at {level} ± {contrast}", layout, unit)
+
+
+def _sparse(source: Source, layout: tuple[Layout, ...]) -> Family:
+    """Uniform numbers, most of them set to 0."""
+    return Family("sparse", layout, _numbers(source, lambda u, z: u * (z > 0.5)))

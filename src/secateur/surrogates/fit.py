@@ -1,18 +1,18 @@
-"""How well images fit a model in the units in which they are given: what batch norm remembers, units and
-outputs do.
-"""
+"""How well images fit a model in the units in which they are given, by batch norms, layers and outputs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import bound_arguments, kind, run
+from secateur.graph.batch_norm import running_statistics
+from secateur.graph.interpret import run
+from secateur.graph.ops import kind
 from secateur.surrogates.forward import as_log_probabilities
 from secateur.surrogates.source import Source
 
@@ -63,45 +63,47 @@ class _Moments:
 
 
 def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
-    """The fit of all images in `parts`, each (n, c, h, w) as the model takes them; of batch norm that of the
-    best part.
+    """The fit of all images in `parts`, each (n, c, h, w) as the model takes them.
 
-    `classes`: whether the only output holds scores of classes, (n, k). Cost: one forward pass.
+    The fit of batch norm is that of the best part. `classes`: whether the only output holds scores of
+    classes, (n, k). Cost: one forward pass.
     """
     norms = dict(list(_remembering(source).items())[:_FIRST])
     layers = [node for node in source.graph.nodes if kind(node) in _LAYERS][:_FIRST]
-    asked = {*layers, *norms}
     units, nearest, scores = dict[fx.Node, _Moments](), list[float](), list[Tensor]()
     for part in parts:
-        seen = {node: _Moments.of(part) for node in source.graph.inputs if node in asked}
-
-        def observe(node: fx.Node, value: Any, seen: dict[fx.Node, _Moments] = seen) -> None:
-            if node in asked and value.ndim in (2, 4):
-                seen[node] = _Moments.of(value)
-
-        outputs = run(source.graph, [part], observe=observe)
-        nearest.append(
-            _mean([_distance(seen[x], *statistics) for x, statistics in norms.items() if x in seen])
-        )
+        seen, output = _moments(source, {*layers, *norms}, part)
+        nearest.append(_mean([_distance(seen[x], *norms[x]) for x in norms if x in seen]))
         for node in layers:
             if node in seen:
                 units[node] = units[node] + seen[node] if node in units else seen[node]
         if classes:
-            scores.append(as_log_probabilities(source, outputs[0]))
+            scores.append(as_log_probabilities(source, output))
     bias = _mean([_off_zero(moments) for moments in units.values()])
     return Fit(min(nearest), bias, *_of_classes(scores))
 
 
+def _moments(
+    source: Source, nodes: Collection[fx.Node], part: Tensor
+) -> tuple[dict[fx.Node, _Moments], Tensor]:
+    """Moments of the values of `nodes` on one part, and the first output. Cost: one forward pass."""
+    found = {node: _Moments.of(part) for node in source.graph.inputs if node in nodes}
+
+    def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
+        if node in nodes and value.ndim in (2, 4):
+            found[node] = _Moments.of(value)
+
+    return found, run(source.graph, [part], observe=observe)[0]
+
+
 def _remembering(source: Source) -> dict[fx.Node, tuple[Tensor, Tensor]]:
-    """What batch norms read → the running mean and variance of it."""
+    """The nodes that batch norms read → the running mean and variance of their values."""
     found = {}
     for node in source.graph.nodes:
-        if kind(node) == "batch_norm":
-            a = bound_arguments(node, node.args, node.kwargs)
-            names = [a["running_mean"], a["running_var"]]
-            if all(isinstance(name, fx.Node) and name.op == "get_attr" for name in names):
-                mean, variance = (source.graph.tensors[str(name.target)].cpu().double() for name in names)
-                found[node.all_input_nodes[0]] = mean, variance.clamp(min=_TINY)
+        names = running_statistics(node)
+        if names is not None:
+            mean, variance = (source.graph.tensors[name].cpu().double() for name in names)
+            found[node.all_input_nodes[0]] = mean, variance.clamp(min=_TINY)
     return found
 
 

@@ -2,48 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.graph.capture import as_work, call_op, walk
+from secateur.graph.interpret import Observe, batches, run
 from secateur.surrogates.source import Inputs, Source
 
-CHUNK = 128  # samples that a pass with gradients holds at once
+BATCH = 128  # samples that a pass with gradients holds at once
 
 
-def forward(
-    source: Source, inputs: Sequence[Tensor], observe: Callable[[fx.Node, Any, Any], None] | None = None
-) -> tuple[Tensor, ...]:
-    """The model's outputs for `inputs`, with gradients where these are on; `observe` sees node, arguments,
-    value.
-    """
-    graph = source.graph
-    like = next(
-        (x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0)
-    ).cpu()
-    given = dict(zip(graph.inputs, inputs, strict=True))
-
-    def leaf(node: fx.Node) -> Tensor:
-        return as_work(given[node] if node.op == "placeholder" else graph.tensors[str(node.target)], like)
-
-    def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-        value = call_op(node, args, kwargs, like=like)
-        if observe is not None:
-            observe(node, args, value)
-        return value
-
-    env = walk(graph, leaf, call)
-    return tuple(env[node] for node in graph.outputs)
-
-
-def chunks(inputs: Inputs, size: int = CHUNK) -> Iterator[Inputs]:
-    """The samples in pieces of `size`."""
-    for start in range(0, len(inputs[0]), size):
-        yield tuple(x[start : start + size] for x in inputs)
+def forward(source: Source, inputs: Sequence[Tensor], observe: Observe | None = None) -> tuple[Tensor, ...]:
+    """The model's outputs for `inputs`, with gradients where these are enabled."""
+    return run(source.graph, inputs, observe=observe, gradients=True)
 
 
 def join(parts: Sequence[Inputs]) -> Inputs:
@@ -57,9 +30,7 @@ def take(inputs: Inputs, index: Tensor) -> Inputs:
 
 
 def classes(source: Source) -> int:
-    """How many classes (or labels) the model tells apart: the width of its only output (batch, k), k ≥ 2;
-    else 0.
-    """
+    """The number of classes (or labels): the width of the only output (batch, k), k ≥ 2; else 0."""
     found = source.decision
     rows = found is not None and len(source.graph.outputs) == 1 and len(found.sample_shape) == 1
     return found.columns if rows and found is not None and found.columns > 1 else 0
@@ -91,5 +62,5 @@ def as_log_probabilities(source: Source, out: Tensor) -> Tensor:
 def all_log_probabilities(source: Source, inputs: Inputs) -> Tensor:
     """The same without gradients, in chunks; values that are not finite count as no confidence."""
     with torch.no_grad():
-        found = [log_probabilities(source, part) for part in chunks(inputs)]
+        found = [log_probabilities(source, part) for part in batches(inputs, BATCH)]
     return torch.cat(found).nan_to_num(nan=-1e9, neginf=-1e9)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from secateur.graph.interpret import batches
 from secateur.surrogates.box import noise
-from secateur.surrogates.forward import chunks, forward
+from secateur.surrogates.forward import BATCH, forward
 from secateur.surrogates.source import Source
 
 _COLOURS = 4  # at most so many channels stand on a last axis
@@ -91,12 +92,13 @@ def _grids(size: int, shape: tuple[int, ...]) -> Iterator[Layout]:
 
 
 def input_gradients(source: Source, index: int, count: int) -> Tensor:
-    """Gradients of random combinations of the outputs at inputs drawn from the box; shape: (count, size of
-    input).
+    """Gradients of random combinations of the outputs at inputs drawn from the box.
+
+    Shape: (count, size of input).
     """
     inputs = noise(source, count)
     rows = []
-    for part in chunks(inputs):
+    for part in batches(inputs, BATCH):
         part = tuple(x.requires_grad_() if i == index else x for i, x in enumerate(part))
         outputs = [y for y in forward(source, part) if y.requires_grad]
         if not outputs:

@@ -1,4 +1,4 @@
-"""Noise: over the box, smooth in space, along what the first layer listens to."""
+"""Noise: uniform over the box, smooth in space, or along the directions that move the outputs."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ def uniform(source: Source, count: int) -> Inputs:
 
 
 def pink(source: Source, count: int) -> Inputs:
-    """Noise with spectrum 1/f^p along the axes of space, p from 0.5 to 2, of any level and contrast; uniform
-    where there is no space. Cost: a Fourier transform.
+    """Noise with spectrum 1/f^p along the axes of space, p from 0.5 to 2, of any level and contrast.
+
+    Uniform where there is no space. Cost: a Fourier transform.
     """
 
     def draw(index: int) -> Tensor:
@@ -34,7 +35,7 @@ def pink(source: Source, count: int) -> Inputs:
 
 
 def spectrum(source: Source, count: int) -> Inputs:
-    """Gaussian noise along the directions of input that the outputs feel, of several levels and contrasts.
+    """Gaussian noise along the input directions that move the outputs, of several levels and contrasts.
 
     The directions are the right singular vectors of gradients at random inputs (for a linear first layer: of
     its row space) above the Marchenko–Pastur edge. Cost: 512 backward passes and one singular value
@@ -43,15 +44,16 @@ def spectrum(source: Source, count: int) -> Inputs:
 
     def draw(index: int) -> Tensor:
         shape = source.graph.example[index].shape[1:]
-        directions = felt(source, index)
+        directions = sensitive_directions(source, index)
         return along(directions, count, source.generator).reshape(count, *shape)
 
     return from_units(source, count, draw)
 
 
-def felt(source: Source, index: int) -> Tensor:
-    """Directions scaled by the root of their singular values, mean square 1 over numbers; shape: (k,
-    size).
+def sensitive_directions(source: Source, index: int) -> Tensor:
+    """Directions of the input that move the outputs, scaled to mean square 1 over numbers; shape: (k, size).
+
+    The length of each is in proportion to the root of its singular value.
     """
     _, value, vector = torch.linalg.svd(input_gradients(source, index, _PROBES), full_matrices=False)
     size = vector.shape[1]
@@ -67,8 +69,9 @@ def felt(source: Source, index: int) -> Tensor:
 
 
 def along(directions: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Unit numbers: level + contrast · Gaussian noise in the span of `directions` (k, size); shape: (count,
-    size).
+    """Unit numbers: level + contrast · Gaussian noise in the span of `directions` (k, size).
+
+    Shape: (count, size).
     """
     level = torch.tensor(_LEVELS)[torch.randint(len(_LEVELS), (count, 1), generator=generator)]
     contrast = 0.1 + 0.3 * torch.rand(count, 1, generator=generator)

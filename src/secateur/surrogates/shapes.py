@@ -105,9 +105,7 @@ def _to_segment(where: Tensor, start: Tensor, end: Tensor) -> Tensor:
 
 
 def leaves(n: int, channels: int, space: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Fallen leaves: many ellipses and boxes of all sizes, each before the last (Lee, Mumford & Huang
-    2001).
-    """
+    """Fallen leaves: ellipses and boxes of all sizes, each before the last (Lee, Mumford & Huang 2001)."""
     return in_pieces(_leaves, n, channels, space, generator)
 
 

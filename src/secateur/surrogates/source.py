@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.decisions import Decision, decision_of
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.graph.meaning import Meaning, meanings
 from secateur.types import Interval
 
@@ -18,9 +18,7 @@ Inputs = tuple[Tensor, ...]  # one for each input of the graph, axis 0 = samples
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """Of what surrogates are made. All randomness comes from `generator`: the same seed gives the same
-    bits.
-    """
+    """The inputs of a surrogate. All randomness comes from `generator`: the same seed gives the same bits."""
 
     graph: Graph
     box: tuple[Interval, ...]  # float32, batch 1, one for each input

@@ -12,10 +12,11 @@ from secateur.methods.exact.alike import alike
 from secateur.methods.exact.constant import constant
 from secateur.methods.exact.dependent import dependent
 from secateur.methods.exact.finding import Finding, removal_of
-from secateur.methods.exact.scene import Scene, bounded, make_scene
+from secateur.methods.exact.problem import ExactProblem, bounded, make_problem
 from secateur.methods.exact.unread import unread
 from secateur.types import Group
 
-__all__ = ["FINDERS", "Finding", "Scene", "bounded", "make_scene", "removal_of", "unread"]
+__all__ = ["FINDERS", "ExactProblem", "Finding", "bounded", "make_problem", "removal_of", "unread"]
 
-FINDERS: tuple[Callable[[Scene, Group], Finding | None], ...] = (constant, alike, dependent)  # in this order
+# in the order in which they are asked
+FINDERS: tuple[Callable[[ExactProblem, Group], Finding | None], ...] = (constant, alike, dependent)

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from secateur.bounds.interval import AFFINE
 from secateur.bounds.op import Op
-from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.ops import bound_arguments, kind
 from secateur.methods.exact.finding import Finding, plain
-from secateur.methods.exact.scene import Scene, each_unit, input_of, left, readers, unit_of
+from secateur.methods.exact.problem import ExactProblem, each_unit, input_of, readers, remaining, unit_of
 from secateur.reconstruct.layers import Consumer
 from secateur.types import Group
 
@@ -20,22 +20,21 @@ _TINY = 1e-300
 _BLOCK = 2**24  # numbers in one block of inputs
 
 
-def constant(scene: Scene, group: Group) -> Finding | None:
-    """Units whose bounds at every layer that reads them have no width, where all these layers can take up the
-    constant.
+def constant(problem: ExactProblem, group: Group) -> Finding | None:
+    """Units that are constant at every layer that reads them, where these layers can take up the constant.
 
     Dead units (0 after the activation) go always. Another constant c adds W[:, a]·c to a layer's output: the
     layer needs a bias of its own, or a batch norm behind it whose mean can move, and has to add the same at
     all positions (a convolution with zero padding does not). Cost: one pass of each reading layer for each
     such unit.
     """
-    consumers = readers(scene, group)
+    consumers = readers(problem, group)
     spreads, middles = list[Tensor](), list[Tensor]()
     for consumer in consumers:
-        units = unit_of(scene, input_of(consumer), group)
+        units = unit_of(problem, input_of(consumer), group)
         if units is None:
             return None
-        value = scene.values[input_of(consumer)]
+        value = problem.values[input_of(consumer)]
         middle = torch.where(units >= 0, value.lower / 2 + value.upper / 2, 0.0)
         width = value.upper - value.lower - _SPREAD * middle.abs()
         spreads.append(each_unit(units, width, group.units))
@@ -43,27 +42,30 @@ def constant(scene: Scene, group: Group) -> Finding | None:
     if not consumers:
         return None
     still = torch.stack(spreads).amax(0) <= _TINY
-    found = left(scene, group)
+    found = remaining(problem, group)
     found = found[still[found]]
-    fits, shifts = absorbed(scene, group, consumers, middles, found)
+    fits, shifts = absorbed(problem, group, consumers, middles, found)
     found = found[fits]
     return plain(found, {name: shift[fits] for name, shift in shifts.items()}) if len(found) else None
 
 
 def absorbed(
-    scene: Scene, group: Group, consumers: Sequence[Consumer], values: Sequence[Tensor], units: Tensor
+    problem: ExactProblem,
+    group: Group,
+    consumers: Sequence[Consumer],
+    values: Sequence[Tensor],
+    units: Tensor,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Whether every consumer can make up for the constant `units`, and by which shifts of its bias or its
-    norm's mean.
+    """Whether every consumer can make up for constant `units`, and the shifts of its bias or its norm's mean.
 
     values: what stands at the input of each consumer, shape (1, …) each. Returns a mask, shape (units,), and
     name → shift, shape (units, O).
     """
     fits, shifts = torch.ones(len(units), dtype=torch.bool), dict[str, Tensor]()
     for consumer, value in zip(consumers, values, strict=True):
-        added, steady = response(scene, group, consumer, value, units)
+        added, steady = response(problem, group, consumer, value, units)
         silent = added.abs().amax(1) <= _TINY
-        open_to_it = consumer.shift is not None and len(scene.consumers[consumer.weight]) == 1
+        open_to_it = consumer.shift is not None and len(problem.consumers[consumer.weight]) == 1
         fits &= steady & (silent | open_to_it)
         if consumer.shift is not None:
             name, sign = consumer.shift
@@ -72,16 +74,16 @@ def absorbed(
 
 
 def response(
-    scene: Scene, group: Group, consumer: Consumer, value: Tensor, units: Tensor
+    problem: ExactProblem, group: Group, consumer: Consumer, value: Tensor, units: Tensor
 ) -> tuple[Tensor, Tensor]:
     """What a consumer's output has from each unit alone, and whether it is the same at all positions.
 
     Shapes: (units, O), (units,). In blocks of units, those at which `value` is not 0 alone.
     """
     form, node = AFFINE[kind(consumer.node)], consumer.node
-    weight = scene.weights[consumer.weight]
+    weight = problem.weights[consumer.weight]
     op = Op(node, bound_arguments(node, node.args, node.kwargs), weight)
-    owner = unit_of(scene, input_of(consumer), group)
+    owner = unit_of(problem, input_of(consumer), group)
     assert owner is not None, "asked for before"
     added = torch.zeros(len(units), weight.shape[form.weight_axis], dtype=weight.dtype)
     steady = torch.ones(len(units), dtype=torch.bool)

@@ -1,6 +1,4 @@
-"""Exact debloating: all units leave that the function over the input box does not need, each removal
-checked.
-"""
+"""Exact debloating: remove all units that the function over the input box does not need, and check it."""
 
 from __future__ import annotations
 
@@ -12,10 +10,10 @@ from torch import Tensor
 
 from secateur.bounds.interval import input_box
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
-from secateur.graph.capture import run as forward
 from secateur.graph.finite import finite_samples, first_not_finite
-from secateur.methods.exact import FINDERS, Finding, Scene, bounded, make_scene, removal_of, unread
+from secateur.graph.graph import Graph
+from secateur.graph.interpret import run as forward
+from secateur.methods.exact import FINDERS, ExactProblem, Finding, bounded, make_problem, removal_of, unread
 from secateur.report.recipe import Edit
 from secateur.run import Run
 from secateur.samples import affordable
@@ -44,11 +42,11 @@ def debloat(run: Run, groups: Sequence[Group], input_bounds: object, seed: int, 
     box = [
         Interval(x.lower.cpu(), x.upper.cpu()) for x in input_box(graph, input_bounds, dtype=torch.float64)
     ]
-    scene = make_scene(graph, run.coupling, box, run.weights, run.alive)
-    check = _Check.of(graph, box, seed, _DRIFT if scene.noise > _DRIFT_IN_DOUBLE else _DRIFT_IN_DOUBLE)
+    problem = make_problem(graph, run.coupling, box, run.weights, run.alive)
+    check = _Check.of(graph, box, seed, _DRIFT if problem.noise > _DRIFT_IN_DOUBLE else _DRIFT_IN_DOUBLE)
     most, start = {g.name: g.units - 1 for g in groups}, run.saved()
     while True:
-        edits = _rounds(run, replace(scene, weights=run.weights, alive=run.alive), groups, most, check)
+        edits = _rounds(run, replace(problem, weights=run.weights, alive=run.alive), groups, most, check)
         gone = {g.name: run.gone(g) for g in groups}
         allowed = limit(gone)
         if allowed == gone:
@@ -58,21 +56,21 @@ def debloat(run: Run, groups: Sequence[Group], input_bounds: object, seed: int, 
 
 
 def _rounds(
-    run: Run, scene: Scene, groups: Sequence[Group], most: Mapping[str, int], check: _Check
+    run: Run, problem: ExactProblem, groups: Sequence[Group], most: Mapping[str, int], check: _Check
 ) -> list[Edit]:
     edits = list[Edit]()
     while True:
         before = len(edits)
         for group in groups:
             for find in FINDERS:
-                finding = find(replace(scene, weights=run.weights, alive=run.alive), group)
+                finding = find(replace(problem, weights=run.weights, alive=run.alive), group)
                 edits += _applied(run, group, finding, most, check)
         for group in reversed(groups):
-            finding = unread(replace(scene, weights=run.weights, alive=run.alive), group)
+            finding = unread(replace(problem, weights=run.weights, alive=run.alive), group)
             edits += _applied(run, group, finding, most, check)
         if len(edits) == before:
             return edits
-        scene = replace(scene, values=bounded(scene.graph, scene.coupling, scene.box, run.weights))
+        problem = replace(problem, values=bounded(problem.graph, problem.coupling, problem.box, run.weights))
 
 
 def _applied(

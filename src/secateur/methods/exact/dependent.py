@@ -1,20 +1,21 @@
-"""Units whose values are combinations of others' over the whole box, since no activation bends any of them
-there.
-"""
+"""Units that are linear combinations of others over the whole box, where the activation is linear."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import scipy.linalg
 import torch
 from torch import Tensor
 
 from secateur.bounds.interval import AFFINE
-from secateur.graph.capture import kind
-from secateur.methods.context import Norm
+from secateur.graph.ops import kind
+from secateur.methods.batch_norm import Norm
 from secateur.methods.exact.constant import absorbed
 from secateur.methods.exact.finding import Finding
 from secateur.methods.exact.paths import makers_of, straight
-from secateur.methods.exact.scene import Scene, folded, input_of, readers, rows_of, unit_of
+from secateur.methods.exact.problem import ExactProblem, folded, input_of, readers, unit_of
+from secateur.methods.rows import rows
 from secateur.types import Group
 
 # relative size of what a row may have beside the others and still be their combination, at least
@@ -22,7 +23,7 @@ _RANK = 1e-10
 _LARGEST = 100.0  # coefficients beyond this would make rounding errors of the model's own precision show
 
 
-def dependent(scene: Scene, group: Group) -> Finding | None:
+def dependent(problem: ExactProblem, group: Group) -> Finding | None:
     """Of the units that are affine in what their makers read, those whose rows depend on the rows of others.
 
     Rows w_a = Σ_s C[a, s]·w_s, from a QR decomposition with pivoting: v_a = Σ_s C[a, s]·v_s + c, where the
@@ -30,49 +31,49 @@ def dependent(scene: Scene, group: Group) -> Finding | None:
     constant, or where several layers make the units, biases count as weights and c is 0. So of more units
     than inputs, the surplus goes. Cost: n·d·min(n, d) for n such units of d weights.
     """
-    units = straight(scene, group).nonzero().flatten()
-    tensors, norms = folded(scene, group)
-    if len(units) < 2 or not _rows_tell_all(scene, group, norms):
+    units = straight(problem, group).nonzero().flatten()
+    tensors, norms = folded(problem, group)
+    if len(units) < 2 or not _rows_tell_all(problem, group, norms):
         return None
-    places = [(s.tensor, s.axis, s.positions) for s in group.having("producer") if tensors[s.tensor].ndim > 1]
-    rows, constants = rows_of(tensors, places, units), _constants(scene, group, tensors, norms, units)
-    single = len(places) == 1 and places[0][2].shape[1] == 1
-    if single and bool(_takes_constants(scene, group, units)[0].all()):
-        found = _solved(units, rows, max(_RANK, scene.noise))
-    else:
-        found = _solved(units, torch.cat([rows, constants], dim=1), max(_RANK, scene.noise))
-        single = False
-    if found is None or not single:
-        return found
-    _, shifts = _takes_constants(scene, group, found.units)
+    makers = [slot for slot in group.having("producer") if tensors[slot.tensor].ndim > 1]
+    linear = rows(tensors, makers, units)
+    constants = _constants(problem, group, tensors, norms, units)
+    tolerance = max(_RANK, problem.noise)
+    one_row_each = len(makers) == 1 and makers[0].positions.shape[1] == 1
+    if one_row_each and bool(_takes_constants(problem, group, units)[0].all()):
+        found = _solved(units, linear, tolerance)
+        return None if found is None else _with_shifts(problem, group, found, units, constants[:, 0])
+    return _solved(units, torch.cat([linear, constants], dim=1), tolerance)
+
+
+def _with_shifts(
+    problem: ExactProblem, group: Group, found: Finding, units: Tensor, constants: Tensor
+) -> Finding:
+    """The finding with what the `constants` of `units` add to the biases of the layers that read them."""
+    _, shifts = _takes_constants(problem, group, found.units)
     assert found.coefficients is not None
     place = torch.full((group.units,), -1)
     place[units] = torch.arange(len(units))
-    c = constants[place[found.units], 0] - found.coefficients @ constants[place[found.kept], 0]
-    return Finding(
-        found.units, found.into, found.scale, found.kept, found.coefficients,
-        {name: c[:, None] * shift for name, shift in shifts.items()},
-    )  # fmt: skip
+    c = constants[place[found.units]] - found.coefficients @ constants[place[found.kept]]
+    return replace(found, shifts={name: c[:, None] * shift for name, shift in shifts.items()})
 
 
-def _rows_tell_all(scene: Scene, group: Group, norms: list[Norm]) -> bool:
+def _rows_tell_all(problem: ExactProblem, group: Group, norms: list[Norm]) -> bool:
     """Whether linear layers and the norms folded into them are all that makes the units."""
     folded_in = {name for n in norms for name in (n.scale, n.shift, n.mean, n.variance)}
     through = {slot.tensor for slot in group.having("through")}
-    return through <= folded_in and all(kind(op) in AFFINE for op in makers_of(scene, group))
+    return through <= folded_in and all(kind(op) in AFFINE for op in makers_of(problem, group))
 
 
 def _constants(
-    scene: Scene, group: Group, tensors: dict[str, Tensor], norms: list[Norm], units: Tensor
+    problem: ExactProblem, group: Group, tensors: dict[str, Tensor], norms: list[Norm], units: Tensor
 ) -> Tensor:
-    """What is added to each unit after its rows, one column for each tensor that adds; shape: (units,
-    tensors).
-    """
-    less = {norm.mean for norm in norms}
+    """The constants added to each unit, one column for each tensor; shape: (units, tensors)."""
+    subtracted = {norm.mean for norm in norms}
     scales = {name for norm in norms for name in (norm.scale, norm.variance)}
     slots = [slot for slot in group.slots if slot.role != "consumer" and slot.tensor not in scales]
     columns = [
-        rows_of(tensors, [(s.tensor, s.axis, s.positions)], units) * (-1.0 if s.tensor in less else 1.0)
+        rows(tensors, [s], units) * (-1.0 if s.tensor in subtracted else 1.0)
         for s in slots
         if tensors[s.tensor].ndim == 1
     ]
@@ -82,21 +83,21 @@ def _constants(
     return torch.stack(columns).sum(0) if made_by_one else torch.cat(columns, dim=1)
 
 
-def _takes_constants(scene: Scene, group: Group, units: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _takes_constants(problem: ExactProblem, group: Group, units: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """Whether all readers can make up for a 1 at each unit, and by which shifts."""
-    consumers = readers(scene, group)
-    inputs = [unit_of(scene, input_of(consumer), group) for consumer in consumers]
+    consumers = readers(problem, group)
+    inputs = [unit_of(problem, input_of(consumer), group) for consumer in consumers]
     known = [owner for owner in inputs if owner is not None]
     if not consumers or len(known) < len(inputs):
         return torch.zeros(len(units), dtype=torch.bool), {}
     ones = [(owner >= 0).double() for owner in known]
-    return absorbed(scene, group, consumers, ones, units)
+    return absorbed(problem, group, consumers, ones, units)
 
 
-def _solved(units: Tensor, rows: Tensor, tolerance: float) -> Finding | None:
-    """Which rows depend on the others, and how; rows are compared at unit length."""
-    size = torch.linalg.vector_norm(rows, dim=1).clamp_min(torch.finfo(rows.dtype).tiny)
-    _, r, order = scipy.linalg.qr((rows / size[:, None]).T.numpy(), mode="economic", pivoting=True)
+def _solved(units: Tensor, vectors: Tensor, tolerance: float) -> Finding | None:
+    """The units whose vectors, at unit length, depend linearly on the others'; None where there are none."""
+    size = torch.linalg.vector_norm(vectors, dim=1).clamp_min(torch.finfo(vectors.dtype).tiny)
+    _, r, order = scipy.linalg.qr((vectors / size[:, None]).T.numpy(), mode="economic", pivoting=True)
     triangle, pivots = torch.from_numpy(r), torch.from_numpy(order).long()
     rank = int((triangle.diagonal().abs() > tolerance).sum())
     if not 0 < rank < len(units):

@@ -14,8 +14,9 @@ from secateur.types import Group, Removal
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """v_a = scale_a · v_into(a) + Σ_s coefficients[a, s] · v_s + a constant, over the box, for k units a of a
-    group.
+    """k units of a group that others can replace.
+
+    v_a = scale_a · v_into(a) + Σ_s coefficients[a, s] · v_s + a constant, over the box, for each unit a.
     """
 
     units: Tensor  # shape: (k,), int64
@@ -23,9 +24,7 @@ class Finding:
     scale: Tensor  # shape: (k,); of `into`
     kept: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64))  # shape: (m,)
     coefficients: Tensor | None = None  # shape: (k, m)
-    shifts: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # what each constant adds to a bias; shape: (k, O)
+    shifts: Mapping[str, Tensor] = field(default_factory=dict)  # added to biases; shape: (k, O)
 
     def only(self, chosen: slice) -> Finding:
         """Some of the units; the others stay."""
@@ -47,8 +46,9 @@ def plain(units: Tensor, shifts: Mapping[str, Tensor] | None = None) -> Finding:
 
 
 def removal_of(weights: Mapping[str, Tensor], group: Group, finding: Finding) -> Removal:
-    """The removal with what it changes: W[:, S] += W[:, a]·C[a, S], W[:, a] scaled for the merge, biases
-    shifted.
+    """The removal with the tensors that it changes.
+
+    W[:, S] += W[:, a]·C[a, S], W[:, a] is scaled for the merge, and biases are shifted.
     """
     changed: dict[str, Tensor] = {}
     if finding.coefficients is not None:

@@ -1,6 +1,4 @@
-"""What stands between the layers that make units and those that read them: how values scale and add on the
-way.
-"""
+"""The ops between the layers that make units and those that read them: how values scale and add there."""
 
 from __future__ import annotations
 
@@ -10,8 +8,8 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.interval import AFFINE, MAXIMA, MINIMA, MOVEMENT, WEIGHTED_SUMS
-from secateur.graph.capture import bound_arguments, kind
-from secateur.methods.exact.scene import Scene, each_unit, unit_of
+from secateur.graph.ops import bound_arguments, kind
+from secateur.methods.exact.problem import ExactProblem, each_unit, unit_of
 from secateur.types import Group
 
 _ADDITIONS = {"add", "sub"}
@@ -40,68 +38,63 @@ _FACTORS = {
 }
 
 
-def is_homogeneous(scene: Scene, group: Group) -> bool:
-    """Whether units whose makers and added numbers are s > 0 times another's have s times its values
-    everywhere.
-    """
-    known = all(adds(scene, group, slot.tensor) is not None for slot in group.having("through"))
-    products = [op for op in _ops(scene, group) if kind(op) in _PRODUCTS]
-    of_one = all(sum(node in scene.coupling.units for node in op.all_input_nodes) == 1 for op in products)
-    return known and of_one and _only(scene, group, _HOMOGENEOUS)
+def is_homogeneous(problem: ExactProblem, group: Group) -> bool:
+    """Whether units with s > 0 times the rows and constants of another have s times its values everywhere."""
+    known = all(adds(problem, group, slot.tensor) is not None for slot in group.having("through"))
+    products = [op for op in _ops(problem, group) if kind(op) in _PRODUCTS]
+    of_one = all(sum(node in problem.coupling.units for node in op.all_input_nodes) == 1 for op in products)
+    return known and of_one and _only(problem, group, _HOMOGENEOUS)
 
 
-def straight(scene: Scene, group: Group) -> Tensor:
-    """Units whose value, all the way to what reads them, is affine in what their makers read; shape:
-    (units,), bool.
+def straight(problem: ExactProblem, group: Group) -> Tensor:
+    """Units whose value, up to the layers that read them, is affine in the inputs of their makers.
+
+    Shape: (units,), bool.
 
     That is where nothing but movements, weighted sums over positions and identities stand between: an
     activation is the identity where its bounds over the box say so.
     """
-    found = scene.alive[group.name].clone()
-    if not _only(scene, group, _STRAIGHT | _IDENTITY.keys()):
+    found = problem.alive[group.name].clone()
+    if not _only(problem, group, _STRAIGHT | _IDENTITY.keys()):
         return torch.zeros_like(found)
-    for op in _ops(scene, group):
+    for op in _ops(problem, group):
         if kind(op) not in _IDENTITY:
             continue
         node, (low, high) = (
             op.all_input_nodes[0],
             _IDENTITY[kind(op)](bound_arguments(op, op.args, op.kwargs)),
         )
-        units = unit_of(scene, node, group)
+        units = unit_of(problem, node, group)
         if units is None:
             return torch.zeros_like(found)
-        value = scene.values[node]
+        value = problem.values[node]
         beyond = torch.maximum(low - value.lower, value.upper - high)
         found &= each_unit(units, beyond, group.units) <= 0
     return found
 
 
-def makers_of(scene: Scene, group: Group) -> set[fx.Node]:
+def makers_of(problem: ExactProblem, group: Group) -> set[fx.Node]:
     """The nodes that use the group's producers."""
     producers = {slot.tensor for slot in group.having("producer")}
-    return {op for op in _ops(scene, group) if producers & {str(node.target) for node in _parameters(op)}}
+    return {op for op in _ops(problem, group) if producers & {str(node.target) for node in _parameters(op)}}
 
 
-def adds(scene: Scene, group: Group, tensor: str) -> bool | None:
-    """Whether a per-unit parameter on the way adds to values (True) or multiplies them; None where neither is
-    known.
-    """
+def adds(problem: ExactProblem, group: Group, tensor: str) -> bool | None:
+    """Whether a per-unit parameter on the way adds to values or multiplies them; None where unknown."""
     uses = {
         (kind(op), name)
-        for op in _ops(scene, group)
+        for op in _ops(problem, group)
         for name, value in bound_arguments(op, op.args, op.kwargs).items()
         if isinstance(value, fx.Node) and value.op == "get_attr" and value.target == tensor
     }
     return True if uses and uses <= _ADDED else False if uses and uses <= _FACTORS else None
 
 
-def _only(scene: Scene, group: Group, allowed: set[str]) -> bool:
-    """Whether all ops on the way are of these kinds, and join the group's units with no others and no
-    numbers.
-    """
-    carriers, own = set(scene.carriers[group.name]), {slot.tensor for slot in group.slots}
-    for op in set(_ops(scene, group)) - makers_of(scene, group):
-        tensors = [node for node in op.all_input_nodes if node in scene.coupling.units]
+def _only(problem: ExactProblem, group: Group, allowed: set[str]) -> bool:
+    """Whether all ops on the way are `allowed`, and join the group's units with no others and no numbers."""
+    carriers, own = set(problem.carriers[group.name]), {slot.tensor for slot in group.slots}
+    for op in set(_ops(problem, group)) - makers_of(problem, group):
+        tensors = [node for node in op.all_input_nodes if node in problem.coupling.units]
         alien = any(isinstance(argument, int | float) for argument in op.args) or any(
             str(node.target) not in own for node in _parameters(op)
         )
@@ -110,9 +103,9 @@ def _only(scene: Scene, group: Group, allowed: set[str]) -> bool:
     return True
 
 
-def _ops(scene: Scene, group: Group) -> list[fx.Node]:
+def _ops(problem: ExactProblem, group: Group) -> list[fx.Node]:
     """The ops that give the values in which units stand; that of `split` for its parts."""
-    nodes = scene.carriers[group.name]
+    nodes = problem.carriers[group.name]
     sources = (n.all_input_nodes[0] if kind(n) == "getitem" else n for n in nodes)
     return list(dict.fromkeys(sources))
 
