@@ -24,7 +24,7 @@ from fashion_cnn.model import HERE, FashionCNN, load
 from secateur.evaluate import FGSM, PGD, Evaluation
 from secateur.formats.arrays import load_arrays
 from secateur.formats.torch import save_program
-from secateur.methods import NAMES
+from secateur.methods import METHODS
 
 OUTPUT = Path(__file__).resolve().parent.parent / "out" / "demo"
 RATIOS = (0.3, 0.5)
@@ -39,7 +39,7 @@ def main() -> None:
     model, data = load(), load_arrays(HERE / "test.npz")
     images, labels = data["images"], data["labels"]
     start = measure(model, model, images, labels)
-    jobs = [(method, ratio) for method in NAMES for ratio in RATIOS]
+    jobs = [(method, ratio) for method in METHODS for ratio in RATIOS]
     results = {
         (method, ratio): prune_and_measure(model, method, ratio, images, labels)
         for method, ratio in track(
@@ -85,7 +85,7 @@ def table(start: tuple[Evaluation, Evaluation], results: dict[Any, Any]) -> Tabl
     made.add_row("original", "", str(units), *cells(*start), "")
     for ratio in RATIOS:
         made.add_section()
-        for method in NAMES:
+        for method in METHODS:
             result, whole, part = results[method, ratio]
             left = str(units - result.history[-1].units_removed)
             made.add_row(
@@ -104,7 +104,7 @@ def cells(whole: Evaluation, part: Evaluation) -> list[str]:
 def draw(start: tuple[Evaluation, Evaluation], results: dict[Any, Any], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     x = [0, *(100 * ratio for ratio in RATIOS)]
-    for method, marker in zip(NAMES, cycle("os^Dv*"), strict=False):
+    for method, marker in zip(METHODS, cycle("os^Dv*"), strict=False):
         style = {"marker": marker, "alpha": 0.7, "label": method}
         runs = [start, *((results[method, ratio][1:]) for ratio in RATIOS)]
         axes[0].plot(x, [100 * whole.accuracy[1] for whole, _ in runs], **style)

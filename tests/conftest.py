@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any
 
 import pytest
 
-from secateur import judging
+from secateur import validation
 from secateur.normalisation import Finding
 
 SHARE = 4  # of the cases of a sweep, one in so many is run by default
@@ -25,8 +24,8 @@ def judged_briefly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     if request.node.get_closest_marker("judged"):
         return
     nothing: Callable[..., Finding] = lambda *given, **more: Finding("", {}, False, "not asked in this test")  # noqa: E731
-    monkeypatch.setattr(import_module("secateur.prune"), "likely_normalisation", nothing)
-    monkeypatch.setattr(judging, "MOST", judging.FEWEST)
+    monkeypatch.setattr(validation, "likely_normalisation", nothing)
+    monkeypatch.setattr(validation, "MOST", validation.FEWEST)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

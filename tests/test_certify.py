@@ -26,9 +26,9 @@ from secateur.certify.embed import embedded
 from secateur.errors import InputError, SecateurWarning, TargetMissedError, VerificationError
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
-from secateur.judging import kept_apart
 from secateur.report.recipe import fingerprint
 from secateur.types import Samples
+from secateur.validation import split
 from trained import blobs
 
 HIDDEN_COUNTS = {
@@ -466,7 +466,7 @@ def test_a_guard_on_certified_agreement_holds() -> None:
     budgets = {"certified_agreement": 0.85, "eps": 0.02}
     result = secateur.prune(model, x[:2], remove=0.9, step=0.1, calibration=x[:150], guard=budgets)
     assert "certified agreement fell to" in result.stopped
-    apart = kept_apart(Samples((x[:150],)), seed=0)[1].inputs[0]
+    apart = split(Samples((x[:150],)), seed=0)[1].inputs[0]
     found = certify(model, result.model, inputs=apart, eps=0.02).agreement
     assert found is not None and found.certified >= budgets["certified_agreement"]
     with pytest.raises(TargetMissedError, match="the guard stopped the first step: certified agreement"):

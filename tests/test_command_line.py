@@ -26,7 +26,7 @@ from secateur.decisions import HEADS
 from secateur.evaluate.attacks import losses, norms
 from secateur.evaluate.corruptions import CORRUPTIONS
 from secateur.evaluate.runtime import RUNTIMES
-from secateur.methods import NAMES
+from secateur.methods import METHODS
 from secateur.request import RULES
 from secateur.surrogates import SURROGATES
 
@@ -101,7 +101,7 @@ def test_completion_knows_commands_options_and_names() -> None:
 
 def test_names_that_options_offer_are_those_of_the_library() -> None:
     tables: list[tuple[Iterable[str], Iterable[str]]] = [
-        (names.Method, NAMES),
+        (names.Method, METHODS),
         (names.Surrogate, SURROGATES),
         (names.Head, HEADS),
         (names.Norm, get_args(norms.Norm)),

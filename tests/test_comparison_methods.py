@@ -17,7 +17,7 @@ from secateur.compensate import combined, merged
 from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.interpret import run as forward
-from secateur.methods import METHODS, checked_options
+from secateur.methods import METHODS
 from secateur.methods.batch_norm import Norm, following_norms
 from secateur.methods.context import Context
 from secateur.methods.folding import gain, k_means
@@ -118,7 +118,7 @@ def test_one_to_one_combination_is_a_merge() -> None:
 def test_scaled_merging_by_hand() -> None:
     """Unit 1 is a tenth of unit 0, bias included; W[:, 0] += 0.1·W[:, 1]."""
     context, group = layer([[3, 4], [0.3, 0.4], [0, 9]], [1, 0.1, 0], [[5, 20, 7]])
-    removal = METHODS["scaled_merging"](context, group, 1)
+    removal = METHODS["scaled_merging"].choose(context, group, 1)
     assert (removal.units.tolist(), removal.into.tolist()) == ([1], [0])
     torch.testing.assert_close(after(context, group, removal)["next"], torch.tensor([[7, 0, 7.0]]).double())
 
@@ -137,7 +137,7 @@ def test_nothing_stands_in_below_the_threshold(
 ) -> None:
     filters = torch.tensor([[4.0, 0], [0.28, 0.96]]).reshape(2, *shape)
     context, group = layer(filters.tolist(), [0, 0], [[3, 8]])
-    removal = METHODS["scaled_merging"](context, group, 1, **options)
+    removal = METHODS["scaled_merging"].choose(context, group, 1, **options)
     assert (removal.units.tolist(), removal.into.tolist()) == ([1], [into])
     wanted = [[3 + 0.25 * 8 if into == 0 else 3, 0]]
     torch.testing.assert_close(after(context, group, removal)["next"], torch.tensor(wanted).double())
@@ -153,7 +153,7 @@ def test_batch_norm_weighs_direction_against_what_it_adds(lam: float, into: int,
     """
     norm = {"scale": [1, 1, 4], "shift": [10, 0, 0], "mean": [0, 0, 0], "variance": [1, 1, 4]}
     context, group = layer([[10, 0], [9.6, 2.8], [1, 0]], None, [[1, 1, 1]], norm)
-    removal = METHODS["scaled_merging"](context, group, 1, lam=lam)
+    removal = METHODS["scaled_merging"].choose(context, group, 1, lam=lam)
     assert (removal.units.tolist(), removal.into.tolist()) == ([2], [into])
     wanted = torch.ones(1, 3).double()
     wanted[0, into], wanted[0, 2] = 1 + scale, 0
@@ -164,7 +164,7 @@ def test_opposite_norm_scales_do_not_stand_in_for_each_other() -> None:
     """The filters point the same way, but γ of one is negative."""
     norm = {"scale": [1, -1], "shift": [0, 0], "mean": [0, 0], "variance": [1, 1]}
     context, group = layer([[3, 0], [1, 0]], None, None, norm)
-    assert METHODS["scaled_merging"](context, group, 1).into.tolist() == [-1]
+    assert METHODS["scaled_merging"].choose(context, group, 1).into.tolist() == [-1]
 
 
 # --- ridge --------------------------------------------------------------------------------------------------
@@ -174,7 +174,7 @@ def test_opposite_norm_scales_do_not_stand_in_for_each_other() -> None:
 def test_ridge_by_hand(lambda1: float, lambda2: float) -> None:
     """One kept unit: s = (w_a·w_b + λ₁·c_a·c_b) / ((‖w_b‖² + λ₁·c_b²)(1 + λ₂))."""
     context, group = layer([[3, 4], [1, 2]], [2, 1], [[10, 100]])
-    removal = METHODS["ridge"](context, group, 1, lambda1=lambda1, lambda2=lambda2)
+    removal = METHODS["ridge"].choose(context, group, 1, lambda1=lambda1, lambda2=lambda2)
     assert (removal.units.tolist(), removal.into.tolist()) == ([1], [-1])
     s = (11 + 2 * lambda1) / ((25 + 4 * lambda1) * (1 + lambda2))
     torch.testing.assert_close(
@@ -185,7 +185,7 @@ def test_ridge_by_hand(lambda1: float, lambda2: float) -> None:
 def test_ridge_takes_the_normal_equations_solution() -> None:
     filters = torch.randn(9, 20, generator=drawn(), dtype=torch.float64)
     context, group = layer(filters.tolist(), [0.0] * 9)
-    removal = METHODS["ridge"](context, group, 3, lambda2=0.2)
+    removal = METHODS["ridge"].choose(context, group, 3, lambda2=0.2)
     kept = torch.tensor([u for u in range(9) if u not in removal.units.tolist()])
     a, s = filters[removal.units], filters[kept]
     lam = 0.2 * s.square().sum(1).mean()
@@ -216,7 +216,7 @@ def test_folding_by_hand(repair: float) -> None:
     """Units 0 and 2 are 60° apart: ρ = ½, r = 2/√(2 + 2·½) = 2/√3, and their mean is r times too short."""
     root = 3**0.5
     context, group = layer([[2, 0], [-9, 9], [1, root]], [4, 5, 6], [[1, 2, 3]])
-    removal = METHODS["folding"](context, group, 1, repair=repair)
+    removal = METHODS["folding"].choose(context, group, 1, repair=repair)
     assert (removal.units.tolist(), removal.into.tolist()) == ([2], [0])
     new = after(context, group, removal)
     r = (2 / root) ** repair
@@ -231,7 +231,7 @@ def test_folding_repairs_through_the_batch_norm() -> None:
     """
     norm = {"scale": [3, 1, 5], "shift": [4, 1, 8], "mean": [6, 7, 4], "variance": [4, 1, 9]}
     context, group = layer([[2, 0], [50, 50], [1.5, 3 * 0.75**0.5]], [0, 0, 1], None, norm)
-    removal = METHODS["folding"](context, group, 1)
+    removal = METHODS["folding"].choose(context, group, 1)
     new, r = after(context, group, removal), 2 / 3**0.5
     assert (removal.units.tolist(), removal.into.tolist()) == ([2], [0])
     torch.testing.assert_close(new["w"][0], torch.tensor([0.75, 0.75**0.5 / 2]).double() * r)
@@ -331,7 +331,7 @@ def test_every_kind_of_group_loses_units(method: str, name: str) -> None:
         count = max(1, group.units // 4)
         if run.gone(group) + count >= group.units:
             continue
-        removal = METHODS[method](contexts(run, generator), group, count)
+        removal = METHODS[method].choose(contexts(run, generator), group, count)
         assert len(removal.units) == count
         assert removal.weights.keys() <= {slot.tensor for slot in group.slots}
         assert all(value.shape == run.weights[n].shape for n, value in removal.weights.items())
@@ -358,7 +358,7 @@ def test_one_of_two_equal_units_leaves_at_no_loss(method: str, name: str) -> Non
         run.apply(group, Removal(group.name, others, torch.full_like(others, -1)))
     before = answers(graph, name, run.weights)
     for group in groups:
-        run.apply(group, METHODS[method](contexts(run, generator), group, 1, **EXACT[method]))
+        run.apply(group, METHODS[method].choose(contexts(run, generator), group, 1, **EXACT[method]))
     torch.testing.assert_close(answers(graph, name, run.weights), before, rtol=1e-7, atol=1e-9)
 
 
@@ -380,7 +380,7 @@ def test_degenerate_filters_leave_no_nan(method: str, filters: list[list[float]]
         for count in (1, 3):
             context, group = layer(filters, bias, None, norm if normed else None)
             for options in ({}, EXACT[method]):
-                removal = METHODS[method](context, group, count, **options)
+                removal = METHODS[method].choose(context, group, count, **options)
                 assert len(removal.units.unique()) == count
                 assert all(value.isfinite().all() for value in after(context, group, removal).values())
 
@@ -390,7 +390,7 @@ def test_degenerate_filters_leave_no_nan(method: str, filters: list[list[float]]
 def test_groups_with_one_side_only(method: str, role: str) -> None:
     context, group = layer([[1, 2], [3, 4], [5, 7]], [0, 0, 0])
     group = replace(group, slots=group.having(role))
-    removal = METHODS[method](context, group, 2)
+    removal = METHODS[method].choose(context, group, 2)
     assert len(removal.units) == 2
     assert all(value.isfinite().all() for value in after(context, group, removal).values())
 
@@ -398,7 +398,7 @@ def test_groups_with_one_side_only(method: str, role: str) -> None:
 @pytest.mark.parametrize("method", OURS)
 def test_passes_over_those_that_are_gone(method: str) -> None:
     context, group = layer([[1, 0], [2, 0], [3, 0], [0, 9]], [0] * 4, alive=[False, True, True, True])
-    removal = METHODS[method](context, group, 1)
+    removal = METHODS[method].choose(context, group, 1)
     assert {*removal.units.tolist(), *removal.into.tolist()} <= {1, 2, -1}
     new = after(context, group, removal)
     assert torch.equal(new["w"][0], context.weights["w"][0]) and torch.equal(
@@ -411,7 +411,7 @@ def test_passes_over_those_that_are_gone(method: str) -> None:
 def test_the_smallest_leave_first(method: str, norm: int, first: int) -> None:
     """L1 norms 3, 4, 9; L2 norms 3, √8, √27; biases do not count."""
     context, group = layer([[3, 0, 0], [2, 2, 0], [3, 3, 3]], [50, 60, 0])
-    assert METHODS[method](context, group, 2, norm=norm).units.tolist() == [first, 1 - first]
+    assert METHODS[method].choose(context, group, 2, norm=norm).units.tolist() == [first, 1 - first]
 
 
 @pytest.mark.parametrize(
@@ -419,16 +419,16 @@ def test_the_smallest_leave_first(method: str, norm: int, first: int) -> None:
     [
         ("scaled_merging", {"norm": 3}, "scaled_merging: norm=3: give 1 or 2"),
         ("ridge", {"norm": 0}, "ridge: norm=0: give 1 or 2"),
-        ("scaled_merging", {"lam": 1.5}, "lam=1.5: give the share of the cosine in the score, from 0 to 1"),
+        ("scaled_merging", {"lam": 1.5}, "lam=1.5: give a number from 0 to 1"),
         ("ridge", {"lambda1": -1}, "ridge: lambda1=-1: give a number of at least 0"),
         ("ridge", {"lambda2": -0.1}, "ridge: lambda2=-0.1: give a number of at least 0"),
         ("folding", {"repair": -1}, "folding: repair=-1: give a number of at least 0"),
-        ("folding", {"restarts": 0}, "folding: restarts=0: give a whole number of clusterings, at least 1"),
+        ("folding", {"restarts": 0}, "folding: restarts=0: give a whole number of at least 1"),
     ],
 )
 def test_wrong_options_are_named(method: str, options: dict[str, float], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        checked_options(method, options)
+        METHODS[method].with_options(options)
 
 
 def test_same_seed_same_bits() -> None:
@@ -445,9 +445,10 @@ def test_only_folding_draws() -> None:
     filters = torch.randn(30, 4, generator=drawn()).tolist()
     for method in OURS:
         context, group = layer(filters, [0] * 30)
-        METHODS[method](context, group, 15)
+        METHODS[method].choose(context, group, 15)
         assert torch.equal(context.generator.get_state(), drawn().get_state()) == (method != "folding")
     chosen = [
-        METHODS["folding"](*layer(filters, [0] * 30, seed=s), 15, restarts=1).units.tolist() for s in range(4)
+        METHODS["folding"].choose(*layer(filters, [0] * 30, seed=s), 15, restarts=1).units.tolist()
+        for s in range(4)
     ]
     assert len({tuple(units) for units in chosen}) > 1

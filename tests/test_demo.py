@@ -20,7 +20,7 @@ def test_demo_shows_a_table_and_a_picture(
     demo = importlib.import_module("demo")
     few = {name: array[:60] for name, array in demo.load_arrays(demo.HERE / "test.npz").items()}
     monkeypatch.setattr(demo, "load_arrays", lambda path: few)
-    for name, value in {"OUTPUT": tmp_path, "RATIOS": (0.5,), "ATTACKED": 10, "NAMES": ("scale",)}.items():
+    for name, value in {"OUTPUT": tmp_path, "RATIOS": (0.5,), "ATTACKED": 10, "METHODS": ("scale",)}.items():
         monkeypatch.setattr(demo, name, value)
     demo.main()
     shown = capsys.readouterr().out

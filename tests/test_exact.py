@@ -15,7 +15,7 @@ import secateur
 from architectures import ARCHITECTURES
 from helpers import batch_of, coupled, outputs, same_bits, snapshot
 from secateur.errors import InputError, NothingToPruneError
-from secateur.methods import METHODS, RECONSTRUCT
+from secateur.methods import METHODS
 from secateur.methods.exact.alike import first_equal
 from secateur.methods.exact.finding import Finding, plain
 from secateur.methods.exact.problem import ExactProblem, remaining
@@ -476,7 +476,7 @@ def test_a_wrong_claim_is_taken_back_down_to_the_units_at_fault(monkeypatch: pyt
     def careless(problem: ExactProblem, group: Group) -> Finding | None:
         return plain(remaining(problem, group)[:-1])
 
-    monkeypatch.setattr("secateur.debloat.FINDERS", (careless,))
+    monkeypatch.setattr("secateur.methods.exact.debloat.FINDERS", (careless,))
     result = exact(model, 16)
     assert gone(result) == {"0": {3, 8}, "2": set()}
     assert_same(model, result.model, corners_and_samples(16))
@@ -585,7 +585,7 @@ def test_the_model_stays_as_it_is() -> None:
     assert same_bits(before, snapshot(model))
 
 
-@pytest.mark.parametrize("method", ["exact", RECONSTRUCT, *METHODS])
+@pytest.mark.parametrize("method", METHODS)
 def test_recipes_replay_to_the_same_bits(method: str, tmp_path: Path) -> None:
     more = {} if method == "exact" else {"exact_first": True, "remove": 0.5, "step": 0.25}
     result = secateur.prune(planted(), torch.zeros(2, 16), method=method, samples=256, **more)
@@ -601,7 +601,7 @@ def test_recipes_replay_to_the_same_bits(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [RECONSTRUCT, "saliency", "scale", "folding"])
+@pytest.mark.parametrize("method", ["reconstruct", "saliency", "scale", "folding"])
 def test_what_is_free_counts_towards_the_request(method: str) -> None:
     result = secateur.prune(
         planted(), torch.zeros(2, 16), method=method, remove=0.5, step=0.25, exact_first=True

@@ -14,9 +14,9 @@ import secateur
 from secateur.errors import InputError, SecateurError, SecateurWarning, UnsupportedOpError
 from secateur.graph.capture import capture
 from secateur.graph.finite import finite_samples, first_not_finite
-from secateur.methods import NAMES
+from secateur.methods import METHODS
 from secateur.reconstruct.elimination import SolveError, factor
-from secateur.samples import Calibration, look_at
+from secateur.samples import Calibration, draw_samples
 
 
 class Head(nn.Module):
@@ -53,7 +53,7 @@ NETWORKS = {
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("method", NAMES)
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.filterwarnings("ignore::secateur.errors.SecateurWarning")
 def test_every_run_ends(name: str, method: str) -> None:
@@ -101,7 +101,7 @@ def test_samples_on_which_the_model_is_finite_are_drawn_again() -> None:
 
     model = Head(standardised).eval()
     result = secateur.prune(model, torch.rand(2, 1, 4, 4), samples=32, surrogate=half_constant)
-    assert result.recipe.request.samples == 32
+    assert result.recipe.used.samples == 32
 
 
 def test_fewer_samples_than_asked_are_warned_about() -> None:
@@ -122,10 +122,10 @@ def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
     """A value of 10⁶ numbers for each sample: some forty of them in 1 GiB."""
     model = nn.Sequential(nn.Linear(4, 10**6), nn.ReLU(), nn.Linear(10**6, 2), nn.Flatten()).eval()
     with pytest.warns(SecateurWarning, match=r"samples: 44 of 10{12} are drawn; .* do not fit into 1 GiB"):
-        look_at(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", None, 10**12, None, 0)
+        draw_samples(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", None, 10**12, None, 0)
     own = Calibration(torch.rand(50, 4), (0.0, 1.0))
     with pytest.warns(SecateurWarning, match="calibration: 44 inputs are used; .* do not fit into 1 GiB"):
-        look_at(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", own, 48, None, 0)
+        draw_samples(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", own, 48, None, 0)
 
 
 def test_tokens_out_of_the_vocabulary_are_named() -> None:
@@ -190,7 +190,7 @@ def test_masks_of_minus_infinity_are_ordinary() -> None:
         return x.masked_fill(x > 0.5, -torch.inf).softmax(1)
 
     result = secateur.prune(Head(masked).eval(), torch.rand(2, 1, 4, 4), samples=64, surrogate="uniform")
-    assert result.recipe.request.samples == 64
+    assert result.recipe.used.samples == 64
     with pytest.raises(InputError, match=r"goes wrong at log \(aten"):
         secateur.prune(
             Head(lambda x: (masked(x) - 2).log()).eval(),

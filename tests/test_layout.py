@@ -15,14 +15,16 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 # Each module may import those of lower layers and of its own; `__init__` gives out names and may import all.
 LAYERS = {
     **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "outputs", "settings"), 0),
-    **dict.fromkeys(("torch_state", "printable", "budget", "presets", "preprocessor"), 0),
+    **dict.fromkeys(("torch_state", "printable", "budget", "options", "presets", "preprocessor"), 0),
     **dict.fromkeys(("graph", "decisions"), 1),
     **dict.fromkeys(("bounds", "surrogates", "inputs", "data"), 2),
-    **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "channels", "rounded"), 3),
-    **dict.fromkeys(("samples", "guard", "fidelity", "verdict", "judging", "normalisation"), 3),
-    **dict.fromkeys(("plan", "run", "certify", "debloat", "request"), 4),
-    **dict.fromkeys(("prune", "replay", "result"), 5),
-    "cli": 6,
+    **dict.fromkeys(("reconstruct", "compensate", "surgery", "cost", "channels", "rounded"), 3),
+    **dict.fromkeys(("samples", "guard", "fidelity", "verdict", "normalisation"), 3),
+    **dict.fromkeys(("plan", "run", "certify"), 4),
+    "methods": 5,
+    **dict.fromkeys(("request", "result", "outcome", "replay"), 6),
+    **dict.fromkeys(("prune", "history", "validation"), 7),
+    "cli": 8,
 }
 FORBIDDEN = {  # part → parts that it may not import
     "formats": {"prune", "run", "methods", "cli"},

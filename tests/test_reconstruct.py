@@ -21,7 +21,6 @@ from secateur.bounds.interval import input_box
 from secateur.errors import InputError, RecipeError, TargetMissedError
 from secateur.graph.capture import capture
 from secateur.graph.interpret import run
-from secateur.judging import kept_apart
 from secateur.reconstruct.elimination import Problem, eliminate
 from secateur.reconstruct.layers import blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
@@ -33,6 +32,7 @@ from secateur.report.recipe import Recipe
 from secateur.surrogates import Source
 from secateur.surrogates.bn_moments import bn_moments
 from secateur.types import Samples
+from secateur.validation import split
 
 # Inputs here are drawn from a Gaussian, not from the box.
 NORMAL = (-32.0, 32.0)  # bounds in which all normal draws here lie
@@ -267,7 +267,7 @@ def test_means_of_the_outputs_are_kept(name: str) -> None:
     x = torch.randn(256, *example.shape[1:], generator=drawn(3))
     model = architecture.build()
     small = secateur.prune(model, example, remove=0.3, calibration=x, input_bounds=NORMAL).model
-    solved_on = list(kept_apart(Samples((x,)), seed=0)[0].inputs)
+    solved_on = list(split(Samples((x,)), seed=0)[0].inputs)
     before, after = (outputs(m, solved_on)[0] for m in (model, small))
     torch.testing.assert_close(before.mean(0), after.mean(0), rtol=1e-3, atol=1e-3)
 
@@ -371,8 +371,8 @@ def test_calibration_comes_in_any_form(kind: str, tmp_path: Path) -> None:
         secateur.prune(dense(), x[:2], calibration=c, input_bounds=NORMAL) for c in (forms[kind], x)
     )
     assert same_bits(snapshot(found.model), snapshot(plain.model))
-    request = found.recipe.request
-    assert len(request.calibration) == 64 and (request.samples, request.judged_on) == (200, 100)
+    used = found.recipe.used
+    assert len(used.calibration) == 64 and (used.samples, used.judged_on) == (200, 100)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -14,9 +14,9 @@ import secateur
 from secateur.errors import InputError, SecateurWarning
 from secateur.fidelity import Fidelity, fidelity
 from secateur.graph.capture import capture
-from secateur.judging import judging_surrogate, kept_apart
 from secateur.surrogates import SURROGATES
 from secateur.types import Samples
+from secateur.validation import split, validation_surrogate
 from secateur.verdict import judge
 from trained import blobs
 
@@ -112,7 +112,7 @@ def test_inputs_of_bfloat16() -> None:
     model, x, _ = blobs()
     half = copy.deepcopy(model).bfloat16()
     result = secateur.prune(half, x[:2].bfloat16(), remove=0.3, method="scale", calibration=x[:60].bfloat16())
-    assert result.recipe.request.calibration and result.verdict is not None
+    assert result.recipe.used.calibration and result.verdict is not None
 
 
 def test_inputs_of_one_class_tell_little() -> None:
@@ -153,12 +153,12 @@ def test_outputs_that_do_not_vary_tell_little() -> None:
     assert verdict.word == "check" and "do not vary" in verdict.reasons[0] and "spread" not in str(verdict)
 
 
-def test_inputs_are_kept_apart() -> None:
+def test_inputs_are_split() -> None:
     x = torch.arange(31.0)[:, None]
-    solve, apart = (s.inputs[0].flatten().tolist() for s in kept_apart(Samples((x,)), seed=3))
+    solve, apart = (s.inputs[0].flatten().tolist() for s in split(Samples((x,)), seed=3))
     assert len(apart) == 10 and sorted(solve + apart) == x.flatten().tolist()
-    assert [len(s.inputs[0]) for s in kept_apart(Samples((x[:2],)), 0)] == [1, 1]
-    assert judging_surrogate("auto") == "shapes" and judging_surrogate("shapes") != "shapes"
+    assert [len(s.inputs[0]) for s in split(Samples((x[:2],)), 0)] == [1, 1]
+    assert validation_surrogate("auto") == "shapes" and validation_surrogate("shapes") != "shapes"
 
 
 def test_the_verdict_of_a_run_on_a_users_inputs() -> None:
@@ -167,7 +167,7 @@ def test_the_verdict_of_a_run_on_a_users_inputs() -> None:
     result = secateur.prune(model, x[:2], remove=0.7, calibration=x[:150])
     verdict = result.verdict
     assert verdict is not None and verdict.basis == "inputs kept apart" and verdict.inputs == 50
-    assert result.recipe.request.samples == 100 and result.recipe.verdict == verdict
+    assert result.recipe.used.samples == 100 and result.recipe.verdict == verdict
     unseen = agreement(model, result.model, x[150:])
     assert verdict.interval is not None and verdict.interval[0] <= unseen <= verdict.interval[1]
     assert str(verdict.word) in repr(result)

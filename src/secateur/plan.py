@@ -21,6 +21,7 @@ from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
 
 Rounding = int | Literal["auto"]
+Allocation = Literal["uniform", "global"]
 AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
 Quantity = Literal["units", "params", "macs"]
 

@@ -1,72 +1,49 @@
-"""The loop: capture, couple, plan; then step by step score, choose, compensate; then shrink, check and
-record.
-"""
+"""`prune`: request → task → loop of steps → smaller model, checked and recorded; and `inspect`."""
 
 from __future__ import annotations
 
-import hashlib
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from secateur.arguments import MODEL, parsed, plain_bounds
+from secateur.arguments import MODEL, parsed
 from secateur.bounds.interval import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
-from secateur.debloat import debloat
 from secateur.decisions import Head
-from secateur.errors import (
-    NothingToPruneError,
-    SecateurError,
-    SecateurWarning,
-    StopPruning,
-    TargetMissedError,
-)
+from secateur.errors import SecateurError, TargetMissedError
 from secateur.graph.capture import ExampleInputs, Graph, capture
-from secateur.graph.coupling import Coupling, couple, stored_groups
-from secateur.judging import OWN, SURROGATES, Judges, judging_count, judging_surrogate, kept_apart, verdict_of
-from secateur.methods import EXACT, PAIRING, RECONSTRUCT, options_of, resolve
-from secateur.methods.batch_norm import following_norms
-from secateur.methods.context import Context
-from secateur.normalisation import likely_normalisation
-from secateur.plan import AUTO, Plan, Rounding, as_done, capped, make_plan, require_groups, schedule, selected
-from secateur.presets import PRESETS
-from secateur.progress import logger, phase, track
-from secateur.reconstruct import make_study, marginal_costs
+from secateur.graph.coupling import couple, stored_groups
+from secateur.history import History
+from secateur.methods import Goal, Method, Task
+from secateur.methods.exact.method import unneeded
+from secateur.methods.per_group import Choose
+from secateur.outcome import kept_units, solved_tensors
+from secateur.plan import AUTO, Plan, Rounding, require_groups, schedule, selected
+from secateur.progress import phase, track
 from secateur.report.recipe import (
-    Edit,
-    KeptUnits,
     Recipe,
     RecordedRequest,
-    Step,
+    UsedInputs,
     digest_of,
     fingerprint,
     input_specs,
     versions,
 )
+from secateur.report.verdict import Verdict
 from secateur.request import Request
 from secateur.result import HistoryRow, Result, Size
-from secateur.run import Run, advance, rebuild
-from secateur.samples import Surrogate, affordable, digest, look_at, name_of
+from secateur.run import Run
+from secateur.samples import Surrogate
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
 from secateur.torch_state import reproducible
-from secateur.types import Group, Groups, Interval, Removal, Samples
-
-_NOTHING_EXACT = (
-    "exact: no unit can go without changing the function over the input box (within remove and round_to): "
-    "none is "
-    "constant, a copy or a multiple of another, a combination of others, or unread; give tighter "
-    "input_bounds, or take "
-    "another method"
-)
+from secateur.types import Groups, Interval
+from secateur.validation import samples_for, verdict_of, with_doubts
 
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
@@ -83,7 +60,7 @@ def prune(
     example_inputs: ExampleInputs | None = None,
     *,
     remove: float | str | None = None,
-    method: str = "reconstruct",
+    method: str | Method | Choose = "reconstruct",
     options: Mapping[str, float | int] | None = None,
     input_bounds: Any = (0.0, 1.0),
     mean: float | Sequence[float] | Tensor | None = None,
@@ -158,7 +135,7 @@ def prune(
         CaptureError, UnsupportedOpError: the model cannot be used, with what to do about it.
         NothingToPruneError, TargetMissedError: the request cannot be met, with what can.
     """
-    asked = Request.parse(
+    request = Request.parse(
         remove=remove,
         method=method,
         options=options,
@@ -184,230 +161,93 @@ def prune(
     )
     parsed("model", model, MODEL)
     with reproducible(model):
-        return _pruned(model, example_inputs, asked)
+        return _pruned(model, example_inputs, request)
 
 
 def _pruned(
-    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, asked: Request
+    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request
 ) -> Result:
-    method, target, budgets = asked.method, asked.target, asked.guard
-    choose, ignored = resolve(method, asked.options), asked.ignored(model)
-    tell = partial(phase, enabled=asked.progress)
-    with tell("capturing the model"):
-        graph = capture(model, example_inputs)
-        coupling = couple(graph)
-    if budgets is not None and method != EXACT:
-        budgets.check(graph)
-    asked.normalisation.check(graph.example[0].shape[1] if graph.example[0].ndim > 1 else 1)
-    bounds = asked.normalisation.box(asked.input_bounds, graph.example[0].ndim - 2)
-    groups = selected(coupling, ignored)
-    require_groups(coupling, groups)
-    run, box, norms = Run(graph, coupling), _box(graph, bounds, asked.device), following_norms(graph)
-    plain, generator, log = (
-        dict(run.weights),
-        torch.Generator().manual_seed(asked.seed),
-        _Log(asked.callbacks),
-    )
-
-    if method == EXACT or asked.exact_first:
-        most = partial(capped, graph, coupling, groups, target if method == EXACT else None, asked.round_to)
-        with tell("looking for units that the function does not need"):
-            free = debloat(run, groups, bounds, asked.seed, most)
-        if method == EXACT and not free:
-            raise NothingToPruneError(_NOTHING_EXACT)
-        if free:
-            log.note(run, free)
-    gone = {group.name: run.gone(group) for group in groups}
-
-    by_cost = asked.allocation == "global" and method != EXACT
-    with tell("drawing samples"):
-        seen, judges = _samples(graph, coupling, bounds, asked, solves=method == RECONSTRUCT or by_cost)
-        doubts = _doubts(graph, asked, judges)
-    with tell("measuring the layers on samples"):
-        settings = _of_study(asked)
-        study = (
-            None
-            if seen is None
-            else make_study(graph, coupling, plain, seen, box, seed=asked.seed, **settings)
-        )
-        costs = marginal_costs(study, run.alive) if study is not None and by_cost else None
-    if method == EXACT or target is None:
-        plan = as_done(graph, coupling, groups, target, gone)
-    else:
-        reach = None if asked.recursive or method not in PAIRING else {g.name: g.units // 2 for g in groups}
-        plan = make_plan(graph, coupling, groups, target, asked.round_to, costs, gone, reach)
-    rest = [g for g in groups if study is None or method != RECONSTRUCT or g.name not in study.names]
-    _check_reach(rest, plan, asked.recursive or method not in PAIRING)
-
-    def decide(group: Group, need: int, progress: float) -> Removal:
-        context = Context(
-            graph, run.weights, box, generator, run.alive, run.used, asked.recursive, progress, norms
-        )
-        return choose(context, group, need)
+    method, history = request.method, History(request.callbacks)
+    report = partial(phase, enabled=request.progress)
+    with report("capturing the model"):
+        task = _task(model, example_inputs, request)
+    run, graph, coupling = task.run, task.graph, task.coupling
+    if request.exact_first:
+        with report("looking for units that the function does not need"):
+            _remove_unneeded(task, history)
+    with report("drawing samples"):
+        samples, validation, used = samples_for(request, graph, coupling, task.input_bounds)
+        validation = with_doubts(validation, request, graph)
+    task = replace(task, samples=samples)
+    with report(method.preparing):
+        state = method.prepare(task)
+        plan = _plan(task, state, method)
 
     stopped = ""
-    at_once = method == EXACT or (method == RECONSTRUCT and budgets is None)
-    size = asked.step if asked.step is not None else 1.0 if at_once else 0.0625
-    rows = schedule(groups, plan.removed, size, plan.multiples if budgets is not None else None)
-    goals = [goal for goal in rows if any(goal[name] > n for name, n in gone.items())]
-    for goal in track(goals, "pruning", asked.progress):
-        if stopped := log.stopped:
+    for goal in track(_goals(task, plan, request), "pruning", request.progress):
+        if stopped := history.stopped:
             break
-        before_step = run.saved()
-        edits = advance(run, rest, goal, plan.removed, decide)
-        if method == RECONSTRUCT and study is not None:
-            edits += rebuild(run, study, goal)
-        if budgets is not None and judges is not None and method != EXACT:
-            stopped = budgets.breach(graph, run.weights, judges.samples, input_box(graph, bounds))
+        before, gone = run.saved(), task.gone()
+        edits = method.step(task, state, goal)
+        _check_step(task, method, goal, gone)
+        if request.guard is not None and validation is not None:
+            box = input_box(graph, task.input_bounds)
+            stopped = request.guard.breach(graph, run.weights, validation.samples, box)
         if stopped:
-            run.go_back(before_step)
+            run.go_back(before)
             break
-        log.note(run, edits)
-    if not log.steps:
+        history.add(run, edits)
+    if not history.steps:
         raise TargetMissedError(
             f"the guard stopped the first step: {stopped}; allow more, or take a smaller step"
         )
     if stopped:
-        plan = plan.cut_short(
-            graph, coupling, groups, run.alive, f"stopped after step {len(log.steps)}: {stopped}"
-        )
+        said = f"stopped after step {len(history.steps)}: {stopped}"
+        plan = plan.cut_short(graph, coupling, task.groups, run.alive, said)
 
-    with tell("making and checking the smaller model"):
+    with report("making and checking the smaller model"):
         small = shrink(model, graph, coupling, run.weights, run.alive)
-    with tell("judging it"):
-        verdict = None if judges is None else verdict_of(graph, run.weights, judges, asked.head, doubts)
-        if verdict is None and judges is not None:
-            said = "there is no verdict: the model gives no floating-point output that could be compared"
-            warnings.warn(said, SecateurWarning, stacklevel=2)
-    tensors = _solved_tensors(graph, run)
-    recipe = Recipe(
-        versions=versions(),
-        model=fingerprint(graph),
-        inputs=input_specs(graph.example),
-        request=_recorded(asked, ignored, bounds, size, seen, judges),
-        verdict=verdict,
-        achieved=plan.achieved,
-        shortfall=plan.shortfall,
-        steps=tuple(log.steps),
-        groups=_kept(stored_groups(graph, groups), run.alive),
-        result=digest_of(typed_tensors(graph, coupling, run.weights, run.alive)),
-        solved=hashlib.sha256(tensors).hexdigest() if tensors else "",
-        tensors=tensors,
-    )
-    before = Size(
-        sum(g.units for g in groups), parameters_after(graph, coupling, {}), macs_after(graph, coupling, {})
-    )
-    stored = stored_groups(graph, coupling.groups)
+    with report("judging it"):
+        verdict = None if validation is None else verdict_of(graph, run.weights, validation, request.head)
+    recorded = request.recorded(request.ignored(model), task.input_bounds)
     return Result(
-        small, recipe, tuple(log.history), before, stored, coupling.blocked, plan.shortfall, stopped
+        small,
+        _recipe(task, recorded, plan, history, used, verdict),
+        tuple(history.rows),
+        _size(task),
+        stored_groups(graph, coupling.groups),
+        coupling.blocked,
+        plan.shortfall,
+        stopped,
     )
 
 
-def _recorded(
-    asked: Request,
-    ignored: Sequence[str],
-    bounds: Any,
-    step: float,
-    seen: Samples | None,
-    judges: Judges | None,
-) -> RecordedRequest:
-    own = asked.calibration is not None
-    return RecordedRequest(
-        remove="all" if asked.remove is None else str(asked.remove),
-        method=asked.method,
-        options=asked.options,
-        step=step,
-        recursive=asked.recursive,
-        ignore=tuple(ignored),
-        round_to=asked.round_to,
-        input_bounds=plain_bounds(bounds),
-        mean=asked.normalisation.mean,
-        std=asked.normalisation.std,
-        seed=asked.seed,
-        surrogate="" if seen is None or own else name_of(asked.surrogate),
-        calibration="" if judges is None else judges.calibration,
-        samples=0 if seen is None else len(seen.inputs[0]),
-        judged_on=0 if judges is None else len(judges.samples.inputs[0]),
-        allocation=asked.allocation,
-        guard=dict(asked.budgets),
-        head=asked.head,
-        exact_first=asked.exact_first,
+def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request) -> Task:
+    """The captured model with what was asked of it; raises where the two do not go together."""
+    graph = capture(model, example_inputs)
+    coupling = couple(graph)
+    if request.guard is not None:
+        request.guard.check(graph)
+    first = graph.example[0]
+    request.normalisation.check(first.shape[1] if first.ndim > 1 else 1)
+    bounds = request.normalisation.box(request.input_bounds, first.ndim - 2)
+    groups = selected(coupling, request.ignored(model))
+    require_groups(coupling, groups)
+    run = Run(graph, coupling)
+    return Task(
+        run=run,
+        groups=groups,
+        input_bounds=bounds,
+        box=_box(graph, bounds, request.device),
+        samples=None,
+        original=dict(run.weights),
+        generator=torch.Generator().manual_seed(request.seed),
+        seed=request.seed,
+        target=request.target,
+        allocation=request.allocation,
+        round_to=request.round_to,
+        recursive=request.recursive,
     )
-
-
-def _samples(
-    graph: Graph, coupling: Coupling, bounds: Any, asked: Request, solves: bool
-) -> tuple[Samples | None, Judges | None]:
-    """What the method solves on, where it looks at samples at all, and what only judges: a third of a user's
-    inputs (all of them, where nothing is solved), or surrogates of another kind; None where these cannot be
-    drawn.
-    """
-    look = partial(look_at, graph, bounds, device=asked.device, normalise=asked.normalisation.taken)
-    seen, given = None, ""
-    if asked.calibration is not None:
-        most = asked.samples + (asked.samples + 1) // 2 if solves else asked.samples
-        own = look(asked.surrogate, asked.calibration, most, seed=asked.seed)
-        given = digest(own)
-        if not solves:
-            return None, Judges(own, OWN, calibration=given)
-        if len(own.inputs[0]) > 1:
-            seen, apart = kept_apart(own, asked.seed)
-            return seen, Judges(apart, OWN, calibration=given)
-        seen = own
-    elif solves:
-        seen = look(asked.surrogate, None, asked.samples, seed=asked.seed)
-    judging = judging_surrogate(name_of(asked.surrogate) if solves else "")
-    count = affordable(graph, judging_count(graph, coupling))
-    try:
-        return seen, Judges(look(judging, None, count, seed=asked.seed + 1), SURROGATES, judging, given)
-    except SecateurError as error:
-        if asked.guard is not None:
-            raise
-        warnings.warn(f"there is no verdict: {error}", SecateurWarning, stacklevel=2)
-        return seen, None
-
-
-def _doubts(graph: Graph, asked: Request, judges: Judges | None) -> list[str]:
-    """Whether another normalisation of images fits the model clearly better than the one that was said, or
-    none.
-    """
-    mean, std = asked.normalisation.mean, asked.normalisation.std
-    own = None
-    if judges is not None and judges.basis == OWN:
-        own = asked.normalisation.undone(judges.samples.inputs[0])
-    found = likely_normalisation(graph, asked.input_bounds, mean, std, seed=asked.seed, images=own)
-    if not found.clear:
-        return []
-    taken = "normalised as was said" if asked.normalisation else "as they are"
-    warnings.warn(
-        f"the inputs were taken {taken}, but {found.evidence}. If that is so, accuracy collapses: give "
-        "normalize "
-        f"({', '.join(PRESETS)}), or mean and std (--normalize, --mean, --std)",
-        SecateurWarning,
-        stacklevel=2,
-    )
-    return ["another normalisation of the inputs fits the model better, see the warning (--normalize)"]
-
-
-class _Log:
-    """The steps so far, as the recipe and as the history tell them."""
-
-    def __init__(self, callbacks: Sequence[Callable[[HistoryRow], None]]) -> None:
-        self.steps, self.history = list[Step](), list[HistoryRow]()
-        self.stopped = ""  # what a callback said that asked for the end
-        self._callbacks, self._begin = callbacks, time.perf_counter()
-
-    def note(self, run: Run, edits: Sequence[Edit]) -> None:
-        step = run.record(len(self.steps) + 1, edits)
-        seconds = time.perf_counter() - self._begin
-        self.steps.append(step)
-        self.history.append(HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds))
-        logger.info("step %d: %d units removed, %d parameters, %d MACs", *astuple(self.history[-1])[:4])
-        for callback in self._callbacks:
-            try:
-                callback(self.history[-1])
-            except StopPruning as stop:
-                self.stopped = f"by a callback: {stop}" if str(stop) else "by a callback"
 
 
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
@@ -418,37 +258,73 @@ def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> 
     )
 
 
-def _of_study(asked: Request) -> dict[str, Any]:
-    return options_of(RECONSTRUCT) | (asked.options if asked.method == RECONSTRUCT else {})
+def _remove_unneeded(task: Task, history: History) -> None:
+    """Remove what can leave exactly, as a step of its own."""
+    found = unneeded(task, None)
+    if found.edits:
+        task.run.go_back(found.state)
+        history.add(task.run, found.edits)
 
 
-def _check_reach(groups: Sequence[Group], plan: Plan, free: bool) -> None:
-    """Where a unit takes part in one merge at most, half of a group is the most that can go."""
-    for group in groups:
-        if not free and plan.removed[group.name] > group.units // 2:
+def _plan(task: Task, state: Any, method: Method) -> Plan:
+    plan, most = method.plan(task, state), method.most(task) or {}
+    for group in task.groups:
+        if group.name in most and plan.removed[group.name] > most[group.name]:
             raise TargetMissedError(
                 f"{group.name}: {plan.removed[group.name]} of {group.units} units cannot go with "
-                "recursive=False, "
-                f"at most {group.units // 2}; use recursive=True or remove less"
+                f"recursive=False, at most {most[group.name]}; use recursive=True or remove less"
+            )
+    return plan
+
+
+def _goals(task: Task, plan: Plan, request: Request) -> list[Goal]:
+    """What each step must reach, those left out that are reached already."""
+    gone = task.gone()
+    rows = schedule(
+        task.groups, plan.removed, request.step, plan.multiples if request.guard is not None else None
+    )
+    return [Goal(row, plan.removed) for row in rows if any(row[name] > n for name, n in gone.items())]
+
+
+def _check_step(task: Task, method: Method, goal: Goal, before: Mapping[str, int]) -> None:
+    """A method must reach its goal, and not go beyond."""
+    for name, gone in task.gone().items():
+        if not goal.gone[name] <= gone <= max(goal.gone[name], before[name]):
+            raise SecateurError(
+                f"{name}: the method {method.name} has removed {gone} units after a step whose goal was "
+                f"{goal.gone[name]}; its `step` must bring every group to its goal"
             )
 
 
-def _solved_tensors(graph: Graph, run: Run) -> bytes:
-    """Safetensors of what the edits alone do not tell, in the model's own precision."""
-    solved = graph.as_stored(
-        {name: run.weights[name].to(graph.tensors[name].dtype) for name in sorted(run.solved)}
+def _recipe(
+    task: Task,
+    request: RecordedRequest,
+    plan: Plan,
+    history: History,
+    used: UsedInputs,
+    verdict: Verdict | None,
+) -> Recipe:
+    run, graph = task.run, task.graph
+    return Recipe(
+        versions=versions(),
+        model=fingerprint(graph),
+        inputs=input_specs(graph.example),
+        request=request,
+        used=used,
+        verdict=verdict,
+        achieved=plan.achieved,
+        shortfall=plan.shortfall,
+        steps=tuple(history.steps),
+        groups=kept_units(stored_groups(graph, task.groups), run.alive),
+        result=digest_of(typed_tensors(graph, task.coupling, run.weights, run.alive)),
+        **solved_tensors(run),
     )
-    solved = {name: value.contiguous() for name, value in solved.items()}
-    return safetensors.torch.save(solved) if solved else b""
 
 
-def _kept(groups: Sequence[Group], alive: Mapping[str, Tensor]) -> tuple[KeptUnits, ...]:
-    return tuple(
-        KeptUnits(
-            group=group.name,
-            units=group.units,
-            kept=tuple(alive[group.name].nonzero().flatten().tolist()),
-            slots=tuple(f"{slot.tensor}:{slot.axis}" for slot in group.slots),
-        )
-        for group in groups
+def _size(task: Task) -> Size:
+    """Before pruning."""
+    return Size(
+        sum(group.units for group in task.groups),
+        parameters_after(task.graph, task.coupling, {}),
+        macs_after(task.graph, task.coupling, {}),
     )

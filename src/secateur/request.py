@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ from secateur.decisions import HEADS, Head
 from secateur.errors import InputError
 from secateur.guard import Guard
 from secateur.inputs import Normalisation
-from secateur.methods import EXACT, NAMES, checked_options
-from secateur.plan import AUTO, Rounding, Target
+from secateur.methods import METHODS, Method, as_method, method_named
+from secateur.plan import AUTO, Allocation, Rounding, Target
 from secateur.presets import PRESETS
-from secateur.samples import Calibration, Surrogate
+from secateur.report.recipe import RecordedRequest
+from secateur.samples import Calibration, Surrogate, name_of
 from secateur.surrogates import SURROGATES
 
 
@@ -30,19 +31,18 @@ class Request:
 
     remove: float | str | None
     target: Target | None  # `remove`, parsed; None where all goes that can
-    method: str
-    options: dict[str, float | int]
+    method: Method  # with its options
     input_bounds: Any  # of what the model itself takes
     normalisation: Normalisation
     declared: bool  # whether it was said how images are normalised, if only that they are not
     surrogate: Surrogate
     calibration: Calibration | None
     samples: int
-    allocation: str
+    allocation: Allocation
     budgets: Mapping[str, float | str]
     guard: Guard | None
     head: Head
-    step: float | None
+    step: float
     recursive: bool
     exact_first: bool
     ignore: tuple[str | nn.Module, ...]
@@ -58,27 +58,57 @@ class Request:
         be.
         """
         values = may.checked(RULES, given)
-        method, remove = values["method"], values["remove"]
-        values["remove"] = 0.5 if remove is None and method != EXACT else remove
-        target = None if values["remove"] is None else Target.parse(values["remove"])
+        method: Method = values["method"].with_options(values["options"] or {})
+        remove = method.remove if values["remove"] is None else values["remove"]
         mean, std, name = (values.pop(argument) for argument in ("mean", "std", "normalize"))
         normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
         budgets = dict(values.pop("guard") or {})
         head = budgets.get("head", values["head"])
         if budgets and head != "auto":
             budgets["head"] = head
-        own = values["calibration"]
+        own, guard = values["calibration"], Guard.parse(budgets, values["calibration"] is not None)
+        del values["options"]
         values |= {
-            "target": target,
-            "options": checked_options(method, values["options"] or {}),
+            "method": method,
+            "remove": remove,
+            "target": None if remove is None else Target.parse(remove),
             "normalisation": normalisation,
             "declared": bool(normalisation or name),
             "head": head,
             "calibration": None if own is None else Calibration(own, values["input_bounds"]),
             "budgets": budgets,
-            "guard": Guard.parse(budgets, own is not None),
+            "guard": None if method.lossless else guard,
+            "exact_first": values["exact_first"] and not method.lossless,
+            "step": values["step"] or method.default_step(guarded=guard is not None),
         }
         return Request(**values)
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether units are chosen, or layers refitted, on samples."""
+        return self.method.needs == "samples" or (self.allocation == "global" and not self.method.lossless)
+
+    def recorded(self, ignored: Sequence[str], bounds: Any) -> RecordedRequest:
+        """As the recipe keeps it: `ignored` as globs, `bounds` those of what the model itself takes."""
+        return RecordedRequest(
+            remove="all" if self.remove is None else str(self.remove),
+            method=self.method.name,
+            options=dict(self.method.options_set),
+            step=self.step,
+            recursive=self.recursive,
+            ignore=tuple(ignored),
+            round_to=self.round_to,
+            input_bounds=may.plain_bounds(bounds),
+            mean=self.normalisation.mean,
+            std=self.normalisation.std,
+            seed=self.seed,
+            surrogate=name_of(self.surrogate),
+            samples=self.samples,
+            allocation=self.allocation,
+            guard=dict(self.budgets),
+            head=self.head,
+            exact_first=self.exact_first,
+        )
 
     def ignored(self, model: nn.Module | ExportedProgram) -> tuple[str, ...]:
         """The globs of `ignore`, modules replaced by one that matches their tensors."""
@@ -110,12 +140,8 @@ def _as_surrogate(value: Any) -> Surrogate:
     return surrogate
 
 
-def _as_method(value: Any) -> str:
-    if isinstance(value, str) and value not in NAMES:
-        raise InputError(f"method={value!r}: there are {', '.join(NAMES)}")
-    if not isinstance(value, str):
-        raise ValueError
-    return value
+def _as_method(value: Any) -> Method:
+    return method_named(value) if isinstance(value, str) else as_method(value)
 
 
 def _as_ignored(value: Any) -> tuple[str | nn.Module, ...]:
@@ -162,7 +188,7 @@ RULES: dict[str, Rule] = {
             lambda value: value,
         )
     ),
-    "method": Rule(f"one of {', '.join(NAMES)}", _as_method),
+    "method": Rule(f"one of {', '.join(METHODS)}, or a secateur.methods.Method", _as_method),
     "options": may.optional(may.instance(Mapping, _PAIRS)),
     "input_bounds": may.BOUNDS,
     "mean": may.MEAN,

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from secateur.compensate import merged
 from secateur.cost import full, macs_after, parameters_after
-from secateur.errors import InputError, SecateurError, TargetMissedError
+from secateur.errors import InputError, SecateurError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.reconstruct import Study, reconstruct
 from secateur.report.recipe import Edit, Step
 from secateur.types import Group, Removal
 
 _LARGEST = 1e75  # of a weight
 State = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], set[str]]
-Decide = Callable[[Group, int, float], Removal]  # (group, units to remove, share of its plan that is done)
 
 
 class Run:
@@ -95,33 +93,6 @@ def _check_sizes(weights: Mapping[str, Tensor]) -> None:
             raise InputError(
                 f"{name} of shape {tuple(value.shape)} holds values above {_LARGEST:g}; scale the model down"
             )
-
-
-def advance(
-    run: Run, groups: Sequence[Group], goal: Mapping[str, int], planned: Mapping[str, int], decide: Decide
-) -> list[Edit]:
-    """Bring every group to its goal, the number of units that are gone after this step."""
-    edits = []
-    for group in groups:
-        while (need := goal[group.name] - run.gone(group)) > 0:
-            removal = decide(group, need, run.gone(group) / planned[group.name])
-            if not 0 < len(removal.units) <= need:
-                raise TargetMissedError(
-                    f"{group.name}: no pair is left to merge with {run.gone(group)} of {group.units} units "
-                    "gone "
-                    f"where {goal[group.name]} were asked; use recursive=True or remove less"
-                )
-            edits.append(run.apply(group, removal))
-    return edits
-
-
-def rebuild(run: Run, study: Study, goal: Mapping[str, int]) -> list[Edit]:
-    """Bring every group of the study to its goal in one round of `reconstruct`."""
-    need = {group.name: goal.get(group.name, 0) - run.gone(group) for group in study.groups}
-    removals, weights = reconstruct(study, run.weights, run.alive, need)
-    run.solve(weights)
-    by_name = {group.name: group for group in study.groups}
-    return [run.apply(by_name[removal.group], removal) for removal in removals]
 
 
 def check_removal(removal: Removal, alive: Tensor) -> None:

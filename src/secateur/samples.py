@@ -43,7 +43,7 @@ _BYTES = 2**30  # that these may take
 _DRAWS = 3  # of samples, where the model is not finite on some
 
 
-def look_at(
+def draw_samples(
     graph: Graph,
     input_bounds: Any,
     surrogate: Surrogate,

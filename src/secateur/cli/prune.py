@@ -67,9 +67,10 @@ Faster = Annotated[
     ),
 ]
 MethodOption = Annotated[
-    Method,
+    str,  # installed packages may declare others
     Option(
         metavar="NAME",
+        autocompletion=lambda: [*Method],
         rich_help_panel=COMMON,
         help="How units are chosen, and how their removal is compensated. reconstruct: those that change the "
         "outputs "
@@ -274,7 +275,7 @@ def prune_command(
     output: ModelOutput,
     remove: Remove = None,
     faster: Faster = None,
-    method: MethodOption = Method.reconstruct,
+    method: MethodOption = Method.reconstruct.value,
     ignore: Ignore = None,
     round_to: RoundTo = "auto",
     weights: Weights = None,
@@ -331,8 +332,8 @@ def prune_command(
     }
     settings: dict[str, Any] = {
         "remove": remove if faster is None else _fewer_macs(faster, remove),
-        "method": method.value,
-        "options": _method_options(method.value, option or []),
+        "method": method,
+        "options": _method_options(method, option or []),
         "input_bounds": given.input_bounds,
         "mean": given.mean or None,
         "std": given.std or None,

@@ -1,74 +1,98 @@
-"""Methods: each decides which units of a group go next, and which stand in for them. One function, one row
-here.
-"""
+"""Pruning methods: which units go next, and what makes up for them. One row here, or an entry point, each."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from secateur.arguments import checked
+from secateur.arguments import shown
 from secateur.errors import InputError
 from secateur.methods.context import Context
+from secateur.methods.exact.method import Exact
 from secateur.methods.folding import folding
-from secateur.methods.impact import impact
-from secateur.methods.options import RULES, weights_add_up
+from secateur.methods.impact import impact, weights_add_up
+from secateur.methods.per_group import PerGroup
+from secateur.methods.protocol import Goal, Method, Task
+from secateur.methods.reconstruct import Reconstruct
 from secateur.methods.ridge import ridge
 from secateur.methods.saliency import saliency
 from secateur.methods.scale import scale
 from secateur.methods.scaled_merging import scaled_merging
 from secateur.methods.stochastic import stochastic
-from secateur.reconstruct import make_study
-from secateur.types import Group, Removal
+from secateur.types import Removal
 
-PAIRING = {"saliency", "impact", "stochastic"}  # each unit that leaves is merged into one that stays
+__all__ = [
+    "METHODS",
+    "Context",
+    "Goal",
+    "Method",
+    "PerGroup",
+    "Removal",
+    "Task",
+    "method_named",
+    "method_names",
+]
 
-Method = Callable[[Context, Group, int], Removal]
+ENTRY_POINTS = "secateur.methods"
 
-METHODS: dict[str, Callable[..., Removal]] = {
-    "saliency": saliency,
-    "impact": impact,
-    "stochastic": stochastic,
-    "scale": scale,
-    "scaled_merging": scaled_merging,
-    "folding": folding,
-    "ridge": ridge,
-}
-
-
-# looks at the whole network at once; groups that it cannot solve for go by saliency
-RECONSTRUCT = "reconstruct"
-
-EXACT = "exact"  # what can go without any change of the function over the input box (see `secateur.debloat`)
-
-NAMES = (RECONSTRUCT, *METHODS, EXACT)
+_ROWS: tuple[Method, ...] = (
+    Reconstruct(),
+    PerGroup("saliency", saliency, merges=True),
+    PerGroup("impact", impact, needs="bounds", merges=True, wrong=weights_add_up),
+    PerGroup("stochastic", stochastic, needs="bounds", merges=True, wrong=weights_add_up),
+    PerGroup("scale", scale),
+    PerGroup("scaled_merging", scaled_merging),
+    PerGroup("folding", folding),
+    PerGroup("ridge", ridge),
+    Exact(),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
 
 
-def options_of(name: str) -> dict[str, Any]:
+def method_names() -> tuple[str, ...]:
+    """Our own methods, and those that installed packages declare."""
+    return (*METHODS, *(found.name for found in _declared() if found.name not in METHODS))
+
+
+def method_named(name: str) -> Method:
+    """The method of that name, with its default options; `InputError` where there is none."""
+    if name in METHODS:
+        return METHODS[name]
+    for found in _declared():
+        if found.name == name:
+            return as_method(found.load(), f"entry point {found.value}", name)
+    raise InputError(f"method={name!r}: there are {', '.join(method_names())}")
+
+
+def as_method(value: Any, where: str = "method", name: str = "") -> Method:
+    """A method that the user passes: a `Method`, or a function (context, group, count) → `Removal`."""
+    if isinstance(value, type) and issubclass(value, Method):
+        value = value()
+    if isinstance(value, Method):
+        return value
+    if callable(value) and _takes_a_group(value):
+        return PerGroup(name or getattr(value, "__name__", "custom"), value)
+    raise InputError(
+        f"{where}={shown(value)}: give one of {', '.join(METHODS)}, a secateur.methods.Method, or a function "
+        "(context, group, count) → Removal"
+    )
+
+
+def _takes_a_group(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(*("context", "group", "count"))
+    except (TypeError, ValueError):  # other parameters; a builtin without a signature
+        return False
+    return True
+
+
+def options_of(method: str | Method) -> Mapping[str, Any]:
     """The options of a method with their defaults."""
-    if name == EXACT:
-        return {}
-    function = make_study if name == RECONSTRUCT else METHODS[name]
-    parameters = inspect.signature(function).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    found = method_named(method) if isinstance(method, str) else method
+    return {name: option.default for name, option in found.known_options.items()}
 
 
-def checked_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options given to a method, each within its range; `InputError` for the first that is not."""
-    known = options_of(name)
-    for option in options:
-        if option not in known:
-            raise InputError(f"options: {name} has no {option!r}; it has {', '.join(known) or 'none'}")
-    found = checked(RULES[name], options, where=f"options: {name}: ")
-    if wrong := weights_add_up(known | found):
-        raise InputError(f"options: {name}: {wrong}")
-    return found
-
-
-def resolve(name: str, options: Mapping[str, Any]) -> Method:
-    """What decides about one group under the method called `name`; groups that others leave go by
-    saliency.
-    """
-    return partial(METHODS[name], **options) if name in METHODS else saliency
+def _declared() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=ENTRY_POINTS))

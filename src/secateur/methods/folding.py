@@ -14,12 +14,15 @@ from torch import Tensor
 from secateur.methods.batch_norm import fold, own_norms
 from secateur.methods.context import Context
 from secateur.methods.rows import entries, makers, rows
+from secateur.options import AtLeast0, Count
 from secateur.types import Group, Removal
 
 ITERATIONS = 100  # of Lloyd's algorithm, at most
 
 
-def folding(context: Context, group: Group, count: int, *, repair: float = 1.0, restarts: int = 8) -> Removal:
+def folding(
+    context: Context, group: Group, count: int, *, repair: AtLeast0 = 1.0, restarts: Count = 8
+) -> Removal:
     """Cluster the n remaining units into n − `count` by k-means; the first of a cluster becomes its mean.
 
     Clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), side by side over all producers and what

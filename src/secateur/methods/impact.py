@@ -5,19 +5,29 @@ The idea is that of arXiv 2204.00783 and arXiv 2405.00074; bounds, squashing and
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from secateur.bounds.difference import merge_difference
 from secateur.methods.context import Context
 from secateur.methods.pairs import least_pairs
+from secateur.options import AtLeast1, Share
 from secateur.types import Group, Interval, Removal
 
 SIMILAR = 0.9  # intervals at least so similar count as the same in the entropy
 
 
 def impact(
-    context: Context, group: Group, count: int, *, alpha: float = 0.75, beta: float = 0.25, pool: float = 2.0
+    context: Context,
+    group: Group,
+    count: int,
+    *,
+    alpha: Share = 0.75,
+    beta: Share = 0.25,
+    pool: AtLeast1 = 2.0,
 ) -> Removal:
     """Among the `pool`·`count` least salient pairs, merge the `count` with the best impact scores.
 
@@ -27,6 +37,12 @@ def impact(
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
     best = ranking(*impact_scores(context, group, a, b, alpha, beta))[:count]
     return Removal(group.name, a[best], b[best])
+
+
+def weights_add_up(options: Mapping[str, float]) -> str:
+    """What is wrong with the two weights of the impact score, or nothing."""
+    alpha, beta = options["alpha"], options["beta"]
+    return "" if math.isclose(alpha + beta, 1.0) else f"{alpha=}, {beta=}: give two weights that add up to 1"
 
 
 def pool_size(count: int, pool: float) -> int:

@@ -14,11 +14,18 @@ from torch import Tensor
 from secateur.compensate import combined
 from secateur.methods.affine import affine_units
 from secateur.methods.context import Context, smallest
+from secateur.options import AtLeast0, Norm
 from secateur.types import Group, Removal
 
 
 def ridge(
-    context: Context, group: Group, count: int, *, norm: int = 2, lambda1: float = 0.01, lambda2: float = 0.1
+    context: Context,
+    group: Group,
+    count: int,
+    *,
+    norm: Norm = 2,
+    lambda1: AtLeast0 = 0.01,
+    lambda2: AtLeast0 = 0.1,
 ) -> Removal:
     """Write each removed filter as a combination s_a of the kept ones: W[:, S] += W[:, a]·s_a.
 

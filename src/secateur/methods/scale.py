@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 
 from secateur.methods.context import Context, smallest
+from secateur.options import Norm
 from secateur.types import Group, Removal
 
 
-def scale(context: Context, group: Group, count: int, *, norm: int = 2) -> Removal:
+def scale(context: Context, group: Group, count: int, *, norm: Norm = 2) -> Removal:
     """Remove the `count` units whose filters have the least L1 or L2 norm.
 
     Cost: n·d for n units of d weights.

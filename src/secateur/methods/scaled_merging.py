@@ -11,6 +11,7 @@ from torch import Tensor
 from secateur.compensate import combined
 from secateur.methods.affine import AffineUnits, affine_units
 from secateur.methods.context import Context, smallest
+from secateur.options import Cosine, Norm, Share
 from secateur.types import Group, Removal
 
 
@@ -19,10 +20,10 @@ def scaled_merging(
     group: Group,
     count: int,
     *,
-    norm: int = 2,
-    lam: float = 0.85,
-    threshold: float = 0.45,
-    threshold_conv: float = 0.1,
+    norm: Norm = 2,
+    lam: Share = 0.85,
+    threshold: Cosine = 0.45,
+    threshold_conv: Cosine = 0.1,
 ) -> Removal:
     """Replace w_a by s·w_b, s = ‖w_a‖/‖w_b‖, b the kept unit of the best score: W[:, b] += s·W[:, a].
 

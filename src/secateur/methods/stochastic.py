@@ -9,6 +9,7 @@ import torch
 from secateur.methods.context import Context
 from secateur.methods.impact import impact_scores, pool_size, ranking
 from secateur.methods.pairs import least_pairs
+from secateur.options import AtLeast0, AtLeast1, Share
 from secateur.types import Group, Removal
 
 
@@ -17,10 +18,10 @@ def stochastic(
     group: Group,
     count: int,
     *,
-    alpha: float = 0.75,
-    beta: float = 0.25,
-    pool: float = 2.0,
-    temperature: float = 1.0,
+    alpha: Share = 0.75,
+    beta: Share = 0.25,
+    pool: AtLeast1 = 2.0,
+    temperature: AtLeast0 = 1.0,
 ) -> Removal:
     """Accept a pair whose score is no worse than the last accepted, another with probability exp(−Δ/T).
 

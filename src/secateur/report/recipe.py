@@ -82,7 +82,7 @@ class KeptUnits(Record):
 
 
 class RecordedRequest(Record):
-    """What the caller asked for."""
+    """What the caller asked for, defaults filled in (see `secateur.request.Request`)."""
 
     remove: str
     method: str
@@ -95,24 +95,32 @@ class RecordedRequest(Record):
     mean: tuple[float, ...] = ()  # of images, from which these bounds follow
     std: tuple[float, ...] = ()
     seed: int
-    surrogate: str = ""  # where samples were looked at
-    calibration: str = ""  # SHA-256 of the user's own samples
+    surrogate: str = ""
     samples: int = 0
-    judged_on: int = 0  # samples that only judged
     allocation: str = "uniform"
     guard: dict[str, float | str] = Field(default_factory=dict)
     head: str = "auto"
     exact_first: bool = False
 
 
+class UsedInputs(Record):
+    """The inputs that a run has used."""
+
+    samples: int = 0  # for costs and refits; 0: the method uses none
+    surrogate: str = ""  # that they were drawn from
+    calibration: str = ""  # SHA-256 of the user's own, where these were given
+    judged_on: int = 0  # for the guard and the verdict alone
+
+
 class Recipe(Record):
     """Everything that `secateur.replay` needs, and what a reader wants to know."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     versions: dict[str, str]
     model: Fingerprint
     inputs: tuple[InputSpec, ...]
     request: RecordedRequest
+    used: UsedInputs = UsedInputs()
     achieved: float
     shortfall: str
     steps: tuple[Step, ...]
@@ -128,6 +136,18 @@ class Recipe(Record):
     tensors: bytes = Field(
         default=b"", exclude=True, repr=False
     )  # safetensors: values that no edit tells; full size
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_1(cls, content: Any) -> Any:
+        """Version 1 kept the inputs that were used in the request."""
+        if not isinstance(content, dict) or content.get("schema_version") != 1:
+            return content
+        request = content.get("request")
+        moved = dict(request) if isinstance(request, dict) else {}
+        used = {name: moved[name] for name in UsedInputs.model_fields if name in moved}
+        kept = {name: value for name, value in moved.items() if name in RecordedRequest.model_fields}
+        return {**content, "schema_version": 2, "request": kept, "used": used}
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as JSON, and solved tensors beside it (`<name>.solved.safetensors`), as one set.
@@ -159,7 +179,7 @@ class Recipe(Record):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise RecipeError(f"{path} is not a recipe of version 1: {where}: {first['msg']}") from error
+            raise RecipeError(f"{path} is not a recipe of version 1 or 2: {where}: {first['msg']}") from error
         if recipe.seal != seal_of(from_json(data)):
             raise RecipeError(
                 f"{path} was changed after it was written; a recipe is evidence. Prune the model again"

@@ -1,6 +1,4 @@
-"""What stays the same through a run: the consumers and their groups, the samples, and what the outputs are
-moved by.
-"""
+"""What stays the same through a run: the layers that read units, the samples, the outputs' sensitivities."""
 
 from __future__ import annotations
 
@@ -18,6 +16,7 @@ from secateur.reconstruct.layers import Arguments, Consumer, all_linear, blocks_
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.naming import naming, told
 from secateur.reconstruct.sensitivity import Root, sensitivities
+from secateur.reconstruct.settings import Settings
 from secateur.reconstruct.solve import ridged
 from secateur.types import Group, Interval, Samples
 
@@ -26,7 +25,7 @@ _ROWS_PER_FEATURE = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Study:
+class LayerStatistics:
     """All that a round of `reconstruct` reads and never changes."""
 
     graph: Graph
@@ -38,10 +37,7 @@ class Study:
     original: Mapping[str, Tensor]  # the same, the samples' own in place
     roots: Mapping[fx.Node, Root]  # √S of each consumer
     box: tuple[Interval, ...]
-    ridge: float
-    repair: float
-    robust: float
-    rows: int
+    settings: Settings
     seed: int
 
     @property
@@ -61,23 +57,19 @@ class Study:
         return consumer.shift is not None and len(self.consumers[consumer.weight]) == 1
 
 
-def make_study(
+def layer_statistics(
     graph: Graph,
     coupling: Coupling,
     plain: Mapping[str, Tensor],
     samples: Samples,
     box: Sequence[Interval],
-    *,
+    settings: Settings,
     seed: int,
-    ridge: float = 0.01,
-    repair: float = 0.5,
-    robust: float = 0.0,
-    rows: int = 10_000,
-) -> Study:
-    """Find the layers that read units, and what the outputs are moved by. `plain`: the tensors, float64 where
-    floating.
+) -> LayerStatistics:
+    """Find the layers that read units, and how the outputs depend on them (one backward pass).
 
-    Later rounds know what has not changed by its being the very same tensor.
+    `plain` are the model's tensors, float64 where floating. Rounds recognise a tensor that has not changed by
+    its identity.
     """
     consumers = find_consumers(graph)
     groups = tuple(group for group in coupling.prunable if _solvable(group, consumers))
@@ -89,7 +81,7 @@ def make_study(
     few = [x[:_SENSED] for x in samples.inputs]
     read = [consumer for weight in readers for consumer in consumers[weight]]
     roots = sensitivities(graph, read, original, few, torch.Generator().manual_seed(seed))
-    return Study(
+    return LayerStatistics(
         graph,
         groups,
         consumers,
@@ -99,10 +91,7 @@ def make_study(
         original,
         roots,
         tuple(box),
-        ridge,
-        repair,
-        robust,
-        rows,
+        settings,
         seed,
     )
 
@@ -112,14 +101,16 @@ def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
     return bool(slots) and all_linear(slots, consumers)
 
 
-def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor, target: Tensor) -> Moments:
+def moments_at(
+    stats: LayerStatistics, consumer: Consumer, arguments: Arguments, x: Tensor, target: Tensor
+) -> Moments:
     """Second moments of what a consumer reads with what it should give, its bias taken off where that must
     stay.
     """
-    generator = torch.Generator().manual_seed(study.seed)
-    weight = study.original[consumer.weight]
+    generator = torch.Generator().manual_seed(stats.seed)
+    weight = stats.original[consumer.weight]
     features = weight.shape[consumer.view.axis] * consumer.taps
-    limit = max(study.rows, _ROWS_PER_FEATURE * features)
+    limit = max(stats.settings.rows, _ROWS_PER_FEATURE * features)
     blocks = blocks_of_rows(consumer, arguments, [x], target, limit, generator)
     total = sum_of(Moments.of(rows, outputs) for (rows,), outputs in blocks)
     if not all(bool(torch.isfinite(part).all()) for part in total.parts):
@@ -128,9 +119,9 @@ def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor
             "or are "
             "NaN there. Give narrower input_bounds, another surrogate, or leave the layer whole (ignore=)"
         )
-    if consumer.bias is None or study.intercept(consumer):
+    if consumer.bias is None or stats.intercept(consumer):
         return total
-    bias = study.original[consumer.bias].reshape(consumer.blocks, -1)
+    bias = stats.original[consumer.bias].reshape(consumer.blocks, -1)
     return replace(total, y=total.y - total.count * bias, yx=total.yx - bias[:, :, None] * total.x[:, None])
 
 
@@ -141,17 +132,17 @@ def sum_of(moments: Iterable[Moments]) -> Moments:
     return first
 
 
-def features_left(study: Study, weight: str, alive: Mapping[str, Tensor]) -> Tensor:
+def features_left(stats: LayerStatistics, weight: str, alive: Mapping[str, Tensor]) -> Tensor:
     """Which features of a weight's inputs belong to no removed unit; shape: (D,), bool."""
-    consumer = study.consumers[weight][0]
-    left = torch.ones(study.original[weight].shape[consumer.view.axis] * consumer.taps, dtype=torch.bool)
-    for group in study.readers.get(weight, ()):
+    consumer = stats.consumers[weight][0]
+    left = torch.ones(stats.original[weight].shape[consumer.view.axis] * consumer.taps, dtype=torch.bool)
+    for group in stats.readers.get(weight, ()):
         left[consumer.features(group)[~alive[group.name]].flatten()] = False
     return left
 
 
 def problem_of(
-    study: Study,
+    stats: LayerStatistics,
     consumer: Consumer,
     moments: Moments,
     group: Group,
@@ -161,14 +152,14 @@ def problem_of(
     """What leaving out units of `group` costs at one consumer; removed features have no part in it any
     more.
     """
-    xx, yx = moments.normal(study.intercept(consumer))
+    xx, yx = moments.normal(stats.intercept(consumer))
     present = consumer.view.matrix(weights[consumer.weight], consumer.blocks)
-    gone = (~features_left(study, consumer.weight, alive)).nonzero().flatten()
-    curvature, strength = ridged(xx, study.ridge)
+    gone = (~features_left(stats, consumer.weight, alive)).nonzero().flatten()
+    curvature, strength = ridged(xx, stats.settings.ridge)
     goal = yx + strength * present
     for tensor in (curvature, curvature.mT, goal):
         tensor[:, :, gone] = 0.0
     curvature[:, gone, gone] = 1.0
     with naming(consumer):
         optimum = torch.cholesky_solve(goal.mT, factor(curvature)).mT
-    return Problem(curvature, study.roots[consumer.node].times(optimum), consumer.features(group))
+    return Problem(curvature, stats.roots[consumer.node].times(optimum), consumer.features(group))

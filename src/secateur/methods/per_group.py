@@ -1,0 +1,82 @@
+"""Methods that decide about each group by itself, each a function (context, group, count) → `Removal`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
+
+from secateur.errors import InputError, TargetMissedError
+from secateur.methods.context import Context
+from secateur.methods.protocol import Goal, Method, Task
+from secateur.options import Option, checked_options, options_in
+from secateur.report.recipe import Edit
+from secateur.types import Group, Removal
+
+Choose = Callable[..., Removal]  # (context, group, count, **options)
+
+
+@dataclass(frozen=True)
+class PerGroup(Method):
+    """`choose(context, group, count, **options)` says which units of a group go, and which others absorb
+    them.
+    """
+
+    name: str
+    choose: Choose
+    needs: Literal["weights", "bounds"] = "weights"  # type: ignore[misc]
+    merges: bool = False  # whether each unit that leaves is merged into one that stays
+    wrong: Callable[[Mapping[str, Any]], str] | None = None  # what is wrong with the options together, or ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def known_options(self) -> dict[str, Option]:
+        return options_in(self.choose)
+
+    @property
+    def options_set(self) -> dict[str, Any]:
+        return dict(self.options)
+
+    def with_options(self, options: Mapping[str, Any]) -> Self:
+        given = checked_options(self.name, self.known_options, options)
+        defaults = {name: option.default for name, option in self.known_options.items()}
+        if self.wrong is not None and (said := self.wrong(defaults | given)):
+            raise InputError(f"options: {self.name}: {said}")
+        return replace(self, options=given)
+
+    def most(self, task: Task) -> Mapping[str, int] | None:
+        """Where a unit takes part in one merge at most, half of a group."""
+        if task.recursive or not self.merges:
+            return None
+        return {group.name: group.units // 2 for group in task.groups}
+
+    def step(self, task: Task, state: Any, goal: Goal) -> list[Edit]:
+        return self.advance(task, task.groups, goal)
+
+    def advance(self, task: Task, groups: Sequence[Group], goal: Goal) -> list[Edit]:
+        """Bring `groups` to the goal."""
+        return [edit for group in groups for edit in self._reduced(task, group, goal)]
+
+    def _reduced(self, task: Task, group: Group, goal: Goal) -> list[Edit]:
+        run, edits = task.run, list[Edit]()
+        while (need := goal.gone[group.name] - run.gone(group)) > 0:
+            context = Context(
+                graph=run.graph,
+                weights=run.weights,
+                box=task.box,
+                generator=task.generator,
+                alive=run.alive,
+                used=run.used,
+                recursive=task.recursive,
+                progress=run.gone(group) / goal.planned[group.name],
+                norms=task.norms,
+            )
+            removal = self.choose(context, group, need, **self.options)
+            if not 0 < len(removal.units) <= need:
+                raise TargetMissedError(
+                    f"{group.name}: {self.name} finds {len(removal.units)} units to remove where {need} are "
+                    f"needed, with {run.gone(group)} of {group.units} units gone; use recursive=True or "
+                    "remove less"
+                )
+            edits.append(run.apply(group, removal))
+        return edits

@@ -1,0 +1,152 @@
+"""Samples for scoring and refitting, and validation samples, which only the guard and the verdict see."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.cost import macs_after
+from secateur.decisions import Decision, Head, decision_of
+from secateur.errors import SecateurError, SecateurWarning
+from secateur.fidelity import fidelity
+from secateur.graph.capture import Graph
+from secateur.graph.coupling import Coupling
+from secateur.graph.interpret import run
+from secateur.normalisation import likely_normalisation
+from secateur.presets import PRESETS
+from secateur.report.recipe import UsedInputs
+from secateur.report.verdict import Basis, Verdict
+from secateur.request import Request
+from secateur.samples import affordable, digest, draw_samples, name_of
+from secateur.types import Samples
+from secateur.verdict import judge
+
+OWN: Basis = "inputs kept apart"
+SURROGATES: Basis = "surrogates"
+MOST, FEWEST = 512, 64  # surrogates for validation
+_MACS = 10**12  # of all of them in one network
+_SURROGATES = ("shapes", "mixture")  # the second where the first is used for refitting
+
+
+@dataclass(frozen=True, eq=False)
+class Validation:
+    """Validation samples, and where they are from."""
+
+    samples: Samples
+    basis: Basis
+    surrogate: str = ""  # that they were drawn from
+    doubts: Sequence[str] = ()  # what the verdict must know about the inputs
+
+
+def samples_for(
+    request: Request, graph: Graph, coupling: Coupling, bounds: Any
+) -> tuple[Samples | None, Validation | None, UsedInputs]:
+    """Samples for scoring and refitting, and validation samples, with what the recipe records of them.
+
+    Where scoring needs samples, a third of a user's own inputs is for validation, else all of them. Without
+    own inputs, validation samples come from another surrogate than the others. The first are None where no
+    sample is needed, the second where they cannot be drawn and no guard needs them (with a warning).
+    """
+    needed, surrogate = request.needs_samples, name_of(request.surrogate)
+    draw = partial(draw_samples, graph, bounds, device=request.device, normalise=request.normalisation.taken)
+    used = UsedInputs(surrogate=surrogate if needed and request.calibration is None else "")
+    samples = None
+    if request.calibration is not None:
+        most = request.samples + (request.samples + 1) // 2 if needed else request.samples
+        own = draw(request.surrogate, request.calibration, most, seed=request.seed)
+        used = used.model_copy(update={"calibration": digest(own)})
+        if not needed or _count(own) > 1:
+            samples, kept_apart = split(own, request.seed) if needed else (None, own)
+            return samples, Validation(kept_apart, OWN), _counted(used, samples, kept_apart)
+        samples = own
+    elif needed:
+        samples = draw(request.surrogate, None, request.samples, seed=request.seed)
+    other = validation_surrogate(surrogate if needed else "")
+    count = affordable(graph, validation_count(graph, coupling))
+    try:
+        drawn = draw(other, None, count, seed=request.seed + 1)
+    except SecateurError as error:
+        if request.guard is not None:
+            raise
+        warnings.warn(f"there is no verdict: {error}", SecateurWarning, stacklevel=2)
+        return samples, None, _counted(used, samples, None)
+    return samples, Validation(drawn, SURROGATES, other), _counted(used, samples, drawn)
+
+
+def _counted(used: UsedInputs, samples: Samples | None, kept_apart: Samples | None) -> UsedInputs:
+    return used.model_copy(update={"samples": _count(samples), "judged_on": _count(kept_apart)})
+
+
+def _count(samples: Samples | None) -> int:
+    return 0 if samples is None else len(samples.inputs[0])
+
+
+def split(own: Samples, seed: int) -> tuple[Samples, Samples]:
+    """A user's inputs in two parts drawn at random: two thirds for refitting, a third, at least one, for
+    validation.
+    """
+    count = len(own.inputs[0])
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    apart = max(1, count // 3)
+    return _taken(own, order[apart:].sort().values), _taken(own, order[:apart].sort().values)
+
+
+def _taken(samples: Samples, rows: Tensor) -> Samples:
+    return replace(samples, inputs=tuple(x[rows.to(x.device)] for x in samples.inputs))
+
+
+def validation_surrogate(refitted_on: str) -> str:
+    """A surrogate of another kind than the one used for refitting. Pictures that were not chosen by the
+    model's responses are harder than others, and agreement on them is nearer to that on real inputs.
+    """
+    return next(name for name in _SURROGATES if name != refitted_on)
+
+
+def validation_count(graph: Graph, coupling: Coupling) -> int:
+    """How many validation samples are drawn: 512, or what 10¹² multiply-accumulates allow, at least 64."""
+    return max(FEWEST, min(MOST, _MACS // max(1, macs_after(graph, coupling, {}))))
+
+
+def with_doubts(validation: Validation | None, request: Request, graph: Graph) -> Validation | None:
+    """Warn, and let the verdict know, where another normalisation of images fits the model clearly better
+    than the declared one.
+    """
+    normalisation, images = request.normalisation, None
+    if validation is not None and validation.basis == OWN:
+        images = normalisation.undone(validation.samples.inputs[0])
+    found = likely_normalisation(
+        graph, request.input_bounds, normalisation.mean, normalisation.std, seed=request.seed, images=images
+    )
+    if not found.clear:
+        return validation
+    taken = "normalised as was said" if normalisation else "as they are"
+    warnings.warn(
+        f"the inputs were taken {taken}, but {found.evidence}. If that is so, accuracy collapses: give "
+        f"normalize ({', '.join(PRESETS)}), or mean and std (--normalize, --mean, --std)",
+        SecateurWarning,
+        stacklevel=2,
+    )
+    doubt = "another normalisation of the inputs fits the model better, see the warning (--normalize)"
+    return None if validation is None else replace(validation, doubts=(doubt,))
+
+
+def verdict_of(
+    graph: Graph, weights: Mapping[str, Tensor], validation: Validation, head: Head
+) -> Verdict | None:
+    """The verdict on the network with these weights; None, with a warning, where no output of the model is a
+    floating-point number.
+    """
+    if not any(y.is_floating_point() for y in run(graph, graph.example)):
+        said = "there is no verdict: the model gives no floating-point output that could be compared"
+        warnings.warn(said, SecateurWarning, stacklevel=2)
+        return None
+    decision = decision_of(graph, head)
+    read = decision if isinstance(decision, Decision) else None
+    found = fidelity(graph, weights, validation.samples, read)
+    return judge(found, validation.basis, validation.surrogate, validation.doubts)
