@@ -64,7 +64,9 @@ def footprint(graph: Graph) -> Footprint:
     run(graph, graph.example, observe=observe)
     nodes = tuple(node for node in graph.nodes if node.op != "output")
     index = {node: i for i, node in enumerate(graph.nodes)}
-    last_use = {node: max((index[user] for user in node.users if user in index), default=-1) for node in nodes}
+    last_use = {
+        node: max((index[user] for user in node.users if user in index), default=-1) for node in nodes
+    }
     return Footprint(nodes, numbers, last_use)
 
 
@@ -73,5 +75,7 @@ def batch_size(numbers: int, inputs: Sequence[Tensor]) -> int:
 
     It depends on nothing but the graph, so that results do not depend on the memory at hand.
     """
-    bytes_of_one = max(1, numbers) * max((x.element_size() for x in inputs if x.is_floating_point()), default=4)
+    bytes_of_one = max(1, numbers) * max(
+        (x.element_size() for x in inputs if x.is_floating_point()), default=4
+    )
     return max(1, min(_LARGEST, BATCH_BYTES // bytes_of_one))

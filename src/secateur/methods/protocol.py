@@ -41,6 +41,7 @@ class Task:
     allocation: Allocation = "uniform"
     round_to: Rounding = 1
     recursive: bool = True
+    memory: int = 2**30  # bytes that values between layers may take
 
     @property
     def graph(self) -> Graph:
@@ -63,7 +64,14 @@ class Task:
         """Statistics of the layers on the samples, from which costs of units and refits are computed."""
         assert self.samples is not None, "only for a method that needs samples, or a global allocation"
         return layer_statistics(
-            self.graph, self.coupling, self.original, self.samples, self.box, settings, self.seed
+            self.graph,
+            self.coupling,
+            self.original,
+            self.samples,
+            self.box,
+            settings,
+            self.seed,
+            self.memory,
         )
 
 

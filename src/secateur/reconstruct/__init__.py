@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from secateur.compensate import merged
 from secateur.reconstruct.elimination import eliminate
-from secateur.reconstruct.layers import Arguments, Consumer
+from secateur.reconstruct.layers import Consumer
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.naming import naming
 from secateur.reconstruct.robust import perturbed
@@ -24,11 +24,12 @@ from secateur.reconstruct.statistics import (
     LayerStatistics,
     features_left,
     layer_statistics,
-    moments_at,
     problem_of,
+    rows_at,
     sum_of,
+    without_bias,
 )
-from secateur.reconstruct.sweep import sweep
+from secateur.reconstruct.sweep import Reading, Visitor, sweep
 from secateur.types import Group, Removal
 
 __all__ = ["LayerStatistics", "Settings", "layer_statistics", "marginal_costs", "reconstruct"]
@@ -64,33 +65,58 @@ def _round(
     alive: Mapping[str, Tensor],
     need: Mapping[str, int],
 ) -> tuple[list[Removal], dict[str, Tensor], dict[str, Tensor]]:
-    """Remove units and solve for all consumers; the new weights, full size, in the samples' view."""
-    weights, alive = dict(weights), {name: mask.clone() for name, mask in alive.items()}
-    removals = list[Removal]()
-    todo = {group.name for group in stats.groups if need.get(group.name, 0) > 0}
-    later = _moments_of_several(stats, weights, todo)
-    solved = set[str]()
+    """Remove units and refit all consumers; the new weights, full size, in the samples' view."""
+    visitor = _Refit(stats, dict(weights), {name: mask.clone() for name, mask in alive.items()}, need)
+    _sweep(stats, stats.nodes, visitor.weights, visitor)
+    return visitor.removals, visitor.weights, visitor.alive
 
-    def visit(consumer: Consumer, arguments: Arguments, first: Tensor, x: Tensor, target: Tensor) -> None:
+
+def _sweep(
+    stats: LayerStatistics, nodes: Mapping[fx.Node, Consumer], weights: Mapping[str, Tensor], visitor: Visitor
+) -> None:
+    inputs = stats.samples.inputs
+    sweep(stats.graph, nodes, stats.original, weights, inputs, visitor, stats.memory)
+
+
+class _Refit:
+    """Chooses a group's units at its first consumer, and refits every consumer that reads something else."""
+
+    def __init__(
+        self,
+        stats: LayerStatistics,
+        weights: dict[str, Tensor],
+        alive: dict[str, Tensor],
+        need: Mapping[str, int],
+    ) -> None:
+        self.stats, self.weights, self.alive, self.need = stats, weights, alive, need
+        self.removals = list[Removal]()
+        self.todo = {group.name for group in stats.groups if need.get(group.name, 0) > 0}
+        self.later = _moments_of_several(stats, weights, self.todo)
+        self.solved = set[str]()
+
+    def wants(self, consumer: Consumer, differs: bool) -> bool:
         weight = consumer.weight
-        groups = stats.readers.get(weight, ())
-        untouched = first is x and not any(group.name in todo for group in groups)
-        if weight in solved or (untouched and bool(features_left(stats, weight, alive).all())):
-            return
-        here = moments_at(stats, consumer, arguments, x, target)
-        for group in groups:
-            if group.name in todo:
-                todo.remove(group.name)
-                removals.append(
-                    _chosen(stats, group, need[group.name], {**later, consumer.node: here}, weights, alive)
-                )
-                alive[group.name][removals[-1].units] = False
-                weights.update(merged(weights, group, removals[-1]))
-        _solve(stats, consumer, sum_of([here, *_others(stats, consumer, later)]), weights, alive)
-        solved.add(weight)
+        groups = self.stats.readers.get(weight, ())
+        touched = differs or any(group.name in self.todo for group in groups)
+        left = touched or not bool(features_left(self.stats, weight, self.alive).all())
+        return left and weight not in self.solved
 
-    sweep(stats.graph, stats.nodes, stats.original, weights, stats.samples.inputs, visit)
-    return removals, weights, alive
+    def measure(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+        return rows_at(self.stats, reading)
+
+    def finish(self, consumer: Consumer, moments: Moments) -> None:
+        here = without_bias(self.stats, consumer, moments)
+        for group in self.stats.readers.get(consumer.weight, ()):
+            if group.name in self.todo:
+                self.todo.remove(group.name)
+                known, count = {**self.later, consumer.node: here}, self.need[group.name]
+                removal = _chosen(self.stats, group, count, known, self.weights, self.alive)
+                self.removals.append(removal)
+                self.alive[group.name][removal.units] = False
+                self.weights.update(merged(self.weights, group, removal))
+        total = sum_of([here, *_others(self.stats, consumer, self.later)])
+        _solve(self.stats, consumer, total, self.weights, self.alive)
+        self.solved.add(consumer.weight)
 
 
 def marginal_costs(stats: LayerStatistics, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,28 +126,44 @@ def marginal_costs(stats: LayerStatistics, alive: Mapping[str, Tensor]) -> dict[
     On the original network, each group by itself; shapes: (units − 1,). Units that are not `alive` cost
     nothing and go first. One sweep; moments are dropped as soon as a group's last consumer is reached.
     """
-    read = {group.name: {consumer.node for consumer in stats.consumers_of(group)} for group in stats.groups}
-    seen: dict[fx.Node, Moments] = {}
-    costs: dict[str, Tensor] = {}
+    visitor = _Costs(stats, alive)
+    _sweep(stats, stats.nodes, stats.original, visitor)
+    return visitor.costs
 
-    def visit(consumer: Consumer, arguments: Arguments, first: Tensor, x: Tensor, target: Tensor) -> None:
-        groups = stats.readers.get(consumer.weight, ())
-        if groups:
-            seen[consumer.node] = moments_at(stats, consumer, arguments, x, target)
-        for group in groups:
-            if read[group.name] <= seen.keys() and group.name not in costs:
-                problems = [problem_of(stats, c, seen[c.node], group, stats.original, alive)
-                            for c in stats.consumers_of(group)]  # fmt: skip
-                gone = int((~alive[group.name]).sum())
+
+class _Costs:
+    """Eliminates all units of each group, on the original network, at the group's last consumer."""
+
+    def __init__(self, stats: LayerStatistics, alive: Mapping[str, Tensor]) -> None:
+        self.stats, self.alive = stats, alive
+        self.read = {group.name: {c.node for c in stats.consumers_of(group)} for group in stats.groups}
+        self.known = dict[fx.Node, Moments]()
+        self.costs = dict[str, Tensor]()
+
+    def wants(self, consumer: Consumer, differs: bool) -> bool:
+        return bool(self.stats.readers.get(consumer.weight, ()))
+
+    def measure(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+        return rows_at(self.stats, reading)
+
+    def finish(self, consumer: Consumer, moments: Moments) -> None:
+        self.known[consumer.node] = without_bias(self.stats, consumer, moments)
+        for group in self.stats.readers[consumer.weight]:
+            if self.read[group.name] <= self.known.keys() and group.name not in self.costs:
                 with naming(consumer):
-                    rest = eliminate(problems, alive[group.name], group.units - 1 - gone)[1]
-                costs[group.name] = torch.cat([torch.zeros(gone, dtype=rest.dtype), rest])
-        wanted = set[fx.Node]().union(*(nodes for name, nodes in read.items() if name not in costs))
-        for node in seen.keys() - wanted:
-            del seen[node]
+                    self.costs[group.name] = self._of(group)
+        left = (nodes for name, nodes in self.read.items() if name not in self.costs)
+        wanted = set[fx.Node]().union(*left)
+        for node in self.known.keys() - wanted:
+            del self.known[node]
 
-    sweep(stats.graph, stats.nodes, stats.original, stats.original, stats.samples.inputs, visit)
-    return costs
+    def _of(self, group: Group) -> Tensor:
+        stats, alive = self.stats, self.alive
+        problems = [problem_of(stats, c, self.known[c.node], group, stats.original, alive)
+                    for c in stats.consumers_of(group)]  # fmt: skip
+        gone = int((~alive[group.name]).sum())
+        costs = eliminate(problems, alive[group.name], group.units - 1 - gone)[1]
+        return torch.cat([torch.zeros(gone, dtype=costs.dtype), costs])
 
 
 def _in_view_of(stats: LayerStatistics, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -146,14 +188,26 @@ def _moments_of_several(
     """Moments, as the network stands, at the consumers of those groups that have more than one."""
     several = [found for g in stats.groups if g.name in names and len(found := stats.consumers_of(g)) > 1]
     wanted = {consumer.node: consumer for found in several for consumer in found}
-    moments: dict[fx.Node, Moments] = {}
-
-    def visit(consumer: Consumer, arguments: Arguments, first: Tensor, x: Tensor, target: Tensor) -> None:
-        moments[consumer.node] = moments_at(stats, consumer, arguments, x, target)
-
+    visitor = _Measure(stats)
     if wanted:
-        sweep(stats.graph, wanted, stats.original, weights, stats.samples.inputs, visit)
-    return moments
+        _sweep(stats, wanted, weights, visitor)
+    return visitor.moments
+
+
+class _Measure:
+    """Takes moments and changes nothing."""
+
+    def __init__(self, stats: LayerStatistics) -> None:
+        self.stats, self.moments = stats, dict[fx.Node, Moments]()
+
+    def wants(self, consumer: Consumer, differs: bool) -> bool:
+        return True
+
+    def measure(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+        return rows_at(self.stats, reading)
+
+    def finish(self, consumer: Consumer, moments: Moments) -> None:
+        self.moments[consumer.node] = without_bias(self.stats, consumer, moments)
 
 
 def _others(stats: LayerStatistics, consumer: Consumer, moments: Mapping[fx.Node, Moments]) -> list[Moments]:

@@ -107,29 +107,25 @@ def _shift(bias: str | None, norm: fx.Node | None, uses: Mapping[str, int]) -> t
 def blocks_of_rows(
     consumer: Consumer,
     arguments: Arguments,
-    inputs: Sequence[Tensor],
+    x: Tensor,
     output: Tensor,
-    limit: int,
+    share: int,
     generator: torch.Generator,
-) -> Iterator[tuple[list[Tensor], Tensor]]:
-    """Matching rows of several networks' inputs and of an output, about `limit` in all.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Matching rows of a consumer's input and output, `share` positions of each sample.
 
-    Yields (inputs of shape (B, n, D) each, output of shape (B, n, O)). Positions are drawn anew for every few
+    Yields an input of shape (B, n, D) and an output of shape (B, n, O). Positions are drawn anew for every few
     samples.
     """
     view, samples, positions = consumer.view, len(output), consumer.view.positions(output)
-    share = min(positions, max(1, -(-limit // samples)))
-    width = (
-        consumer.blocks
-        * consumer.taps
-        * max(1, inputs[0].shape[1] if inputs[0].ndim > 2 else inputs[0].shape[-1])
-    )
+    share = min(positions, share)
+    width = consumer.blocks * consumer.taps * max(1, x.shape[1] if x.ndim > 2 else x.shape[-1])
     few = max(1, min(64, _BLOCK // (share * width)))
     for start in range(0, samples, few):
         part = slice(start, start + few)
         at = torch.randperm(positions, generator=generator)[:share].to(output.device)
         y = view.outputs(output[part], at).unflatten(1, (consumer.blocks, -1))
-        yield [view.rows(arguments, x[part], at).movedim(1, 0) for x in inputs], y.movedim(1, 0)
+        yield view.rows(arguments, x[part], at).movedim(1, 0), y.movedim(1, 0)
 
 
 # --- linear -------------------------------------------------------------------------------------------------

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+_ROWS = 2048  # that are multiplied at once, at least
 _NARROW = 128  # features up to which products in float64 cost next to nothing
 
 
@@ -39,6 +41,10 @@ class Moments:
         return Moments(self.count + other.count, *(a + b for a, b in pairs))
 
     @property
+    def finite(self) -> bool:
+        return all(bool(torch.isfinite(part).all()) for part in self.parts)
+
+    @property
     def parts(self) -> tuple[Tensor, ...]:
         return self.x, self.y, self.xx, self.yx, self.yy
 
@@ -52,3 +58,34 @@ class Moments:
             x, y = self.x / self.count, self.y / self.count
             xx, yx = xx - x[:, :, None] * x[:, None], yx - y[:, :, None] * x[:, None]
         return xx, yx
+
+
+class MomentSum:
+    """Moments of blocks of rows that arrive one after the other.
+
+    Rows are collected before they are multiplied, since a product of few rows costs as much memory traffic as
+    one of many.
+    """
+
+    def __init__(self) -> None:
+        self._total: Moments | None = None
+        self._x, self._y, self._waiting = list[Tensor](), list[Tensor](), 0
+
+    def add(self, x: Tensor, y: Tensor) -> None:
+        """Rows of shape (B, n, D) and (B, n, O)."""
+        self._x.append(x)
+        self._y.append(y)
+        self._waiting += x.shape[1]
+        if self._waiting >= _ROWS:
+            self._multiply()
+
+    def total(self) -> Moments:
+        if self._waiting:
+            self._multiply()
+        assert self._total is not None, "no rows"
+        return self._total
+
+    def _multiply(self) -> None:
+        found = Moments.of(torch.cat(self._x, 1), torch.cat(self._y, 1))
+        self._total = found if self._total is None else self._total + found
+        self._x, self._y, self._waiting = [], [], 0

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import call_op, precision_of, run
+from secateur.graph.interpret import batches, call_op, precision_of, run
 from secateur.graph.ops import kind
+from secateur.graph.workers import in_order
 from secateur.reconstruct.elimination import factor
 from secateur.reconstruct.layers import Consumer
 from secateur.reconstruct.naming import naming
@@ -40,15 +42,30 @@ class Root:
         return torch.linalg.qr(tall, mode="r").R if tall.shape[1] > tall.shape[2] else tall
 
 
-def _root(rows: Tensor, samples: int) -> Root:
-    """Of S = Σ rows rowsᵀ / `samples`; shape of `rows`: (B, rows, O). Raises `SolveError`."""
-    outputs = rows.shape[2]
-    if outputs > _WIDE and rows.shape[1] < outputs:
-        rows = rows / samples**0.5
-        return Root(rows, _damping(rows.square().sum(1)))
-    s = rows.mT @ rows / samples
-    damping = _damping(s.diagonal(dim1=1, dim2=2))
-    return Root(factor(s + damping * torch.eye(outputs, dtype=s.dtype)).mT)
+class _Sum:
+    """S = Σ rows rowsᵀ over batches, or the rows themselves where they are fewer than the outputs."""
+
+    def __init__(self, outputs: int, rows: int) -> None:
+        self._rows: list[Tensor] | None = [] if outputs > _WIDE and rows < outputs else None
+        self._s: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        """Gradients of one batch; shape: (B, rows, O), float64."""
+        if self._rows is not None:
+            self._rows.append(rows)
+        else:
+            s = rows.mT @ rows
+            self._s = s if self._s is None else self._s + s
+
+    def root(self, samples: int) -> Root:
+        """Raises `SolveError`."""
+        if self._rows is not None:
+            rows = torch.cat(self._rows, 1) / samples**0.5
+            return Root(rows, _damping(rows.square().sum(1)))
+        assert self._s is not None
+        s = self._s / samples
+        damping = _damping(s.diagonal(dim1=1, dim2=2))
+        return Root(factor(s + damping * torch.eye(s.shape[1], dtype=s.dtype)).mT)
 
 
 def _damping(diagonal: Tensor) -> Tensor:
@@ -60,26 +77,47 @@ def sensitivities(
     consumers: Sequence[Consumer],
     tensors: Mapping[str, Tensor],
     inputs: Sequence[Tensor],
-    generator: torch.Generator,
+    seed: int,
 ) -> dict[fx.Node, Root]:
     """√S at each consumer, S = Σ over positions of E[JᵀJ], J the Jacobian of the outputs in its output.
 
-    One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Memory: all values of
-    the network for the samples of `inputs`. Raises `InputError` naming the layer whose S has no root.
+    One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Memory: for each
+    worker, all values of the network for one batch (64 MiB, or one sample); and S of all consumers. Raises
+    `InputError` naming the layer whose S has no root.
     """
     wanted = {consumer.node: consumer for consumer in consumers}
-    values, gradients = _gradients(graph, wanted, tensors, inputs, generator)
-    found = dict[fx.Node, Root]()
-    for (node, value), gradient in zip(values.items(), gradients, strict=True):
-        consumer = wanted[node]
-        g = torch.zeros_like(value) if gradient is None else gradient
-        at = torch.arange(consumer.view.positions(g), device=g.device)
-        rows = consumer.view.outputs(g, at).unflatten(1, (consumer.blocks, -1)).movedim(1, 0).double().cpu()
-        # √x and the like have no finite slope at 0; the other samples still tell the costs
-        rows = rows.nan_to_num(0.0, 0.0, 0.0)
-        with naming(consumer):
-            found[node] = _root(rows, len(inputs[0]))
-    return found
+    size = batch_size(footprint(graph).total, inputs)
+    sums = dict[fx.Node, _Sum]()
+
+    def one(batch: tuple[int, tuple[Tensor, ...]]) -> dict[fx.Node, Tensor]:
+        number, part = batch
+        generator = torch.Generator().manual_seed(seed + number * size)
+        values, gradients = _gradients(graph, wanted, tensors, part, generator)
+        return {
+            node: _rows(wanted[node], value, gradient)
+            for (node, value), gradient in zip(values.items(), gradients, strict=True)
+        }
+
+    for found in in_order(one, enumerate(batches(inputs, size))):
+        for node, rows in found.items():
+            if node not in sums:
+                sums[node] = _Sum(rows.shape[2], rows.shape[1] * len(inputs[0]) // min(size, len(inputs[0])))
+            sums[node].add(rows)
+    roots = dict[fx.Node, Root]()
+    for node, total in sums.items():
+        with naming(wanted[node]):
+            roots[node] = total.root(len(inputs[0]))
+    return roots
+
+
+def _rows(consumer: Consumer, value: Tensor, gradient: Tensor | None) -> Tensor:
+    """Gradients at all positions of a consumer's output; shape: (B, rows, O)."""
+    g = torch.zeros_like(value) if gradient is None else gradient
+    at = torch.arange(consumer.view.positions(g), device=g.device)
+    rows = consumer.view.outputs(g, at).unflatten(1, (consumer.blocks, -1)).movedim(1, 0).double().cpu()
+    # √x and the like have no finite slope at 0; the other samples still tell the costs
+    finite: Tensor = rows.nan_to_num(0.0, 0.0, 0.0)
+    return finite
 
 
 def _gradients(

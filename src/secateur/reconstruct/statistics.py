@@ -12,12 +12,13 @@ from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
 from secateur.reconstruct.elimination import Problem, factor
-from secateur.reconstruct.layers import Arguments, Consumer, all_linear, blocks_of_rows, find_consumers
+from secateur.reconstruct.layers import Consumer, all_linear, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.naming import naming, told
 from secateur.reconstruct.sensitivity import Root, sensitivities
 from secateur.reconstruct.settings import Settings
 from secateur.reconstruct.solve import ridged
+from secateur.reconstruct.sweep import Reading
 from secateur.types import Group, Interval, Samples
 
 _SENSED = 256  # samples of the backward pass
@@ -39,6 +40,7 @@ class LayerStatistics:
     box: tuple[Interval, ...]
     settings: Settings
     seed: int
+    memory: int  # bytes that values between layers may take
 
     @property
     def names(self) -> set[str]:
@@ -65,6 +67,7 @@ def layer_statistics(
     box: Sequence[Interval],
     settings: Settings,
     seed: int,
+    memory: int,
 ) -> LayerStatistics:
     """Find the layers that read units, and how the outputs depend on them (one backward pass).
 
@@ -80,7 +83,7 @@ def layer_statistics(
     original = {**plain, **samples.tensors}
     few = [x[:_SENSED] for x in samples.inputs]
     read = [consumer for weight in readers for consumer in consumers[weight]]
-    roots = sensitivities(graph, read, original, few, torch.Generator().manual_seed(seed))
+    roots = sensitivities(graph, read, original, few, seed)
     return LayerStatistics(
         graph,
         groups,
@@ -93,6 +96,7 @@ def layer_statistics(
         tuple(box),
         settings,
         seed,
+        memory,
     )
 
 
@@ -101,23 +105,28 @@ def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
     return bool(slots) and all_linear(slots, consumers)
 
 
-def moments_at(
-    stats: LayerStatistics, consumer: Consumer, arguments: Arguments, x: Tensor, target: Tensor
-) -> Moments:
-    """Second moments of what a consumer reads with what it should give, its bias taken off where that must
-    stay.
-    """
-    generator = torch.Generator().manual_seed(stats.seed)
+def rows_at(stats: LayerStatistics, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+    """What a consumer reads, and what it should give, at some positions of one batch."""
+    consumer = reading.consumer
     weight = stats.original[consumer.weight]
     features = weight.shape[consumer.view.axis] * consumer.taps
     limit = max(stats.settings.rows, _ROWS_PER_FEATURE * features)
-    blocks = blocks_of_rows(consumer, arguments, [x], target, limit, generator)
-    total = sum_of(Moments.of(rows, outputs) for (rows,), outputs in blocks)
-    if not all(bool(torch.isfinite(part).all()) for part in total.parts):
+    share = max(1, -(-limit // reading.samples))
+    generator = torch.Generator().manual_seed(stats.seed + reading.start)
+    blocks = blocks_of_rows(consumer, reading.arguments, reading.pruned, reading.target, share, generator)
+    return list(blocks)
+
+
+def without_bias(stats: LayerStatistics, consumer: Consumer, total: Moments) -> Moments:
+    """The moments with the bias taken off the targets, where it must stay as it is.
+
+    Raises `InputError` for moments that are not finite.
+    """
+    if not total.finite:
         raise InputError(
             f"{told(consumer)}: the second moments of its inputs and outputs are not finite; values overflow "
-            "or are "
-            "NaN there. Give narrower input_bounds, another surrogate, or leave the layer whole (ignore=)"
+            "or are NaN there. Give narrower input_bounds, another surrogate, or leave the layer whole "
+            "(ignore=)"
         )
     if consumer.bias is None or stats.intercept(consumer):
         return total

@@ -37,7 +37,7 @@ class Scratch:
     """A file for tensors without a name in the file system: it is gone with the process, however that ends."""
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="secateur-", buffering=0)
+        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="secateur-", buffering=0)  # noqa: SIM115  # closed by `close`
         self._end, self._lock = 0, threading.Lock()
 
     def write(self, leaf: Any) -> Any:

@@ -21,7 +21,7 @@ from secateur.graph.interpret import as_work, batches, call_op, precision_of
 from secateur.graph.ops import bound_arguments, kind
 from secateur.graph.workers import in_order, worker_count
 from secateur.reconstruct.layers import Arguments, Consumer
-from secateur.reconstruct.moments import Moments
+from secateur.reconstruct.moments import Moments, MomentSum
 from secateur.reconstruct.store import Both, Store, Values, scratch_room
 
 _MUTED = 50.0  # gains so many times the median are of channels that carry nothing
@@ -48,11 +48,11 @@ class Visitor(Protocol):
     def wants(self, consumer: Consumer, differs: bool) -> bool:
         """Whether to visit it; `differs`: whether its input may differ between the networks."""
 
-    def measure(self, reading: Reading) -> Moments:
-        """Of one batch; may run in several threads."""
+    def measure(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+        """Rows of its input and target, of one batch; called in several threads."""
 
     def finish(self, consumer: Consumer, moments: Moments) -> None:
-        """With the sum over all batches; may change the pruned tensors."""
+        """With the moments of all batches; may change the pruned tensors."""
 
 
 @dataclass(frozen=True)
@@ -117,26 +117,26 @@ def sweep(
                 continue
             keep = _where(passes, position, index, memory)
             written = store.begin(keep == "disk") if keep else None
-            total: Moments | None = None
+            total = MomentSum()
 
-            def one(batch: int) -> tuple[Moments, Values | None]:
+            def one(batch: int) -> tuple[list[tuple[Tensor, Tensor]], Values | None]:
                 values = store.load(batch)
                 reading = passes.reach(values, batch, position, index)  # noqa: B023  # done before the next turn
                 return visitor.measure(reading), None if written is None else written(values)  # noqa: B023
 
-            for batch, (moments, values) in enumerate(in_order(one, range(len(passes.inputs)))):
-                total = moments if total is None else total + moments
+            for batch, (rows, values) in enumerate(in_order(one, range(len(passes.inputs)))):
+                for x, y in rows:
+                    total.add(x, y)
                 if values is not None:
                     store.save(batch, values)
             if keep:
                 store.drop_older(keep == "disk")
                 position = index
-            assert total is not None
-            visitor.finish(consumers[node], total)
+            visitor.finish(consumers[node], total.total())
 
 
 def _where(passes: _Passes, position: int, index: int, memory: int) -> str:
-    """Where the values before node `index` are kept: "memory", "disk", or "" where they are computed again."""
+    """Where the values before node `index` are kept: "memory", "disk", or "": they are computed again."""
     alive = passes.sizes.alive(index)
     needed = passes.bytes_of(alive, index)
     if needed <= memory:
@@ -216,7 +216,8 @@ class _Passes:
 
     def differs(self, index: int) -> bool:
         """Whether the input of the consumer at `index` can differ between the networks as they are now."""
-        return any(source in self._changed(index) for source in self.sizes.nodes[index].all_input_nodes)
+        changed = self._changed(index)
+        return any(source in changed for source in self.sizes.nodes[index].all_input_nodes)
 
     def _changed(self, index: int) -> Collection[fx.Node]:
         """Ops before `index` whose values can differ."""
@@ -235,11 +236,13 @@ class _Passes:
         return numbers * self.samples * self.like.element_size()
 
     def macs(self, start: int, stop: int) -> float:
-        """Work of the nodes `start` to `stop` for one sample, roughly: numbers made by layers times fan-in."""
+        """Work of the nodes `start` to `stop` for one sample in both networks, roughly."""
         total = 0.0
         for node in self.sizes.nodes[start:stop]:
             if node.op == "call_function":
-                weights = [self.graph.tensors[str(n.target)] for n in node.all_input_nodes if n.op == "get_attr"]
+                weights = [
+                    self.graph.tensors[str(n.target)] for n in node.all_input_nodes if n.op == "get_attr"
+                ]
                 fan_in = max((w[0].numel() for w in weights if w.ndim > 1), default=1)
                 total += 2.0 * self.sizes.numbers[node] * fan_in
         return total
