@@ -411,9 +411,9 @@ def test_what_depends_on_no_input_can_be_asked_for() -> None:
 
 OPTIONS = {
     "alpha": 1.3, "scale": 1.1, "input_scale": 0.9, "min": -0.5, "max": 0.7, "min_val": -0.5, "max_val": 0.7,
-    "beta": 2, "threshold": 1.0, "negative_slope": 0.2, "exponent": 3, "approximate": "none",
+    "beta": 2, "threshold": 1.0, "negative_slope": 0.2, "exponent": 3, "approximate": "none", "lambd": 0.5,
 }  # fmt: skip
-POSITIVE = ("log", "reciprocal", "rsqrt", "sqrt")
+POSITIVE = ("log", "log1p", "reciprocal", "rsqrt", "sqrt")
 
 
 def function_of(op: str, **options: Any) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:

@@ -23,7 +23,8 @@ from torch import Tensor, fx
 
 from secateur.errors import InputError
 from secateur.graph.capture import Graph, call_op, run
-from secateur.graph.meaning import SOFTMAXES, Meaning, arguments_of, limits, op_name
+from secateur.graph.meaning import Meaning, arguments_of, limits, op_name
+from secateur.graph.ops import SOFTMAXES, of, where
 from secateur.graph.places import Look, maker, moved_back, only_source
 
 Head = Literal[
@@ -354,7 +355,7 @@ def _before_softmax(look: Look, node: fx.Node, source: fx.Node, decision: Decisi
     if not dim or decision.passed:
         return None
     if decision.cut is not None:
-        if op_name(node).startswith("log") or op_name(node) == "_log_softmax" or decision.cut != 0.5:
+        if op_name(node) in of("log_softmax") or decision.cut != 0.5:
             return None
         if shape[dim] != 2 or decision.columns != 1:
             return None
@@ -374,7 +375,7 @@ def _through(ops: Sequence[fx.Node], x: Tensor) -> Tensor:
     return x
 
 
-_INCREASING = {"erf", "exp", "log_sigmoid", "selu", "sigmoid", "tanh"}  # strictly
+_INCREASING = where(lambda row: row.monotone == "strictly increasing")
 
 Back = Callable[
     [fx.Node, float], tuple[float, bool] | None
@@ -418,9 +419,11 @@ def _scaled(node: fx.Node, cut: float) -> tuple[float, bool] | None:
 
 # What element-wise ops do to a cut. All of them reach the cut at one point only.
 _CUT_BACK: dict[str, Back] = {
+    **dict.fromkeys(
+        where(lambda row: row.keeps_sign and row.monotone == "strictly increasing"), _at(0.0, 0.0)
+    ),
     "clamp": _clamp,
     "div": _scaled,
-    "erf": _at(0.0, 0.0),
     "hardsigmoid": _at(0.5, 0.0),
     "hardtanh": _clamp,
     "leaky_relu": _leaky_relu,
@@ -428,5 +431,4 @@ _CUT_BACK: dict[str, Back] = {
     "neg": _neg,
     "rsub": _rsub,
     "sigmoid": _at(0.5, 0.0),
-    "tanh": _at(0.0, 0.0),
 }

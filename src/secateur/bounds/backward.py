@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval, by_row, magnitude
 from secateur.bounds.joint import Bounds, Networks, over_boxes, quiet_fallback
@@ -33,28 +32,13 @@ from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, 
 from secateur.bounds.rounding import FUNCTIONS, absolute, gamma, jump, terms
 from secateur.bounds.windows import VARIES, Where, Window, fitted, joined, move_apart, of_image, passed, whole
 from secateur.graph.capture import bound_arguments, call_op, kind, walk
+from secateur.graph.ops import AFFINE, FILLING, MOVEMENT, ONE_TO_ONE, OPS, WEIGHTED_SUMS, of
 from secateur.types import Interval
 
 Coefficients = tuple[Tensor | None, Tensor | None]  # of x and of x′, (rows, *shape of one sample); None: zero
 
-ALWAYS_LINEAR = {
-    *interval.MOVEMENT, *interval.WEIGHTED_SUMS,
-    "add", "batch_norm", "dropout", "feature_dropout", "neg", "rsub", "sub",
-}  # fmt: skip
-# Movements of data in which every entry goes to one place: their transpose is exact.
-RESHAPED = {
-    "alias",
-    "clone",
-    "contiguous",
-    "flatten",
-    "permute",
-    "reshape",
-    "squeeze",
-    "t",
-    "transpose",
-    "unsqueeze",
-}
-RELAXED = {"relu", *(SLOPES.keys() - {"pow", "log", "reciprocal", "rsqrt", "sqrt", "prelu", "clamp"})}
+ALWAYS_LINEAR = {*MOVEMENT, *WEIGHTED_SUMS, *of("batch_norm", "dropout"), "add", "neg", "rsub", "sub"}
+RELAXED = {"relu", *(name for name in SLOPES if OPS[name].everywhere)}
 
 
 def is_relaxed(node: fx.Node) -> bool:
@@ -72,12 +56,12 @@ def is_linear(node: fx.Node, bounds: Bounds) -> bool:
     if name in ALWAYS_LINEAR:
         return True
     if name == "getitem":
-        return kind(node.all_input_nodes[0]) in interval.MOVEMENT
+        return kind(node.all_input_nodes[0]) in MOVEMENT
     arguments = _arguments(node, lambda n: varies(bounds.get(n)))
-    if name in interval.FILLING:
+    if name in FILLING:
         return arguments.get("condition") is not True and arguments.get("mask") is not True
-    if name in interval.AFFINE:
-        form = interval.AFFINE[name]
+    if name in AFFINE:
+        form = AFFINE[name]
         return arguments[form.weight] is not True and (not form.bias or arguments[form.bias] is not True)
     if name == "mul":
         return (arguments["self"] is True) != (arguments["other"] is True)
@@ -304,7 +288,7 @@ def _pass_on(
     sources = _varying_sources(engine, node)
     total: Any = _nothing(engine, seen)
     constant: Any
-    sizes, count = ([], 0) if kind(node) in RESHAPED else _sizes(engine, node)
+    sizes, count = ([], 0) if kind(node) in ONE_TO_ONE else _sizes(engine, node)
     incoming: list[list[Tensor | None]] = [[None, None] for _ in sources]
     windows: Sequence[Where] = [seen] * len(sources)
     for side in (0, 1):
@@ -386,7 +370,7 @@ def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
                 args, kwargs, result = pytree.tree_map(side, given)
                 op = Op(node, bound_arguments(node, args, kwargs), like)
                 results = pytree.tree_leaves(result)
-                spread = 0 if kind(node) in interval.AFFINE else sum(x.lower.numel() for x in results)
+                spread = 0 if kind(node) in AFFINE else sum(x.lower.numel() for x in results)
                 count = max(count, terms(op) + spread)  # an argument may be read by every result
                 found.append([absolute(op, x) for x in results])
             most = [torch.maximum(f, g) for f, g in zip(*found, strict=True)]

@@ -21,7 +21,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.bounds import interval
-from secateur.bounds.activations import SLOPES, two_sided
+from secateur.bounds.activations import SLOPES
+from secateur.bounds.affine import linear_part, linear_part_of, makes_units, offset
 from secateur.bounds.arithmetic import (
     Value,
     add,
@@ -34,7 +35,7 @@ from secateur.bounds.arithmetic import (
     scale,
     subtract,
 )
-from secateur.bounds.interval import AFFINE, Affine, propagate
+from secateur.bounds.interval import propagate
 from secateur.bounds.layers import (
     attention_hidden,
     attention_scale,
@@ -63,6 +64,8 @@ from secateur.bounds.pairs import (
     tight_pair,
 )
 from secateur.graph.capture import Graph, as_work, bound_arguments, kind, walk
+from secateur.graph.functions import kinked_slope
+from secateur.graph.ops import AFFINE, FILLING, MAXIMA, MINIMA, MOVEMENT, SIZES_ALONE, WEIGHTED_SUMS, of
 from secateur.types import Group, Interval
 
 
@@ -212,7 +215,7 @@ def step(
 ) -> Any:
     """The value of one op: f's own, `value`, where no change reaches it; elsewhere a `Pair`, or several."""
     name = kind(node)
-    if name in interval.SHAPE_ONLY or not any(map(reached, pytree.tree_leaves((args, kwargs)))):
+    if name in SIZES_ALONE or not any(map(reached, pytree.tree_leaves((args, kwargs)))):
         return value
     if name == "getitem":
         return args[0][args[1]]
@@ -238,7 +241,7 @@ def step(
 
 def _linear(op: Change) -> Any:
     """δ goes where values go; what no change reaches, and every constant filled in, stands for 0."""
-    filled = ("value", "self", "other") if kind(op.node) in interval.FILLING else ()
+    filled = ("value", "self", "other") if kind(op.node) in FILLING else ()
     zeros = {name: 0 for name in filled if isinstance(op.arguments.get(name), (int, float))}
     return pytree.tree_map(Interval, _on_change(op, "lower", **zeros), _on_change(op, "upper", **zeros))
 
@@ -289,7 +292,7 @@ def _prelu(op: Change) -> Any:
     """prelu(x′; w′) − prelu(x; w) = slope of prelu(·; w′) · δ + (w′ − w) min(x, 0)."""
     x, ndim = op["self"], as_interval(op.value).lower.ndim
     weight = moved(lambda w: on_channels(w, ndim), op["weight"])
-    by_slope = sloped_change(two_sided(lambda t: after(weight).expand(t.shape)), x) if reached(x) else 0.0
+    by_slope = sloped_change(kinked_slope(lambda t: after(weight).expand(t.shape)), x) if reached(x) else 0.0
     by_weight = multiply(change(weight), each(lambda t: t.clamp(max=0), before(x)))
     return add(by_slope, by_weight) if reached(weight) else by_slope
 
@@ -348,23 +351,23 @@ def _affine(op: Change) -> Any:
     """W′x′ + b′ − (W x + b) = W′ δ + (W′ − W) x + (b′ − b)."""
     form = AFFINE[kind(op.node)]
     data, weight = dense(op[form.data]), op[form.weight]
-    if isinstance(weight, Rows) and form.makes_units(op, weight.tensor, weight.axis):
-        out = _rows_change(op, form, data, weight)
+    if isinstance(weight, Rows) and makes_units(op, weight.tensor, weight.axis):
+        out = _rows_change(op, data, weight)
     else:
-        out = product_change(partial(product, partial(form.apply, op)), data, dense(weight))
+        out = product_change(partial(product, partial(linear_part, op)), data, dense(weight))
     bias = op[form.bias] if form.bias else None
-    return add(out, form.offset(op, change(bias))) if reached(bias) else out
+    return add(out, offset(op, change(bias))) if reached(bias) else out
 
 
-def _rows_change(op: Change, form: Affine, data: Any, rows: Rows) -> Interval:
+def _rows_change(op: Change, data: Any, rows: Rows) -> Interval:
     """W δ everywhere, but W_b δ + (W_b − W_a) x at the units a that are overwritten by units b."""
-    times = partial(form.apply_rows, op, rows.removed, len(rows.tensor))
+    times = partial(linear_part_of, op, rows.removed, len(rows.tensor))
     own = product(times, before(data), rows.difference())
     everywhere = as_interval(torch.zeros_like(op.value.lower))
     if reached(data):
         own = add(own, product(times, change(data), rows.copies()))
-        everywhere = as_interval(product(partial(form.apply, op), change(data), rows.tensor))
-    return _overwritten(everywhere, form.output_axis, rows.removed, own)
+        everywhere = as_interval(product(partial(linear_part, op), change(data), rows.tensor))
+    return _overwritten(everywhere, AFFINE[kind(op.node)].output_axis, rows.removed, own)
 
 
 def _overwritten(everywhere: Interval, axis: int, index: Tensor, own: Value) -> Interval:
@@ -444,32 +447,31 @@ def _glu(op: Change) -> Any:
 
 # --- the table ----------------------------------------------------------------------------------------------
 
-BY_ROWS = {
-    *AFFINE,
-    "embedding",
-}  # ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ
+# Ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ.
+BY_ROWS = {*AFFINE, "embedding"}
 
-# The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `step` sees to.
+# The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `step` sees to. What
+# has no rule of its own is bounded by intervals.
 RULES: dict[str, Rule] = {
-    **dict.fromkeys((*interval.MOVEMENT, *interval.WEIGHTED_SUMS, *interval.FILLING), _linear),
-    **dict.fromkeys(interval.MAXIMA, _maximum),
-    **dict.fromkeys(interval.MINIMA, _minimum),
+    **dict.fromkeys((*interval.INCREASING, *interval.DECREASING), _by_intervals),
+    **dict.fromkeys((*MOVEMENT, *WEIGHTED_SUMS, *FILLING), _linear),
+    **dict.fromkeys(MAXIMA, _maximum),
+    **dict.fromkeys(MINIMA, _minimum),
     **dict.fromkeys(SLOPES, _function),
-    **dict.fromkeys(interval.NORMS, _normalised),
     **dict.fromkeys(AFFINE, _affine),
+    **dict.fromkeys(of("dropout"), lambda op: op["input"].change),
+    **dict.fromkeys(of("softmax"), _softmax),
+    **dict.fromkeys(of("log_softmax"), _log_softmax),
+    **dict.fromkeys(of("norm"), _normalised),
     "add": _add,
     "batch_norm": _batch_norm,
     "div": _div,
-    "dropout": lambda op: op["input"].change,
     "einsum": _einsum,
     "embedding": _embedding,
-    "feature_dropout": lambda op: op["input"].change,
     "glu": _glu,
     "gru": _by_intervals,
     "leaky_relu": _leaky_relu,
     "linalg_vector_norm": _by_intervals,
-    "log_softmax": _log_softmax,
-    "logsumexp": _by_intervals,
     "lstm": _by_intervals,
     "mul": _mul,
     "neg": lambda op: negate(op["self"].change),
@@ -477,6 +479,5 @@ RULES: dict[str, Rule] = {
     "relu": lambda op: relu_change(op["self"]),
     "rsub": _rsub,
     "scaled_dot_product_attention": _attention,
-    "softmax": _softmax,
     "sub": _sub,
 }

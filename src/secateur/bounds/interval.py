@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.bounds.activations import TURNING
+from secateur.bounds.affine import linear_part, offset
 from secateur.bounds.arithmetic import (
     Value,
     add,
@@ -48,6 +48,17 @@ from secateur.bounds.layers import (
 from secateur.bounds.op import Op, Rounding
 from secateur.errors import InputError, SecateurWarning, UnsupportedOpError, few
 from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, told, walk
+from secateur.graph.ops import (
+    AFFINE,
+    FILLING,
+    MAXIMA,
+    MINIMA,
+    MOVEMENT,
+    SIZES_ALONE,
+    WEIGHTED_SUMS,
+    of,
+    where,
+)
 from secateur.graph.sources import place_of
 from secateur.types import Interval
 
@@ -162,7 +173,7 @@ def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor, rounding: Roun
     if not any(isinstance(leaf, Interval) for leaf in pytree.tree_leaves((args, kwargs))):
         return call_op(node, args, kwargs, like=like)
     op = Op(node, bound_arguments(node, args, kwargs), like)
-    if kind(node) not in ON_WHOLE_NUMBERS and _holds_whole_numbers(op):
+    if kind(node) not in _ON_WHOLE_NUMBERS and _holds_whole_numbers(op):
         raise op.unsupported("it computes with whole numbers or truth values that depend on the input")
     try:
         result = RULES[kind(node)](op)
@@ -193,7 +204,7 @@ def require_rules(graph: Graph) -> None:
             continue
         if kind(node) not in RULES:
             missing.append(node)
-        if kind(node) not in SHAPE_ONLY:
+        if kind(node) not in SIZES_ALONE:
             varying.add(node)
     if missing:
         names, place = sorted({told(node) for node in missing}), place_of(missing[0])
@@ -351,56 +362,11 @@ def _div(op: Op) -> Any:
     return divide(op["self"], op["other"])
 
 
-@dataclass(frozen=True)
-class Affine:
-    """The names of an affine op's arguments, and the axes of its units in the weight and in the output."""
-
-    data: str
-    weight: str
-    bias: str = ""
-    weight_axis: int = 0
-    output_axis: int = -1
-
-    def apply(self, op: Op, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear part on concrete values."""
-        without_bias = {"bias": None} if self.bias == "bias" else {}
-        if self.bias == "self":  # addmm and baddbmm: β bias + α (x W)
-            return torch.matmul(x, weight) * float(op["alpha"])
-        out: Tensor = op.run(**{self.data: x, self.weight: weight}, **without_bias)
-        return out
-
-    def makes_units(self, op: Op, weight: Tensor, axis: int) -> bool:
-        """Whether `axis` of the weight is that of the op's output units (and where they are, in a grouped
-        op).
-        """
-        matrix = self.weight != "other" or weight.ndim == 2  # matmul of a stack has other axes
-        return axis == self.weight_axis and matrix and (axis == 0 or op.arguments.get("groups", 1) == 1)
-
-    def apply_rows(self, op: Op, units: Tensor, total: int, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear part for some `units` of all `total`, given their weights alone; a grouped unit sees its
-        group.
-        """
-        groups = op.arguments.get("groups", 1)
-        if groups == 1:
-            return self.apply(op, x, weight)
-        inputs = weight.shape[1]
-        seen = (units // (total // groups)).unsqueeze(1) * inputs + torch.arange(inputs, device=units.device)
-        own = x.index_select(self.output_axis, seen.flatten())
-        return op.run(input=own, weight=weight, bias=None, groups=len(units))  # type: ignore[no-any-return]
-
-    def offset(self, op: Op, bias: Value) -> Any:
-        """The bias as it is added to the output."""
-        if self.bias == "self":
-            return scale(bias, op["beta"])
-        axes = -1 - self.output_axis  # of the output, after the channels
-        return each(lambda b: b.reshape(-1, *[1] * axes), bias)
-
-
 def _affine(op: Op) -> Any:
     form = AFFINE[kind(op.node)]
-    out = product(partial(form.apply, op), op[form.data], op[form.weight])
+    out = product(partial(linear_part, op), op[form.data], op[form.weight])
     bias = op[form.bias] if form.bias else None
-    return out if bias is None else add(out, form.offset(op, bias))
+    return out if bias is None else add(out, offset(op, bias))
 
 
 def _einsum(op: Op) -> Any:
@@ -488,99 +454,35 @@ def _recurrent(op: Op) -> tuple[Interval, ...]:
 
 # --- the tables ---------------------------------------------------------------------------------------------
 
-# Ops whose result depends on sizes and dtypes alone.
-SHAPE_ONLY = (
-    "sym_size",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-)
-
-# Ops that only move data: the same on both ends, and on bounds of a difference.
-MOVEMENT = (
-    "_to_copy", "alias", "broadcast_to", "cat", "channel_shuffle", "chunk", "clone", "contiguous", "detach",
-    "expand",
-    "expand_as", "flatten", "flip", "im2col", "index", "index_select", "mT", "movedim", "narrow", "numpy_T",
-    "permute",
-    "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "slice",
-    "split",
-    "split_with_sizes", "squeeze", "stack", "t", "tile", "to", "transpose", "type_as", "unbind",
-    "unflatten", "unsqueeze", "reshape_as",
-)  # fmt: skip
-
-# Sums with non-negative weights: linear and non-decreasing.
-WEIGHTED_SUMS = (
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d",
-    "avg_pool3d",
-    "cumsum", "mean", "sum", "tril", "triu", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d",
-    "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d",
-    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
-)  # fmt: skip
-
-# Linear where what they fill in is constant.
-FILLING = ("constant_pad_nd", "masked_fill", "pad", "where")
-
-MAXIMA = (
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "max", "max_pool1d",
-    "max_pool2d",
-    "max_pool3d", "maximum",
-)  # fmt: skip
-MINIMA = ("amin", "min", "minimum")
-
-MONOTONE_FUNCTIONS = (
-    "clamp", "clamp_max", "clamp_min", "erf", "exp", "hardsigmoid", "hardtanh", "log", "log_sigmoid",
-    "logsumexp", "relu", "relu6", "selu", "sigmoid", "softplus", "sqrt", "tanh",
-)  # fmt: skip
-
-ON_WHOLE_NUMBERS = {*SHAPE_ONLY, *MOVEMENT, "embedding", "getitem"}
-
-NORMS = ("group_norm", "instance_norm", "layer_norm", "rms_norm")
-
-AFFINE: dict[str, Affine] = {
-    "addmm": Affine("mat1", "mat2", "self", weight_axis=1),
-    "baddbmm": Affine("batch1", "batch2", "self", weight_axis=2),
-    "bmm": Affine("self", "mat2", weight_axis=2),
-    "conv1d": Affine("input", "weight", "bias", output_axis=-2),
-    "conv2d": Affine("input", "weight", "bias", output_axis=-3),
-    "conv3d": Affine("input", "weight", "bias", output_axis=-4),
-    "conv_transpose1d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-2),
-    "conv_transpose2d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-3),
-    "conv_transpose3d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-4),
-    "linear": Affine("input", "weight", "bias"),
-    "matmul": Affine("self", "other", weight_axis=1),
-    "mm": Affine("self", "mat2", weight_axis=1),
-}
+_ON_WHOLE_NUMBERS = {*SIZES_ALONE, *MOVEMENT, "embedding", "getitem"}
+INCREASING = where(lambda row: row.monotone in ("increasing", "strictly increasing"))
+DECREASING = where(lambda row: row.monotone == "decreasing")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(SHAPE_ONLY, _of_shape),
+    **dict.fromkeys(SIZES_ALONE, _of_shape),
     **dict.fromkeys(MOVEMENT, _moved),
-    **dict.fromkeys((*WEIGHTED_SUMS, *FILLING, *MAXIMA, *MINIMA, *MONOTONE_FUNCTIONS), _increasing),
+    **dict.fromkeys((*WEIGHTED_SUMS, *FILLING, *MAXIMA, *MINIMA, *INCREASING), _increasing),
+    **dict.fromkeys(DECREASING, _decreasing),
     **dict.fromkeys(TURNING, _turning),
     **dict.fromkeys(AFFINE, _affine),
-    **dict.fromkeys(NORMS, _normalised),
+    **dict.fromkeys(of("dropout"), _dropout),
+    **dict.fromkeys(of("softmax"), _softmax),
+    **dict.fromkeys(of("log_softmax"), _log_softmax),
+    **dict.fromkeys(of("norm"), _normalised),
     "add": _add,
     "batch_norm": _batch_norm,
     "div": _div,
-    "dropout": _dropout,
     "einsum": _einsum,
     "embedding": _embedding,
-    "feature_dropout": _dropout,
     "getitem": _item,
     "glu": _glu,
     "gru": _recurrent,
     "linalg_vector_norm": _norm,
-    "log_softmax": _log_softmax,
     "lstm": _recurrent,
     "mul": _mul,
-    "neg": _decreasing,
     "pow": _power,
     "reciprocal": lambda op: reciprocal(op["self"]),
-    "rsqrt": _decreasing,
     "rsub": _rsub,
     "scaled_dot_product_attention": _attention,
-    "softmax": _softmax,
     "sub": _sub,
 }

@@ -22,6 +22,7 @@ from secateur.bounds.difference import step
 from secateur.bounds.pairs import Pair, before
 from secateur.bounds.rounding import OUTWARD
 from secateur.graph.capture import Graph, as_work, kind, walk
+from secateur.graph.ops import SIZES_ALONE
 from secateur.types import Interval
 
 
@@ -96,7 +97,7 @@ def over_boxes(function: Callable[..., Any], node: fx.Node, like: Tensor, given:
     stacked = [t for part in parts for t in part]
     if not stacked:
         return function(node, like, given)
-    if kind(node) in interval.SHAPE_ONLY:  # the same for every box
+    if kind(node) in SIZES_ALONE:  # the same for every box
         first = [
             _rebuilt(leaf, iter([t[0] for t in part])) if part else leaf
             for leaf, part in zip(leaves, parts, strict=True)

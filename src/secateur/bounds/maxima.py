@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, fx
 
 from secateur.graph.capture import Graph, bound_arguments, copied, kind, run
+from secateur.graph.ops import where
 
-_NEVER_NEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softmax"}
+_NEVER_NEGATIVE = where(lambda row: row.nonnegative)
 _LARGEST_WINDOW = 16
 _COMPARED = "secateur_compared"
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.activations import Slope
+from secateur.bounds.activations import slope_over
 from secateur.bounds.arithmetic import (
     Operand,
     Value,
@@ -24,6 +24,7 @@ from secateur.bounds.arithmetic import (
     subtract,
 )
 from secateur.bounds.layers import Norm, softmax
+from secateur.graph.functions import Slope
 from secateur.types import Interval
 
 
@@ -120,7 +121,7 @@ def product_change(times: Callable[[Value, Value], Value], a: Any, b: Any) -> An
 
 def sloped_change(slope: Slope, x: Pair) -> Value:
     """φ(x′) − φ(x) = φ′(ξ) δ for some ξ between x and x′."""
-    return multiply(slope.over(hull(x.before, x.after)), x.change)  # type: ignore[no-any-return]
+    return multiply(slope_over(slope, hull(x.before, x.after)), x.change)  # type: ignore[no-any-return]
 
 
 def relu_change(x: Pair) -> Interval:

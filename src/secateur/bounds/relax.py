@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.activations import SLOPES, Slope
+from secateur.bounds.activations import SLOPES, slope_over
 from secateur.bounds.arithmetic import hull, magnitude
 from secateur.bounds.rounding import FUNCTIONS
 from secateur.bounds.windows import Where
+from secateur.graph.functions import Slope
 from secateur.types import Interval
 
 _PIECES = 12  # that an interval is cut into, to bound a smooth function's distance from a line
@@ -69,7 +70,7 @@ def smooth_lines(function: Callable[[Tensor], Tensor], slope: Slope, x: Interval
     at = torch.minimum(x.lower + steps * (x.upper - x.lower), x.upper)
     at[-1] = x.upper
     rest = function(at) - k * at
-    piece = slope.over(Interval(at[:-1], at[1:]))
+    piece = slope_over(slope, Interval(at[:-1], at[1:]))
     run = at[1:] - at[:-1]
     rise, fall = (piece.upper - k).clamp(min=0) * run, (k - piece.lower).clamp(min=0) * run
     high = torch.minimum(rest[:-1] + rise, rest[1:] + fall).amax(0)
@@ -117,6 +118,6 @@ def slope_range(kind: str, arguments: Any, x: Interval, y: Interval) -> Interval
     if kind == "relu":
         return relu_slope(x, y)
     both = hull(x, y)
-    found = SLOPES[kind](arguments).over(both)
+    found = slope_over(SLOPES[kind](arguments), both)
     error = FUNCTIONS * 4 * (1 + magnitude(both)) * (1 + magnitude(found))
     return Interval(found.lower - error, found.upper + error)

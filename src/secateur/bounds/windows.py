@@ -18,6 +18,7 @@ from torch import Tensor, fx
 
 from secateur.bounds.layers import batch_norm_line
 from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.ops import of
 
 
 @dataclass(frozen=True, eq=False)
@@ -229,13 +230,8 @@ RULES: dict[str, Callable[[dict[str, Any], Tensor, Window], Passed]] = {
     "slice": _slice,
     "sub": _sum,
 }
-ELEMENTWISE = {
-    "add",
-    "div",
-    "mul",
-    "rsub",
-    "sub",
-}  # whose operands may be spread out; windows pass those that are not
+# Their operands may be broadcast: windows pass those that are not.
+ELEMENTWISE = RULES.keys() & set(of("arithmetic"))
 
 
 def passed(node: fx.Node, value_of: Callable[[fx.Node], Any], c: Tensor, where: Window) -> Passed:

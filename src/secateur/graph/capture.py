@@ -26,9 +26,9 @@ from secateur.graph.fitness import check_fit, check_quantised_ops, check_values,
 from secateur.graph.functional import make_functional
 from secateur.graph.imported import Imported
 from secateur.graph.layouts import Layout, read_as_used
-from secateur.graph.ops import bound_arguments as bound_arguments
-from secateur.graph.ops import kind as kind
-from secateur.graph.ops import told as told
+from secateur.graph.node import bound_arguments as bound_arguments
+from secateur.graph.node import kind as kind
+from secateur.graph.node import told as told
 from secateur.graph.sources import described, layer_of
 from secateur.graph.structured import is_size
 from secateur.graph.weights import check_finite

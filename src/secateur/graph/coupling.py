@@ -26,22 +26,11 @@ from secateur.graph.labels import (
     without_repetition,
 )
 from secateur.graph.layouts import Layout
+from secateur.graph.ops import of
 from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
 from secateur.types import Group, Groups, Slot
 
-_TRANSPOSES = {
-    "t",
-    "transpose",
-    "permute",
-    "numpy_T",
-    "mT",
-    "detach",
-    "alias",
-    "contiguous",
-    "clone",
-    "to",
-    "_to_copy",
-}
+_TRANSPOSES = of("copy", "transpose")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +104,7 @@ def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any
     """The op's output as `Value`s."""
     values = list(values_in(list(a.values())))
     first = values[0] if values else None
-    if kind(node) in _TRANSPOSES and first is not None and first.tensor:
+    if kind(node) in _TRANSPOSES and first is not None and first.tensor and len(values) == 1:
         probe = torch.empty([2 + i for i in range(first.data.ndim)], device="meta")
         moved = call_op(node, (), {**a, next(iter(a)): probe}, like=probe)
         return Value(out, fixed(out.shape), first.tensor, tuple(first.axes[s - 2] for s in moved.shape))

@@ -15,9 +15,12 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph.capture import Graph, call_op, resized, run
-from secateur.graph.meaning import MOVES, SOFTMAXES, Meaning, arguments_of, meanings, op_name
+from secateur.graph.meaning import MOVES, Meaning, arguments_of, meanings, op_name
+from secateur.graph.ops import SOFTMAXES, of
 
-_CLASS_AXIS = {"conv1d": 1, "conv2d": 1, "conv3d": 1, "linear": -1}  # of the op's value
+_IN_PLACE = of("copy", "dropout")  # elements stay where they are
+# op → the axis of its value that holds the classes
+_CLASS_AXIS = {"linear": -1, **dict.fromkeys(of("convolution"), 1)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,7 @@ def moved_back(look: Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Tenso
         return None
     size = math.prod(before.shape[1:])
     numbers = torch.arange(look.batch * size).reshape(before.shape)
-    if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
+    if op_name(made) in _IN_PLACE:
         after = None if arguments_of(made).get("train") else numbers
     else:
         args, kwargs = fx.map_arg(

@@ -16,8 +16,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from secateur.graph import ops
 from secateur.graph.capture import call_op
 from secateur.graph.labels import FIXED, Labels, compacted, fixed, varying_axes
+from secateur.graph.node import kind
 
 Arguments = dict[str, Any]
 Rule = Callable[[Labels, fx.Node, Arguments, Any], Any]
@@ -124,7 +126,7 @@ def picked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Picking by fixed indices along an axis: no unit of that axis may leave, or the indices would be
     wrong.
     """
-    axes = next((a[name] for name in ("dim", "dims", "dimension") if name in a), 0)
+    axes = a[ops.OPS[kind(node)].axes]
     for axis in [axes] if isinstance(axes, int) else axes or range(a["self"].data.ndim):
         labels.whole.append((element_labels(labels, a["self"]), axis, f"picked by index in {node.name}"))
     return moved(labels, node, a, out)
@@ -219,6 +221,11 @@ def unknown(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     return frozen(
         labels, a, out, node.meta.get("computed") or f"no coupling rule for {node.target} ({node.name})"
     )
+
+
+def unrelated(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
+    """A new tensor that depends on sizes alone has no units, and pins none."""
+    return pytree.tree_map(lambda t: fixed(t.shape), out)
 
 
 def recurrent(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
@@ -522,64 +529,53 @@ def _spread(source: Tensor, letters: str, wanted: str, like: Tensor | None) -> T
     return source.expand(like.shape) if like is not None and len(wanted) == like.ndim else source
 
 
-RULES: dict[str, Rule] = {
-    **dict.fromkeys(
-        "relu relu6 leaky_relu elu selu celu gelu silu mish hardtanh hardswish hardsigmoid hardshrink "
-        "softshrink "
-        "sigmoid log_sigmoid tanh softplus softsign erf exp expm1 log log1p sqrt rsqrt reciprocal square abs "
-        "neg "
-        "sign sin cos clamp clamp_min clamp_max pow dropout feature_dropout alpha_dropout dropout2d "
-        "bernoulli "
-        "contiguous clone detach detach_ alias to _to_copy type_as float double half bfloat16 "
-        "lift_fresh_copy "
-        "round floor ceil nan_to_num zeros_like ones_like full_like threshold isnan logical_not "
-        "tan asin acos atan sinh cosh asinh acosh atanh isinf".split(),
-        same,
-    ),
-    **dict.fromkeys(
-        "add sub rsub mul div maximum minimum where masked_fill lerp addcmul addcdiv "
-        "eq ne lt le gt ge logical_and logical_or logical_xor bitwise_and bitwise_or remainder fmod".split(),
-        joined,
-    ),
-    **dict.fromkeys(
-        "reshape reshape_as flatten unflatten permute transpose t movedim squeeze unsqueeze "
-        "expand expand_as cat stack hstack vstack split split_with_sizes repeat repeat_interleave "
-        "tile pixel_shuffle pixel_unshuffle channel_shuffle flip broadcast_to numpy_T mT".split(),
-        moved,
-    ),
-    **dict.fromkeys("select unbind tensor_split index_select roll unfold gather".split(), picked),
-    **dict.fromkeys(
-        "pad constant_pad_nd reflection_pad1d reflection_pad2d replication_pad2d".split(), padded
-    ),
-    **dict.fromkeys(
-        "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d "
-        "adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d "
-        "adaptive_max_pool2d upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d "
-        "upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d lp_pool2d".split(),
-        pooled,
-    ),
-    **dict.fromkeys(
-        "mean sum amax amin max min var std norm linalg_vector_norm logsumexp prod".split(), reduced
-    ),
-    **dict.fromkeys("softmax _softmax log_softmax _log_softmax cumsum cumprod".split(), along),
-    **dict.fromkeys(
-        "conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), convolved
-    ),
-    **dict.fromkeys("matmul mm bmm mv".split(), matmul),
-    **dict.fromkeys("addmm baddbmm".split(), matmul_added),
-    **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), recurrent),
-    **dict.fromkeys("batch_norm instance_norm".split(), batch_normed),
-    **dict.fromkeys("layer_norm rms_norm".split(), layer_normed),
-    "grid_sampler": sampled,
-    "group_norm": group_normed,
-    "prelu": prelu,
-    "linear": linear,
-    "einsum": einsum,
-    "scaled_dot_product_attention": attention,
+_BY_FAMILY: dict[ops.Family, Rule] = {
+    "arithmetic": joined,
+    "attention": attention,
+    "batch_norm": batch_normed,
+    "choice": joined,
+    "comparison": joined,
+    "convolution": convolved,
+    "copy": same,
+    "dropout": same,
     "embedding": embedded,
+    "filled": same,
+    "foreign": whole,
+    "function": same,
+    "join": moved,
+    "linear": linear,
+    "log_softmax": along,
+    "padding": padded,
+    "pick": picked,
+    "pooling": pooled,
+    "product": matmul,
+    "put": put,
+    "recurrent": recurrent,
+    "reduction": reduced,
+    "reorder": moved,
+    "repeat": moved,
+    "resampling": pooled,
+    "reshape": moved,
+    "sampling": sampled,
+    "scan": along,
+    "size": unrelated,
+    "softmax": along,
+    "split": moved,
+    "transpose": moved,
+}
+_BY_OP: dict[str, Rule] = {  # these go before their family
+    **dict.fromkeys("addmm baddbmm".split(), matmul_added),
+    **dict.fromkeys("roll tensor_split unbind".split(), picked),
+    **dict.fromkeys("instance_norm".split(), batch_normed),
+    **dict.fromkeys("layer_norm rms_norm".split(), layer_normed),
     "chunk": chunked,
-    "onnxruntime": whole,
-    "slice": sliced,
+    "einsum": einsum,
+    "group_norm": group_normed,
+    "im2col": unknown,
     "index": gathered,
-    "index_put": put,
+    "prelu": prelu,
+    "slice": sliced,
+}
+RULES: dict[str, Rule] = {
+    name: _BY_OP.get(name, _BY_FAMILY.get(row.family, unknown)) for name, row in ops.OPS.items()
 }

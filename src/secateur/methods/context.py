@@ -15,6 +15,7 @@ from torch import Tensor, fx
 
 from secateur.bounds.interval import propagate
 from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.ops import LAYERS
 from secateur.types import Group, Interval, Slot
 
 
@@ -57,9 +58,6 @@ class Norm:
     eps: float
 
 
-_LAYERS = {"linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
-
-
 def following_norms(graph: Graph) -> dict[str, Norm]:
     """Weight name → batch norm, for layers used once whose output goes into that norm and nowhere else."""
     found = {}
@@ -69,7 +67,7 @@ def following_norms(graph: Graph) -> dict[str, Norm]:
             continue
         a = bound_arguments(node, node.args, node.kwargs)
         layer = a["input"]
-        if kind(layer) not in _LAYERS or len(layer.users) > 1:
+        if kind(layer) not in LAYERS or len(layer.users) > 1:
             continue
         b = bound_arguments(layer, layer.args, layer.kwargs)
         weight, bias, scale, shift, mean, variance = (

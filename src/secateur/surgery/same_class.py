@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 
 from secateur.graph.capture import Graph, kind
 from secateur.graph.coupling import Coupling
-from secateur.surgery.rewrite import CONVOLUTIONS, Units, conv_groups, norm_groups, unflattened_sizes
+from secateur.graph.ops import of
+from secateur.surgery.rewrite import Units, conv_groups, norm_groups, unflattened_sizes
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 from secateur.types import Group
 
@@ -134,7 +135,7 @@ def _follow_unflatten(module: Any, node: fx.Node, units: Units, table: Tensor) -
 
 
 _BY_NODE: dict[str, tuple[type[nn.Module], Callable[[Any, fx.Node, Units, Tensor], None]]] = {
-    **dict.fromkeys(CONVOLUTIONS, (nn.modules.conv._ConvNd, _follow_conv)),
+    **dict.fromkeys(of("convolution"), (nn.modules.conv._ConvNd, _follow_conv)),
     **dict.fromkeys(("batch_norm", "instance_norm"), (nn.modules.batchnorm._NormBase, _follow_norm)),
     "group_norm": (nn.GroupNorm, _follow_group_norm),
     "unflatten": (nn.Unflatten, _follow_unflatten),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.graph.capture import kind
+from secateur.graph.ops import MOVEMENT
 from secateur.surrogates.source import Inputs, Source
 
 _GAUSS = 12.0**0.5  # 1 / deviation of a uniform number from 0 to 1
@@ -68,10 +69,7 @@ def _vocabulary(source: Source, node: fx.Node) -> int:
         for user in frontier.pop().users:
             if kind(user) == "embedding" and isinstance(user.args[0], fx.Node) and user.args[1] in seen:
                 sizes.append(len(source.graph.tensors[str(user.args[0].target)]))
-            elif (
-                kind(user) in ("_to_copy", "to", "clone", "reshape", "slice", "transpose")
-                and user not in seen
-            ):
+            elif kind(user) in MOVEMENT and user not in seen:
                 seen.add(user)
                 frontier.append(user)
     return min(sizes, default=0)
