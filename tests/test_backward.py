@@ -18,9 +18,11 @@ from torch.nn import functional as F
 from bound_cases import CASES, captured
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval
-from secateur.bounds.backward import Backward, is_linear, lower, varies
+from secateur.bounds.backward import lower
+from secateur.bounds.engine import Backward, varies
 from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
+from secateur.bounds.linear import is_linear
 from secateur.bounds.pairs import Pair
 from secateur.bounds.relax import Lines, change_lines, relu_lines, relu_slope, slope_range, smooth_lines
 from secateur.bounds.tighten import bounded

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.arithmetic import as_interval, subtract
-from secateur.bounds.backward import Backward, Coefficients, lower
+from secateur.bounds.backward import lower
+from secateur.bounds.coefficients import Coefficients
+from secateur.bounds.engine import Backward
 from secateur.bounds.joint import Networks
 from secateur.bounds.pairs import Pair
 from secateur.bounds.rounding import FUNCTIONS

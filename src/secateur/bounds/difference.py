@@ -450,8 +450,10 @@ def _glu(op: Change) -> Any:
 # Ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ.
 BY_ROWS = {*AFFINE, "embedding"}
 
-# The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `step` sees to. What
-# has no rule of its own is bounded by intervals.
+# Ops of `interval.RULES` that `step` sees to: those of sizes, and Python's `value[index]`.
+UNCHANGED = {*SIZES_ALONE, *of("item")}
+
+# The other ops of `interval.RULES`. A monotone function of which no more is known is bounded by intervals.
 RULES: dict[str, Rule] = {
     **dict.fromkeys((*interval.INCREASING, *interval.DECREASING), _by_intervals),
     **dict.fromkeys((*MOVEMENT, *WEIGHTED_SUMS, *FILLING), _linear),

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.arithmetic import add, as_interval, by_row, intersect, magnitude, subtract
-from secateur.bounds.backward import Backward, Coefficients, is_relaxed, lower, on_zeros, varies
+from secateur.bounds.backward import lower
+from secateur.bounds.coefficients import Coefficients
+from secateur.bounds.engine import Backward, on_zeros, varies
 from secateur.bounds.joint import Networks, forward
 from secateur.bounds.maxima import compared
 from secateur.bounds.pairs import Pair
+from secateur.bounds.relaxed import is_relaxed
 from secateur.bounds.rounding import FUNCTIONS, widened
 from secateur.bounds.windows import ELEMENTWISE, Everywhere, Where, Window
 from secateur.bounds.windows import RULES as WINDOWED

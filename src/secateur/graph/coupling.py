@@ -27,7 +27,7 @@ from secateur.graph.labels import (
 )
 from secateur.graph.layouts import Layout
 from secateur.graph.ops import of
-from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
+from secateur.graph.rules import RULES, Value, unknown, values_in
 from secateur.types import Group, Groups, Slot
 
 _TRANSPOSES = of("copy", "transpose")
@@ -111,10 +111,7 @@ def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any
     if not any(v.tensor or bool((compressed(v.labels) != FIXED).any()) for v in values):
         return pytree.tree_map(lambda t: Value(t, fixed(t.shape)) if isinstance(t, Tensor) else t, out)
     labels.read.clear()
-    if kind(node) == "getitem":
-        made = element_labels(labels, a["0"])[a["1"]]
-    else:
-        made = RULES.get(kind(node), unknown)(labels, node, a, out)
+    made = RULES.get(kind(node), unknown)(labels, node, a, out)
     _fix_unread(labels, values)
     if isinstance(out, Tensor):
         return Value(out, made)

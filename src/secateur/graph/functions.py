@@ -78,7 +78,8 @@ def _erf(x: Tensor) -> Tensor:
 
 def _gelu(x: Tensor) -> Tensor:
     """(x Φ(x))′ = Φ(x) + x φ(x)."""
-    return torch.special.ndtr(x) + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
+    share: Tensor = torch.special.ndtr(x)
+    return share + x * torch.exp(-x.square() / 2) / math.sqrt(2 * math.pi)
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

@@ -161,7 +161,7 @@ OPS: dict[str, Facts] = {
 
     # --- copies, dropout, constants and sizes ---------------------------------------------------------------
     **each("_to_copy to", Facts("copy", "Cast")),
-    **each("alias clone contiguous detach lift_fresh lift_fresh_copy", Facts("copy")),
+    **each("alias clone contiguous detach lift_fresh_copy", Facts("copy")),
     "type_as": Facts("copy", "CastLike"),
     **each("alpha_dropout dropout feature_alpha_dropout feature_dropout", Facts("dropout")),
     **each("full_like ones_like zeros_like", Facts("filled", "ConstantOfShape")),

@@ -132,6 +132,11 @@ def picked(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     return moved(labels, node, a, out)
 
 
+def item(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Tensor:
+    """Python's `value[index]` on a tensor."""
+    return element_labels(labels, a["0"])[a["1"]]
+
+
 def sliced(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
     rule = moved if a["step"] == 1 else picked
     return rule(labels, node, a, out)  # type: ignore[no-any-return]
@@ -542,6 +547,7 @@ _BY_FAMILY: dict[ops.Family, Rule] = {
     "filled": same,
     "foreign": whole,
     "function": same,
+    "item": item,
     "join": moved,
     "linear": linear,
     "log_softmax": along,
