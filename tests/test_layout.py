@@ -20,7 +20,7 @@ LAYERS = {
     **dict.fromkeys(("bounds", "surrogates", "inputs", "data"), 2),
     **dict.fromkeys(("methods", "reconstruct", "compensate", "surgery", "cost", "channels", "rounded"), 3),
     **dict.fromkeys(("samples", "guard", "fidelity", "verdict", "judging", "normalisation"), 3),
-    **dict.fromkeys(("plan", "run", "certify", "debloat", "request"), 4),
+    **dict.fromkeys(("plan", "run", "certify", "debloat", "request", "support"), 4),
     **dict.fromkeys(("prune", "replay", "result"), 5),
     "cli": 6,
 }

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from secateur.bounds import difference, interval, linear, maxima, relaxed
 from secateur.graph import rules
-from secateur.graph.ops import OPS
+from secateur.graph.ops import OPS, Family
 from secateur.reconstruct.layers import VIEWS
 
-Coupled = Literal["yes", "whole", ""]  # whole: the units that meet it are pinned, by a rule that says why
-Linear = Literal["exact", "lines", ""]  # lines: straight lines below and above the function
+Coupled = Literal["yes", "whole", "no"]
+Linear = Literal["exact", "lines", "no"]
+
+COLUMNS = "op coupled refit interval difference linear ONNX".split()
+_WHOLE = (rules.recurrent, rules.whole)
 
 
 @dataclass(frozen=True)
@@ -20,17 +23,18 @@ class Support:
 
     Attributes:
         op: The op's name in ATen, without overload.
-        family: The kind of op that it is (`secateur.graph.ops.Family`).
-        coupled: Whether units pass through it; "whole" where they are pinned, empty where no rule is known.
+        family: The kind of op that it is.
+        coupled: Whether units pass through it; `whole` where a rule pins them, `no` where no rule is known
+            and they are pinned for that.
         refit: Whether `reconstruct` can refit its weight.
         interval: Whether its value can be bounded over a box of inputs.
-        difference: Whether its change can be bounded, as certificates and the method `impact` need it.
+        difference: Whether the change of its value can be bounded, for certificates and the method `impact`.
         linear: How linear bounds pass it: exactly, by lines, or not at all (they end in intervals there).
         onnx: The ONNX ops that are read as it.
     """
 
     op: str
-    family: str
+    family: Family
     coupled: Coupled
     refit: bool
     interval: bool
@@ -38,9 +42,11 @@ class Support:
     linear: Linear
     onnx: tuple[str, ...]
 
-
-COLUMNS = tuple(field.name for field in fields(Support))
-_WHOLE = (rules.recurrent, rules.whole)
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under `COLUMNS`; what is not supported is empty."""
+        values = (self.coupled, self.refit, self.interval, self.difference, self.linear)
+        known = {"no": "", False: "", True: "yes"}
+        return (self.op, *(str(known.get(value, value)) for value in values), ", ".join(self.onnx))
 
 
 def support() -> tuple[Support, ...]:
@@ -60,20 +66,31 @@ def support() -> tuple[Support, ...]:
     )
 
 
-def cells(row: Support) -> tuple[str, ...]:
-    """A row as text: "yes" or nothing for a truth value."""
-    values = (getattr(row, name) for name in COLUMNS)
-    return tuple(", ".join(v) if isinstance(v, tuple) else {True: "yes", False: ""}.get(v, v) for v in values)
-
-
 def _coupled(op: str) -> Coupled:
     rule = rules.RULES[op]
     if rule in _WHOLE:
         return "whole"
-    return "" if rule is rules.unknown else "yes"
+    return "no" if rule is rules.unknown else "yes"
 
 
 def _linear(op: str) -> Linear:
     if op in linear.LINEAR:
         return "exact"
-    return "lines" if op in relaxed.RELAXED or op == maxima.POOL else ""
+    return "lines" if op in relaxed.RELAXED or op == maxima.POOL else "no"
+
+
+def as_text() -> str:
+    """The table in aligned columns, one line for each op."""
+    lines = [tuple(COLUMNS), *(row.cells() for row in support())]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def as_markdown() -> str:
+    """The table for the documentation."""
+    lines = [tuple(COLUMNS), ("---",) * len(COLUMNS)]
+    lines += [(f"`{op}`", *cells) for op, *cells in (row.cells() for row in support())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
