@@ -1,6 +1,7 @@
 """Pages that show files of the repository, the help of a command or the table of ops as they are.
 
-<!-- include: PATH -->, <!-- include: PATH # HEADING --> for one section, <!-- help: COMMAND --> and <!-- ops -->.
+<!-- include: PATH -->, <!-- include: PATH # HEADING --> (one section), <!-- help: COMMAND -->,
+<!-- ops -->.
 """
 
 from __future__ import annotations
