@@ -8,6 +8,7 @@ from typing import Literal
 from secateur.bounds import difference, interval, linear, maxima, relaxed
 from secateur.graph import rules
 from secateur.graph.ops import OPS, Family
+from secateur.graph.values import unknown
 from secateur.reconstruct.layers import VIEWS
 
 Coupled = Literal["yes", "whole", "no"]
@@ -70,7 +71,7 @@ def _coupled(op: str) -> Coupled:
     rule = rules.RULES[op]
     if rule in _WHOLE:
         return "whole"
-    return "no" if rule is rules.unknown else "yes"
+    return "no" if rule is unknown else "yes"
 
 
 def _linear(op: str) -> Linear:

@@ -27,7 +27,8 @@ from secateur.graph.labels import (
 )
 from secateur.graph.layouts import Layout
 from secateur.graph.ops import of
-from secateur.graph.rules import RULES, Value, unknown, values_in
+from secateur.graph.rules import RULES
+from secateur.graph.values import Value, unknown, values_in
 from secateur.types import Group, Groups, Slot
 
 _TRANSPOSES = of("copy", "transpose")
