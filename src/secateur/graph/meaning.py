@@ -1,6 +1,4 @@
-"""What the values of a graph are, as far as the ops that make them tell: scores, probabilities, or
-neither.
-"""
+"""What the values of a graph are, by the ops that make them: scores, probabilities, or neither."""
 
 from __future__ import annotations
 
@@ -121,18 +119,21 @@ def _odd(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
 
 def _clamped(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
     found = _same(node, varying)
-    low, high = limits(node)
-    if found in ("scores", "signed") and (low is None or low < 0) and (high is None or high > 0):
+    if found in ("scores", "signed") and passes_both_sides(node, 0.0):
         return "signed"
-    if found == "probability" and (low is None or low < 0.5) and (high is None or high > 0.5):
+    if found == "probability" and passes_both_sides(node, 0.5):
         return "probability"
-    return "other" if found == "other" or low is None or high is None else "scaled"
+    return "other" if found == "other" or None in limits(node) else "scaled"
+
+
+def passes_both_sides(node: fx.Node, cut: float) -> bool:
+    """Whether a clamp passes values on both sides of the cut."""
+    low, high = limits(node)
+    return (low is None or low < cut) and (high is None or high > cut)
 
 
 def limits(node: fx.Node) -> tuple[float | None, float | None]:
-    """Between which numbers the op clamps; None for none. Limits that are tensors become infinite: nothing is
-    known.
-    """
+    """The limits between which the op clamps; None for none, and ±∞ for a tensor, of which none is known."""
     arguments, ends = arguments_of(node), []
     if "self" not in arguments:
         return float("inf"), float("-inf")
