@@ -19,8 +19,8 @@ from bound_cases import CASES, captured
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval
 from secateur.bounds.backward import lower
+from secateur.bounds.box import input_box
 from secateur.bounds.engine import Backward, varies
-from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
 from secateur.bounds.linear import is_linear
 from secateur.bounds.pairs import Pair

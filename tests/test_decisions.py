@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import secateur
+from secateur.bounds.box import input_box
 from secateur.bounds.certified import Certified, ball
-from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
 from secateur.certify import Certificate, certify
 from secateur.certify.vnnlib import write_claim

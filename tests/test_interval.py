@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from bound_cases import CASES, captured
 from secateur.bounds.arithmetic import extremes
-from secateur.bounds.interval import RULES, input_box, propagate
+from secateur.bounds.box import input_box
+from secateur.bounds.interval import RULES, propagate
 from secateur.errors import InputError, UnsupportedOpError
 from secateur.graph import functions
 from secateur.graph.capture import Graph, capture, kind, run

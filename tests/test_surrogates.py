@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.errors import InputError
 from secateur.graph.capture import ExampleInputs, capture
 from secateur.surrogates import SURROGATES, Source

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.errors import InputError
 from secateur.graph.capture import Graph
 from secateur.graph.capture import run as forward

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.errors import InputError
 from secateur.graph.capture import Graph, sizes_of_values
 from secateur.presets import PRESETS, Preset

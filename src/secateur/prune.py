@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.arguments import MODEL, parsed, plain_bounds
-from secateur.bounds.interval import input_box, warn_without_width
+from secateur.bounds.box import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.debloat import debloat
 from secateur.decisions import Head

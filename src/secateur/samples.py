@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.data import as_tensors, check_within
 from secateur.data.within import outside
 from secateur.errors import InputError, SecateurWarning

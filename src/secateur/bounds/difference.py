@@ -155,8 +155,9 @@ def _joined(first: Pair | Rows, second: Rows) -> Pair | Rows:
 
 
 def _candidates_per_block(values: Mapping[fx.Node, Any], block_bytes: int) -> int:
-    """A node holds four bounds for each candidate, its rule some more, and a residual stream keeps several
-    alive.
+    """How many candidates fit in a block: 24 values for each value of the largest node.
+
+    A node holds four bounds, its rule some more, and a residual stream keeps several nodes alive.
     """
     intervals = [x for x in pytree.tree_leaves(list(values.values())) if isinstance(x, Interval)]
     largest = max(x.lower.numel() * x.lower.element_size() for x in intervals)
@@ -271,9 +272,7 @@ def _by_intervals(op: Change) -> Any:
 
 
 def _function(op: Change) -> Any:
-    """An element-wise function of one value, by its slope; of several (clamp to moving limits), by
-    intervals.
-    """
+    """A function of one value, by its slope; of several (clamp to limits that vary), by intervals."""
     varying = [x for x in pytree.tree_leaves(dict(op.arguments)) if isinstance(x, (Pair, Interval))]
     if len(varying) > 1 or not reached(op["self"]):
         return _by_intervals(op)

@@ -1,15 +1,13 @@
-"""Interval propagation: for a box of inputs, an interval for every value of the graph that holds all it can
-be.
+"""Interval propagation: for a box of inputs, an interval that holds all that a value of the graph can be.
 
-`input_box` makes the box, `propagate` sends it through the graph, and `RULES` at the bottom of the file says
-how each op is bounded. Ends are computed to nearest, or outward where a claim depends on it
+`propagate` sends the box (see `box`) through the graph, and `RULES` at the bottom of the file says how each
+op is bounded. Ends are computed to nearest, or outward where a claim depends on it
 (`rounding.OUTWARD`). Ends never cross, and to nearest a box of one point gives the forward pass.
 """
 
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -46,7 +44,7 @@ from secateur.bounds.layers import (
     softmax,
 )
 from secateur.bounds.op import Op, Rounding
-from secateur.errors import InputError, SecateurWarning, UnsupportedOpError, few
+from secateur.errors import UnsupportedOpError, few
 from secateur.graph.capture import Graph, as_work, bound_arguments, call_op, kind, told, walk
 from secateur.graph.ops import (
     AFFINE,
@@ -62,78 +60,7 @@ from secateur.graph.ops import (
 from secateur.graph.sources import place_of
 from secateur.types import Interval
 
-Box = tuple[Interval, ...]
 Rule = Callable[[Op], Any]
-
-
-# --- boxes --------------------------------------------------------------------------------------------------
-
-
-def input_box(graph: Graph, input_bounds: Any, dtype: torch.dtype = torch.float64) -> Box:
-    """The box of legal inputs, one interval of batch size 1 per graph input.
-
-    `input_bounds` is a pair (lower, upper) of floats or of tensors that broadcast to an input without its
-    batch axis, or a sequence of such pairs, one per input. Inputs of whole numbers (token ids) and of truth
-    values are left free: bounds given for them are not read.
-    """
-    bounds = [input_bounds] * len(graph.inputs) if _is_pair(input_bounds) else list(input_bounds)
-    if len(bounds) != len(graph.inputs):
-        raise InputError(
-            f"input_bounds has {len(bounds)} pairs but the model has {len(graph.inputs)} inputs "
-            f"({', '.join(node.name for node in graph.inputs)}); give one pair for all, or one for each"
-        )
-    batch = graph.example[0].shape[0]
-    return tuple(
-        _box_of_input(node.name, example, pair, batch, dtype)
-        for node, example, pair in zip(graph.inputs, graph.example, bounds, strict=True)
-    )
-
-
-def warn_without_width(graph: Graph, box: Box) -> None:
-    """A `SecateurWarning` for bounds between which an input has one value only."""
-    for node, side in zip(graph.inputs, box, strict=True):
-        if side.lower.is_floating_point() and bool((side.lower == side.upper).all()):
-            warnings.warn(
-                f"input_bounds of {node.name}: the lower bound is the upper one, so that only one input is "
-                "legal",
-                SecateurWarning,
-                stacklevel=2,
-            )
-
-
-def _is_pair(bounds: Any) -> bool:
-    return len(bounds) == 2 and not any(isinstance(end, (tuple, list)) for end in bounds)
-
-
-def _box_of_input(name: str, example: Tensor, pair: Any, batch: int, dtype: torch.dtype) -> Interval:
-    batched = example.ndim > 0 and example.shape[0] == batch
-    shape = (1, *example.shape[1:]) if batched else tuple(example.shape)
-    if not example.is_floating_point():
-        largest = 1 if example.dtype == torch.bool else torch.iinfo(example.dtype).max
-        low = torch.zeros(shape, dtype=example.dtype, device=example.device)
-        return Interval(low, torch.full_like(low, largest))
-    if not _is_pair(pair):
-        raise InputError(f"input_bounds of {name}: expected a pair (lower, upper), got {len(pair)} values")
-    ends = []
-    for side, end in zip(("lower", "upper"), pair, strict=True):
-        value = torch.as_tensor(end, dtype=dtype, device=example.device)
-        if not bool(torch.isfinite(value).all()):
-            raise InputError(
-                f"input_bounds of {name}: the {side} bound is not finite; give the legal range of inputs"
-            )
-        try:
-            ends.append(value.expand(shape).contiguous())
-        except RuntimeError:
-            raise InputError(
-                f"input_bounds of {name}: the {side} bound of shape {tuple(value.shape)} does not broadcast "
-                "to "
-                f"one input of shape {shape[1:] if batched else shape}"
-            ) from None
-    if bool((ends[0] > ends[1]).any()):
-        raise InputError(
-            f"input_bounds of {name}: a lower bound is above its upper bound; give (lower, upper)"
-        )
-    return Interval(*ends)
 
 
 # --- propagation --------------------------------------------------------------------------------------------
@@ -148,8 +75,7 @@ def propagate(
     dtype: torch.dtype | None = None,
     rounding: Rounding | None = None,
 ) -> dict[fx.Node, Any]:
-    """Bounds on every value of the graph for inputs in `box`: of the outputs, and of the nodes that `keep`
-    names.
+    """Bounds on the outputs of the graph, and on the nodes that `keep` names, for inputs in `box`.
 
     A value is an `Interval` where it depends on the inputs; sizes, constants and parameters are plain.
     `tensors` overrides weights by name. Work is done in `dtype`, by default that of the first floating-point
@@ -195,9 +121,7 @@ def _intervals(op: Op) -> list[Interval]:
 
 
 def require_rules(graph: Graph) -> None:
-    """Raise `UnsupportedOpError` naming every op without a rule that depends on the inputs, not on sizes
-    alone.
-    """
+    """Raise `UnsupportedOpError` naming every op that depends on input values and has no rule."""
     varying, missing = set(graph.inputs), []
     for node in graph.nodes:
         if node.op != "call_function" or varying.isdisjoint(node.all_input_nodes):
@@ -210,11 +134,10 @@ def require_rules(graph: Graph) -> None:
         names, place = sorted({told(node) for node in missing}), place_of(missing[0])
         raise UnsupportedOpError(
             f"{missing[0].name}: there is no rule to bound "
-            f"{told(missing[0])}{f' ({place})' if place else ''}. Ops of "
-            f"this model without a rule: {few(names)}. Rewrite these parts with other ops, or add for each a "
-            "function "
-            "and a row of RULES "
-            "in secateur/bounds/interval.py and difference.py"
+            f"{told(missing[0])}{f' ({place})' if place else ''}. Ops of this model without a rule: "
+            f"{few(names)}. Rewrite these parts with other ops (`secateur ops` lists those that can be "
+            "bounded), or add for each a function and a row of RULES in secateur/bounds/interval.py and "
+            "difference.py"
         )
 
 
@@ -247,9 +170,7 @@ def _decreasing(op: Op) -> Any:
 
 
 def _between(low: Tensor, high: Tensor) -> Interval:
-    """An interval of two images; positions (of a maximum) are not ordered like their values, so any is
-    possible.
-    """
+    """An interval of two images; the position of a maximum may be any."""
     if low.is_floating_point():
         return settle(low, high)
     limits = torch.iinfo(low.dtype)
@@ -258,21 +179,21 @@ def _between(low: Tensor, high: Tensor) -> Interval:
 
 def _moved(op: Op) -> Any:
     """Data movement, of whole numbers (token ids) too."""
-    if any(
-        isinstance(i, Interval)
-        for i in pytree.tree_leaves((op.arguments.get("index"), op.arguments.get("indices")))
-    ):
+    indices = pytree.tree_leaves((op.arguments.get("index"), op.arguments.get("indices")))
+    if any(isinstance(index, Interval) for index in indices):
         raise op.unsupported("the input decides which entries are read")
     low, high = op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper"))
-    if (
-        isinstance(low, Tensor)
-        and low.dtype == torch.bool
-        and any(x.lower.dtype != torch.bool for x in _intervals(op))
-    ):
-        raise op.unsupported("a truth value made from a number has no bounds")
-    if isinstance(low, Tensor) and not low.is_floating_point() and any(map(is_floating, _intervals(op))):
-        raise op.unsupported("a whole number made from a fraction is not a movement of data")
+    if isinstance(low, Tensor):
+        _require_same_numbers(op, low.dtype)
     return pytree.tree_map(Interval, low, high)
+
+
+def _require_same_numbers(op: Op, dtype: torch.dtype) -> None:
+    """Refuse casts that change values."""
+    if dtype == torch.bool and any(x.lower.dtype != torch.bool for x in _intervals(op)):
+        raise op.unsupported("a truth value made from a number has no bounds")
+    if not dtype.is_floating_point and any(map(is_floating, _intervals(op))):
+        raise op.unsupported("a whole number made from a fraction is not a movement of data")
 
 
 def _of_shape(op: Op) -> Any:

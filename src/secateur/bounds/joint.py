@@ -49,9 +49,8 @@ class Networks:
         return Networks(graph, f, g, like, leaves)
 
 
-Bounds = dict[
-    fx.Node, Any
-]  # node → Interval (where f and g are alike), Pair of intervals, or what depends on no input
+# node → Interval (where f and g are alike), Pair of intervals, or what depends on no input
+Bounds = dict[fx.Node, Any]
 
 
 def forward(
@@ -60,10 +59,10 @@ def forward(
     bounds: Bounds,
     refine: Callable[[fx.Node, Any], Any] = lambda node, value: value,
 ) -> None:
-    """Fill `bounds` for every node and N boxes, leading axis N, rounded outward; `boxes`: one (N, 1, …) per
-    input.
+    """Fill `bounds` for every node and N boxes, leading axis N, rounded outward.
 
-    `refine(node, value)` may replace the bounds of a node by tighter ones before they are used.
+    `boxes` holds one interval (N, 1, …) for each input. `refine(node, value)` may replace the bounds of a
+    node by tighter ones before they are used.
     """
     graph = networks.graph
     given = dict(zip(graph.inputs, boxes, strict=True))

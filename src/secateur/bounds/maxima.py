@@ -26,9 +26,7 @@ aten = torch.ops.aten
 
 
 def without_max_pools(graph: Graph) -> Graph:
-    """The same function on a new graph, its max pools replaced by slices, differences and ReLUs where that
-    fits.
-    """
+    """The same function on a new graph, with maxima of two slices in place of max pools where that fits."""
     if not any(kind(node) == POOL for node in graph.nodes):
         return graph
     module = copied(graph.module)

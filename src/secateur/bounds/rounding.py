@@ -107,7 +107,7 @@ def _error_of_change(op: Op, size: Tensor) -> Tensor:
         op.node, {key: x if key in whole else _joint(key, x) for key, x in op.arguments.items()}, op.like
     )
     own = ERRORS[name](joint, Interval(-size, size))
-    error = 0.0 if own is None else magnitude(own) if isinstance(own, Interval) else own
+    error = 0.0 if own is None else magnitude(own)
     x = op.arguments.get("self")
     if isinstance(x, Pair) and name in SLOPES:
         error = error + FUNCTIONS * (1.0 + _both(x)) * _size(x.change)
@@ -169,9 +169,7 @@ def widened(x: Interval, error: Interval | Tensor) -> Interval:
 
 
 def absolute(op: Op, result: Interval | Tensor) -> Tensor:
-    """For an op that is linear in what depends on the inputs: the sum of the sizes of all terms of each
-    result.
-    """
+    """Of an op that is linear in its inputs: the sum of the sizes of all terms of each result."""
     found = ABSOLUTE.get(kind(op.node))
     return magnitude(result) if found is None else found(op)
 
@@ -274,9 +272,7 @@ def _of_function(op: Op, x: Interval) -> Interval:
 
 
 def jump(name: str, arguments: Mapping[str, Any]) -> float:
-    """The most that a function falls at one point: torch takes softplus(x) = x where βx is above a
-    threshold.
-    """
+    """The most that a function falls at one point: torch has softplus(x) = x where βx > threshold."""
     if name != "softplus":
         return 0.0
     return math.log1p(math.exp(-float(arguments["threshold"]))) / float(arguments["beta"]) * (1 + FUNCTIONS)
@@ -322,9 +318,7 @@ def _least_deviation(norm: Norm, x: Value, error: Tensor) -> Tensor:
 
 
 def _of_attention(op: Op, x: Interval) -> Tensor:
-    """Errors of the scores (γ |q| |k|) and of the weights move a mean of the values by at most Σ error · max
-    |v|.
-    """
+    """Errors of scores (γ |q| |k|) and of weights move a mean of values by at most Σ error · max |v|."""
     query, key, value = (magnitude(op[name]) for name in ("query", "key", "value"))
     mask = op["attn_mask"]
     n = key.shape[-2]

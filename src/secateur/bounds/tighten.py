@@ -1,6 +1,4 @@
-"""Bounds on two networks over many boxes: intervals forward, made tighter by linear bounds where it
-matters.
-"""
+"""Bounds on two networks over many boxes: intervals forward, tightened by linear bounds where it matters."""
 
 from __future__ import annotations
 
@@ -32,9 +30,7 @@ Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (bo
 
 
 def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) -> Backward:
-    """Bounds on every node of both networks; without `linear`, by intervals and difference intervals
-    alone.
-    """
+    """Bounds on every node of both networks; without `linear`, by intervals alone."""
     engine = Backward(networks)
     with torch.no_grad():
         forward(
@@ -44,9 +40,7 @@ def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) 
 
 
 def _refined(engine: Backward, node: fx.Node, value: Any) -> Any:
-    """The bounds of a node that an element-wise function reads, tightened where the function is not
-    straight.
-    """
+    """The bounds of a node that functions read, tightened where these are not linear."""
     readers = [user for user in node.users if is_relaxed(user)]
     comparison = kind(node) == "sub" and compared(node) is not None
     if not (readers or comparison) or not varies(value) or not _beyond_a_function(node):
@@ -152,9 +146,7 @@ def _windows(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tenso
 
 
 def _fits_windows(engine: Backward, node: fx.Node) -> bool:
-    """Whether all between the inputs and an image are ops that windows pass, and images that are not spread
-    out.
-    """
+    """Whether windows pass all ops between the inputs and a node that is an image."""
     sample = engine.samples[0]
     if sample[node].ndim != 4:
         return False

@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 
 from secateur import arguments as may
 from secateur.arguments import checked
+from secateur.bounds.box import input_box, warn_without_width
 from secateur.bounds.certified import Certified, ball, blocks
-from secateur.bounds.interval import input_box, warn_without_width
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.certify.certificate import Certificate, InputSet, Share

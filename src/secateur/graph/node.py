@@ -10,9 +10,7 @@ from torch import fx
 
 
 def kind(node: fx.Node) -> str:
-    """The op's name without name space and overload: `conv2d`, `add`, `getitem`; the key of every rule
-    table.
-    """
+    """The op's name without name space and overload (`conv2d`, `getitem`): the key of every rule table."""
     target = node.target
     if isinstance(target, torch._ops.OpOverload):
         return target._schema.name.split("::")[-1]
@@ -25,9 +23,7 @@ def told(node: fx.Node) -> str:
 
 
 def bound_arguments(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The op's arguments by schema name, defaults filled in; positional names `0`, `1`… for Python
-    operators.
-    """
+    """The op's arguments by schema name, with defaults; `0`, `1`… for those of Python operators."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return {str(i): a for i, a in enumerate(args)} | dict(kwargs)
