@@ -11,6 +11,7 @@ from torch import Tensor, fx
 
 from secateur.graph.capture import Graph, bound_arguments, call_op, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.ops import LAYERS, of
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 
 Shape = list[int]
@@ -106,13 +107,11 @@ def _einsum(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
 
 
 _MACS: dict[str, Callable[[fx.Node, Callable[[Any], Shape]], int]] = {
-    **dict.fromkeys(
-        "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _layer
-    ),
-    **dict.fromkeys("matmul mm bmm addmm baddbmm".split(), _product),
-    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(LAYERS, _layer),
+    **dict.fromkeys(of("product"), _product),
+    **dict.fromkeys(of("recurrent"), _recurrent),
     "einsum": _einsum,
-    **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), _recurrent),
+    "scaled_dot_product_attention": _attention,
 }
 
 
