@@ -23,8 +23,8 @@ from secateur.bounds.box import input_box
 from secateur.bounds.engine import Backward, varies
 from secateur.bounds.joint import Networks
 from secateur.bounds.linear import is_linear
+from secateur.bounds.lines import Lines, change_lines, relu_lines, relu_slope, slope_range, smooth_lines
 from secateur.bounds.pairs import Pair
-from secateur.bounds.relax import Lines, change_lines, relu_lines, relu_slope, slope_range, smooth_lines
 from secateur.bounds.tighten import bounded
 from secateur.bounds.windows import Everywhere
 from secateur.graph.capture import Graph, capture, kind

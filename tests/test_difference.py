@@ -13,7 +13,7 @@ from secateur.bounds import difference as module
 from secateur.bounds import interval
 from secateur.bounds.activations import SLOPES, slope_over
 from secateur.bounds.box import input_box
-from secateur.bounds.difference import difference, merge_difference
+from secateur.bounds.drift import difference, merge_difference
 from secateur.bounds.interval import propagate
 from secateur.errors import UnsupportedOpError
 from secateur.graph.capture import Graph, capture, run

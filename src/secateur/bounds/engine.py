@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.bounds.joint import Bounds, Networks
+from secateur.bounds.lines import Lines
 from secateur.bounds.pairs import Pair
-from secateur.bounds.relax import Lines
 from secateur.graph.capture import call_op, walk
 from secateur.types import Interval
 

@@ -9,10 +9,10 @@ from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval, by_row, magnitude
 from secateur.bounds.coefficients import Arrival, Coefficients, dot_size
 from secateur.bounds.engine import Backward
+from secateur.bounds.lines import Lines, change_lines, relu_lines, slope_range, smooth_lines
 from secateur.bounds.maxima import compared
 from secateur.bounds.op import Op
 from secateur.bounds.pairs import Pair, after, before
-from secateur.bounds.relax import Lines, change_lines, relu_lines, slope_range, smooth_lines
 from secateur.bounds.rounding import gamma, jump
 from secateur.bounds.windows import Where
 from secateur.graph.capture import bound_arguments, kind

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.bounds.difference import merge_difference
+from secateur.bounds.drift import merge_difference
 from secateur.methods.context import Context
 from secateur.methods.pairs import least_pairs
 from secateur.types import Group, Interval, Removal
