@@ -95,7 +95,7 @@ def propagate(
 
 
 def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor, rounding: Rounding | None = None) -> Any:
-    """The value of one op: by its rule where an argument is an interval, else by plain execution."""
+    """The value of one op: by its rule where an argument is an interval, by plain execution elsewhere."""
     if not any(isinstance(leaf, Interval) for leaf in pytree.tree_leaves((args, kwargs))):
         return call_op(node, args, kwargs, like=like)
     op = Op(node, bound_arguments(node, args, kwargs), like)
@@ -164,6 +164,7 @@ def _increasing(op: Op) -> Any:
 
 
 def _decreasing(op: Op) -> Any:
+    """f(x) ∈ [f(u), f(l)]."""
     return pytree.tree_map(
         settle, op.run(**ends(op.arguments, "upper")), op.run(**ends(op.arguments, "lower"))
     )
