@@ -28,6 +28,7 @@ from secateur.bounds.pairs import Pair
 from secateur.bounds.tighten import bounded
 from secateur.bounds.windows import Everywhere
 from secateur.graph.capture import Graph, capture, kind
+from secateur.graph.ops import OPS
 from secateur.types import Interval
 from test_interval import CaseModule
 from walks import LIKE, excess, extreme_points, values
@@ -415,7 +416,7 @@ OPTIONS = {
     "alpha": 1.3, "scale": 1.1, "input_scale": 0.9, "min": -0.5, "max": 0.7, "min_val": -0.5, "max_val": 0.7,
     "beta": 2, "threshold": 1.0, "negative_slope": 0.2, "exponent": 3, "approximate": "none", "lambd": 0.5,
 }  # fmt: skip
-POSITIVE = ("log", "log1p", "reciprocal", "rsqrt", "sqrt")
+POSITIVE = {name for name in SLOPES if not OPS[name].everywhere} - {"pow"}
 
 
 def function_of(op: str, **options: Any) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:
