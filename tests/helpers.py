@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from architectures import ARCHITECTURES
-from secateur.graph.capture import Graph, capture
+from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
+from secateur.graph.graph import Graph
 from secateur.run import Run
 from secateur.types import Group, Removal
 

@@ -14,13 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from secateur.cli.names import Head
 from secateur.errors import InputError
 from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, evaluate
-from secateur.evaluate.accuracy import Head
-from secateur.evaluate.attacks import perturb, run_attack, target_of
 from secateur.evaluate.attacks.apgd import checkpoints
+from secateur.evaluate.attacks.base import target_of
 from secateur.evaluate.attacks.losses import Loss, logits_of, loss_of
 from secateur.evaluate.attacks.norms import Norm, ball_round, steepest
+from secateur.evaluate.attacks.run import perturb, run_attack
 from secateur.evaluate.box import input_box
 from trained import blobs
 

@@ -18,12 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from secateur.cli.names import Head
+from secateur.decisions import decide
 from secateur.errors import InputError
 from secateur.evaluate import APGD, FGSM, PGD, Attack, Evaluation, evaluate
-from secateur.evaluate.accuracy import Head, decide, predict, resolve_head, top_k_correct
-from secateur.evaluate.attacks import perturb, run_attack, target_of
+from secateur.evaluate.accuracy import predict, resolve_head, top_k_correct
+from secateur.evaluate.attacks.base import target_of
 from secateur.evaluate.attacks.losses import Loss
 from secateur.evaluate.attacks.norms import Norm
+from secateur.evaluate.attacks.run import perturb, run_attack
 from secateur.evaluate.box import input_box
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.formats import load_arrays

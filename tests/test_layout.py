@@ -24,6 +24,7 @@ LAYERS = {
     "methods": 5,
     **dict.fromkeys(("request", "result", "outcome", "replay"), 6),
     **dict.fromkeys(("prune", "history", "validation"), 7),
+    "support": 7,
     "cli": 8,
 }
 FORBIDDEN = {  # part → parts that it may not import

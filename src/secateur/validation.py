@@ -15,8 +15,8 @@ from secateur.cost import macs_after
 from secateur.decisions import Decision, Head, decision_of
 from secateur.errors import SecateurError, SecateurWarning
 from secateur.fidelity import fidelity
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.normalisation import likely_normalisation
 from secateur.presets import PRESETS

@@ -16,8 +16,8 @@ from torch.export import ExportedProgram
 
 from secateur import arguments as may
 from secateur.arguments import checked
+from secateur.bounds.box import input_box, warn_without_width
 from secateur.bounds.certified import Certified, ball, blocks
-from secateur.bounds.interval import input_box, warn_without_width
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.certify.certificate import Certificate, InputSet, Share
@@ -28,8 +28,10 @@ from secateur.data import as_tensors, check_within
 from secateur.data.plain import is_array, tensor_of
 from secateur.decisions import HEADS, Decision, Head, NoDecision, before_head, decision_of, same
 from secateur.errors import InputError
-from secateur.graph.capture import ExampleInputs, Graph, capture
+from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
+from secateur.graph.example import ExampleInputs
+from secateur.graph.graph import Graph
 from secateur.inputs import Normalisation
 from secateur.presets import PRESETS
 from secateur.progress import phase, track

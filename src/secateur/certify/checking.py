@@ -13,7 +13,8 @@ from torch import Tensor
 from secateur.certify import Model, certify, example_of, points_of
 from secateur.certify.certificate import Certificate
 from secateur.errors import VerificationError
-from secateur.graph.capture import ExampleInputs, capture
+from secateur.graph.capture import capture
+from secateur.graph.example import ExampleInputs
 from secateur.inputs import Normalisation
 from secateur.report.recipe import fingerprint
 from secateur.samples import digest

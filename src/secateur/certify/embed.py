@@ -15,16 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.interval import MOVEMENT
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, bound_arguments, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import MOVEMENT, MOVES, OPS
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 
 _TOLERANCE = 1e-9  # of outputs in float64
-_SIZES = {"device", "groups", "normalized_shape", "num_groups", "size"}  # arguments that follow from units
+# arguments that follow from the numbers of units
+_SIZES = {"device", *(name for row in OPS.values() for name in row.sizes.split() if row.family not in MOVES)}
 
 
 def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[Tensor]) -> dict[str, Tensor]:

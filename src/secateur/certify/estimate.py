@@ -13,8 +13,9 @@ from secateur.bounds.joint import Networks
 from secateur.bounds.pairs import Pair
 from secateur.cost import macs_after
 from secateur.errors import SecateurWarning
-from secateur.graph.capture import Graph, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
+from secateur.graph.node import kind
 from secateur.types import Interval
 
 _BENT = {"relu", "relu_", "leaky_relu", "leaky_relu_", "hardtanh", "hardtanh_", "relu6"}

@@ -20,6 +20,7 @@ from secateur.cli.exit_codes import FAILED, FAULT, TARGET_MISSED
 from secateur.cli.init import init_command
 from secateur.cli.inspect import inspect_command
 from secateur.cli.interrupts import Interrupted, catch_interrupts
+from secateur.cli.ops import ops_command
 from secateur.cli.printing import print_line, say
 from secateur.cli.prune import prune_command
 from secateur.cli.replay import replay_command
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "evaluate": evaluate_command,
     "certify": certify_command,
     "replay": replay_command,
+    "ops": ops_command,
 }
 
 _LONGEST = 400  # characters of an unexpected error

@@ -30,7 +30,8 @@ from secateur.report.tables import classes_table, evaluation_table
 if TYPE_CHECKING:
     from secateur import decisions
     from secateur.evaluate import runtime as runtimes
-    from secateur.evaluate.attacks import Attack, losses, norms
+    from secateur.evaluate.attacks import losses, norms
+    from secateur.evaluate.attacks.base import Attack
 
 ATTACKS = "Adversarial attacks (accuracy or agreement that is left)"
 CORRUPTIONS = "Corruptions"

@@ -14,7 +14,7 @@ from secateur.printable import printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from secateur.graph.capture import Graph
+    from secateur.graph.graph import Graph
     from secateur.inputs import InputSpec
     from secateur.normalisation import Finding
 

@@ -18,7 +18,7 @@ from secateur.data import load_data
 from secateur.errors import InputError
 from secateur.formats.foreign import kind_of
 from secateur.formats.models import load_model
-from secateur.formats.onnx import OnnxModel
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import require_packages
 from secateur.graph.example import tensors_in
 from secateur.inputs import InputSpec, numbers, read_inputs

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.data.load import read_data
 from secateur.data.pixels import laid_out, spread
 from secateur.data.plain import is_array, tensor_of
 from secateur.errors import InputError, SecateurWarning, few
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.types import Interval
 
 _LABELS = ("label", "labels")

@@ -18,7 +18,11 @@ from secateur.decisions import HEADS, Head
 from secateur.evaluate.accuracy import accuracies, placed
 from secateur.evaluate.agreement import check_comparable, compared
 from secateur.evaluate.answers import Answers, Model, Streaming, answers_of, takes
-from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack, AutoAttack, check_names
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.autoattack import AutoAttack
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.pgd import FGSM, PGD
+from secateur.evaluate.attacks.run import check_names
 from secateur.evaluate.box import Bounds, Box, input_box, pixels_in, range_warning
 from secateur.evaluate.checks import check_data, check_labels, check_pair, check_unlabelled
 from secateur.evaluate.classes import per_class, worst

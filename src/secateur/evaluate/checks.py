@@ -12,7 +12,9 @@ from torch import Tensor
 from secateur.decisions import MULTI_LABEL, Head
 from secateur.errors import InputError
 from secateur.evaluate.answers import Answers
-from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.pgd import FGSM, PGD
 
 
 def check_data(images: Tensor, labels: Tensor | None) -> None:

@@ -16,9 +16,9 @@ from torch.utils import _pytree as pytree
 from secateur.errors import InputError
 from secateur.evaluate.cost import latency_ms
 from secateur.evaluate.runtime import RUNTIMES, Runtime, session_pass
-from secateur.formats.onnx import OnnxModel
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import read_proto
 from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
 from secateur.graph.export import as_module, export_program, first_line

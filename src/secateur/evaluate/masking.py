@@ -12,9 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack, Outcome, Target
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.base import Attack, Target
 from secateur.evaluate.attacks.losses import Climbed
 from secateur.evaluate.attacks.norms import ball_round
+from secateur.evaluate.attacks.pgd import FGSM, PGD
+from secateur.evaluate.attacks.run import Outcome
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images, labels and their places in the data
 

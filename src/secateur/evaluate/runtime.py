@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import outputs_of
-from secateur.formats.onnx import OnnxModel
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.inputs import Normalised
 
 Runtime = Literal["torch", "onnxruntime"]

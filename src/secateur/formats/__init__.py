@@ -2,7 +2,8 @@
 
 from secateur.formats.arrays import load_arrays
 from secateur.formats.models import load_model, save_model
-from secateur.formats.onnx import OnnxModel, load_onnx, save_onnx
+from secateur.formats.onnx import load_onnx, save_onnx
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.torch import load_factory, load_program, save_program
 
 __all__ = [

@@ -11,7 +11,9 @@ from torch.export import ExportedProgram
 from secateur.arguments import MODEL, PATH, parsed
 from secateur.errors import InputError
 from secateur.formats.foreign import refuse_foreign
-from secateur.formats.onnx import OnnxModel, export_onnx, load_onnx, save_onnx
+from secateur.formats.onnx import load_onnx, save_onnx
+from secateur.formats.onnx.export import export_onnx
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.torch import load_factory, load_program, save_program, save_weights
 from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
 from secateur.torch_state import ALONE

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import call_op, precision_of, run
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
 from secateur.reconstruct.elimination import factor
 from secateur.reconstruct.layers import Consumer
 from secateur.reconstruct.naming import naming

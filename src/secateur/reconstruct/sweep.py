@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 from secateur.graph.batch_norm import batch_norm_after, running_statistics
 from secateur.graph.graph import Graph, tensor_name
 from secateur.graph.interpret import as_work, call_op, precision_of, walk
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.reconstruct.layers import Arguments, Consumer
 
 _MUTED = 50.0  # gains so many times the median are of channels that carry nothing

@@ -22,8 +22,8 @@ from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE
 from secateur.formats.onnx.places import where_values_are
 from secateur.formats.onnx.tensors import Number, to_proto
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_indices, kept_shape
 
 Edits = dict[str, dict[int, int]]  # constant → place in it → its new number

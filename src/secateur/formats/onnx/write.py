@@ -25,9 +25,8 @@ from secateur.formats.onnx.ops import tensor as as_tensor
 from secateur.formats.onnx.sizes import RULES, Sizes, fixed
 from secateur.formats.onnx.table import SETTINGS
 from secateur.formats.onnx.tensors import to_proto
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.graph.graph import resized
+from secateur.graph.graph import Graph, resized
 from secateur.surgery.sizes import Alive
 
 
