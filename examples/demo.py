@@ -23,7 +23,7 @@ import secateur
 from fashion_cnn.model import HERE, FashionCNN, load
 from secateur.evaluate import FGSM, PGD, Evaluation
 from secateur.formats.arrays import load_arrays
-from secateur.formats.torch import save_program
+from secateur.formats.pt2.program import save_program
 from secateur.methods import NAMES
 
 OUTPUT = Path(__file__).resolve().parent.parent / "out" / "demo"

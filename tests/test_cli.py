@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from command import COMMAND, run
-from secateur.formats.torch import load_program
+from secateur.formats.pt2.program import load_program
 
 pytestmark = pytest.mark.slow
 

@@ -25,7 +25,7 @@ from secateur.cli.prune import prune_command
 from secateur.decisions import HEADS
 from secateur.evaluate.attacks import losses, norms
 from secateur.evaluate.corruptions import CORRUPTIONS
-from secateur.evaluate.runtime import RUNTIMES
+from secateur.formats.format import RUNTIMES
 from secateur.methods import NAMES
 from secateur.request import RULES
 from secateur.surrogates import SURROGATES

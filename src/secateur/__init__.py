@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
     from secateur.evaluate.latency import Latency, latency
-    from secateur.formats import load_model, save_model
+    from secateur.formats.models import load_model, save_model
     from secateur.inputs import InputSpec
     from secateur.prune import inspect, prune
     from secateur.replay import replay
@@ -78,7 +78,7 @@ _NAMES = {
     "TargetMissedError UnsupportedOpError VerificationError",
     "evaluate": "APGD FGSM PGD AutoAttack Corruption Evaluation evaluate",
     "evaluate.latency": "Latency latency",
-    "formats": "load_model save_model",
+    "formats.models": "load_model save_model",
     "inputs": "InputSpec",
     "prune": "inspect prune",
     "replay": "replay",

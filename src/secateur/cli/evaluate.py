@@ -29,8 +29,8 @@ from secateur.report.tables import classes_table, evaluation_table
 
 if TYPE_CHECKING:
     from secateur import decisions
-    from secateur.evaluate import runtime as runtimes
     from secateur.evaluate.attacks import Attack, losses, norms
+    from secateur.formats import format as formats
 
 ATTACKS = "Adversarial attacks (accuracy or agreement that is left)"
 CORRUPTIONS = "Corruptions"
@@ -267,7 +267,7 @@ def evaluate_command(
         device=device,
         head=cast("decisions.Head", head.value),
         latency=latency,
-        runtime=cast("runtimes.Runtime", runtime.value) if runtime else None,
+        runtime=cast("formats.Runtime", runtime.value) if runtime else None,
         progress=True,
     )
     _print(report, per_class, as_json)

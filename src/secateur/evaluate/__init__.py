@@ -35,7 +35,8 @@ from secateur.evaluate.report import (
     Evaluation,
 )
 from secateur.evaluate.robustness import agreement_attacked, attacked, corrupted
-from secateur.evaluate.runtime import RUNTIMES, Runtime, fixed_batch, forward_pass, runtime_of
+from secateur.evaluate.runtime import fixed_batch, forward_pass, runtime_of
+from secateur.formats.format import RUNTIMES, Runtime
 from secateur.inputs import Normalisation
 from secateur.presets import PRESETS
 from secateur.progress import phase
