@@ -21,7 +21,8 @@ from torch import Tensor
 
 import secateur
 from fashion_cnn.model import HERE, FashionCNN, load
-from secateur.evaluate import FGSM, PGD, Evaluation
+from secateur.evaluate.attacks import FGSM, PGD
+from secateur.evaluate.report import Evaluation
 from secateur.formats.arrays import load_arrays
 from secateur.formats.pt2.program import save_program
 from secateur.methods import NAMES

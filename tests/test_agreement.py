@@ -14,8 +14,10 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.evaluate import APGD, FGSM, AutoAttack, Evaluation, evaluate
+from secateur.evaluate.attacks import APGD, FGSM, AutoAttack
 from secateur.evaluate.intervals import clopper_pearson
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import Evaluation
 
 X = torch.tensor([[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]])
 

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from secateur.decisions import Head, decide
 from secateur.errors import InputError
-from secateur.evaluate import APGD, FGSM, PGD, AgreementAttackRow, Attack, evaluate
-from secateur.evaluate.attacks import pair_of
+from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack
+from secateur.evaluate.attacks.base import Norm
 from secateur.evaluate.attacks.losses import loss_of
-from secateur.evaluate.attacks.norms import Norm
-from secateur.evaluate.attacks.pair import apart
+from secateur.evaluate.attacks.pair import apart, pair_of
 from secateur.evaluate.box import input_box
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import AgreementAttackRow
 from trained import blobs
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")

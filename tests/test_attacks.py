@@ -14,14 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from helpers import perturb
 from secateur.errors import InputError
-from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, evaluate
 from secateur.evaluate.accuracy import Head
-from secateur.evaluate.attacks import perturb, run_attack, target_of
-from secateur.evaluate.attacks.apgd import checkpoints
-from secateur.evaluate.attacks.losses import Loss, logits_of, loss_of
-from secateur.evaluate.attacks.norms import Norm, ball_round, steepest
+from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack, AutoAttack
+from secateur.evaluate.attacks.base import Loss, Norm
+from secateur.evaluate.attacks.climb import checkpoints
+from secateur.evaluate.attacks.losses import logits_of, loss_of
+from secateur.evaluate.attacks.norms import ball_round, steepest
+from secateur.evaluate.attacks.run import run_attack
+from secateur.evaluate.attacks.target import target_of
 from secateur.evaluate.box import input_box
+from secateur.evaluate.measure import evaluate
 from trained import blobs
 
 CPU = torch.device("cpu")
@@ -39,7 +43,7 @@ def linear(weight: Tensor) -> nn.Module:
 def run(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, bounds: Any = (0.0, 1.0), restart: int = 0
 ) -> Tensor:
-    return perturb(model, x, y, attack, torch.arange(len(x)), restart, "logits", input_box(x, bounds), CPU)
+    return perturb(model, x, y, attack, torch.arange(len(x)), restart, "logits", input_box(x, bounds))
 
 
 # --- norms --------------------------------------------------------------------------------------------------
@@ -242,10 +246,10 @@ def test_apgd_depends_on_seed_and_place_only() -> None:
     reports = [evaluate(model, x, y, attacks=[attack], batch_size=size) for size in (7, 40)]
     assert reports[0] == reports[1]
     box, places = input_box(x, (0.0, 1.0)), torch.arange(40)
-    whole = perturb(model, x, y, attack, places, 0, "logits", box, CPU)
-    part = perturb(model, x[10:], y[10:], attack, places[10:], 0, "logits", box, CPU)
+    whole = perturb(model, x, y, attack, places, 0, "logits", box)
+    part = perturb(model, x[10:], y[10:], attack, places[10:], 0, "logits", box)
     torch.testing.assert_close(whole[10:], part)
-    assert not torch.allclose(whole, perturb(model, x, y, attack, places, 1, "logits", box, CPU))
+    assert not torch.allclose(whole, perturb(model, x, y, attack, places, 1, "logits", box))
 
 
 # --- AutoAttack ---------------------------------------------------------------------------------------------
@@ -373,10 +377,10 @@ def test_names_tell_norm_loss_and_restarts() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: FGSM(0.1, "l1"), "norm='l1': choose one of linf, l2"),
-        (lambda: APGD(-1.0), "radius of at least 0"),
-        (lambda: APGD(0.1, loss="hinge"), "loss='hinge': choose one of ce, margin, dlr"),
-        (lambda: PGD(0.1, loss="hinge"), "loss='hinge': choose one of ce, margin, dlr"),
+        (lambda: FGSM(0.1, "l1"), "norm='l1': give the norm of the radius: linf or l2"),
+        (lambda: APGD(-1.0), "radius in input units: a number of at least 0"),
+        (lambda: APGD(0.1, loss="hinge"), "loss='hinge': give the loss that is increased: ce, margin or dlr"),
+        (lambda: PGD(0.1, loss="hinge"), "loss='hinge': give the loss that is increased: ce, margin or dlr"),
         (lambda: APGD(0.1, steps=0), "at least 1"),
         (lambda: APGD(0.1, restarts=0), "at least 1"),
     ],

@@ -22,7 +22,8 @@ from secateur.certify.vnnlib import write_claim
 from secateur.cli import app
 from secateur.decisions import Decision, Head, NoDecision, before_head, decide_on, decision_of, same
 from secateur.errors import InputError
-from secateur.evaluate import FGSM, evaluate
+from secateur.evaluate.attacks import FGSM
+from secateur.evaluate.measure import evaluate
 from secateur.graph.capture import Graph, capture, run
 from secateur.surrogates import Source
 from secateur.surrogates.forward import as_log_probabilities, classes

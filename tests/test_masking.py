@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.evaluate import APGD, FGSM, PGD, AttackRow, evaluate
-from secateur.evaluate.attacks.norms import Norm
+from secateur.evaluate.attacks import APGD, FGSM, PGD
+from secateur.evaluate.attacks.base import Norm
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import AttackRow
 from trained import blobs
 
 

@@ -41,6 +41,5 @@ def check_input(what: str, shape: Sequence[int], dtype: torch.dtype) -> None:
     if size > budget():
         raise InputError(
             f"{what}: an input of shape {tuple(shape)} takes {size:,} bytes; at most {budget():,}, a quarter "
-            "of the "
-            "memory here, are"
+            "of the memory here, are"
         )

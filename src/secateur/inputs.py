@@ -140,8 +140,7 @@ class Normalisation:
             given, missing, none = ("mean", "std", 1) if self.mean else ("std", "mean", 0)
             raise InputError(
                 f"{given} is given without {missing}; images are normalised by both, (x - mean) / std. Give "
-                f"{missing} "
-                f"too, {none} where training used none"
+                f"{missing} too, {none} where training used none"
             )
         if len({len(self.mean), len(self.std)} - {0, 1}) > 1:
             raise InputError(

@@ -67,8 +67,7 @@ def check_outputs(
             if not overwrite and _is_other(output):
                 raise InputError(
                     f"{named} is there, and is no {output.kind.what.removeprefix('a ')} that this command "
-                    "could have "
-                    "written; give another name, or --overwrite"
+                    "could have written; give another name, or --overwrite"
                 )
         written[same] = output
 

@@ -20,8 +20,7 @@ ASSUMPTIONS = (
     "The networks are evaluated in real arithmetic on their stored weights; running them in float32 adds its "
     "error.",
     "Bounds were computed in float64 and moved outward by bounds on all rounding errors; elementary "
-    "functions (exp, "
-    "tanh, erf…) are taken to err by at most 64 units in the last place.",
+    "functions (exp, tanh, erf…) are taken to err by at most 64 units in the last place.",
     "The two graphs are those that torch.export gives for the models as they were handed over.",
 )
 

@@ -137,8 +137,7 @@ def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], g
         if rest or not 0 <= gone < group.units:
             raise InputError(
                 f"{slot.tensor}: axis {slot.axis} has {size - gone * width - rest} indices in the pruned "
-                "model and "
-                f"{size} in the original, which is no whole number of units of {group.name}"
+                f"model and {size} in the original, which is no whole number of units of {group.name}"
             )
         return group.units - gone
     raise InputError(f"{group.name}: how many of its units are left cannot be told from the tensors' sizes")
@@ -226,6 +225,5 @@ def _check_outputs(
         if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=_TOLERANCE, atol=_TOLERANCE):
             raise InputError(
                 "the pruned model does not compute what its tensors compute in the original's graph; certify "
-                "needs an "
-                "original and its own pruned form, both from secateur"
+                "needs an original and its own pruned form, both from secateur"
             )

@@ -53,11 +53,9 @@ Data = Annotated[
         metavar="PATH",
         rich_help_panel=COMMON,
         help="Images to prove something about: a folder, an .npy file, or an .npz file with the array images "
-        "(uint8, "
-        "or floats in the range of --input-bounds); needs --eps. With the array labels too (class numbers), "
-        "only "
-        "correctly classified images count as stable. "
-        "Default: the proof is about every input in --input-bounds.",
+        "(uint8, or floats in the range of --input-bounds); needs --eps. With the array labels too (class "
+        "numbers), only correctly classified images count as stable. Default: the proof is about every input "
+        "in --input-bounds.",
     ),
 ]
 Eps = Annotated[
@@ -66,8 +64,7 @@ Eps = Annotated[
         metavar="NUMBER",
         rich_help_panel=COMMON,
         help="Radius of the L∞ ball around each image of --data: how far each pixel may move, in the units "
-        "of "
-        "--input-bounds, e.g. 0.01. Wide balls give weak bounds.",
+        "of --input-bounds, e.g. 0.01. Wide balls give weak bounds.",
     ),
 ]
 Samples = Annotated[
@@ -85,8 +82,7 @@ MethodOption = Annotated[
         metavar="NAME",
         rich_help_panel=COMMON,
         help="How bounds are computed. linear: linear bounds on both models together, tighter; interval: "
-        "interval "
-        "arithmetic, much faster and looser.",
+        "interval arithmetic, much faster and looser.",
     ),
 ]
 AttackSteps = Annotated[
@@ -95,8 +91,7 @@ AttackSteps = Annotated[
         metavar="NUMBER",
         rich_help_panel=COMMON,
         help="Steps of a gradient search for real inputs with a large change, to compare the proved bound "
-        "with. 0: no "
-        "search.",
+        "with. 0: no search.",
     ),
 ]
 Check = Annotated[
@@ -106,8 +101,7 @@ Check = Annotated[
         metavar="CERTIFICATE",
         rich_help_panel=COMMON,
         help="Check that an existing certificate (.json) is about MODEL, PRUNED and the images of --data, "
-        "instead of "
-        "making one. Radius, bounds and normalisation are those of the certificate.",
+        "instead of making one. Radius, bounds and normalisation are those of the certificate.",
     ),
 ]
 Prove = Annotated[
@@ -146,8 +140,7 @@ Vnnlib = Annotated[
         metavar="PREFIX",
         rich_help_panel=OUTPUT,
         help="Write the claim as a task for other verifiers: PREFIX.onnx and PREFIX.vnnlib (VNN-LIB 1.0). "
-        "One claim "
-        "only: without --data, or with --samples 1. Needs the packages onnx and onnxscript.",
+        "One claim only: without --data, or with --samples 1. Needs the packages onnx and onnxscript.",
     ),
 ]
 
@@ -195,8 +188,7 @@ def certify_command(
         if any(given is not None for given in (eps, output, vnnlib, input_bounds, mean, std, normalize)):
             raise InputError(
                 "--check: radius, bounds and normalisation are those of the certificate, and nothing is "
-                "written; leave "
-                "--eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
+                "written; leave --eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
             )
         given = inputs_from(original, shapes=example_shape)
         models = model_from(original, weights), model_from(pruned, pruned_weights)

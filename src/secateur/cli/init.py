@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from secateur.cli.options import Debug, Model, Overwrite, Shapes, Weights
 from secateur.cli.printing import print_result
 from secateur.errors import InputError
+from secateur.formats.registry import listed, suffixes_read
 from secateur.printable import printable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def init_command(
     path = beside(parsed("MODEL", model, PATH))
     if ":" in path.name:
         raise InputError(
-            f"{model}: a settings file stands next to a file; export the model to .pt2 or .onnx first"
+            f"{model}: a settings file stands next to a file; save the model as {listed(suffixes_read())}"
         )
     if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; edit it, or replace it with --overwrite")

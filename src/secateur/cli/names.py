@@ -16,7 +16,6 @@ Head = StrEnum(
 )
 Norm = StrEnum("Norm", "linf l2")
 Loss = StrEnum("Loss", "ce margin dlr")
-Corruption = StrEnum("Corruption", "gaussian_noise gaussian_blur contrast")
 Runtime = StrEnum("Runtime", "torch onnxruntime")
 Bounds = StrEnum("Bounds", "linear interval")
 

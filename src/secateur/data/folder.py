@@ -46,8 +46,7 @@ def read_folder(
         elif found[-1].shape != found[0].shape:
             raise InputError(
                 f"{folder}: images of shapes {found[0].shape} and {found[-1].shape} ({name}); give the shape "
-                "that the "
-                "model takes (--example-shape 3,224,224), to which they are scaled and cropped"
+                "that the model takes (--example-shape 3,224,224), to which they are scaled and cropped"
             )
     if not found:
         raise InputError(
@@ -86,8 +85,7 @@ def _check_total(folder: Path, count: int, shape: tuple[int, ...]) -> None:
     if size > budget():
         raise InputError(
             f"{folder}: {count:,} images of shape {shape} take {size:,} bytes; at most {budget():,}, a "
-            "quarter of this "
-            "machine's memory, are. Take fewer (--samples)"
+            "quarter of this machine's memory, are. Take fewer (--samples)"
         )
 
 

@@ -100,8 +100,7 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
         return 1, (shape[1], shape[0])
     raise InputError(
         f"the model takes inputs of shape {shape}, and images have 1 or 3 channels, (c, h, w); give arrays "
-        "of that "
-        "shape (.npz, .npy)"
+        "of that shape (.npz, .npy)"
     )
 
 
@@ -113,8 +112,7 @@ def _check_pixels(path: str | os.PathLike[str], image: Any) -> None:
     if image.width * image.height > most:
         raise InputError(
             f"{path}: the image claims {image.width:,} × {image.height:,} pixels, more than the {most:,} "
-            "that are "
-            "decoded; make it smaller, or leave it out"
+            "that are decoded; make it smaller, or leave it out"
         )
 
 

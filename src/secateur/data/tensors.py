@@ -127,8 +127,7 @@ def _batch(value: Any, graph: Graph, name: str) -> Batch:
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{name} holds a {type(value).__name__} that is no batch ({error}); give tensors, arrays, tuples "
-            "with one "
-            "for each input, or dicts of them"
+            "with one for each input, or dicts of them"
         ) from error
     if not found or any(x.ndim == 0 for x in found):
         raise InputError(f"{name} holds batches of no samples or no axes; axis 0 must be the batch")
@@ -161,8 +160,7 @@ def _by_name(value: Any, graph: Graph, name: str) -> list[Any]:
     if missing:
         raise InputError(
             f"{name} has the entries {few(list(entries)) or '(none)'}, and none for {few(missing)}; the "
-            "model's inputs "
-            f"are {_names(graph)}"
+            f"model's inputs are {_names(graph)}"
         )
     extra = [key for key in entries if key not in (*wanted, *_LABELS)]
     if extra:

@@ -20,8 +20,7 @@ _CAUSES: tuple[tuple[Callable[[float, float], bool], str], ...] = (
     (
         lambda least, greatest: -4 <= least < 0 and greatest <= 4,
         "already normalised? give images before normalisation with mean and std, or bounds of what the model "
-        "takes, "
-        "e.g. --input-bounds=-2.2,2.7 (input_bounds=(-2.2, 2.7))",
+        "takes, e.g. --input-bounds=-2.2,2.7 (input_bounds=(-2.2, 2.7))",
     ),
 )
 _UNKNOWN = "are they in the units that the model takes? (input_bounds, mean, std)"

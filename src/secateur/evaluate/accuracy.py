@@ -67,16 +67,14 @@ def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
     except Exception as error:
         raise InputError(
             f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: "
-            f"{first_line(error)}. "
-            "Check the shape (axis 0 is the batch, channels come first), and that the model takes any batch "
-            "size"
+            f"{first_line(error)}. Check the shape (axis 0 is the batch, channels come first), and that the "
+            "model takes any batch size"
         ) from error
     found = _logits(output)
     if not isinstance(found, Tensor):
         raise InputError(
             f"the model gives a {type(output).__name__}, neither one tensor nor an object or a dict with "
-            "logits; wrap "
-            "it so that it gives the logits"
+            "logits; wrap it so that it gives the logits"
         )
     rows: Tensor = found[:, None] if found.ndim == 1 else found
     if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:

@@ -48,8 +48,7 @@ def check_comparable(subject: Answers, original: Answers) -> None:
     if (subject.head in MULTI_LABEL) != (original.head in MULTI_LABEL):
         raise InputError(
             f"the model's outputs were taken for {subject.head}, the original's for {original.head}: say "
-            "what both "
-            "are with head (--head)"
+            "what both are with head (--head)"
         )
 
 

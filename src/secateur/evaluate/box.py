@@ -70,7 +70,6 @@ def _end(end: End, images: Tensor) -> Tensor:
     except RuntimeError as error:
         raise InputError(
             f"input_bounds of shape {given} do not fit images of shape {tuple(shape)}; give a number, one "
-            "value per "
-            "channel, or a tensor that broadcasts to one image"
+            "value per channel, or a tensor that broadcasts to one image"
         ) from error
     return value

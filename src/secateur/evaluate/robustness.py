@@ -12,7 +12,10 @@ from secateur.decisions import decide
 from secateur.evaluate.accuracy import equal, placed, predict
 from secateur.evaluate.agreement import agreement
 from secateur.evaluate.answers import Answers, Streaming
-from secateur.evaluate.attacks import Attack, Outcome, Target, pair_of, run_attack, target_of
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.pair import pair_of
+from secateur.evaluate.attacks.run import Outcome, run_attack
+from secateur.evaluate.attacks.target import Target, target_of
 from secateur.evaluate.box import Box
 from secateur.evaluate.corruptions import Corruption
 from secateur.evaluate.masking import signs_of_masking

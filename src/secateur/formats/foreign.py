@@ -63,8 +63,7 @@ FOREIGN: dict[str, Foreign] = {
         "if torch.is_tensor(v)}}\n"
         "    safetensors.torch.save_file(state, {new_text})\n"
         "and give them with a function that builds the model: package.module:factory and weights={new_text}. "
-        "Where "
-        "torch.load refuses it, the file holds a whole model; where that is made, write it by "
+        "Where torch.load refuses it, the file holds a whole model; where that is made, write it by "
         "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')",
         ".safetensors",
         matches=lambda c: "data.pkl" in c.names or c.starts(*_PICKLES),
@@ -95,8 +94,7 @@ FOREIGN: dict[str, Foreign] = {
         (".meta", ".index", ".data-00000-of-00001"),
         "Convert it, with the names of its inputs and outputs (pip install tf2onnx tensorflow):\n"
         "    python -m tf2onnx.convert --checkpoint {stem}.meta --inputs INPUT:0 --outputs OUTPUT:0 --output "
-        "{new} "
-        "--opset 17",
+        "{new} --opset 17",
     ),
     "keras": Foreign(
         "a Keras model",

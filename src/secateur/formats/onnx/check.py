@@ -166,10 +166,8 @@ def _check_node(model: OnnxGraph, node: Node, env: Mapping[str, Any], theirs: Va
         if not _same_op(value, exact.get(name, value), theirs[name]):
             raise VerificationError(
                 f"{node} gives another value in torch (shape {tuple(value.shape)}) than in onnxruntime "
-                "(shape "
-                f"{tuple(theirs[name].shape)}): {distance_told(value, theirs[name])}. The model was not "
-                "pruned; please "
-                "report the op and its attributes"
+                f"(shape {tuple(theirs[name].shape)}): {distance_told(value, theirs[name])}. The model was "
+                "not pruned; please report the op and its attributes"
             )
 
 
@@ -219,10 +217,8 @@ def _check_batch(runtime: Runtime, inputs: Sequence[Tensor]) -> None:
             if found.shape != whole[name].shape or distance(whole[name].float(), found) > 1e-2:
                 raise VerificationError(
                     f"{node} mixes samples: the file fixes the batch at {runtime.model.batch}, and with more "
-                    "samples "
-                    f"its value, shape {tuple(whole[name].shape)}, is not that of each. Export the model "
-                    "with a free "
-                    "batch"
+                    f"samples its value, shape {tuple(whole[name].shape)}, is not that of each. Export the "
+                    "model with a free batch"
                 )
 
 
@@ -236,10 +232,9 @@ def _beyond_spread(
         if apart > max(_UNEXPLAINED, _SPREADS * spread):
             return [
                 f"the output {name!r} differs from onnxruntime's, though every node gives the same on its "
-                "values: "
-                f"{distance_told(ours[name], theirs[name])}, where onnxruntime's own are {spread:.3g} apart "
-                "with and "
-                "without optimisation. The model was not pruned; please report it"
+                f"values: {distance_told(ours[name], theirs[name])}, where onnxruntime's own are "
+                f"{spread:.3g} apart with and without optimisation. The model was not pruned; please report "
+                "it"
             ]
     return []
 

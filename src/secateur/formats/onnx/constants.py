@@ -35,10 +35,8 @@ def constants_of(proto: Proto) -> Iterator[tuple[str, Tensor]]:
             if any(s < 0 for s in sizes) or total > CONSTANT_BYTES:
                 raise InputError(
                     f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}; all "
-                    "together they may "
-                    f"take at most {CONSTANT_BYTES:,} bytes, and would take {total:,}. Export the model with "
-                    "constants "
-                    "folded"
+                    f"together they may take at most {CONSTANT_BYTES:,} bytes, and would take {total:,}. "
+                    "Export the model with constants folded"
                 )
             if fill.numel() != 1:
                 raise InputError(f"ConstantOfShape {n.name or n.output[0]!r} needs one number to fill with")

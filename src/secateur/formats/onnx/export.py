@@ -109,7 +109,6 @@ def _check(
         if not close(ours, theirs):
             raise VerificationError(
                 f"the output {value.name!r} of the ONNX model that torch wrote, shape {tuple(theirs.shape)}, "
-                "is not "
-                f"that of the model, shape {tuple(ours.shape)}: {distance_told(ours, theirs)}. Nothing was "
-                "written"
+                f"is not that of the model, shape {tuple(ours.shape)}: {distance_told(ours, theirs)}. "
+                "Nothing was written"
             )

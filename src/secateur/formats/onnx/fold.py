@@ -22,14 +22,11 @@ from secateur.formats.onnx.node import Node
 Proto = Any
 FOLDED = set(
     "Abs Add And ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Compress "
-    "Concat "
-    "ConstantOfShape Cos CumSum Div Equal Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND "
-    "Greater "
-    "GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg NonZero Not OneHot Or Pad "
-    "Pow Range "
-    "Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape Round ScatterElements ScatterND "
-    "Sigmoid "
-    "Sign Sin Slice Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose Trilu Unique Unsqueeze "
+    "Concat ConstantOfShape Cos CumSum Div Equal Exp Expand EyeLike Flatten Floor Gather GatherElements "
+    "GatherND Greater GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg NonZero "
+    "Not OneHot Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape "
+    "Round ScatterElements ScatterND Sigmoid Sign Sin Slice Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK "
+    "Transpose Trilu Unique Unsqueeze "
     "Where Xor".split()
 )
 FOLDED_BYTES = 2**28  # of one value

@@ -274,8 +274,7 @@ def _check_functions(path: str | os.PathLike[str], model: Proto) -> None:
     if nodes > _MOST_NODES or size > LIMIT or depth > _DEEPEST:
         raise InputError(
             f"{path}: its functions written out are {nodes:,} ops of {size:,} bytes, {depth} levels deep; at "
-            "most "
-            f"{_MOST_NODES:,}, {LIMIT:,} and {_DEEPEST} are read. Export the model without functions"
+            f"most {_MOST_NODES:,}, {LIMIT:,} and {_DEEPEST} are read. Export the model without functions"
         )
 
 

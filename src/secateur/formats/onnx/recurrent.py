@@ -223,7 +223,6 @@ def _gru_forward(
 _LIBRARY = torch.library.Library("secateur", "FRAGMENT")
 _LIBRARY.define(
     "gru.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
-    "bool train, "
-    "bool bidirectional, bool batch_first) -> (Tensor, Tensor)"
+    "bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)"
 )
 _LIBRARY.impl("gru.input", _gru, "CompositeImplicitAutograd")

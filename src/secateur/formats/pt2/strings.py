@@ -56,7 +56,7 @@ _CONTAINERS = frozenset(("builtins.tuple", "builtins.list", "builtins.dict", "co
 
 
 def _tree(value: str, key_rule: Callable[[str], str]) -> str:
-    """A tree spec of plain containers. Others import the modules that they name, or run their own decoders."""
+    """A tree spec of plain containers; others import the modules that they name, or run own decoders."""
     why = "is not made of tuples, lists and dicts with plain keys, and could import code"
     try:
         version, spec = json.loads(value)
