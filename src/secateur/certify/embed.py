@@ -55,34 +55,33 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
-    """Tensor names of the original → those of the pruned model: the ops must be the same, in the same
-    order.
-    """
+    """Tensor names of the original → those of the pruned model, whose ops must be the same, in order."""
     ops, others = ([n for n in g.nodes if n.op != "get_attr" and not _is_size(n)] for g in (graph, pruned))
     for a, b in zip(ops, others, strict=False):
         if (a.op, kind(a)) != (b.op, kind(b)) and not a.op == b.op == "placeholder":
-            raise InputError(
-                f"the models differ in more than sizes: {a.name} is {kind(a)} in one, {kind(b)} in the other"
-            )
+            raise _other(f"{a.name} is {kind(a)} in one, {kind(b)} in the other")
     if len(ops) != len(others):
-        raise InputError(
-            f"the models differ in more than sizes: {len(ops)} ops in one, {len(others)} in the other"
-        )
+        raise _other(f"{len(ops)} ops in one, {len(others)} in the other")
     names: dict[str, str] = {}
     for a, b in zip(ops, others, strict=True):
-        if _settings(a) != _settings(b):
-            raise InputError(
-                f"the models differ in more than sizes: {a.name} ({kind(a)}) is set differently in them"
-            )
-        first, second = ([n for n in node.all_input_nodes if n.op == "get_attr"] for node in (a, b))
-        if len(first) != len(second):
-            raise InputError(f"the models differ in more than sizes: {a.name} reads other tensors")
-        for x, y in zip(first, second, strict=True):
-            if names.setdefault(str(x.target), str(y.target)) != str(y.target):
-                raise InputError(
-                    f"the models differ in more than sizes: {x.target} is shared in one of them only"
-                )
+        for first, second in _paired_tensors(a, b):
+            if names.setdefault(first, second) != second:
+                raise _other(f"{first} is shared in one of them only")
     return names
+
+
+def _paired_tensors(a: fx.Node, b: fx.Node) -> list[tuple[str, str]]:
+    """The names of the tensors that one op reads in both models."""
+    if _settings(a) != _settings(b):
+        raise _other(f"{a.name} ({kind(a)}) is set differently in them")
+    first, second = ([str(n.target) for n in x.all_input_nodes if n.op == "get_attr"] for x in (a, b))
+    if len(first) != len(second):
+        raise _other(f"{a.name} reads other tensors")
+    return list(zip(first, second, strict=True))
+
+
+def _other(how: str) -> InputError:
+    return InputError(f"the models differ in more than sizes: {how}")
 
 
 def _is_size(node: fx.Node) -> bool:
