@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -238,10 +238,8 @@ def evaluate_command(
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
     radii = {"fgsm": fgsm, "pgd": pgd, "apgd": apgd, "autoattack": autoattack}
-    named = [(f"--{key}", f"{key}:{eps}") for key, given in radii.items() for eps in given or ()]
-    named += [("--attack", text) for text in attack or ()]
     shared = {"norm": norm.value, "loss": loss.value, "restarts": restarts, "seed": seed}
-    attacks = [_attack(option, text, shared, pgd_steps) for option, text in named]
+    attacks = _attacks(radii, attack or (), shared, pgd_steps)
     given = inputs_from(original or model, input_bounds, mean, std, normalize)
     loaded = model_from(model, weights)
     arrays = data_from(data, loaded, given, samples)
@@ -271,15 +269,20 @@ def evaluate_command(
     _print(report, per_class, as_json)
 
 
-def _attack(option: str, text: str, shared: dict[str, Any], pgd_steps: int) -> Attack:
-    """The attack that an option names; fields that it leaves out are as other options say."""
-    steps = {"steps": pgd_steps} if text.partition(":")[0] == "pgd" else {}
-    try:
-        return attack_from(text, **shared, **steps)
-    except InputError as error:
-        raise InputError(
-            f"{option} {text if option == '--attack' else text.partition(':')[2]}: {error}"
-        ) from error
+def _attacks(
+    radii: Mapping[str, Sequence[str] | None], texts: Sequence[str], shared: Mapping[str, Any], pgd_steps: int
+) -> list[Attack]:
+    """The attacks that options name; fields that they leave out are as the other options say."""
+    named = [(f"--{key} {eps}", f"{key}:{eps}") for key, given in radii.items() for eps in given or ()]
+    named += [(f"--attack {text}", text) for text in texts]
+    found = []
+    for option, text in named:
+        steps = {"steps": pgd_steps} if text.partition(":")[0] == "pgd" else {}
+        try:
+            found.append(attack_from(text, **shared, **steps))
+        except InputError as error:
+            raise InputError(f"{option}: {error}") from error
+    return found
 
 
 def _corruptions(texts: Sequence[str], seed: int) -> list[Corruption]:

@@ -145,28 +145,38 @@ def _without_labels(parts: list[Tensor], graph: Graph) -> list[Tensor]:
 
 def _by_name(value: Any, graph: Graph, name: str) -> list[Any]:
     """The entries for the inputs, in their order."""
-    if dataclasses.is_dataclass(value):
-        entries = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    else:
-        entries = {key: value[key] for key in value.keys()}  # noqa: SIM118 (mapping-like objects may iterate otherwise)
-    entries = {_plain(key): part for key, part in entries.items() if part is not None}
+    entries = {_plain(key): part for key, part in _entries(value).items() if part is not None}
     wanted = [_plain(node.name) for node in graph.inputs]
     if not entries.keys() >= set(wanted):
         entries = {key: part for key, part in entries.items() if key not in _LABELS}
         if len(wanted) == 1:
-            usual = [key for key in _USUAL if key in entries]
-            wanted = usual or list(entries) if len(usual or entries) == 1 else wanted
+            wanted = _only_entry(entries) or wanted
     missing = [key for key in wanted if key not in entries]
     if missing:
         raise InputError(
             f"{name} has the entries {few(list(entries)) or '(none)'}, and none for {few(missing)}; the "
             f"model's inputs are {_names(graph)}"
         )
-    extra = [key for key in entries if key not in (*wanted, *_LABELS)]
-    if extra:
-        said = f"{name}: {few(extra)}: no inputs of the model, and left out"
-        warnings.warn(said, SecateurWarning, stacklevel=2)
+    _warn_of_extra([key for key in entries if key not in (*wanted, *_LABELS)], name)
     return [entries[key] for key in wanted]
+
+
+def _warn_of_extra(keys: list[str], name: str) -> None:
+    if keys:
+        said = f"{name}: {few(keys)}: no inputs of the model, and left out"
+        warnings.warn(said, SecateurWarning, stacklevel=3)
+
+
+def _entries(value: Any) -> dict[Any, Any]:
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return {key: value[key] for key in value.keys()}  # noqa: SIM118 (mapping-like objects may iterate otherwise)
+
+
+def _only_entry(entries: Mapping[str, Any]) -> list[str]:
+    """The name of the entry that must be the only input, as usual names or the lack of others tell."""
+    usual = [key for key in _USUAL if key in entries] or list(entries)
+    return usual if len(usual) == 1 else []
 
 
 def _plain(key: Any) -> str:

@@ -120,21 +120,18 @@ def _shapes(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
     found = [
         _values(_filled(inputs, symbol, batch, seed), model, name) for batch in _TRIED for seed in range(2)
     ]
-    outputs = []
-    for versions in zip(*found, strict=True):
-        sizes = [_size(inputs, symbol, counts) for counts in zip(*(y.shape for y in versions), strict=False)]
-        if len({y.ndim for y in versions}) > 1 or any(n is None for n in sizes):
-            raise UnsupportedOpError(
-                f"{name} has no rule, and the shape of what it gives depends on the data"
-            )
-        like = next((x for x in inputs if x.is_floating_point()), None)
-        dtype = (
-            like.dtype
-            if like is not None and versions[0].dtype.kind == "f"
-            else _DTYPES[versions[0].dtype.name]
-        )
-        outputs.append(inputs[0].new_empty(sizes, dtype=dtype))
-    return outputs
+    return [_empty_output(inputs, symbol, versions, name) for versions in zip(*found, strict=True)]
+
+
+def _empty_output(inputs: Sequence[Tensor], symbol: Any, versions: Sequence[Array], name: str) -> Tensor:
+    """A tensor of the shape and type of an output that was made at all batch sizes that were tried."""
+    sizes = [_size(inputs, symbol, counts) for counts in zip(*(y.shape for y in versions), strict=False)]
+    if len({y.ndim for y in versions}) > 1 or any(n is None for n in sizes):
+        raise UnsupportedOpError(f"{name} has no rule, and the shape of what it gives depends on the data")
+    dtype = _DTYPES[versions[0].dtype.name]
+    if versions[0].dtype.kind == "f":
+        dtype = next((x.dtype for x in inputs if x.is_floating_point()), dtype)
+    return inputs[0].new_empty(sizes, dtype=dtype)
 
 
 def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> list[Array]:

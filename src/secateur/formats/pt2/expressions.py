@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
 
 SYMBOL = re.compile(r"[A-Za-z_]{1,64}[0-9]{0,6}")
 _NUMBER = re.compile(r"-?[0-9.]{1,40}(e[+-]?[0-9]{1,3})?")
@@ -58,14 +59,17 @@ def _is_arithmetic(node: ast.expr, depth: int = 24) -> bool:
         case ast.Compare(left=left, comparators=[right]):
             return below(left, right)
         case ast.Call(func=ast.Name(id=name), args=args, keywords=keywords) if name in _SYMPY_CALLS:
-            if not all(map(_is_flag, keywords)):
-                return False
-            if name in _QUOTED:
-                return _is_quoted(args, _QUOTED[name])
-            if name in _SYMPY_POWERS:
-                return len(args) == 2 and _is_small_power(args[1]) and below(args[0])
-            return below(*args)
+            return all(map(_is_flag, keywords)) and _is_call(name, args, below)
     return False
+
+
+def _is_call(name: str, args: list[ast.expr], below: Callable[..., bool]) -> bool:
+    """Whether the arguments are those that the call may have; `below` judges plain ones."""
+    if name in _QUOTED:
+        return _is_quoted(args, _QUOTED[name])
+    if name in _SYMPY_POWERS:
+        return len(args) == 2 and _is_small_power(args[1]) and below(args[0])
+    return below(*args)
 
 
 def _is_finite_number(value: object) -> bool:
