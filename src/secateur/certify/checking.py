@@ -150,9 +150,9 @@ def _smaller_shares(recorded: Certificate, found: Certificate) -> list[str]:
 
 
 def _other_settings(recorded: Certificate, found: Certificate) -> list[str]:
-    names = ("assumptions", "dtype", "rounding", "head", "undecided")
-    return [
-        f"{name} is not what this version of secateur writes"
-        for name in names
-        if getattr(recorded, name) not in (None, getattr(found, name))
-    ]
+    names = ("assumptions", "dtype", "rounding", "head")
+    other = [name for name in names if getattr(recorded, name) not in (None, getattr(found, name))]
+    # The reason why nothing is decided depends on whether the head was given or found.
+    if bool(recorded.undecided) != bool(found.undecided):
+        other.append("undecided")
+    return [f"{name} is not what this version of secateur writes" for name in other]

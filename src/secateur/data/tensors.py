@@ -145,17 +145,17 @@ def _without_labels(parts: list[Tensor], graph: Graph) -> list[Tensor]:
 
 def _by_name(value: Any, graph: Graph, name: str) -> list[Any]:
     """The entries for the inputs, in their order."""
-    entries = {_plain(key): part for key, part in _entries(value).items() if part is not None}
+    entries = _entries(value)
     wanted = [_plain(node.name) for node in graph.inputs]
     if not entries.keys() >= set(wanted):
         entries = {key: part for key, part in entries.items() if key not in _LABELS}
-        if len(wanted) == 1:
-            wanted = _only_entry(entries) or wanted
+        wanted = _only_entry(entries) or wanted if len(wanted) == 1 else wanted
     missing = [key for key in wanted if key not in entries]
     if missing:
+        has = few(list(entries)) or "(none)"
         raise InputError(
-            f"{name} has the entries {few(list(entries)) or '(none)'}, and none for {few(missing)}; the "
-            f"model's inputs are {_names(graph)}"
+            f"{name} has the entries {has}, and none for {few(missing)}; the model's inputs are "
+            f"{_names(graph)}"
         )
     _warn_of_extra([key for key in entries if key not in (*wanted, *_LABELS)], name)
     return [entries[key] for key in wanted]
@@ -167,10 +167,13 @@ def _warn_of_extra(keys: list[str], name: str) -> None:
         warnings.warn(said, SecateurWarning, stacklevel=3)
 
 
-def _entries(value: Any) -> dict[Any, Any]:
+def _entries(value: Any) -> dict[str, Any]:
+    """All that is not None, by names as capture writes them."""
     if dataclasses.is_dataclass(value):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return {key: value[key] for key in value.keys()}  # noqa: SIM118 (mapping-like objects may iterate otherwise)
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        found = {key: value[key] for key in value.keys()}  # noqa: SIM118 (others may iterate otherwise)
+    return {_plain(key): part for key, part in found.items() if part is not None}
 
 
 def _only_entry(entries: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,9 @@ class AutoAttack(Attack):
 
     Example:
         >>> import secateur
-        >>> attack = secateur.AutoAttack(8 / 255)  # doctest: +SKIP (pyautoattack is optional)
+        >>> # needs the optional package pyautoattack
+        >>> secateur.AutoAttack(8 / 255).name  # doctest: +SKIP
+        'autoattack_linf_eps0.0313725'
     """
 
     key: ClassVar[str] = "autoattack"

@@ -445,15 +445,19 @@ def _resize(node: Node, x: Tensor, *settings: Host | None) -> Tensor:
         raise UnsupportedOpError(f"{node}: aspect-ratio policies and antialiasing have no rule")
     if factors and any(a < 2 and factors[i] != 1 for i, a in enumerate(axes)):
         raise UnsupportedOpError(f"{node} resizes the batch or the channels")
+    return _resampled(node, x, *_new_sizes(x, axes, factors, sizes))
+
+
+def _new_sizes(
+    x: Tensor, axes: list[int], factors: Sequence[Any], sizes: Host | None
+) -> tuple[list[int], list[float]]:
+    """Of the spatial axes: their new sizes, and the factors by which they grow."""
     size, scale = [int(n) for n in x.shape[2:]], [1.0] * (x.ndim - 2)
-    for i, axis in enumerate(axes):
-        old = size[axis - 2]
-        if axis > 1 and factors:
-            size[axis - 2], scale[axis - 2] = int(old * float(factors[i])), float(factors[i])
-        elif axis > 1:
-            new = int(numbers(sizes)[i])
-            size[axis - 2], scale[axis - 2] = new, new / old
-    return _resampled(node, x, size, scale)
+    for i, axis in ((i, a - 2) for i, a in enumerate(axes) if a > 1):
+        old = size[axis]
+        size[axis] = int(old * float(factors[i])) if factors else int(numbers(sizes)[i])
+        scale[axis] = float(factors[i]) if factors else size[axis] / old
+    return size, scale
 
 
 def _resampled(node: Node, x: Tensor, size: list[int], scale: list[float]) -> Tensor:
