@@ -1,6 +1,4 @@
-"""Write files so that a reader sees the old content or the new, never half of one; several files as one
-set.
-"""
+"""Write files so that a reader sees the old content or the new, never a part; several files as one set."""
 
 from __future__ import annotations
 

@@ -34,8 +34,9 @@ from secateur.settings import read_settings
 
 
 class InputSpec(BaseModel):
-    """What a model takes. `input_bounds` are those of the images; one that takes normalised ones has `mean`
-    and `std`.
+    """What a model takes: the legal range of images, how they are normalised, and their shape.
+
+    `input_bounds` are those of the images; a model that takes normalised images has `mean` and `std`.
 
     `normalize` is a name in `secateur.presets.PRESETS`, in units of the bounds; `mean` and `std` are then its
     own.
@@ -128,9 +129,7 @@ def _numbers(values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(x − mean) / std, one number or one for each channel (axis 1); empty where a model takes images as they
-    are.
-    """
+    """(x − mean) / std, one number or one for each channel; empty where images are not normalised."""
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -154,9 +153,7 @@ class Normalisation:
     def named(
         name: str | None, bounds: Any, mean: Sequence[float] = (), std: Sequence[float] = ()
     ) -> Normalisation:
-        """`mean` and `std`, or in their place the preset of that name, in units of `bounds`, a pair of
-        numbers.
-        """
+        """`mean` and `std`, or the preset of that name, in units of `bounds`, a pair of numbers."""
         if name is None:
             return Normalisation(tuple(mean), tuple(std))
         if name not in PRESETS:
@@ -169,8 +166,7 @@ class Normalisation:
         return Normalisation(*_spread(preset, bounds))
 
     def box(self, bounds: Any, spatial: int = 2) -> Any:
-        """`bounds`, a pair of ends (numbers, or tensors that broadcast to one input), as the model itself
-        takes them.
+        """`bounds` as the model itself takes them: a pair of numbers or of tensors.
 
         `spatial`: axes of an input after that of its channels. Raises `InputError` for bounds of several
         inputs.
@@ -255,9 +251,7 @@ def beside(model: str | os.PathLike[str]) -> Path:
 
 
 def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
-    """Settings from the file beside the model, where there is one; those in `given` that are not None go
-    before.
-    """
+    """Settings from the file beside the model; arguments that are not None take precedence."""
     path, found = _settings_of(model)
     said = {name: value for name, value in given.items() if value is not None}
     if "normalize" in said:
@@ -274,9 +268,7 @@ def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
 
 
 def _settings_of(model: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """The settings beside the model, and from which file; those of a preprocessor where there are no
-    others.
-    """
+    """The settings beside the model, and from which file; without such a file, those of a preprocessor."""
     if Path(model).name in ("", "..") or ":" in Path(model).name:  # a folder, or a factory
         return Path(model), {}
     path = beside(model)

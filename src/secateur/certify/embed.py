@@ -1,5 +1,4 @@
-"""A pruned model seen in the original's graph: its tensors put back to full size, units that left without
-effect.
+"""A pruned model in the original's graph: its tensors at full size, where removed units have no effect.
 
 Both networks then are one graph with two sets of tensors, which `bounds` compares value by value. Which
 original unit a unit of the pruned model is, is found by likeness of weights. A wrong guess costs tightness,
@@ -104,9 +103,7 @@ def _settings(node: fx.Node) -> list[tuple[str, str]]:
 def _units_left(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], group: Group, known: Mapping[str, Tensor]
 ) -> Tensor:
-    """Mask, (units,), of the original's units that the pruned model has, guessed in order of likeness of
-    weights.
-    """
+    """Mask, (units,), of the original's units that the pruned model has, guessed by likeness of weights."""
     count = _count_left(graph, coupling, small, group)
     if count == group.units:
         return torch.ones(group.units, dtype=torch.bool)
@@ -150,9 +147,7 @@ def _rows(
     axis: int,
     known: Mapping[str, Tensor],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The tensor in both models with `axis` first, and of the other axes what both have; None where that is
-    unknown.
-    """
+    """The tensor in both models with `axis` first, other axes cut to what both have; None: unknown."""
     ours, theirs = _precise(graph.tensors[name]), _precise(small[name])
     if not ours.is_floating_point() or ours.ndim != theirs.ndim:
         return None, None
@@ -177,8 +172,9 @@ def shrunk_mask(graph: Graph, coupling: Coupling, name: str, alive: Mapping[str,
 
 
 def _aligned(cost: Tensor) -> Tensor:
-    """The rows, in order, that together cost least when each column takes one: mask (rows,). Dynamic
-    programming.
+    """Mask (rows,) of the rows, in order, that together cost least when each column takes one.
+
+    Dynamic programming.
     """
     table = cost.numpy()
     rows, columns = table.shape
@@ -200,9 +196,7 @@ def _aligned(cost: Tensor) -> Tensor:
 def _full_size(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The pruned tensors at the places of the units that are left; elsewhere the original's, unread by any
-    consumer.
-    """
+    """The pruned tensors at full size; at removed units the original's values, which no consumer reads."""
     full = {name: _precise(tensor).clone() for name, tensor in graph.tensors.items()}
     for name, tensor in small.items():
         masks = shrunk_mask(graph, coupling, name, alive)

@@ -1,6 +1,7 @@
-"""typer's commands, but for three things: options are shown in groups (`rich_help_panel`, here in plain
-text), what is missing is said before any value is converted (which imports pydantic), and torch is imported
-before the work begins.
+"""Commands of typer that start fast and whose help is plain text in groups.
+
+Options are shown in groups (`rich_help_panel`), missing options are reported before any value is converted
+(which imports pydantic), and torch is imported before the work begins.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""Names that options offer, without the libraries behind them: a test holds them against the library's own
-tables.
+"""Names that options offer, without the libraries behind them.
+
+A test compares them with the library's own tables.
 """
 
 from __future__ import annotations

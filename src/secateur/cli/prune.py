@@ -444,8 +444,9 @@ def _timed(
     output: Path,
     example: tuple[Any, ...] | dict[str, Any],
 ) -> secateur.Latency | None:
-    """One sample before and after, where the result will run; on stderr, why not, or that it takes no less
-    time.
+    """Time one sample before and after, where the result will run.
+
+    On stderr: why it was not timed, or that it takes no less time.
     """
     after = output if output.suffix.lower() == ".onnx" else result.model
     try:

@@ -1,5 +1,6 @@
-"""From options to what the library takes: models, their inputs. Imports torch: for the inside of
-functions.
+"""From options to what the library takes: models and their inputs.
+
+Imports torch, so import it only inside of functions.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ _DTYPES = (
 
 
 def model_from(source: str, weights: Path | None = None) -> nn.Module | ExportedProgram:
-    """The model. The current folder is searched for modules only where a factory is named: beside a model
-    that someone sent, an `onnx.py` would be run in place of the library.
+    """The model that `source` names.
+
+    The current folder is searched for modules only where a factory is named: beside a model that someone
+    sent, an `onnx.py` would be run in place of the library.
     """
     if ":" in source and not os.path.exists(source):
         sys.path.insert(0, "")

@@ -20,9 +20,7 @@ from secateur.errors import InputError, SecateurWarning
 def read_folder(
     path: str | os.PathLike[str], shape: tuple[int, ...] | None = None, limit: int | None = None
 ) -> dict[str, Tensor]:
-    """`images` of all image files in and below the folder, or of `limit` of them, evenly over the sorted
-    list.
-    """
+    """`images` of the files in and below the folder, or of `limit` of them, evenly over the list."""
     require_pillow()
     folder = Path(path)
     names = _names(folder)
@@ -63,9 +61,7 @@ def read_folder(
 
 
 def _names(folder: Path) -> list[str]:
-    """Paths of all files below the folder, sorted; hidden ones are left out, and links to folders not
-    followed.
-    """
+    """Paths of all files below the folder, sorted; without hidden ones and linked folders."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]

@@ -89,9 +89,7 @@ def decode(path: str | os.PathLike[str], shape: tuple[int, ...] | None) -> NDArr
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
-    """Channels, and (width, height), of images for inputs of this shape: (c, h, w), (h, w, c), or (h, w) of
-    grey.
-    """
+    """Channels, and (width, height), for inputs of this shape: (c, h, w), (h, w, c), or (h, w) of grey."""
     if len(shape) == 3 and shape[0] in _CHANNELS:
         return shape[0], (shape[2], shape[1])
     if len(shape) == 3 and shape[2] in _CHANNELS:

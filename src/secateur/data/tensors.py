@@ -100,8 +100,9 @@ def _joined(batches: Sequence[Batch], name: str) -> Batch:
 
 
 def _is_one_batch(graph: Graph, value: Any) -> bool:
-    """A tuple with one array for each input, or with labels, is a batch; a list, and any other tuple, one of
-    them.
+    """Whether the value is one batch: a tuple with one array for each input, or with labels.
+
+    A list, and any other tuple, holds several.
     """
     if not isinstance(value, tuple) or is_array(value):
         return is_array(value) or _is_named(value)

@@ -55,9 +55,7 @@ def range_problem(images: Tensor, bounds: tuple[float | Tensor, float | Tensor],
 
 
 def outside(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Which values lie outside of the ends by more than 1e-6 of their distance and rounding; shape: that of
-    `x`.
-    """
+    """Which values lie outside of the ends, by more than 1e-6 of their distance and rounding."""
     width, largest = upper - lower, torch.maximum(lower.abs(), upper.abs())
     slack = _TOLERANCE * width + 2 * torch.finfo(x.dtype).eps * largest
     slack = slack.where(torch.isfinite(slack), 0.0)

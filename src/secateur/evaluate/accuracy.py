@@ -111,8 +111,9 @@ class _Logits(nn.Module):
 def resolve_head(
     model: nn.Module, head: Head, outputs: Tensor, example: Tensor, *, one_of_k: bool | None = True
 ) -> Head:
-    """What the columns of `outputs` (n, outputs) are; `auto` is decided by their number and the model's last
-    ops.
+    """What the columns of `outputs` (n, outputs) are.
+
+    `auto` is decided by their number and the model's last ops.
 
     `one_of_k`: whether the labels are class numbers; None where there are no labels. Where the model cannot
     be captured on `example` (batch, …), the values tell: a column between 0 and 1 holds probabilities, and so
@@ -172,9 +173,7 @@ def equal(first: Tensor, second: Tensor) -> Tensor:
 
 
 def top_k_correct(outputs: Tensor, labels: Tensor, k: int, head: Head) -> Tensor:
-    """Whether each label is among the k first classes, shape (n,); of equal outputs the lower class comes
-    first.
-    """
+    """Whether each label is among the k first classes, (n,); of equal outputs the lower class is first."""
     classes = 1 if head in MULTI_LABEL else classes_of(head, outputs.shape[1])
     if not 1 <= k <= classes:
         raise InputError(f"top_k={k} does not fit a model with {classes} classes and the head {head}")

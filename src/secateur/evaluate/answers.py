@@ -53,8 +53,9 @@ class Answers:
 def answers_of(
     model: Model, role: str, images: Tensor, head: Head, one_of_k: bool | None, streaming: Streaming
 ) -> Answers:
-    """Run the model, which is the `role` in errors. Raises `InputError` where it cannot be run or decides
-    nothing.
+    """Run the model, which is the `role` in errors.
+
+    Raises `InputError` where it cannot be run or decides nothing.
 
     `one_of_k`: whether the labels are class numbers; None where there are none.
     """

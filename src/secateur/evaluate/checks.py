@@ -1,6 +1,4 @@
-"""What is refused before and after the models have run: data, labels, and what asks for labels where there
-are none.
-"""
+"""Checks of data and labels, and of what needs labels where there are none."""
 
 from __future__ import annotations
 

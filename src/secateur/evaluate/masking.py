@@ -33,9 +33,7 @@ def signs_of_masking(
     outcomes: Sequence[tuple[Attack, Outcome]],
     batch_size: int,
 ) -> tuple[str, ...]:
-    """What makes the `outcomes` of gradient attacks on `images` (n, …) doubtful, in words; empty where
-    nothing does.
-    """
+    """Reasons to doubt the `outcomes` of gradient attacks on `images` (n, …); empty where there are none."""
     followed = dict.fromkeys(attack.climbed for attack, _ in outcomes if attack.climbed is not None)
     if not followed or not bool(outcomes[0][1].correct.any()):
         return ()

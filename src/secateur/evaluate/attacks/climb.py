@@ -100,8 +100,9 @@ def _start(target: Target, ball: Ball, x: Tensor, y: Tensor, loss: Climbed) -> _
 
 
 def _move(c: _Climb, target: Target, loss: Climbed, share: float) -> None:
-    """z = P(x + η d), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), d the steepest direction and P the
-    projection.
+    """One step of all inputs with momentum α = `share`.
+
+    z = P(x + η d), x⁺ = P(x + α (z − x) + (1 − α) (x − x⁻)), d the steepest direction and P the projection.
     """
     z = c.ball.project(c.x + per_input(c.size, c.x) * c.ball.steepest(c.gradient))
     x = c.ball.project(c.x + share * (z - c.x) + (1 - share) * (c.x - c.previous))
@@ -115,8 +116,10 @@ def _move(c: _Climb, target: Target, loss: Climbed, share: float) -> None:
 
 
 def _look_back(c: _Climb, steps: int) -> None:
-    """Halve η and go back to the best point where the loss rose in fewer than ρ of the `steps`, or where
-    neither η nor the largest loss has changed since the last checkpoint.
+    """Halve η and go back to the best point where the loss rises too seldom.
+
+    That is, in fewer than ρ of the `steps`, or where neither η nor the largest loss has changed since the
+    last checkpoint.
     """
     halve = (c.rises < _RISES * steps) | (~c.halved & (c.best_loss == c.best_before))
     c.size = torch.where(halve, c.size / 2, c.size)

@@ -26,8 +26,7 @@ class Ball:
     upper: Tensor
 
     def project(self, x: Tensor) -> Tensor:
-        """x moved into the ball, then into the box; since x0 lies in the box, that does not leave the ball
-        again.
+        """x moved into the ball, then into the box, which does not leave the ball since x0 lies in the box.
 
         In L∞ that is the nearest point. In L2 it is one of both sets, not always the nearest.
         """

@@ -1,5 +1,4 @@
-"""Attacks on the agreement of two models: inputs that the original decides as before, and the pruned model
-does not.
+"""Attacks on agreement: inputs that the original decides as before, and the pruned model does not.
 
 No labels are needed. DIVA (Hao et al., https://arxiv.org/abs/2204.10933) attacks compressed models with the
 same aim.
@@ -24,8 +23,9 @@ from secateur.evaluate.box import Box
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairTarget(Target):
-    """`model` beside `original`, which has a head of its own; y (b,) are the original's decisions for clean
-    inputs.
+    """`model` beside `original`, which has a head of its own.
+
+    The labels y (b,) are the original's decisions for clean inputs.
 
     An input is wrong where the original decides y and the model does not, each run by itself.
     """
@@ -74,9 +74,7 @@ def pair_of(
     box: Box,
     device: torch.device | str | None,
 ) -> PairTarget:
-    """The target of two models with resolved heads, both on the first one's device where `device` names
-    none.
-    """
+    """The target of two models with resolved heads, on `device` or else on the first one's."""
     alone = target_of(*model, box, device)
     beside, _ = placed(original[0], alone.device)
     return PairTarget(

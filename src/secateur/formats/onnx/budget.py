@@ -17,8 +17,9 @@ CONSTANT_BYTES = (
 
 
 def numbers_made(node: Node, given: Sequence[Any]) -> int:
-    """How many numbers the op's result has at most. Raises `IndexError`, `TypeError` or `ValueError` on wrong
-    input.
+    """The most numbers that the op's result can have.
+
+    Raises `IndexError`, `TypeError` or `ValueError` on wrong input.
     """
     shapes = [_shape(v) for v in given if v is not None]
     return max(0, _MADE.get(node.kind, _largest)(node, given, shapes))

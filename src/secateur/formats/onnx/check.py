@@ -39,8 +39,9 @@ Values = Mapping[str, Tensor]
 
 
 def check_import(model: OnnxGraph, inputs: Sequence[Tensor]) -> None:
-    """`VerificationError` naming the first node whose value in torch is not that in onnxruntime, on random
-    inputs.
+    """Compare the model with onnxruntime on random inputs.
+
+    Raises `VerificationError` naming the first node whose value in torch is not that in onnxruntime.
 
     `inputs` say the shapes; a batch that the model fixes is run a piece at a time. Cost: a run in torch and
     one in onnxruntime for each draw; where outputs differ, a run of all nodes one by one.
@@ -121,8 +122,9 @@ class Runtime:
 
 
 def run_onnx(model: OnnxGraph, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-    """Values of the named outputs, from onnxruntime, or where that lacks kernels (bfloat16) from ONNX's
-    reference.
+    """Values of the named outputs, from onnxruntime.
+
+    Where onnxruntime lacks kernels (bfloat16), from ONNX's reference.
     """
     runtime = Runtime(model)
     with torch.no_grad():
@@ -138,8 +140,9 @@ def _fed(model: OnnxGraph, inputs: Sequence[Tensor]) -> dict[str, Proto]:
 
 
 def _check_nodes(runtime: Runtime, inputs: Sequence[Tensor]) -> None:
-    """`VerificationError` for the first node that gives something else on the values that onnxruntime has
-    there.
+    """Run each node on the values that onnxruntime has.
+
+    Raises `VerificationError` for the first that gives something else.
     """
     model = runtime.model
     piece = next(runtime.pieces(inputs))
@@ -181,7 +184,9 @@ def _in_float64(model: OnnxGraph, node: Node, given: Sequence[Any]) -> dict[str,
 
 
 def _same_op(ours: Tensor, exact: Tensor, theirs: Tensor) -> bool:
-    """Element by element: within a share of the element and of the value's usual size, or of what rounding
+    """Whether two tensors are equal up to rounding, element by element.
+
+    The difference is within a share of the element and of the value's usual size, or of what rounding
     explains.
     """
     if ours.shape != theirs.shape or not ours.is_floating_point():

@@ -1,6 +1,4 @@
-"""The tensors that a model holds: initializers, Constant nodes, and what ConstantOfShape makes of constant
-shapes.
-"""
+"""The constant tensors of a model: initializers, Constant nodes, and ConstantOfShape of constant shapes."""
 
 from __future__ import annotations
 

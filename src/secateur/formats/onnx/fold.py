@@ -1,5 +1,4 @@
-"""Values that depend on constants and shapes alone, such as the anchors of a detector: worked out, not
-captured.
+"""Values that depend on constants and shapes alone, such as a detector's anchors: computed, not captured.
 
 A node is one of these where each of its inputs is a constant, the shape of a value, or made by such a node.
 The ops in `FOLDED` may then have data-dependent shapes (NonZero) and are evaluated on plain numbers by ONNX's
@@ -43,9 +42,7 @@ def value_free(nodes: Iterable[Node], constants: Iterable[str]) -> set[str]:
 
 
 def on_numbers(nodes: Sequence[Node], rules: Iterable[str], constants: Iterable[str]) -> set[str]:
-    """First outputs of the nodes that are evaluated on numbers: those that only `FOLDED` has, and what makes
-    theirs.
-    """
+    """First outputs of the nodes evaluated on numbers: of ops that only `FOLDED` has, and before."""
     known, wanted, found = set(rules), set[str](), set[str]()
     there = set(constants)
     for node in reversed(nodes):
@@ -60,9 +57,7 @@ def on_numbers(nodes: Sequence[Node], rules: Iterable[str], constants: Iterable[
 def read_as_numbers(
     nodes: Sequence[Node], constants: Mapping[str, Tensor], numbers: Container[str]
 ) -> set[str]:
-    """Constants that may be read as numbers: by nodes in `numbers`, beside what such nodes make, or whole
-    numbers.
-    """
+    """Constants that may be read as numbers: by nodes in `numbers`, beside their results, or integers."""
     free, found = value_free(nodes, constants), set[str]()
     for node in nodes:
         if node.kind not in FOLDED:
@@ -83,9 +78,7 @@ def is_plain(value: Any) -> bool:
 
 
 def folded(node: Node, given: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    """The node's results on arrays of numbers, in their types. The size is checked before anything is
-    made.
-    """
+    """The node's results on arrays of numbers, in their types. Sizes are checked before anything is made."""
     from onnx import ValueInfoProto, helper
     from onnx.reference import ReferenceEvaluator
 

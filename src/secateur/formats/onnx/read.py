@@ -1,5 +1,6 @@
-"""An ONNX file as a checked protobuf with all of its weights. Nothing in the file is run, fetched or
-trusted.
+"""An ONNX file as a checked protobuf with all of its weights.
+
+Nothing in the file is run, fetched or trusted.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ def require_packages(*names: str) -> None:
 
 
 def read_proto(path: str | os.PathLike[str]) -> Proto:
-    """The model in the file at `path`, weights in it, functions inlined; `InputError` where it cannot be
-    used.
+    """The model in the file at `path`, with its weights and with functions inlined.
+
+    Raises `InputError` where it cannot be used.
 
     Weights in files beside it are read only from the model's own folder, and only where sizes agree.
     """
@@ -249,9 +251,7 @@ def _inlined(path: str | os.PathLike[str], model: Proto) -> Proto:
 
 
 def _check_functions(path: str | os.PathLike[str], model: Proto) -> None:
-    """No function calls itself, and written out they are not too much: each may call the one before it many
-    times.
-    """
+    """No function calls itself, and the inlined functions are not too many or too deep."""
     functions = {_key(f): f for f in model.functions}
     if len(functions) < len(model.functions):
         raise InputError(f"{path}: a function is there twice")
@@ -322,9 +322,7 @@ def _check_names(path: str | os.PathLike[str], graph: Proto) -> None:
 
 
 def _for_checker(model: Proto) -> Proto:
-    """The model itself, or where onnxruntime's ops stand among ONNX's own, which ONNX's checker refuses, a
-    copy.
-    """
+    """The model, or a copy whose ops of onnxruntime are not among ONNX's own, as the checker asks."""
     opset = opset_of(model)
     since = {"LayerNormalization": 17, "SimplifiedLayerNormalization": NEWEST + 1}
     if not any(n.domain in OWN_DOMAINS and opset < since.get(n.op_type, 0) for n in model.graph.node):

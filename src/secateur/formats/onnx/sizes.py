@@ -1,5 +1,4 @@
-"""The numbers in an ONNX model that follow from how many units there are: sizes, bounds of slices, counts of
-groups.
+"""Numbers in an ONNX model that depend on how many units there are: sizes, bounds of slices, groups.
 
 One row in `RULES` for each op that is told any.
 """

@@ -1,5 +1,4 @@
-"""Ops without a rule, kept whole: onnxruntime runs them, one node at a time, and nothing that they touch is
-removed.
+"""Ops without a rule, kept whole: onnxruntime runs them one by one, and nothing that they read is pruned.
 
 In the captured graph such a node is the op `secateur::onnxruntime`, which no gradient passes.
 """
@@ -30,8 +29,9 @@ _TRIED = (2, 3, 5)  # batch sizes at which shapes are found out
 
 
 def as_whole(node: Node, proto: Proto, opsets: Sequence[Proto], constants: Mapping[str, Tensor]) -> Node:
-    """The node with a model that holds nothing else; whole numbers among its inputs become part of the
-    model.
+    """The node with a model of its own, which holds nothing else.
+
+    Whole numbers among its inputs become part of that model.
     """
     import onnx
 
@@ -148,9 +148,7 @@ def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> lis
 
 
 def _size(inputs: Sequence[Tensor], symbol: Any, counts: Sequence[int]) -> Any:
-    """From the sizes at the batch sizes tried, twice each: a number, or a·batch + c; None where it is
-    neither.
-    """
+    """A size, fixed or a·batch + c, from those at the batch sizes tried, twice each; else None."""
     first, second, third = counts[::2]
     if list(counts[::2]) != list(counts[1::2]):
         return None

@@ -1,5 +1,4 @@
-"""A pruned ONNX model: the user's own file with smaller initializers, and the constants that follow from
-their sizes.
+"""A pruned ONNX model: the user's file with smaller initializers, and constants that depend on their sizes.
 
 Names, order of nodes, opset, metadata and free axes stay as they are. Which number of which constant follows
 from units is read off the captured graph: a value of the model is found in it by name (see `places`), and its

@@ -44,8 +44,7 @@ from secateur.formats.pt2.payloads import check_payloads, clean_inputs
 
 
 def clean_copy(path: str | os.PathLike[str]) -> IO[bytes]:
-    """A temporary file with those parts of the `.pt2` at `path` that are data and nothing else, ready for
-    torch.
+    """A temporary file with the parts of the `.pt2` at `path` that are plain data, ready for torch.
 
     Raises `InputError` naming the part at fault, why it is refused, and how to export the model again.
     """
