@@ -49,17 +49,17 @@ def shares(
         torch.ones_like(kept) if labels is None else (x == labels.to(x.device)).all(-1) for x in (f, g)
     )
     certain = (kept & kept_too & same(f, g), kept & right, kept_too & right_too)
-    if not found:
-        return tuple(Share(certified=_share(c)) for c in certain)  # type: ignore[return-value]
-    standing = (
-        ~all_of(found, "disagree"),
-        ~all_of(found, "flips_first") & right,
-        ~all_of(found, "flips_second") & right_too,
-    )
-    return tuple(
-        Share(certified=_share(c), empirical=_share(s)) for c, s in zip(certain, standing, strict=True)
-    )  # type: ignore[return-value]
+    standing: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+    if found:
+        standing = (
+            ~all_of(found, "disagree"),
+            ~all_of(found, "flips_first") & right,
+            ~all_of(found, "flips_second") & right_too,
+        )
+    agreement, first, second = map(_share, certain, standing)
+    return agreement, first, second
 
 
-def _share(mask: Tensor) -> float:
-    return float(mask.double().mean())
+def _share(certain: Tensor, standing: Tensor | None) -> Share:
+    empirical = None if standing is None else float(standing.double().mean())
+    return Share(certified=float(certain.double().mean()), empirical=empirical)

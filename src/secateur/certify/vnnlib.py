@@ -80,10 +80,8 @@ def write_claim(
     )
     eps = certificate.input_set.eps
     if eps is not None and inputs is not None:
-        low, high = (
-            torch.maximum(inputs[0].double() - eps, low),
-            torch.minimum(inputs[0].double() + eps, high),
-        )
+        centre = inputs[0].double()
+        low, high = torch.maximum(centre - eps, low), torch.minimum(centre + eps, high)
     first, second = map(as_module, (original, pruned))
     with torch.no_grad():
         shape = first(example[0][:1].float()).shape

@@ -86,9 +86,8 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for param in self.get_params(ctx):
-            if (
-                getattr(param, "is_flag", False) and param.default is None
-            ):  # typer's own: --help, --show-completion
+            # typer's own flags: --help, --show-completion
+            if getattr(param, "is_flag", False) and param.default is None:
                 param.default = False
         return super().parse_args(ctx, args)
 

@@ -50,9 +50,10 @@ def _beta(x: float, a: int, b: int) -> float:
 
     It is the probability of a or more successes in a + b − 1 trials of probability x.
     """
+    # x^a (1 − x)^b / B(a, b)
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )  # x^a (1 − x)^b / B(a, b)
+    )
     if x < (a + 1) / (a + b + 2):
         return front * _fraction(x, a, b) / a
     return 1 - front * _fraction(1 - x, b, a) / b

@@ -148,7 +148,6 @@ class _Collector(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         message, _, _ = record.getMessage().partition(" See ")  # a file that is not at hand
-        if not message.startswith(
-            "with only 3 classes"
-        ):  # about the targeted attack, which does not run then
+        # With 3 classes the targeted attack, which the message is about, does not run.
+        if not message.startswith("with only 3 classes"):
             self.into.append(message)

@@ -19,22 +19,10 @@ from secateur.formats.onnx.host import host
 from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.ops import tensor
 
-_JOINS = {  # ops whose operands meet along the batch
-    *(
-        "Add",
-        "And",
-        "Concat",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "MatMul",
-        "Max",
-    ),
-    *("Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where"),
-}
+_JOINS = frozenset(  # ops whose operands meet along the batch
+    "Add And Concat Div Equal Greater GreaterOrEqual Less LessOrEqual MatMul Max Mean Min Mod Mul Or Pow Sub "
+    "Sum Where".split()
+)
 
 
 class Batch:

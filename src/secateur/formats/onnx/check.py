@@ -24,12 +24,8 @@ from secateur.formats.onnx.read import LIMIT, require_packages
 from secateur.formats.onnx.recurrent import KINDS as RECURRENT
 from secateur.formats.onnx.tensors import to_proto, to_torch
 
-_TOLERANCE = {
-    torch.float64: 1e-6,
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 6e-2,
-}  # of a value's range
+# Shares of a value's range.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 _ROUNDINGS = 10  # how much more than torch's own rounding in float32 a node may be off
 _SPREADS = 100  # how much more than by optimising its graph onnxruntime's outputs may differ from ours
 _UNEXPLAINED = 0.05  # of an output's range; less is left to rounding where every node is right

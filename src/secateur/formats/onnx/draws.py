@@ -12,18 +12,7 @@ from secateur.formats.onnx.node import Node
 
 DRAWS = 3
 _SIZES = (1.0, 4.0, 255.0)  # of the floats of each draw
-_PASSES = {
-    "Cast",
-    "Identity",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Transpose",
-    "Slice",
-    "Expand",
-    "Concat",
-}
+_PASSES = frozenset("Cast Identity Reshape Squeeze Unsqueeze Flatten Transpose Slice Expand Concat".split())
 _COMPARES = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
 
 

@@ -175,9 +175,8 @@ def softmax_like(f: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
         axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % x.ndim
         if node.opset >= 13 or all(n == 1 for n in x.shape[axis + 1 :]):
             return f(x, axis)
-        return f(x.flatten(axis), axis).reshape(
-            x.shape
-        )  # before opset 13, all axes from this one on together
+        # Before opset 13, all axes from this one on together.
+        return f(x.flatten(axis), axis).reshape(x.shape)
 
     return rule
 
@@ -572,7 +571,9 @@ def is_shape_of(shape: Host, other: Tensor) -> bool:
 
 
 def _dtype_of(value: Any, floating: torch.dtype) -> torch.dtype:
-    return floating if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
+    if isinstance(value, float):
+        return floating
+    return torch.bool if isinstance(value, bool) else torch.int64
 
 
 def _expanded_like(node: Node, x: Any, shape: Host, other: Tensor) -> Tensor:
@@ -615,10 +616,8 @@ def _same(node: Node, x: Tensor, *rest: Any) -> Tensor:
 
 LINEAR = "MatMul (+ Add)"  # a product with a weight, as `model` finds it
 FILLED_LIKE, EXPANDED_LIKE = "ConstantOfShape (Shape)", "Expand (Shape)"  # as `like` finds them
-PLAIN = {
-    FILLED_LIKE: "ConstantOfShape",
-    EXPANDED_LIKE: "Expand",
-}  # where the sizes are not all of the other value's
+# Where the sizes are not all of the other value's.
+PLAIN = {FILLED_LIKE: "ConstantOfShape", EXPANDED_LIKE: "Expand"}
 AFTER = "(after)"  # an attribute of slopes that `model` has made a row of
 
 OPS: dict[str, Callable[..., Any]] = {

@@ -45,10 +45,8 @@ def check_payloads(archive: Archive, part: str, config: Any, folder: str) -> Non
             archive.refuse(
                 f"{fqn} in {part}", f"points to {record[:80]!r}, which is no tensor record of the archive"
             )
-        needed, available = (
-            _declared_bytes(archive, f"{fqn} in {part}", entry),
-            archive.records[record].file_size,
-        )
+        needed = _declared_bytes(archive, f"{fqn} in {part}", entry)
+        available = archive.records[record].file_size
         if needed > available:
             archive.refuse(f"{fqn} in {part}", f"declares {needed} bytes but its record holds {available}")
         entry["tensor_meta"]["device"] = CPU
