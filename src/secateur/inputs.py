@@ -103,13 +103,13 @@ class InputSpec(BaseModel):
         """The legal range of what the model itself takes: numbers, or tensors (channels, 1, 1) of them."""
         return self.normalisation.box(self.input_bounds)
 
-    def taken(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
         """Images as the model itself takes them."""
-        return self.normalisation.taken(images)
+        return self.normalisation.normalised(images)
 
-    def around(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
+    def wrapped(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
-        return self.normalisation.around(model)
+        return self.normalisation.wrapped(model)
 
 
 def _finite(values: Any) -> Any:
@@ -181,19 +181,19 @@ class Normalisation:
         low, high = ((torch.as_tensor(end, dtype=torch.float64) - mean) / std for end in bounds)
         return low, high
 
-    def taken(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
         """Images (n, channels, …) as the model itself takes them."""
         if not self:
             return images
         mean, std = self._of_channels(images.ndim - 2)
         return ((images - mean) / std).to(images.dtype)
 
-    def undone(self, taken: Tensor) -> Tensor:
-        """The images (n, channels, …) of which `taken` came."""
+    def denormalised(self, inputs: Tensor) -> Tensor:
+        """The images (n, channels, …) that the model's `inputs` were made of."""
         if not self:
-            return taken
-        mean, std = self._of_channels(taken.ndim - 2)
-        return (taken * std.to(taken.device) + mean.to(taken.device)).to(taken.dtype)
+            return inputs
+        mean, std = self._of_channels(inputs.ndim - 2)
+        return (inputs * std.to(inputs.device) + mean.to(inputs.device)).to(inputs.dtype)
 
     def check(self, channels: int) -> None:
         """Raise `InputError` where there are several numbers, but not one for each of so many channels."""
@@ -203,7 +203,7 @@ class Normalisation:
                     f"{name} has {len(numbers)} numbers, but the model's input has {channels} channels"
                 )
 
-    def around(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
+    def wrapped(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
         return Normalised(as_module(model), *self._of_channels(spatial)) if self else model
 
@@ -245,7 +245,7 @@ class Normalised(nn.Module):
         return self.model(self.normalise(x))
 
 
-def beside(model: str | os.PathLike[str]) -> Path:
+def settings_path(model: str | os.PathLike[str]) -> Path:
     """Where the settings of the model in a file stand."""
     return Path(model).with_suffix(".yaml")
 
@@ -271,10 +271,10 @@ def _settings_of(model: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
     """The settings beside the model, and from which file; without such a file, those of a preprocessor."""
     if Path(model).name in ("", "..") or ":" in Path(model).name:  # a folder, or a factory
         return Path(model), {}
-    path = beside(model)
+    path = settings_path(model)
     if path.exists():
         return path, read_settings(path)
-    other = preprocessor.beside(model)
+    other = preprocessor.preprocessor_path(model)
     return other, preprocessor.read_preprocessor(other) if other.is_file() else {}
 
 

@@ -341,7 +341,7 @@ def _samples(
     inputs (all of them, where nothing is solved), or surrogates of another kind; None where these cannot be
     drawn.
     """
-    look = partial(look_at, graph, bounds, device=asked.device, normalise=asked.normalisation.taken)
+    look = partial(look_at, graph, bounds, device=asked.device, normalise=asked.normalisation.normalised)
     seen, given = None, ""
     if asked.calibration is not None:
         most = asked.samples + (asked.samples + 1) // 2 if solves else asked.samples
@@ -373,7 +373,7 @@ def _doubts(graph: Graph, asked: Request, judges: Judges | None) -> list[str]:
     mean, std = asked.normalisation.mean, asked.normalisation.std
     own = None
     if judges is not None and judges.basis == OWN:
-        own = asked.normalisation.undone(judges.samples.inputs[0])
+        own = asked.normalisation.denormalised(judges.samples.inputs[0])
     found = likely_normalisation(graph, asked.input_bounds, mean, std, seed=asked.seed, images=own)
     if not found.clear:
         return []

@@ -176,7 +176,7 @@ def _problem(given: Mapping[str, Any], example: ExampleInputs | None) -> _Proble
         raise InputError("inputs and eps belong together: the balls' centres and their radius")
     mean, std = given["mean"] or (), given["std"] or ()
     normalisation = Normalisation.named(given["normalize"], bounds, mean, std)
-    original, pruned = (normalisation.around(given[name]) for name in ("original", "pruned"))
+    original, pruned = (normalisation.wrapped(given[name]) for name in ("original", "pruned"))
     if example is None and inputs is not None:
         example = example_of(inputs)
     with phase("capturing both models", given["progress"]):

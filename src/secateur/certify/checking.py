@@ -100,7 +100,7 @@ def _other_models(
     problems = []
     for role, model in (("pruned", pruned), ("original", original)):
         with reproducible(model, threads=None):
-            graph = capture(normalisation.around(model), example)
+            graph = capture(normalisation.wrapped(model), example)
         if fingerprint(graph) != getattr(certificate, role):
             problems.append(f"the {role} model is not the one that was certified")
     return problems, graph

@@ -216,7 +216,7 @@ def certify_command(
         if output is not None:
             certificate.save(output)
         if vnnlib is not None:
-            loaded, smaller = given.around(loaded), given.around(smaller)
+            loaded, smaller = given.wrapped(loaded), given.wrapped(smaller)
             write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
     _print(certificate, as_json)
 

@@ -37,11 +37,11 @@ def init_command(
     from secateur.cli.reading import example_from, inputs_from, model_from
     from secateur.files import write_atomically
     from secateur.graph.capture import capture
-    from secateur.inputs import InputSpec, beside
+    from secateur.inputs import InputSpec, settings_path
     from secateur.normalisation import likely_normalisation
     from secateur.progress import phase
 
-    path = beside(parsed("MODEL", model, PATH))
+    path = settings_path(parsed("MODEL", model, PATH))
     if ":" in path.name:
         raise InputError(
             f"{model}: a settings file stands next to a file; save the model as {listed(suffixes_read())}"

@@ -1,4 +1,4 @@
-"""What a classifier answers, and how often it is right: streamed, for every head of `secateur.decisions`."""
+"""Outputs of a classifier, streamed, and its accuracy, for every head of `secateur.decisions`."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from secateur.decisions import MULTI_LABEL, Head
 from secateur.errors import InputError
-from secateur.evaluate.answers import Answers
 from secateur.evaluate.attacks import ATTACKS, Attack
+from secateur.evaluate.predictions import Predictions
 
 
 def check_data(images: Tensor, labels: Tensor | None) -> None:
@@ -59,7 +59,7 @@ def check_pair(head: Head, attacks: Sequence[Attack]) -> None:
         )
 
 
-def check_labels(labels: Tensor, subject: Answers, attacks: Sequence[Attack]) -> None:
+def check_labels(labels: Tensor, subject: Predictions, attacks: Sequence[Attack]) -> None:
     """What labels fit the model's head and its number of classes."""
     low, high, classes = int(labels.min()), int(labels.max()), subject.classes
     if (labels.ndim == 2) != (subject.head in MULTI_LABEL):

@@ -15,7 +15,6 @@ from secateur.data.plain import tensor_of
 from secateur.decisions import HEADS, Head
 from secateur.evaluate.accuracy import accuracies, placed
 from secateur.evaluate.agreement import check_comparable, compared
-from secateur.evaluate.answers import Answers, Model, Streaming, answers_of, takes
 from secateur.evaluate.attacks import Attack
 from secateur.evaluate.attacks.run import check_names
 from secateur.evaluate.box import Bounds, Box, input_box, pixels_in, range_warning
@@ -23,6 +22,7 @@ from secateur.evaluate.checks import check_data, check_labels, check_pair, check
 from secateur.evaluate.classes import per_class, worst
 from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
+from secateur.evaluate.predictions import Model, Predictions, Streaming, accepts, predictions_of
 from secateur.evaluate.report import Cost, Evaluation
 from secateur.evaluate.robustness import agreement_attacked, attacked, corrupted
 from secateur.evaluate.runtime import fixed_batch, forward_pass, runtime_of
@@ -104,11 +104,11 @@ def evaluate(
         (1.0, 0.75)
     """
     task = _task(checked(_RULES, locals()))  # the arguments, and nothing else yet
-    measured = _answers(task)
+    measured = _predictions(task)
     timed_in = (task.runtime or runtime_of(measured[0].module)) if task.latency else None
     with phase("measuring the cost", progress):
         costs, latency_batch = _costs(measured, task.images, task.streaming, timed_in)
-    fields, doubts = _found(task, measured)
+    fields, doubts = _figures(task, measured)
     return Evaluation(
         samples=len(task.images),
         head=measured[0].head,
@@ -117,7 +117,7 @@ def evaluate(
             for c in task.corruptions
             if task.box is not None
         ),
-        warnings=(*_of_range(task), *doubts),
+        warnings=(*_range_warnings(task), *doubts),
         cost=costs[0],
         cost_before=costs[1] if len(costs) > 1 else None,
         latency_batch=latency_batch,
@@ -157,11 +157,11 @@ def _task(given: Mapping[str, Any]) -> _Task:
     mean, std = given["mean"] or (), given["std"] or ()
     normalisation = Normalisation.named(given["normalize"], bounds, mean, std)
     model, original, spatial = given["model"], given["original"], images.ndim - 2
-    if images.dtype == torch.uint8 and (normalisation or not takes(model, images[:2], given["device"])):
+    if images.dtype == torch.uint8 and (normalisation or not accepts(model, images[:2], given["device"])):
         images = pixels_in(images, bounds)
     return _Task(
-        model=normalisation.around(model, spatial),
-        original=None if original is None else normalisation.around(original, spatial),
+        model=normalisation.wrapped(model, spatial),
+        original=None if original is None else normalisation.wrapped(original, spatial),
         images=images,
         labels=labels,
         attacks=attacks,
@@ -179,15 +179,15 @@ def _task(given: Mapping[str, Any]) -> _Task:
     )
 
 
-def _answers(task: _Task) -> list[Answers]:
-    """What the model answers, and what the original does, where there is one. Both fit labels and attacks."""
+def _predictions(task: _Task) -> list[Predictions]:
+    """Predictions of the model, and of the original where there is one; they fit labels and attacks."""
     one_of_k = None if task.labels is None else task.labels.ndim == 1
-    subject = answers_of(task.model, "model", task.images, task.head, one_of_k, task.streaming)
+    subject = predictions_of(task.model, "model", task.images, task.head, one_of_k, task.streaming)
     if task.labels is not None:
         check_labels(task.labels, subject, task.attacks)
     if task.original is None:
         return [subject]
-    reference = answers_of(task.original, "original", task.images, task.head, one_of_k, task.streaming)
+    reference = predictions_of(task.original, "original", task.images, task.head, one_of_k, task.streaming)
     check_comparable(subject, reference)
     if task.labels is None:
         check_pair(subject.head, task.attacks)
@@ -228,7 +228,7 @@ _RULES = {
 Found = tuple[dict[str, Any], tuple[str, ...]]  # fields of the report, and what to warn of
 
 
-def _found(task: _Task, measured: Sequence[Answers]) -> Found:
+def _figures(task: _Task, measured: Sequence[Predictions]) -> Found:
     """Accuracy, agreement, and what attacks leave of these."""
     subject, reference = measured[0], measured[1] if len(measured) > 1 else None
     parts = list[Found]()
@@ -243,7 +243,7 @@ def _found(task: _Task, measured: Sequence[Answers]) -> Found:
 
 
 def _correct(
-    subject: Answers, reference: Answers | None, labels: Tensor, top_k: Sequence[int]
+    subject: Predictions, reference: Predictions | None, labels: Tensor, top_k: Sequence[int]
 ) -> dict[str, Any]:
     """How often the models are right, in all and by class."""
     before = None if reference is None else reference.right(labels)
@@ -260,7 +260,7 @@ def _correct(
     }
 
 
-def _attacked(subject: Answers, reference: Answers | None, task: _Task, box: Box) -> Found:
+def _attacked(subject: Predictions, reference: Predictions | None, task: _Task, box: Box) -> Found:
     """What attacks leave of the accuracy, or without labels of the agreement."""
     if task.labels is not None:
         rows, doubts = attacked(subject, task.images, task.labels, task.attacks, box, task.streaming)
@@ -270,17 +270,17 @@ def _attacked(subject: Answers, reference: Answers | None, task: _Task, box: Box
     return {"agreement_attacks": standing}, doubts
 
 
-def _of_range(task: _Task) -> tuple[str, ...]:
+def _range_warnings(task: _Task) -> tuple[str, ...]:
     """That images lie outside of the bounds, where nothing needs a box: they are likely in other units."""
     said = "" if task.box else range_warning(task.images, task.bounds)
     return (said,) if said else ()
 
 
 def _costs(
-    measured: Sequence[Answers], images: Tensor, streaming: Streaming, runtime: Runtime | None
+    measured: Sequence[Predictions], images: Tensor, streaming: Streaming, runtime: Runtime | None
 ) -> tuple[list[Cost], int | None]:
     """The cost of each model, timed in turns on one batch where a runtime is named, and that batch's size."""
-    pairs = [placed(answers.module, streaming["device"]) for answers in measured]
+    pairs = [placed(predictions.module, streaming["device"]) for predictions in measured]
     modules = [module for module, _ in pairs]
     milliseconds: Sequence[float | None] = [None] * len(modules)
     batch = images[: streaming["batch_size"]].to(pairs[0][1])

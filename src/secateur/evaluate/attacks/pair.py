@@ -39,23 +39,25 @@ class PairTarget(Target):
 
     def wrong(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._apart(outputs_of(self.model, x), outputs_of(self.original, x), y)
+            return self._disagrees(outputs_of(self.model, x), outputs_of(self.original, x), y)
 
     def judged(self, x: Tensor, y: Tensor, loss: Climbed) -> tuple[Tensor, Tensor]:
-        """As of one model, with the losses of `apart`."""
+        """As of one model, with the losses of `disagreement_loss`."""
         outputs, originals = outputs_of(self.model, x), outputs_of(self.original, x)
         climbed: Climbed = "log_odds" if loss == "ce" else loss
         error, original_error = (
             loss_of(found, y, head, climbed)
             for found, head in ((outputs, self.head), (originals, self.original_head))
         )
-        return apart(error, original_error, climbed), self._apart(outputs.detach(), originals.detach(), y)
+        return disagreement_loss(error, original_error, climbed), self._disagrees(
+            outputs.detach(), originals.detach(), y
+        )
 
-    def _apart(self, outputs: Tensor, originals: Tensor, y: Tensor) -> Tensor:
+    def _disagrees(self, outputs: Tensor, originals: Tensor, y: Tensor) -> Tensor:
         return (decide(originals, self.original_head) == y) & (decide(outputs, self.head) != y)
 
 
-def apart(error: Tensor, original_error: Tensor, loss: Climbed) -> Tensor:
+def disagreement_loss(error: Tensor, original_error: Tensor, loss: Climbed) -> Tensor:
     """What attacks on agreement climb, (b,), from the losses (b,) of both models for the original's class y.
 
     `margin` and `dlr`: how far the model is beyond its boundary, or the original from its own, whichever is
