@@ -31,6 +31,7 @@ from secateur.cli.options import (
 )
 from secateur.cli.printing import print_json, print_result, print_table, say
 from secateur.errors import InputError, SecateurError
+from secateur.formats.registry import by_suffix
 from secateur.report.tables import next_steps, pruning_table
 
 if TYPE_CHECKING:
@@ -448,7 +449,8 @@ def _timed(
 
     On stderr: why it was not timed, or that it takes no less time.
     """
-    after = output if output.suffix.lower() == ".onnx" else result.model
+    found = by_suffix(output)
+    after = output if found is not None and found.proto is not None else result.model
     try:
         timed = secateur.latency(original, after, example)
     except SecateurError as error:
