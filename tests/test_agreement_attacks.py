@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from secateur.decisions import Head, decide
 from secateur.errors import InputError
 from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack
-from secateur.evaluate.attacks.base import Norm
 from secateur.evaluate.attacks.losses import loss_of
 from secateur.evaluate.attacks.pair import disagreement_loss, pair_of
+from secateur.evaluate.attacks.types import Norm
 from secateur.evaluate.box import input_box
 from secateur.evaluate.measure import evaluate
 from secateur.evaluate.report import AgreementAttackRow

@@ -19,12 +19,12 @@ from helpers import perturb
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import Head
 from secateur.evaluate.attacks import APGD, ATTACKS, FGSM, PGD, Attack, AutoAttack, attack_from
-from secateur.evaluate.attacks.base import Loss, Norm
 from secateur.evaluate.attacks.climb import checkpoints
 from secateur.evaluate.attacks.losses import logits_of, loss_of
 from secateur.evaluate.attacks.norms import ball_round, steepest
 from secateur.evaluate.attacks.run import run_attack
 from secateur.evaluate.attacks.target import Target, target_of
+from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.evaluate.box import input_box
 from secateur.evaluate.measure import evaluate
 from secateur.evaluate.options import described_options, options_of

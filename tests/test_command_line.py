@@ -23,7 +23,7 @@ from secateur.cli.evaluate import evaluate_command
 from secateur.cli.options import COMMON, OUTPUT
 from secateur.cli.prune import prune_command
 from secateur.decisions import HEADS
-from secateur.evaluate.attacks.base import Loss, Norm
+from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.formats.format import RUNTIMES
 from secateur.methods import NAMES
 from secateur.request import RULES

@@ -22,9 +22,9 @@ from helpers import perturb
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import Head, decide, predict, resolve_head, top_k_correct
 from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack
-from secateur.evaluate.attacks.base import Loss, Norm
 from secateur.evaluate.attacks.run import run_attack
 from secateur.evaluate.attacks.target import target_of
+from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.evaluate.box import input_box
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.measure import evaluate

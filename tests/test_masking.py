@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.evaluate.attacks import APGD, FGSM, PGD
-from secateur.evaluate.attacks.base import Norm
+from secateur.evaluate.attacks.types import Norm
 from secateur.evaluate.measure import evaluate
 from secateur.evaluate.report import AttackRow
 from trained import blobs

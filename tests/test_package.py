@@ -13,7 +13,7 @@ import pytest
 import secateur
 
 SLOW = ("torch", "numpy", "scipy", "pydantic", "rich", "onnx")
-FUNCTIONS = ("certify", "evaluate", "prune", "replay")  # each has the name of the module that defines it
+FUNCTIONS = ("certify", "evaluate", "prune", "replay")  # each has the name of a module
 
 CHECK = f"""
 import sys, secateur
@@ -21,7 +21,7 @@ from secateur import {", ".join(FUNCTIONS)}
 for name in {FUNCTIONS}:
     found = getattr(secateur, name)
     assert type(found).__name__ == "function", (name, found)
-    assert found is globals()[name] is getattr(sys.modules["secateur." + name], name)
+    assert found is globals()[name] is getattr(sys.modules[secateur._HOMES[name]], name)
 """
 
 

@@ -42,7 +42,8 @@ class InputSpec(BaseModel):
     own.
 
     Example:
-        >>> InputSpec(normalize="minus1to1", input_bounds=(0, 255)).mean
+        >>> import secateur
+        >>> secateur.InputSpec(normalize="minus1to1", input_bounds=(0, 255)).mean
         (127.5,)
     """
 

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.evaluate.attacks.base import Attack, Climbed
+from secateur.evaluate.attacks.base import Attack
 from secateur.evaluate.attacks.fgsm import FGSM
 from secateur.evaluate.attacks.pgd import PGD
 from secateur.evaluate.attacks.run import Outcome
 from secateur.evaluate.attacks.target import Target
+from secateur.evaluate.attacks.types import Climbed
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images, labels and their places in the data
 

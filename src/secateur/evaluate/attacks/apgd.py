@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from secateur.evaluate.attacks.base import (
-    LOSS,
-    NORM,
-    RADIUS,
-    RESTARTS,
-    SEED,
-    STEPS,
-    Attack,
-    Climbed,
-    Loss,
-    Norm,
-)
+from secateur.evaluate.attacks.base import LOSS, NORM, RADIUS, RESTARTS, SEED, STEPS, Attack
+from secateur.evaluate.attacks.types import Climbed, Loss, Norm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from secateur.errors import InputError
-from secateur.evaluate.attacks.base import NORM, RADIUS, SEED, Attack, Norm
+from secateur.evaluate.attacks.base import NORM, RADIUS, SEED, Attack
+from secateur.evaluate.attacks.types import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,18 +6,15 @@ its help from their fields.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
+from secateur.evaluate.attacks.types import Climbed, Loss, Norm
 from secateur.evaluate.options import check_options, choice, number, options_of, whole
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from secateur.evaluate.attacks.target import Target
-
-Norm = Literal["linf", "l2"]
-Loss = Literal["ce", "margin", "dlr"]
-Climbed = Literal["ce", "margin", "dlr", "log_odds"]  # losses in the form whose gradient is followed
 
 # Fields that several attacks have.
 RADIUS = number("radius in input units", low=0)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.evaluate.attacks.base import Climbed
 from secateur.evaluate.attacks.norms import Ball, per_input
 from secateur.evaluate.attacks.target import Target
+from secateur.evaluate.attacks.types import Climbed
 
 _MOMENTUM = 0.75  # α: the share of the new step
 _RISES = 0.75  # ρ: the share of steps since the last checkpoint that must have raised the loss

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from secateur.evaluate.attacks.base import NORM, RADIUS, Attack, Norm
+from secateur.evaluate.attacks.base import NORM, RADIUS, Attack
+from secateur.evaluate.attacks.types import Norm
 
 if TYPE_CHECKING:
     from torch import Tensor

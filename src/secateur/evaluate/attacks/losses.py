@@ -8,7 +8,7 @@ from torch import Tensor
 
 from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate.attacks.base import Climbed
+from secateur.evaluate.attacks.types import Climbed
 
 _SMALLEST = 1e-30  # keeps the logarithm of a probability finite
 _APART = 1e-12  # keeps the quotient of two equal logits finite

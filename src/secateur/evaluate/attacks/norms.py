@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.evaluate.attacks.base import Norm
+from secateur.evaluate.attacks.types import Norm
 from secateur.evaluate.box import Box
 from secateur.evaluate.draws import normal, uniform
 

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from secateur.decisions import Head, decide
 from secateur.evaluate.accuracy import outputs_of, placed
-from secateur.evaluate.attacks.base import Climbed
 from secateur.evaluate.attacks.losses import loss_of
 from secateur.evaluate.attacks.target import Target, target_of
+from secateur.evaluate.attacks.types import Climbed
 from secateur.evaluate.box import Box
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from secateur.errors import InputError
-from secateur.evaluate.attacks.base import LOSS, NORM, RADIUS, RESTARTS, SEED, STEPS, Attack, Loss, Norm
+from secateur.evaluate.attacks.base import LOSS, NORM, RADIUS, RESTARTS, SEED, STEPS, Attack
+from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.evaluate.options import flag, number
 
 if TYPE_CHECKING:

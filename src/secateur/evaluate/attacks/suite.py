@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from secateur.decisions import Head
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import outputs_of
-from secateur.evaluate.attacks.base import Attack, Norm
+from secateur.evaluate.attacks.base import Attack
 from secateur.evaluate.attacks.losses import logits_of
 from secateur.evaluate.attacks.target import Target
+from secateur.evaluate.attacks.types import Norm
 from secateur.evaluate.box import Box
 from secateur.torch_state import ALONE
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from secateur.decisions import Head, decide
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import outputs_of, placed
-from secateur.evaluate.attacks.base import Climbed, Norm
 from secateur.evaluate.attacks.losses import loss_of
 from secateur.evaluate.attacks.norms import Ball, ball_round
+from secateur.evaluate.attacks.types import Climbed, Norm
 from secateur.evaluate.box import Box
 
 
