@@ -22,7 +22,8 @@ from secateur.certify.vnnlib import write_claim
 from secateur.cli import app
 from secateur.decisions import Decision, Head, NoDecision, before_head, decide_on, decision_of, same
 from secateur.errors import InputError
-from secateur.evaluate import FGSM, evaluate
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.measure import evaluate
 from secateur.graph.capture import capture
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import run

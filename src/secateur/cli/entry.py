@@ -71,8 +71,9 @@ def _without_command(
 
 
 def main() -> None:
-    """Run the command. Expected failures are one message on stderr and an exit code; a traceback only with
-    --debug.
+    """Run the command.
+
+    Expected failures are one message on stderr and an exit code; a traceback only with --debug.
     """
     catch_interrupts()
     warnings.showwarning = _warn
