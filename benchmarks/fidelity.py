@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import secateur
-from secateur.evaluate import PGD
+from secateur.evaluate.attacks.pgd import PGD
 from shared import PGD_DEFAULT, PGD_RADIUS, arguments, load_zoo, machine, markdown, test_data
 
 UNITS = ("0.3", "0.5", "0.7")

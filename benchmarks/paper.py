@@ -17,7 +17,9 @@ from typing import Any
 from torch import nn
 
 import secateur
-from secateur.evaluate import FGSM, PGD, Evaluation
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.attacks.pgd import PGD
+from secateur.evaluate.report import Evaluation
 from shared import PGD_DEFAULT, PGD_RADIUS, arguments, load_zoo, markdown, test_data, write
 
 METHODS: dict[str, tuple[str, dict[str, float]]] = {

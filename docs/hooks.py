@@ -1,5 +1,8 @@
-"""Pages that show files of the repository, or the help of a command, as they are: <!-- include: PATH -->,
-<!-- include: PATH # HEADING --> for one section, and <!-- help: COMMAND -->."""
+"""Pages that show files of the repository, the help of a command or the table of ops as they are.
+
+<!-- include: PATH -->, <!-- include: PATH # HEADING --> (one section), <!-- help: COMMAND -->,
+<!-- ops -->.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ def on_page_markdown(markdown: str, page: Any, **more: Any) -> str:
     markdown = re.sub(
         r"<!-- include: (\S+?)(?: # (.+?))? -->", lambda m: _included(m[1], m[2], folder), markdown
     )
-    return re.sub(r"<!-- help: (\S+) -->", lambda m: _help(m[1]), markdown)
+    markdown = re.sub(r"<!-- help: (\S+) -->", lambda m: _help(m[1]), markdown)
+    return re.sub("<!-- ops -->", lambda m: _ops(), markdown)
 
 
 def _included(path: str, heading: str | None, folder: str) -> str:
@@ -34,6 +38,12 @@ def _included(path: str, heading: str | None, folder: str) -> str:
 def _moved(link: str, folder: str) -> str:
     """A link of a file in the root, seen from a page in `folder` of docs/."""
     return posixpath.relpath(PAGES.get(link) or link.removeprefix("docs/"), folder or ".")
+
+
+def _ops() -> str:
+    from secateur.support import as_markdown
+
+    return as_markdown()
 
 
 def _help(name: str) -> str:

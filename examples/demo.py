@@ -21,9 +21,11 @@ from torch import Tensor
 
 import secateur
 from fashion_cnn.model import HERE, FashionCNN, load
-from secateur.evaluate import FGSM, PGD, Evaluation
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.attacks.pgd import PGD
+from secateur.evaluate.report import Evaluation
 from secateur.formats.arrays import load_arrays
-from secateur.formats.torch import save_program
+from secateur.formats.pt2.program import save_program
 from secateur.methods import METHODS
 
 OUTPUT = Path(__file__).resolve().parent.parent / "out" / "demo"

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.graph.capture import Graph, capture
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
 
 IMAGE, VECTOR, SEQUENCE, VOLUME = (2, 4, 6, 6), (2, 6), (2, 5, 4), (2, 2, 4, 4, 4)
 
@@ -109,6 +110,7 @@ CASES: dict[str, Case] = {
             x.type_as(x),
             torch.ops.aten.alias(x),
             torch.ops.aten._to_copy(x),
+            torch.ops.aten.lift_fresh_copy(x),
         )
     ),
     "view_as": function(lambda x: x.mean(1).view_as(x.sum(1)) + x.swapaxes(1, 2).mT.sum(1), SEQUENCE),
@@ -122,6 +124,16 @@ CASES: dict[str, Case] = {
         lambda x: (x.index_select(1, torch.tensor([0, 2])), x[:, torch.tensor([1, 1, 0])], F.unfold(x, 2)),
         IMAGE,
     ),
+    "gathered": function(
+        lambda x: (
+            x.gather(1, torch.tensor([3, 0]).view(1, 2, 1, 1).expand(x.shape[0], 2, 6, 6)),
+            x.unfold(2, 3, 2),
+            *x.tensor_split(3, 1),
+            torch.hstack([x, x * 2]),
+            torch.vstack([x, x * 2]),
+        ),
+        IMAGE,
+    ),
     "shuffles": function(
         lambda x: (F.pixel_shuffle(x, 2), F.pixel_unshuffle(x, 2), F.channel_shuffle(x, 2)), IMAGE
     ),
@@ -130,8 +142,19 @@ CASES: dict[str, Case] = {
             F.pad(x, (1, 2), value=0.5),
             F.pad(x, (1, 1, 1, 1), mode="reflect"),
             torch.ops.aten.constant_pad_nd(x, [1, 1], 2.0),
+            torch.ops.aten.reflection_pad1d(x.flatten(2), [1, 2]),
+            torch.ops.aten.reflection_pad2d(x, [1, 0, 2, 1]),
+            torch.ops.aten.replication_pad1d(x.flatten(2), [1, 2]),
+            torch.ops.aten.replication_pad2d(x, [1, 0, 2, 1]),
         ),
         IMAGE,
+    ),
+    "pads_3d": function(
+        lambda x: (
+            torch.ops.aten.reflection_pad3d(x, [1, 1, 0, 1, 2, 1]),
+            torch.ops.aten.replication_pad3d(x, [1, 1, 0, 1, 2, 1]),
+        ),
+        VOLUME,
     ),
     "where_masked_fill": function(
         lambda x: (
@@ -155,7 +178,16 @@ CASES: dict[str, Case] = {
         )
     ),
     "triangles": function(lambda x: (x.tril(), x.triu(), x.cumsum(1)), SEQUENCE),
-    "dropouts": Case(lambda m, x: m.b(m.a(x)), (IMAGE,), lambda: {"a": nn.Dropout(), "b": nn.Dropout2d()}),
+    "dropouts": Case(
+        lambda m, x: m.d(m.c(m.b(m.a(x)))),
+        (IMAGE,),
+        lambda: {
+            "a": nn.Dropout(),
+            "b": nn.Dropout2d(),
+            "c": nn.AlphaDropout(),
+            "d": nn.FeatureAlphaDropout(),
+        },
+    ),
     # sums and pools
     "mean_sum": function(lambda x: (x.mean((2, 3)), x.sum(1), x.mean(1, keepdim=True)), IMAGE),
     "average_pools": function(
@@ -174,6 +206,7 @@ CASES: dict[str, Case] = {
             F.adaptive_max_pool2d(x, 2),
             F.max_pool1d(x.flatten(2), 2),
             F.adaptive_max_pool1d(x.flatten(2), 3),
+            torch.ops.aten.max_pool2d_with_indices(x, [2, 2])[0],
         ),
         IMAGE,
     ),
@@ -203,6 +236,7 @@ CASES: dict[str, Case] = {
     ),
     # element-wise functions
     "abs": function(torch.abs),
+    "arcs": function(lambda x: (torch.atan(3 * x), torch.asinh(5 * x), torch.sinh(x))),
     "celu": function(lambda x: F.celu(x, 1.5)),
     "clamp": function(
         lambda x: (
@@ -215,7 +249,7 @@ CASES: dict[str, Case] = {
     ),
     "elu": function(lambda x: F.elu(x, 1.4)),
     "erf": function(torch.erf),
-    "exp": function(torch.exp),
+    "exp": function(lambda x: (torch.exp(x), torch.expm1(x))),
     "gelu": function(F.gelu),
     "gelu_tanh": function(lambda x: F.gelu(x, approximate="tanh")),
     "glu": function(F.glu),
@@ -223,7 +257,7 @@ CASES: dict[str, Case] = {
     "hardswish": function(lambda x: F.hardswish(4 * x)),
     "hardtanh": function(lambda x: (F.hardtanh(x, -0.5, 0.6), F.relu6(7 * x))),
     "leaky_relu": function(lambda x: (F.leaky_relu(x, 0.1), F.leaky_relu(x, -0.5))),
-    "log": function(lambda x: (torch.log(x.abs() + 0.5), F.logsigmoid(x))),
+    "log": function(lambda x: (torch.log(x.abs() + 0.5), F.logsigmoid(x), torch.log1p(x.abs()))),
     "logsumexp": function(lambda x: x.logsumexp(1)),
     "mish": function(lambda x: F.mish(2 * x)),
     "neg": function(torch.neg),
@@ -237,9 +271,11 @@ CASES: dict[str, Case] = {
     "relu": function(torch.relu),
     "roots": function(lambda x: (torch.sqrt(x.abs() + 0.5), torch.rsqrt(x.abs() + 0.5))),
     "selu": function(F.selu),
+    "shrinks": function(lambda x: (F.hardshrink(x, 0.3), F.softshrink(x, 0.3))),
     "sigmoid": function(lambda x: torch.sigmoid(3 * x)),
     "silu": function(lambda x: F.silu(3 * x)),
     "softplus": function(lambda x: F.softplus(x, beta=2)),
+    "steps": function(lambda x: (torch.sign(x), torch.floor(3 * x), torch.ceil(3 * x), torch.round(3 * x))),
     "tanh": function(torch.tanh),
     # arithmetic
     "add_sub": Case(
@@ -299,7 +335,15 @@ CASES: dict[str, Case] = {
     "rms_norm": layer(lambda: trained(nn.RMSNorm(4)), SEQUENCE),
     "group_norm": layer(lambda: trained(nn.GroupNorm(2, 4)), IMAGE),
     "instance_norm": layer(lambda: trained(nn.InstanceNorm2d(4, affine=True)), IMAGE),
-    "softmax": function(lambda x: (F.softmax(5 * x, 1), F.log_softmax(5 * x, 1))),
+    "softmax": function(
+        lambda x: (
+            F.softmax(5 * x, 1),
+            F.log_softmax(5 * x, 1),
+            torch.ops.aten._softmax(x, 1, False),
+            torch.ops.aten._log_softmax(x, 1, False),
+            torch.ops.aten._safe_softmax(x, 1),
+        )
+    ),
     "attention": Case(lambda m, x: attend(m, x), (SEQUENCE,), QKV),
     "attention_heads": Case(attend_by_heads, (SEQUENCE,), QKV),
     "attention_causal": Case(lambda m, x: attend(m, x, is_causal=True, scale=0.9), (SEQUENCE,), QKV),

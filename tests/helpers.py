@@ -10,8 +10,14 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from architectures import ARCHITECTURES
-from secateur.graph.capture import Graph, capture
+from secateur.decisions import Head
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.run import perturbed
+from secateur.evaluate.attacks.target import target_of
+from secateur.evaluate.box import Box
+from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
+from secateur.graph.graph import Graph
 from secateur.run import Run
 from secateur.types import Group, Removal
 
@@ -73,3 +79,20 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 
 def same_bits(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(a[n].dtype == b[n].dtype and torch.equal(a[n], b[n]) for n in a)
+
+
+def perturb(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    attack: Attack,
+    rows: Tensor,
+    restart: int,
+    head: Head,
+    box: Box,
+) -> Tensor:
+    """One run of `attack` on one batch: images (b, …) within eps of the given ones and inside the box.
+
+    `rows` (b,) are the images' places in the data, from which their random starts follow.
+    """
+    return perturbed(attack, target_of(model, head, box, None), images, labels, rows, restart)

@@ -14,8 +14,12 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.evaluate import APGD, FGSM, AutoAttack, Evaluation, evaluate
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.autoattack import AutoAttack
+from secateur.evaluate.attacks.fgsm import FGSM
 from secateur.evaluate.intervals import clopper_pearson
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import Evaluation
 
 X = torch.tensor([[0.9, 0.5, 0.1], [0.1, 0.9, 0.5], [0.1, 0.5, 0.9], [0.9, 0.1, 0.5]])
 

@@ -14,12 +14,16 @@ from torch import Tensor, nn
 
 from secateur.decisions import Head, decide
 from secateur.errors import InputError
-from secateur.evaluate import APGD, FGSM, PGD, AgreementAttackRow, Attack, evaluate
-from secateur.evaluate.attacks import pair_of
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.fgsm import FGSM
 from secateur.evaluate.attacks.losses import loss_of
-from secateur.evaluate.attacks.norms import Norm
-from secateur.evaluate.attacks.pair import apart
+from secateur.evaluate.attacks.pair import disagreement_loss, pair_of
+from secateur.evaluate.attacks.pgd import PGD
+from secateur.evaluate.attacks.types import Norm
 from secateur.evaluate.box import input_box
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import AgreementAttackRow
 from trained import blobs
 
 NORMS: tuple[Norm, ...] = ("linf", "l2")
@@ -193,10 +197,14 @@ def test_the_loss_by_hand() -> None:
         {loss: loss_of(scores, y, "logits", loss) for loss in ("margin", "log_odds")}  # type: ignore[arg-type]
         for scores in (z, w)
     )
-    assert apart(model["margin"], original["margin"], "margin").tolist() == [1.5]  # 2 beyond; 1.5 left
-    assert apart(original["margin"], model["margin"], "margin").tolist() == [-2.0]
+    assert disagreement_loss(model["margin"], original["margin"], "margin").tolist() == [
+        1.5
+    ]  # 2 beyond; 1.5 left
+    assert disagreement_loss(original["margin"], model["margin"], "margin").tolist() == [-2.0]
     expected = (1 - z.softmax(1)[0, 0]).log() + w.softmax(1)[0, 0].log()
-    torch.testing.assert_close(apart(model["log_odds"], original["log_odds"], "log_odds"), expected[None])
+    torch.testing.assert_close(
+        disagreement_loss(model["log_odds"], original["log_odds"], "log_odds"), expected[None]
+    )
 
 
 def test_the_sign_of_the_margin_tells_whether_decisions_part() -> None:
@@ -205,5 +213,5 @@ def test_the_sign_of_the_margin_tells_whether_decisions_part() -> None:
     y = torch.randint(4, (500,), generator=generator)
     parted = (decide(z, "logits") != y) & (decide(w, "logits") == y)
     for loss in ("margin", "dlr"):
-        values = apart(loss_of(z, y, "logits", loss), loss_of(w, y, "logits", loss), loss)
+        values = disagreement_loss(loss_of(z, y, "logits", loss), loss_of(w, y, "logits", loss), loss)
         assert torch.equal(values > 0, parted)

@@ -260,8 +260,11 @@ def test_mean_and_std_are_those_of_images(tmp_path: Path) -> None:
         (lambda: secateur.load_model("/"), "source='/'"),
         (lambda: secateur.save_model("x.pt2", 0), "model=0"),  # type: ignore[arg-type]
         (lambda: secateur.save_model(None, dense()), "path=None"),  # type: ignore[arg-type]
-        (lambda: secateur.FGSM(None), "eps=None: give a radius"),  # type: ignore[arg-type]
-        (lambda: secateur.PGD(0.1, steps=0), "steps=0: give a whole number, at least 1"),
+        (lambda: secateur.FGSM(None), "eps=None: give the radius"),  # type: ignore[arg-type]
+        (
+            lambda: secateur.PGD(0.1, steps=0),
+            "steps=0: give the number of gradient steps: a whole number of at least 1",
+        ),
         (lambda: secateur.PGD(0.1, step_size="x"), "step_size='x'"),  # type: ignore[arg-type]
         (
             lambda: secateur.prune(dense(), torch.rand(2, 6), input_bounds=(torch.zeros(6).to_sparse(), 1)),

@@ -6,7 +6,8 @@ import logging
 import random
 import sys
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -14,14 +15,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from helpers import perturb
+from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate import APGD, FGSM, PGD, Attack, AutoAttack, evaluate
-from secateur.evaluate.accuracy import Head
-from secateur.evaluate.attacks import perturb, run_attack, target_of
-from secateur.evaluate.attacks.apgd import checkpoints
-from secateur.evaluate.attacks.losses import Loss, logits_of, loss_of
-from secateur.evaluate.attacks.norms import Norm, ball_round, steepest
+from secateur.evaluate.attacks import ATTACKS, attack_from
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.autoattack import AutoAttack
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.climb import checkpoints
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.attacks.losses import logits_of, loss_of
+from secateur.evaluate.attacks.norms import ball_round, steepest
+from secateur.evaluate.attacks.pgd import PGD
+from secateur.evaluate.attacks.run import run_attack
+from secateur.evaluate.attacks.target import Target, target_of
+from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.evaluate.box import input_box
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.options import described_options, options_of
 from trained import blobs
 
 CPU = torch.device("cpu")
@@ -39,7 +50,7 @@ def linear(weight: Tensor) -> nn.Module:
 def run(
     attack: Attack, model: nn.Module, x: Tensor, y: Tensor, bounds: Any = (0.0, 1.0), restart: int = 0
 ) -> Tensor:
-    return perturb(model, x, y, attack, torch.arange(len(x)), restart, "logits", input_box(x, bounds), CPU)
+    return perturb(model, x, y, attack, torch.arange(len(x)), restart, "logits", input_box(x, bounds))
 
 
 # --- norms --------------------------------------------------------------------------------------------------
@@ -242,10 +253,10 @@ def test_apgd_depends_on_seed_and_place_only() -> None:
     reports = [evaluate(model, x, y, attacks=[attack], batch_size=size) for size in (7, 40)]
     assert reports[0] == reports[1]
     box, places = input_box(x, (0.0, 1.0)), torch.arange(40)
-    whole = perturb(model, x, y, attack, places, 0, "logits", box, CPU)
-    part = perturb(model, x[10:], y[10:], attack, places[10:], 0, "logits", box, CPU)
+    whole = perturb(model, x, y, attack, places, 0, "logits", box)
+    part = perturb(model, x[10:], y[10:], attack, places[10:], 0, "logits", box)
     torch.testing.assert_close(whole[10:], part)
-    assert not torch.allclose(whole, perturb(model, x, y, attack, places, 1, "logits", box, CPU))
+    assert not torch.allclose(whole, perturb(model, x, y, attack, places, 1, "logits", box))
 
 
 # --- AutoAttack ---------------------------------------------------------------------------------------------
@@ -373,10 +384,10 @@ def test_names_tell_norm_loss_and_restarts() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: FGSM(0.1, "l1"), "norm='l1': choose one of linf, l2"),
-        (lambda: APGD(-1.0), "radius of at least 0"),
-        (lambda: APGD(0.1, loss="hinge"), "loss='hinge': choose one of ce, margin, dlr"),
-        (lambda: PGD(0.1, loss="hinge"), "loss='hinge': choose one of ce, margin, dlr"),
+        (lambda: FGSM(0.1, "l1"), "norm='l1': give the norm of the radius: linf or l2"),
+        (lambda: APGD(-1.0), "radius in input units: a number of at least 0"),
+        (lambda: APGD(0.1, loss="hinge"), "loss='hinge': give the loss that is increased: ce, margin or dlr"),
+        (lambda: PGD(0.1, loss="hinge"), "loss='hinge': give the loss that is increased: ce, margin or dlr"),
         (lambda: APGD(0.1, steps=0), "at least 1"),
         (lambda: APGD(0.1, restarts=0), "at least 1"),
     ],
@@ -384,6 +395,81 @@ def test_names_tell_norm_loss_and_restarts() -> None:
 def test_attack_without_sense_is_refused(make: Callable[[], Attack], said: str) -> None:
     with pytest.raises(InputError, match=said):
         make()
+
+
+@dataclass(frozen=True)
+class Careless(Attack):
+    """An attack that returns whatever `moved` makes of the images."""
+
+    key: ClassVar[str] = "careless"
+    summary: ClassVar[str] = "returns what it should not"
+
+    moved: Callable[[Tensor], Any]
+    eps: float = 0.1
+    norm: Norm = "linf"
+
+    steps = restarts = 1
+
+    def perturb(self, target: Target, x0: Tensor, y: Tensor, rows: Tensor, restart: int) -> Any:
+        return self.moved(x0)
+
+
+@pytest.mark.parametrize(
+    ("moved", "said"),
+    [
+        (lambda x: x + 0.2, r"at a distance of 0\.2\d* \(linf\), and eps is 0\.1"),
+        (lambda x: x - 0.55, "leave the input box by 0.05"),
+        (lambda x: x * torch.nan, "NaN or infinite"),
+        (lambda x: x.double(), r"torch\.float64 on cpu, for images of shape"),
+        (lambda x: x[:1], r"images of shape \(1, 3\)"),
+        (lambda x: None, "a NoneType and no tensor"),
+    ],
+)
+def test_what_an_attack_returns_is_checked(moved: Callable[[Tensor], Any], said: str) -> None:
+    model, x = nn.Linear(3, 2).eval(), torch.full((4, 3), 0.5)
+    with pytest.raises(InputError, match=f"careless_linf_eps0.1: perturb returned .*{said}"):
+        evaluate(model, x, model(x).argmax(1), attacks=[Careless(moved)])
+
+
+def test_an_attack_of_ones_own_is_counted() -> None:
+    model, x = nn.Linear(3, 2).eval(), torch.full((4, 3), 0.5)
+    report = evaluate(model, x, model(x).argmax(1), attacks=[Careless(lambda x: x + 0.1)])
+    assert report.attacks[0].name == "careless_linf_eps0.1"
+
+
+@pytest.mark.parametrize("key", ATTACKS)
+def test_each_attack_of_the_table_keeps_the_contract(key: str) -> None:
+    if key == "autoattack":
+        pytest.importorskip("pyautoattack", reason="AutoAttack needs pyautoattack: pip install pyautoattack")
+    kind = ATTACKS[key]
+    attack = attack_from(f"{key}:0.1", norm="l2", seed=3)
+    assert type(attack) is kind and attack.name.startswith(key)
+    assert repr(attack).startswith(f"{kind.__name__}(eps=0.1, ")
+    assert (attack.eps, attack.norm) == (0.1, "l2")
+    assert {f.name for f in fields(kind)} == options_of(kind).keys()  # type: ignore[arg-type]
+    for name, text in described_options(kind):
+        assert name in options_of(kind) and text.endswith(".")
+
+
+def test_attacks_by_their_names() -> None:
+    assert attack_from("pgd:eps=8/255,steps=40,random-start=false") == PGD(
+        8 / 255, steps=40, random_start=False
+    )
+    assert attack_from("pgd:0.1,step_size=none,loss=dlr") == PGD(0.1, loss="dlr")
+    assert attack_from("fgsm:0.1", steps=3, loss="dlr", norm="l2") == FGSM(0.1, "l2")  # which it has not
+    for text, said in {
+        "pdg:0.1": "no attack 'pdg'; there are fgsm, pgd",
+        "pgd": "eps is missing: give the radius .* as in pgd:eps=0.01",
+        "pgd:0.1,step=3": "'step' is no field; the fields are eps, steps",
+        "pgd:0.1,eps=0.2": "'eps' is given twice",
+        "pgd:1/0": "eps=1/0: give the radius",
+        "pgd:0.1,steps=2.5": "steps=2.5: give the number of gradient steps: a whole number of at least 1",
+        "pgd:0.1,random_start=2": "True or False",
+        "apgd:0.1,norm=l1": "norm='l1': give the norm of the radius: linf or l2",
+        "apgd:inf": "eps=inf: give the radius",
+    }.items():
+        with pytest.raises(InputError, match=said):
+            attack_from(text)
 
 
 def test_nothing_is_attacked_where_nothing_is_right() -> None:

@@ -18,14 +18,19 @@ from torch.nn import functional as F
 from bound_cases import CASES, captured
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval
-from secateur.bounds.backward import Backward, is_linear, lower, varies
-from secateur.bounds.interval import input_box
+from secateur.bounds.backward import lower
+from secateur.bounds.box import input_box
+from secateur.bounds.engine import Backward, varies
 from secateur.bounds.joint import Networks
+from secateur.bounds.linear import is_linear
+from secateur.bounds.lines import Lines, change_lines, relu_lines, relu_slope, slope_range, smooth_lines
 from secateur.bounds.pairs import Pair
-from secateur.bounds.relax import Lines, change_lines, relu_lines, relu_slope, slope_range, smooth_lines
 from secateur.bounds.tighten import bounded
 from secateur.bounds.windows import Everywhere
-from secateur.graph.capture import Graph, capture, kind
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
+from secateur.graph.node import kind
+from secateur.graph.ops import OPS
 from secateur.types import Interval
 from test_interval import CaseModule
 from walks import LIKE, excess, extreme_points, values
@@ -411,9 +416,9 @@ def test_what_depends_on_no_input_can_be_asked_for() -> None:
 
 OPTIONS = {
     "alpha": 1.3, "scale": 1.1, "input_scale": 0.9, "min": -0.5, "max": 0.7, "min_val": -0.5, "max_val": 0.7,
-    "beta": 2, "threshold": 1.0, "negative_slope": 0.2, "exponent": 3, "approximate": "none",
+    "beta": 2, "threshold": 1.0, "negative_slope": 0.2, "exponent": 3, "approximate": "none", "lambd": 0.5,
 }  # fmt: skip
-POSITIVE = ("log", "reciprocal", "rsqrt", "sqrt")
+POSITIVE = {name for name in SLOPES if not OPS[name].everywhere} - {"pow"}
 
 
 def function_of(op: str, **options: Any) -> tuple[Callable[[Tensor], Tensor], dict[str, Any]]:

@@ -12,8 +12,9 @@ from torch.export import export
 from architectures import ARCHITECTURES, UNCAPTURABLE
 from helpers import batch_of, coupled, outputs, same_bits, snapshot
 from secateur.errors import CaptureError, InputError
-from secateur.graph.capture import capture, kind
+from secateur.graph.capture import capture
 from secateur.graph.interpret import run
+from secateur.graph.node import kind
 
 BATCH_FREE = (
     "mlp_relu mlp_mixer cnn_batch_norm cnn_view cnn_baked_sizes resnet_inplace squeeze_excite_linear decoder "

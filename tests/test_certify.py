@@ -270,6 +270,16 @@ def test_a_certificate_of_a_box_with_bounds_of_every_shape() -> None:
         certify(model, small, x, inputs=x, eps=0.1, indices=[1])
 
 
+def test_a_certificate_without_decisions_can_be_proved_again() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU()).eval(), torch.zeros(2, 4)
+    found = certify(model, model, x, attack_steps=0)
+    assert found.undecided
+    check_certificate(found, model, model, x, prove=True)
+    with pytest.raises(VerificationError, match="undecided"):
+        check_certificate(found.model_copy(update={"undecided": ""}), model, model, x, prove=True)
+
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -18,8 +18,9 @@ import secateur
 from helpers import same_bits, snapshot
 from secateur.channels import aligned_units, block_units, kept_counts
 from secateur.errors import InputError, TargetMissedError
-from secateur.graph.capture import Graph, capture
+from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
+from secateur.graph.graph import Graph
 from secateur.plan import AUTO, Target, make_plan, schedule
 from secateur.rounded import SLACK, SLACK_OF_ALL, rounded_removal
 from secateur.types import Group

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from command import COMMAND, run
-from secateur.formats.torch import load_program
+from secateur.formats.pt2.program import load_program
 
 pytestmark = pytest.mark.slow
 
@@ -134,8 +134,10 @@ def test_evaluate_reports_classes_corruptions_and_other_attacks(folder: Path) ->
         assert said in done.stdout
     assert "gaussian_noise:0.1: accuracy" in done.stdout and "contrast:0.75: accuracy" in done.stdout
     assert "change" in done.stdout and "100.00%" in done.stdout
+    more += ("--attack", "fgsm:8/255", "--attack", "pgd:eps=0.1,steps=3,norm=linf")
     report = json.loads(run(folder, *arguments, *attacks, *more, "--json").stdout)
-    assert [row["norm"] for row in report["attacks"]] == ["l2", "l2"]
+    assert [row["norm"] for row in report["attacks"]] == ["l2", "l2", "l2", "linf"]
+    assert report["attacks"][3]["name"] == "pgd3x2-margin_linf_eps0.1"
     assert [row["original_accuracy"] for row in report["classes"]] == [1.0] * len(report["classes"])
     assert [row["kind"] for row in report["corruptions"]] == ["gaussian_noise", *["contrast"] * 3]
 

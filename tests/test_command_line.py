@@ -23,9 +23,8 @@ from secateur.cli.evaluate import evaluate_command
 from secateur.cli.options import COMMON, OUTPUT
 from secateur.cli.prune import prune_command
 from secateur.decisions import HEADS
-from secateur.evaluate.attacks import losses, norms
-from secateur.evaluate.corruptions import CORRUPTIONS
-from secateur.evaluate.runtime import RUNTIMES
+from secateur.evaluate.attacks.types import Loss, Norm
+from secateur.formats.format import RUNTIMES
 from secateur.methods import METHODS
 from secateur.request import RULES
 from secateur.surrogates import SURROGATES
@@ -104,9 +103,8 @@ def test_names_that_options_offer_are_those_of_the_library() -> None:
         (names.Method, METHODS),
         (names.Surrogate, SURROGATES),
         (names.Head, HEADS),
-        (names.Norm, get_args(norms.Norm)),
-        (names.Loss, get_args(losses.Loss)),
-        (names.Corruption, CORRUPTIONS),
+        (names.Norm, get_args(Norm)),
+        (names.Loss, get_args(Loss)),
         (names.Runtime, RUNTIMES),
     ]
     for offered, real in tables:
@@ -155,7 +153,8 @@ def test_help_shows_every_option_in_one_piece(name: str, width: int) -> None:
     command = click_commands()[name]
     shown = helped(command, width)
     assert max(map(len, shown.splitlines())) <= width
-    assert f"\n{COMMON}:\n" in shown and f"\n{OUTPUT}:\n" in shown and "\n  -h" in shown
+    groups = {getattr(param, "rich_help_panel", None) for param in command.params} & {COMMON, OUTPUT}
+    assert all(f"\n{group}:\n" in shown for group in groups) and OUTPUT in groups and "\n  -h" in shown
     told = set(" ".join(param.help for param in command.params).split())
     named = {
         option for param in command.params for option in (*param.opts, *param.secondary_opts) if "-" in option

@@ -15,7 +15,7 @@ from architectures import ARCHITECTURES
 from helpers import batch_of, coupled, doubled, outputs, same_bits, snapshot
 from secateur.compensate import combined, merged
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run as forward
 from secateur.methods import METHODS
 from secateur.methods.batch_norm import Norm, following_norms

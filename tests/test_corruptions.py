@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
-from secateur.evaluate import Corruption, Evaluation, evaluate
 from secateur.evaluate.box import input_box
-from secateur.evaluate.corruptions import CORRUPTIONS, resolve, severities
+from secateur.evaluate.corruptions import CORRUPTIONS, Corruption, resolve, severities
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import Evaluation
 
 UNIT = (0.0, 1.0)
 

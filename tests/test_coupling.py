@@ -520,8 +520,10 @@ def between(change, dim: int = 8) -> Coupling:
         (lambda m, x: x.roll(1, 1), "picked by index in roll"),
         (lambda m, x: x - x.mean(1, keepdim=True), "reduced over its units by mean"),
         (lambda m, x: x + torch.arange(8.0), "joined with a value that cannot shrink by add"),
+        (lambda m, x: x + x.new_zeros(8), "joined with a value that cannot shrink by add"),
+        (lambda m, x: x.narrow(1, 0, 8), "picked by index in narrow"),
     ],
-    ids=["sort", "softmax", "cumsum", "index", "roll", "mean", "constant"],
+    ids="sort softmax cumsum index roll mean constant new_zeros narrow".split(),
 )
 def test_what_mixes_units_pins_them(change, reason: str) -> None:
     first = between(change).groups[0]
@@ -542,21 +544,13 @@ def test_what_mixes_units_pins_them(change, reason: str) -> None:
         lambda m, x: x.unflatten(1, (4, 2)).flatten(1),
         lambda m, x: torch.where((x > 0).unflatten(1, (4, 2)).flatten(1), x, 0.1 * x),
         lambda m, x: (x > 0).flip(1) * x.flip(1),
+        lambda m, x: x + x.new_zeros(1),
+        lambda m, x: torch.stack([x, -x]).narrow(0, 1, 1).squeeze(0),
     ],
-    ids=[
-        *(
-            "scale",
-            "scalar",
-            "scalar_exp",
-            "scalar_constant",
-            "numbers",
-            "stack",
-            "where",
-            "flip",
-            "unflatten",
-        ),
-        *("moved_mask", "flipped_mask"),
-    ],
+    ids=(
+        "scale scalar scalar_exp scalar_constant numbers stack where flip unflatten moved_mask flipped_mask "
+        "new_zeros narrow"
+    ).split(),
 )
 def test_what_keeps_units_apart_leaves_them_free(change) -> None:
     (first,) = between(change).prunable

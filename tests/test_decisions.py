@@ -14,16 +14,18 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import secateur
+from secateur.bounds.box import input_box
 from secateur.bounds.certified import Certified, ball
-from secateur.bounds.interval import input_box
 from secateur.bounds.joint import Networks
 from secateur.certify import Certificate, certify
 from secateur.certify.vnnlib import write_claim
 from secateur.cli import app
 from secateur.decisions import Decision, Head, NoDecision, before_head, decide_on, decision_of, same
 from secateur.errors import InputError
-from secateur.evaluate import FGSM, evaluate
-from secateur.graph.capture import Graph, capture
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.measure import evaluate
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.surrogates import Source
 from secateur.surrogates.forward import as_log_probabilities, classes

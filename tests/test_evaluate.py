@@ -18,15 +18,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from helpers import perturb
+from secateur.decisions import Head, decide
 from secateur.errors import InputError
-from secateur.evaluate import APGD, FGSM, PGD, Attack, Evaluation, evaluate
-from secateur.evaluate.accuracy import Head, decide, predict, resolve_head, top_k_correct
-from secateur.evaluate.attacks import perturb, run_attack, target_of
-from secateur.evaluate.attacks.losses import Loss
-from secateur.evaluate.attacks.norms import Norm
+from secateur.evaluate.accuracy import predict, resolve_head, top_k_correct
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.attacks.pgd import PGD
+from secateur.evaluate.attacks.run import run_attack
+from secateur.evaluate.attacks.target import target_of
+from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.evaluate.box import input_box
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
-from secateur.formats import load_arrays
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import Evaluation
+from secateur.formats.arrays import load_arrays
 from secateur.progress import track
 
 WIDE = (-10.0, 10.0)
@@ -58,7 +65,7 @@ def data(n: int = 60, seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
 
 def attacked(model: nn.Module, x: Tensor, attack: Attack, labels: Tensor, head: Head = "logits") -> Tensor:
     box = input_box(x, (0.0, 1.0))
-    return perturb(model, x, labels, attack, torch.arange(len(x)), 0, head, box, CPU)
+    return perturb(model, x, labels, attack, torch.arange(len(x)), 0, head, box)
 
 
 # --- accuracy -----------------------------------------------------------------------------------------------
@@ -327,12 +334,12 @@ def test_nothing_depends_on_the_batch_size(batch_size: int) -> None:
 def test_random_start_depends_on_seed_restart_and_place_only() -> None:
     model, x, labels = data(30)
     attack, box, places = PGD(0.1, steps=1, step_size=1e-6), input_box(x, (0.0, 1.0)), torch.arange(30)
-    whole = perturb(model, x, labels, attack, places, 0, "logits", box, CPU)
-    part = perturb(model, x[10:], labels[10:], attack, places[10:], 0, "logits", box, CPU)
+    whole = perturb(model, x, labels, attack, places, 0, "logits", box)
+    part = perturb(model, x[10:], labels[10:], attack, places[10:], 0, "logits", box)
     torch.testing.assert_close(whole[10:], part)
-    assert not torch.allclose(whole, perturb(model, x, labels, attack, places, 1, "logits", box, CPU))
+    assert not torch.allclose(whole, perturb(model, x, labels, attack, places, 1, "logits", box))
     other = PGD(0.1, steps=1, step_size=1e-6, seed=1)
-    assert not torch.allclose(whole, perturb(model, x, labels, other, places, 0, "logits", box, CPU))
+    assert not torch.allclose(whole, perturb(model, x, labels, other, places, 0, "logits", box))
 
 
 def test_bounds_per_channel_are_kept() -> None:
@@ -341,7 +348,7 @@ def test_bounds_per_channel_are_kept() -> None:
     x = torch.rand(4, 2, 4, 4) * (upper - lower).view(2, 1, 1) + lower.view(2, 1, 1)
     box = input_box(x, (lower, upper))
     labels = model(x).argmax(1)
-    changed = perturb(model, x, labels, PGD(0.5), torch.arange(4), 0, "logits", box, CPU)
+    changed = perturb(model, x, labels, PGD(0.5), torch.arange(4), 0, "logits", box)
     assert bool((changed >= lower.view(2, 1, 1)).all()) and bool((changed <= upper.view(2, 1, 1)).all())
     assert float(changed[:, 1].max()) > 1
     evaluate(model, x, labels, attacks=[FGSM(0.1)], input_bounds=(lower, upper))
@@ -396,10 +403,10 @@ def test_names_of_attacks() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: FGSM(-0.1), "radius of at least 0"),
-        (lambda: PGD(float("nan")), "radius of at least 0"),
+        (lambda: FGSM(-0.1), "radius in input units: a number of at least 0"),
+        (lambda: PGD(float("nan")), "radius in input units: a number of at least 0"),
         (lambda: PGD(0.1, steps=0), "at least 1"),
-        (lambda: PGD(0.1, step_size=0.0), "positive number"),
+        (lambda: PGD(0.1, step_size=0.0), "a number above 0"),
         (lambda: PGD(0.1, random_start=False, restarts=2), "repeat the same attack"),
     ],
 )

@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.errors import InputError
-from secateur.formats import load_factory, load_model, load_program
-from secateur.formats.content import kind_by_content
-from secateur.formats.foreign import FOREIGN, kind_of
+from secateur.formats.factory import load_factory
+from secateur.formats.foreign import FOREIGN
+from secateur.formats.kinds import kind_by_content, kind_of
+from secateur.formats.models import load_model
+from secateur.formats.onnx.imported import OnnxModel
 
 
 def zipped(*names: str) -> bytes:
@@ -142,7 +144,7 @@ def test_every_row_of_the_table_has_a_case() -> None:
 def test_what_is_read_is_recognised_under_any_name(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     model, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.rand(2, 4)
-    for suffix, kind in ((".pt2", torch.export.ExportedProgram), (".onnx", secateur.formats.OnnxModel)):
+    for suffix, kind in ((".pt2", torch.export.ExportedProgram), (".onnx", OnnxModel)):
         secateur.save_model(tmp_path / f"net{suffix}", model, x)
         for name in ("net", "net.pt", "net.pb", "net.model"):
             (tmp_path / name).write_bytes((tmp_path / f"net{suffix}").read_bytes())
@@ -243,7 +245,7 @@ def test_weights_are_refused_alike(here: Path) -> None:
         with pytest.raises(InputError, match=text):
             load_factory("torch.nn:Identity", name)
         with pytest.raises(InputError, match=text):
-            load_program(name)
+            load_model(name)
 
 
 def test_a_prefix_that_all_names_share_is_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import warnings
@@ -19,11 +20,19 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
+import secateur
 from secateur.errors import CaptureError, InputError
 from secateur.files import write_atomically
-from secateur.formats import load_arrays, load_factory, load_model, load_program, save_program
-from secateur.formats.pt2 import _expression, _operator
+from secateur.formats.arrays import load_arrays
+from secateur.formats.factory import load_factory
+from secateur.formats.kinds import kind_of
+from secateur.formats.models import load_model
+from secateur.formats.pt2.expressions import expression
+from secateur.formats.pt2.program import load_program, save_program
+from secateur.formats.pt2.strings import operator
+from secateur.formats.registry import FORMATS, format_of, listed, suffixes_written
 
 MODEL = "models/model.json"
 WEIGHTS = "data/weights/model_weights_config.json"
@@ -350,7 +359,7 @@ def test_compressed_and_doubled_records_are_refused(saved: Path, tmp_path: Path)
 def test_large_json_is_refused_before_it_is_read(
     saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("secateur.formats.pt2.JSON_LIMIT", 100)
+    monkeypatch.setattr("secateur.formats.pt2.archive.JSON_LIMIT", 100)
     with pytest.raises(InputError, match="is larger than 100 bytes"):
         load_program(saved)
 
@@ -396,7 +405,7 @@ def test_absent_file_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_expressions_that_torch_writes_are_accepted(text: str) -> None:
-    assert _expression(text) == ""
+    assert expression(text) == ""
 
 
 @pytest.mark.parametrize(
@@ -424,7 +433,7 @@ def test_expressions_that_torch_writes_are_accepted(text: str) -> None:
     ],
 )
 def test_other_expressions_are_refused(text: str) -> None:
-    assert _expression(text) != ""
+    assert expression(text) != ""
 
 
 def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
@@ -434,7 +443,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
         "_operator.mul",
         "torch.sym_max",
     ):
-        assert _operator(target) == ""
+        assert operator(target) == ""
     for target in (
         "torch.load",
         "torch.ops.aten.__class__.mro",
@@ -445,7 +454,47 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
         "#extension:op",
         "os.system",
     ):
-        assert _operator(target) != ""
+        assert operator(target) != ""
+
+
+# --- the registry -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_format_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="one of the formats is ONNX")
+    found = FORMATS[name]
+    assert found.load is not None or found.save is not None
+    assert found.name == name and all(s.startswith(".") and s == s.lower() for s in found.suffixes)
+    if found.save is None:
+        return
+    net, x = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)).eval(), torch.rand(5, 4)
+    path = tmp_path / f"net{found.suffixes[0].upper()}"
+    secateur.save_model(path, net, x)
+    lies = path.rename(tmp_path / "net.whatever")
+    assert kind_of(lies) == name and found.can_be(lies.read_bytes()[:64])
+    assert all(other.parent == tmp_path for other in found.companions(path))
+    if found.load is not None:
+        model: Any = load_model(lies)
+        module = model.module() if isinstance(model, ExportedProgram) else model
+        torch.testing.assert_close(module(x), net(x))
+        assert format_of(model) in (None, found)
+
+
+def test_suffixes_of_other_formats_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"must end in {re.escape(listed(suffixes_written()))}"):
+        secateur.save_model(tmp_path / "net.h5", nn.Linear(2, 2).eval(), torch.rand(2, 2))
+    program = torch.export.export(nn.Linear(2, 2).eval(), (torch.rand(2, 2),))
+    with pytest.raises(InputError, match="a program is written with its graph"):
+        secateur.save_model(tmp_path / "net.safetensors", program)
+
+
+def test_a_header_that_begins_like_a_pickle_is_still_safetensors(tmp_path: Path) -> None:
+    """The length of the header, 0x0280, is that of a pickle's first two bytes."""
+    path = tmp_path / "w.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).ljust(0x0280)
+    path.write_bytes(len(header).to_bytes(8, "little") + header.encode() + bytes(4))
+    assert path.read_bytes()[:2] == b"\x80\x02" and kind_of(path) == "safetensors"
 
 
 # --- other model files --------------------------------------------------------------------------------------
@@ -455,7 +504,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
 def test_pickles_are_refused_with_a_way_out(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(torch_pickle(Payload(tmp_path / "executed")))
-    for load in (load_model, load_program, lambda p: load_factory("torch.nn:Identity", p)):
+    for load in (load_model, lambda p: load_factory("torch.nn:Identity", p)):
         with pytest.raises(InputError, match="unpickling can run any code") as caught:
             load(path)
         assert "weights_only=True" in str(caught.value) and "save_file" in str(caught.value)

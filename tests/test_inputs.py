@@ -65,14 +65,14 @@ def test_images_are_normalised_first(exported: bool) -> None:
     model, x = conv(), torch.rand(2, 3, 4, 4)
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
     given = InputSpec(mean=tuple(mean.tolist()), std=tuple(std.tolist()))
-    seen = given.around(torch.export.export(model, (x,)) if exported else model)
+    seen = given.wrapped(torch.export.export(model, (x,)) if exported else model)
     assert isinstance(seen, nn.Module) and not any(part.training for part in seen.modules())
     expected = model((x - mean[:, None, None]) / std[:, None, None])
     torch.testing.assert_close(seen(x), expected)
-    torch.testing.assert_close(model(given.taken(x)), expected)
+    torch.testing.assert_close(model(given.normalised(x)), expected)
     if not exported:
         assert len(capture(seen, x).inputs) == 1
-        assert InputSpec().around(model) is model
+        assert InputSpec().wrapped(model) is model
 
 
 WRONG: dict[str, tuple[str, str]] = {

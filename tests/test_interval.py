@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bound_cases import CASES, captured
-from secateur.bounds import activations
 from secateur.bounds.arithmetic import extremes
-from secateur.bounds.interval import RULES, input_box, propagate
+from secateur.bounds.box import input_box
+from secateur.bounds.interval import RULES, propagate
 from secateur.errors import InputError, UnsupportedOpError
-from secateur.graph.capture import Graph, capture, kind
+from secateur.graph import functions
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
+from secateur.graph.node import kind
 from secateur.types import Interval
 
 NAMES = sorted(CASES)
@@ -223,10 +226,10 @@ def test_input_bounds_that_make_no_box_are_refused() -> None:
 @pytest.mark.parametrize(
     ("function", "at"),
     [
-        (F.gelu, activations.GELU_MIN),
-        (lambda x: F.gelu(x, approximate="tanh"), activations.GELU_TANH_MIN),
-        (F.silu, activations.SILU_MIN),
-        (F.mish, activations.MISH_MIN),
+        (F.gelu, functions.GELU_MIN),
+        (lambda x: F.gelu(x, approximate="tanh"), functions.GELU_TANH_MIN),
+        (F.silu, functions.SILU_MIN),
+        (F.mish, functions.MISH_MIN),
         (F.hardswish, -1.5),
     ],
 )

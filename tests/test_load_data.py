@@ -22,7 +22,7 @@ import secateur
 from secateur.data import as_tensors, check_within, load_data
 from secateur.data import folder as folder_module
 from secateur.errors import InputError, SecateurWarning
-from secateur.formats import load_arrays
+from secateur.formats.arrays import load_arrays
 from secateur.graph.capture import capture
 
 PIL = pytest.importorskip("PIL.Image")

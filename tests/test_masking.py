@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.evaluate import APGD, FGSM, PGD, AttackRow, evaluate
-from secateur.evaluate.attacks.norms import Norm
+from secateur.evaluate.attacks.apgd import APGD
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.attacks.pgd import PGD
+from secateur.evaluate.attacks.types import Norm
+from secateur.evaluate.measure import evaluate
+from secateur.evaluate.report import AttackRow
 from trained import blobs
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 import secateur
-from secateur import InputError, SecateurError, methods
+from secateur import methods
+from secateur.errors import InputError, SecateurError
 from secateur.methods import METHODS, Context, Goal, Method, PerGroup, Removal, Task
 from secateur.options import Share
 from secateur.report.recipe import Edit, Recipe, beside, seal_of

@@ -10,7 +10,8 @@ from torch import nn
 
 from pictures import IMAGENET, IMAGES, SIZE, folded, pictures, trained
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, capture
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
 from secateur.normalisation import CANDIDATES, GIVEN, likely_normalisation
 from secateur.presets import PRESETS
 

@@ -30,15 +30,11 @@ import secateur  # noqa: E402
 from architectures import ARCHITECTURES  # noqa: E402
 from helpers import cut  # noqa: E402
 from secateur.errors import InputError, UnsupportedOpError, VerificationError  # noqa: E402
-from secateur.formats.onnx import (  # noqa: E402
-    OnnxModel,
-    check_import,
-    load_onnx,
-    save_onnx,
-)
 from secateur.formats.onnx import host as host_rules  # noqa: E402
 from secateur.formats.onnx import ops as op_rules  # noqa: E402
-from secateur.formats.onnx.check import distance, run_onnx  # noqa: E402
+from secateur.formats.onnx.check import check_import, distance, run_onnx  # noqa: E402
+from secateur.formats.onnx.files import load_onnx, save_onnx  # noqa: E402
+from secateur.formats.onnx.imported import OnnxModel  # noqa: E402
 from secateur.formats.onnx.table import OPS  # noqa: E402
 from secateur.graph.capture import capture  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402

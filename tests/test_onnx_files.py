@@ -90,7 +90,7 @@ def test_what_cannot_be_written_leaves_nothing(
     with pytest.raises(InputError, match="torch cannot write the model as ONNX"):
         secateur.save_model(tmp_path / "x.onnx", Sorted().eval(), torch.rand(2, 3, 3))
     with pytest.raises(InputError, match=r"must end in \.onnx"):
-        from secateur.formats import load_onnx, save_onnx
+        from secateur.formats.onnx.files import load_onnx, save_onnx
 
         save_onnx(tmp_path / "x.txt", load_onnx(file))
     monkeypatch.setattr("secateur.formats.onnx.export.close", lambda ours, theirs: False)

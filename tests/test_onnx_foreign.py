@@ -20,8 +20,10 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 import secateur  # noqa: E402
 from secateur.errors import CaptureError, InputError, UnsupportedOpError, VerificationError  # noqa: E402
-from secateur.formats.onnx import OnnxModel, check_import, load_onnx, save_onnx  # noqa: E402
+from secateur.formats.onnx.check import check_import  # noqa: E402
 from secateur.formats.onnx.draws import random_inputs  # noqa: E402
+from secateur.formats.onnx.files import load_onnx, save_onnx  # noqa: E402
+from secateur.formats.onnx.imported import OnnxModel  # noqa: E402
 from secateur.formats.onnx.table import OPS  # noqa: E402
 
 Proto = Any

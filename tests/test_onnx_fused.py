@@ -17,7 +17,9 @@ onnxruntime = pytest.importorskip("onnxruntime")
 
 import secateur  # noqa: E402
 from secateur.errors import SecateurError, UnsupportedOpError  # noqa: E402
-from secateur.formats.onnx import OnnxModel, elementwise, load_onnx  # noqa: E402
+from secateur.formats.onnx import elementwise  # noqa: E402
+from secateur.formats.onnx.files import load_onnx  # noqa: E402
+from secateur.formats.onnx.imported import OnnxModel  # noqa: E402
 from secateur.graph.capture import capture  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
 from secateur.reconstruct.layers import find_consumers  # noqa: E402

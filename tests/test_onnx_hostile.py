@@ -19,8 +19,10 @@ from onnx import TensorProto, helper, numpy_helper, parser
 
 import secateur
 from secateur.errors import CaptureError, InputError, SecateurError, UnsupportedOpError
-from secateur.formats import OnnxModel, load_model, load_onnx
-from secateur.formats.onnx import check_import
+from secateur.formats.models import load_model
+from secateur.formats.onnx.check import check_import
+from secateur.formats.onnx.files import load_onnx
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 

@@ -14,9 +14,15 @@ import torch
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
+import test_onnx  # noqa: E402
+from secateur.errors import SecateurError  # noqa: E402
 from secateur.formats.onnx import elementwise, indexing, microsoft, ops, recurrent, reductions, rotary  # noqa: E402
+from secateur.formats.onnx.host import RULES as HOST_RULES  # noqa: E402
 from secateur.formats.onnx.imported import OnnxModel  # noqa: E402
 from secateur.formats.onnx.table import OPS  # noqa: E402
+from secateur.graph.capture import capture  # noqa: E402
+from secateur.graph.node import kind  # noqa: E402
+from secateur.graph.ops import OPS as FACTS  # noqa: E402
 from test_onnx import _rows, graph, inputs_for, run_session  # noqa: E402
 
 _ELEMENTWISE: dict[str, list[str]] = {
@@ -293,3 +299,38 @@ def test_every_row_is_tested() -> None:
     assert set(_MICROSOFT) - {_M + "RotaryEmbedding"} == set(microsoft.OPS)
     every = ops, elementwise, reductions, indexing, rotary, microsoft, recurrent
     assert sum(len(part.OPS) for part in every) == len(OPS)  # no row stands in two tables
+
+
+# --- the facts of ops ---------------------------------------------------------------------------------------
+
+
+def test_facts_name_onnx_ops_that_are_read() -> None:
+    named = {name for row in FACTS.values() for name in row.onnx.split()}
+    assert named <= {name.split(" ")[0] for name in (*OPS, *HOST_RULES)}
+
+
+@pytest.mark.slow
+def test_onnx_ops_are_read_as_the_facts_say() -> None:
+    """Of an op with cases here, some graph holds one of the ATen ops that name it."""
+    claims: dict[str, set[str]] = {}
+    for name, row in FACTS.items():
+        for onnx_op in row.onnx.split():
+            claims.setdefault(onnx_op, set()).add(name)
+    cases: dict[str, list[str]] = {}
+    for name, texts in {**test_onnx._OPS, **_ELEMENTWISE, **_REDUCTIONS}.items():
+        cases.setdefault(name.split(" ")[0], []).extend(texts)  # "Expand (Shape)" is a form of Expand
+    sizes = {"Shape", "Size"}  # no values of a graph
+    wrong = [name for name in claims.keys() & cases.keys() - sizes if not _reaches(cases[name], claims[name])]
+    assert wrong == []
+
+
+def _reaches(texts: list[str], wanted: set[str]) -> bool:
+    for text in texts:
+        opset, nodes = re.fullmatch(r"(?:(\d+): )?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        try:
+            captured = capture(OnnxModel(graph(nodes, int(opset or 17))).eval())
+        except SecateurError:  # one node on sizes or constants is no model
+            continue
+        if wanted & {kind(node) for node in captured.nodes if node.op == "call_function"}:
+            return True
+    return False

@@ -16,7 +16,9 @@ pytest.importorskip("onnxruntime")
 import secateur  # noqa: E402
 from architectures import ARCHITECTURES  # noqa: E402
 from secateur.errors import UnsupportedOpError  # noqa: E402
-from secateur.formats.onnx import OnnxModel, check_import, load_onnx  # noqa: E402
+from secateur.formats.onnx.check import check_import  # noqa: E402
+from secateur.formats.onnx.files import load_onnx  # noqa: E402
+from secateur.formats.onnx.imported import OnnxModel  # noqa: E402
 from test_onnx import _kept, _kept_from_torch, assert_prunes, export, graph, inputs_for, run_session  # noqa: E402
 
 Proto = Any

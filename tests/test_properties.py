@@ -16,9 +16,11 @@ import secateur
 from helpers import cut, outputs, same_bits, snapshot
 from secateur.compensate import merged
 from secateur.cost import macs_after, parameters_after
-from secateur.graph.capture import Graph, capture, kind
+from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
+from secateur.graph.node import kind
 from secateur.surgery import shrink
 from secateur.types import Removal
 

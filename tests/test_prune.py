@@ -22,7 +22,8 @@ from architectures import ARCHITECTURES
 from helpers import batch_of, coupled, outputs, same_bits, snapshot
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, NothingToPruneError, RecipeError, TargetMissedError
-from secateur.graph.capture import Graph, capture
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.methods import METHODS, PerGroup, options_of
 from secateur.methods.batch_norm import fold, following_norms

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 import secateur
 from architectures import ARCHITECTURES
 from helpers import outputs, same_bits, snapshot
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.errors import InputError, RecipeError, TargetMissedError
 from secateur.graph.capture import capture
 from secateur.graph.interpret import run

@@ -15,10 +15,12 @@ from torch.nn import functional as F
 
 from bound_cases import CASES, captured
 from secateur.bounds import interval
-from secateur.bounds.interval import input_box, propagate
+from secateur.bounds.box import input_box
+from secateur.bounds.interval import propagate
 from secateur.bounds.rounding import ERRORS, OUTWARD
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, capture
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
 from secateur.types import Interval
 from test_interval import CaseModule
 from walks import excess, extreme_points, values

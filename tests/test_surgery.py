@@ -20,8 +20,9 @@ from helpers import batch_of, coupled, cut, doubled, outputs, same_bits, snapsho
 from secateur.compensate import merged
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import VerificationError
-from secateur.graph.capture import Graph, capture
+from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.surgery import shrink
 from secateur.types import Group, Removal, Slot

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.errors import InputError
-from secateur.graph.capture import ExampleInputs, capture
+from secateur.graph.capture import capture
+from secateur.graph.example import ExampleInputs
 from secateur.surrogates import SURROGATES, Source
 from secateur.surrogates.batch_norm import match_batch_norm, mismatch
 from secateur.surrogates.evidence import agreement, draw_probes

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.bounds.joint import Networks
 from secateur.bounds.tighten import bounded
 from secateur.certify.vnnlib import write_vnnlib

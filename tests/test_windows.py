@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from secateur.bounds import backward, tighten
-from secateur.bounds.backward import Backward
+from secateur.bounds import linear, tighten
+from secateur.bounds.engine import Backward
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.bounds.pairs import Pair
@@ -101,13 +101,13 @@ def largest_difference(a: Backward, b: Backward) -> float:
 def seen_by_windows(monkeypatch: pytest.MonkeyPatch) -> list[Window]:
     """The windows that linear ops were passed with."""
     found = list[Window]()
-    inner = backward.passed
+    inner = linear.passed
 
     def spy(*arguments: object) -> object:
         found.append(arguments[-1])  # type: ignore[arg-type]
         return inner(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(backward, "passed", spy)
+    monkeypatch.setattr(linear, "passed", spy)
     return found
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.types import Interval
 

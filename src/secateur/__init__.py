@@ -23,9 +23,12 @@ if TYPE_CHECKING:
         UnsupportedOpError,
         VerificationError,
     )
-    from secateur.evaluate import APGD, FGSM, PGD, AutoAttack, Corruption, Evaluation, evaluate
+    from secateur.evaluate.attacks import APGD, FGSM, PGD, AutoAttack
+    from secateur.evaluate.corruptions import Corruption
     from secateur.evaluate.latency import Latency, latency
-    from secateur.formats import load_model, save_model
+    from secateur.evaluate.measure import evaluate
+    from secateur.evaluate.report import Evaluation
+    from secateur.formats.models import load_model, save_model
     from secateur.inputs import InputSpec
     from secateur.prune import inspect, prune
     from secateur.replay import replay
@@ -76,9 +79,12 @@ _NAMES = {
     "certify.checking": "check_certificate",
     "errors": "CaptureError InputError NothingToPruneError RecipeError SecateurError StopPruning "
     "TargetMissedError UnsupportedOpError VerificationError",
-    "evaluate": "APGD FGSM PGD AutoAttack Corruption Evaluation evaluate",
+    "evaluate.attacks": "APGD FGSM PGD AutoAttack",
+    "evaluate.corruptions": "Corruption",
     "evaluate.latency": "Latency latency",
-    "formats": "load_model save_model",
+    "evaluate.measure": "evaluate",
+    "evaluate.report": "Evaluation",
+    "formats.models": "load_model save_model",
     "inputs": "InputSpec",
     "prune": "inspect prune",
     "replay": "replay",

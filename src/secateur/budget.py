@@ -16,9 +16,7 @@ _LEAST = 2**30
 
 @cache
 def budget() -> int:
-    """Bytes that one array may take: a quarter of the memory of this machine, or of what the process may
-    have.
-    """
+    """Bytes that one array may take: a quarter of the machine's memory, or of the process's limit."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):  # not on Windows
@@ -34,13 +32,10 @@ def _allowed() -> int:
 
 
 def check_input(what: str, shape: Sequence[int], dtype: torch.dtype) -> None:
-    """Raise `InputError` for an input of this shape that is too large to be made; `what` begins the
-    message.
-    """
+    """Raise `InputError` for an input of this shape that is too large; `what` begins the message."""
     size = prod(shape) * dtype.itemsize
     if size > budget():
         raise InputError(
             f"{what}: an input of shape {tuple(shape)} takes {size:,} bytes; at most {budget():,}, a quarter "
-            "of the "
-            "memory here, are"
+            "of the memory here, are"
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.graph.labels import FIXED
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.graph.owners import owners
 
 BLOCK = 16  # channels that a 2-D convolution computes together: its time grows in steps of this many

@@ -1,6 +1,4 @@
-"""Closed-form changes to consumers that make up for removed units: a merge into one, a combination of
-several.
-"""
+"""Changes to consumers that make up for removed units: by one other unit, or by several."""
 
 from __future__ import annotations
 
@@ -13,8 +11,7 @@ from secateur.types import Group, Removal
 
 
 def merged(tensors: Mapping[str, Tensor], group: Group, removal: Removal) -> dict[str, Tensor]:
-    """New consumer weights after `removal`: W[:, b] += W[:, a] for each a→b (none where b is −1), then W[:,
-    a] = 0.
+    """Consumer weights after `removal`: for each a→b, W[:, b] += W[:, a] (unless b is −1), then W[:, a] = 0.
 
     Returns only the tensors that change, of full size; `tensors` is left alone. A removed unit then has no
     effect on the model's outputs, so that dropping it changes nothing more.
@@ -35,18 +32,20 @@ def merged(tensors: Mapping[str, Tensor], group: Group, removal: Removal) -> dic
 def combined(
     tensors: Mapping[str, Tensor], group: Group, units: Tensor, kept: Tensor, coefficients: Tensor
 ) -> dict[str, Tensor]:
-    """New consumer weights in which `kept` take over shares of `units`: W[:, S] += Σ_a W[:, a]·C[a, S].
+    """Consumer weights in which `kept` take over shares of `units`: W[:, S] += Σ_a W[:, a]·C[a, S].
 
-    coefficients: C, shape (units, kept); alike at every position and tap of a unit. Returns only the tensors
-    that change, of full size; `tensors` and the columns of other units are left alone.
+    Args:
+        coefficients: C, shape (units, kept), the same at every position and tap of a unit.
+
+    Returns:
+        The tensors that change, of full size; `tensors` and the columns of other units are left alone.
     """
     changed: dict[str, Tensor] = {}
     for slot in group.having("consumer"):
         weight = changed.get(slot.tensor, tensors[slot.tensor]).clone()
         columns = weight.movedim(slot.axis, 0)
-        given = torch.tensordot(
-            coefficients.T, columns[slot.positions[units]], dims=1
-        )  # shape: (kept, width, …)
+        # shape: (kept, width, …)
+        given = torch.tensordot(coefficients.T, columns[slot.positions[units]], dims=1)
         columns.index_add_(0, slot.positions[kept].reshape(-1), given.flatten(0, 1))
         changed[slot.tensor] = weight
     return changed

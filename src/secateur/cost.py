@@ -13,7 +13,8 @@ from torch import Tensor, fx
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import call_op
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import LAYERS, of
 from secateur.graph.owners import groups_in_values
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 
@@ -185,13 +186,11 @@ def _einsum(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
 
 
 _MACS: dict[str, Callable[[fx.Node, Callable[[Any], Shape]], int]] = {
-    **dict.fromkeys(
-        "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d".split(), _layer
-    ),
-    **dict.fromkeys("matmul mm bmm addmm baddbmm".split(), _product),
-    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(LAYERS, _layer),
+    **dict.fromkeys(of("product"), _product),
+    **dict.fromkeys(of("recurrent"), _recurrent),
     "einsum": _einsum,
-    **dict.fromkeys("lstm gru rnn_tanh rnn_relu".split(), _recurrent),
+    "scaled_dot_product_attention": _attention,
 }
 
 

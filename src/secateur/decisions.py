@@ -22,26 +22,23 @@ import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import call_op, run
-from secateur.graph.meaning import SOFTMAXES, Meaning, arguments_of, limits, op_name
+from secateur.graph.meaning import Meaning, arguments_of, op_name, passes_both_sides
+from secateur.graph.ops import OPS, SOFTMAXES, of, where
 from secateur.graph.places import Look, maker, moved_back, only_source
 
 Head = Literal[
-    "auto",
-    "logits",
-    "probabilities",
-    "binary_logit",
-    "binary_probability",
-    "multi_label",
-    "multi_label_logits",
-    "none",
-]
+    "auto", "logits", "probabilities", "binary_logit", "binary_probability", "multi_label",
+    "multi_label_logits", "none",
+]  # fmt: skip
 HEADS: tuple[Head, ...] = get_args(Head)
 BINARY = ("binary_logit", "binary_probability")
 MULTI_LABEL = ("multi_label", "multi_label_logits")
 _CUTS = {"binary_logit": 0.0, "binary_probability": 0.5, "multi_label": 0.5, "multi_label_logits": 0.0}
 _TO_LOGITS = ("binary_logit", "multi_label_logits")
+_PROBABILITIES: tuple[Meaning, ...] = ("probability", "distribution")
+_SCORES: tuple[Meaning, ...] = ("scores", "signed")
 
 # --- heads, and decisions from outputs ----------------------------------------------------------------------
 
@@ -57,28 +54,29 @@ def fitting_head(head: Head, meaning: Meaning, columns: int, *, one_of_k: bool) 
     `one_of_k`: whether each sample is known to have one class. Raises `InputError` for a head that does not
     fit.
     """
-    probable = meaning in ("probability", "distribution")
     if head == "auto":
-        if columns == 1:
-            return (
-                "binary_probability"
-                if probable
-                else "binary_logit"
-                if meaning in ("scores", "signed")
-                else "none"
-            )
-        if one_of_k:
-            return "probabilities" if probable else "logits"
-        if probable:
-            return "multi_label" if meaning == "probability" else "probabilities"
-        return "logits" if meaning in ("scores", "signed", "compared") else "none"
+        return _head_of_one(meaning) if columns == 1 else _head_of_several(meaning, one_of_k)
     if head != "none" and head not in MULTI_LABEL and (columns == 1) != (head in BINARY):
         raise InputError(f"head={head!r} does not fit a model with {columns} outputs")
-    if probable and head in _TO_LOGITS:
+    if meaning in _PROBABILITIES and head in _TO_LOGITS:
         raise InputError(
             f"head={head!r} does not fit a model that ends in probabilities, which are never below 0"
         )
-    return "multi_label_logits" if head == "multi_label" and meaning in ("scores", "signed") else head
+    return "multi_label_logits" if head == "multi_label" and meaning in _SCORES else head
+
+
+def _head_of_one(meaning: Meaning) -> Head:
+    if meaning in _PROBABILITIES:
+        return "binary_probability"
+    return "binary_logit" if meaning in _SCORES else "none"
+
+
+def _head_of_several(meaning: Meaning, one_of_k: bool) -> Head:
+    if meaning == "probability" and not one_of_k:
+        return "multi_label"
+    if meaning in _PROBABILITIES:
+        return "probabilities"
+    return "logits" if one_of_k or meaning in (*_SCORES, "compared") else "none"
 
 
 def classes_of(head: Head, columns: int) -> int:
@@ -87,10 +85,9 @@ def classes_of(head: Head, columns: int) -> int:
 
 
 def decide(outputs: Tensor, head: Head) -> Tensor:
-    """The class of each row of `outputs` (n, columns), shape (n,): the first greatest, or whether the cut is
-    passed.
+    """The class of each row of `outputs` (n, columns), shape (n,), or its labels, shape (n, columns).
 
-    Of many labels: which of them are given, shape (n, columns).
+    A class is the first greatest output, or 1 where the cut is passed; labels are those above the cut.
     """
     if head not in _CUTS:
         return outputs.argmax(dim=1)
@@ -128,9 +125,7 @@ class Decision:
     label_shape: tuple[int, ...]  # of one sample's labels
     cut: float | None = None
     rising: bool = True
-    passed: tuple[
-        fx.Node, ...
-    ] = ()  # element-wise ops between `node` and the output; compared values may saturate
+    passed: tuple[fx.Node, ...] = ()  # functions between `node` and the output; they may saturate
 
     @property
     def columns(self) -> int:
@@ -138,14 +133,11 @@ class Decision:
 
     def scores(self, value: Tensor) -> Tensor:
         """What is compared, (n, positions, k), from the value of the node."""
-        return value.reshape(-1, self.size)[
-            :, self.index.to(value.device)
-        ]  # squeeze() may have dropped a batch of one
+        # squeeze() may have dropped a batch of one
+        return value.reshape(-1, self.size)[:, self.index.to(value.device)]
 
     def classes(self, value: Tensor) -> Tensor:
-        """Decisions, (n, positions, 1) for a class number, (n, positions, k) for yes or no; −1 where there is
-        a NaN.
-        """
+        """Class numbers (n, positions, 1), or yes or no (n, positions, k); −1 where there is a NaN."""
         x = self.scores(value)
         if self.cut is None:
             found = x.argmax(-1, keepdim=True)
@@ -172,18 +164,16 @@ class Decision:
             what = f"(inputs, {', '.join(map(str, wanted))})" if wanted else "(inputs,)"
             raise InputError(
                 f"labels of shape {tuple(labels.shape)}: a model with the head {self.head} takes whole "
-                "numbers of "
-                f"shape {what}"
+                f"numbers of shape {what}"
             )
         flat = labels.reshape(len(labels), -1)
         return flat[..., None] if self.cut is None else flat[:, self.places]
 
     def distinct(self, low: Tensor, high: Tensor, margins: Tensor) -> Tensor:
-        """Whether scores between `low` and `high` (n, positions, k) that are apart by `margins` (n,
-        positions) stay apart after the ops in `passed` in float32, where sigmoid and tanh saturate.
+        """Whether scores stay apart after the ops in `passed` in float32, where sigmoid and tanh saturate.
 
-        The least difference of a function that is convex, concave or one of the two on either side is at the
-        ends.
+        The scores lie between `low` and `high` (n, positions, k) and are apart by `margins` (n, positions).
+        The least difference of a function whose slope is nowhere least in between is at the ends.
         """
         if not self.passed:
             return torch.ones_like(margins, dtype=torch.bool)
@@ -290,7 +280,7 @@ def _deciding(look: Look, head: Head) -> int | NoDecision:
         return NoDecision("the model gives no floating-point output")
     if head != "auto" or len({nodes[i] for i in floating}) == 1:
         return floating[0]
-    plain = [i for i in floating if look.meaning[nodes[i]] in ("probability", "distribution")]
+    plain = [i for i in floating if look.meaning[nodes[i]] in _PROBABILITIES]
     if len(plain) == 1:
         return plain[0]
     return NoDecision(f"the model has {len(floating)} outputs, and which of them decides is not known")
@@ -308,6 +298,7 @@ def before_head(graph: Graph, decision: Decision) -> Decision:
 
 
 def _step_back(look: Look, decision: Decision) -> Decision | None:
+    """The decision read from the op's argument; None where it cannot be."""
     node = decision.node
     source = only_source(look, node)
     if source is None:
@@ -317,39 +308,37 @@ def _step_back(look: Look, decision: Decision) -> Decision | None:
         return replace(decision, node=moved[0], index=moved[1])
     if not isinstance(look.values.get(source), Tensor) or not look.is_batched(source):
         return None
-    name = op_name(node)
-    if name in SOFTMAXES:
+    if op_name(node) in SOFTMAXES:
         return _before_softmax(look, node, source, decision)
     if look.values[source].shape != look.values[node].shape or len(node.all_input_nodes) != 1:
         return None
-    if (
-        decision.cut is None
-        and name == "log"
-        and look.meaning[source] == "distribution"
-        and not decision.passed
-    ):
-        return replace(decision, node=source)
     if decision.cut is None:
-        return (
-            replace(decision, node=source, passed=(node, *decision.passed)) if name in _INCREASING else None
-        )
-    earlier = _CUT_BACK[name](node, decision.cut) if name in _CUT_BACK else None
+        return _before_increasing(look, node, source, decision)
+    earlier = _CUT_BACK[op_name(node)](node, decision.cut) if op_name(node) in _CUT_BACK else None
     if earlier is None:
         return None
     cut, falls = earlier
     return replace(decision, node=source, cut=cut, rising=decision.rising != falls)
 
 
+def _before_increasing(look: Look, node: fx.Node, source: fx.Node, decision: Decision) -> Decision | None:
+    """An increasing function leaves the greatest value where it is."""
+    name = op_name(node)
+    if name == "log" and look.meaning[source] == "distribution" and not decision.passed:
+        return replace(decision, node=source)
+    if name not in _INCREASING:
+        return None
+    return replace(decision, node=source, passed=(node, *decision.passed))
+
+
 def _before_softmax(look: Look, node: fx.Node, source: fx.Node, decision: Decision) -> Decision | None:
-    """The greatest of a softmax's values is that of its inputs; of two, one is above ½ where its input is
-    greater.
-    """
+    """A softmax keeps the order of its inputs; of two values, that of the greater input is above ½."""
     shape = look.values[node].shape
     dim = int(arguments_of(node)["dim"]) % len(shape)
     if not dim or decision.passed:
         return None
     if decision.cut is not None:
-        if op_name(node).startswith("log") or op_name(node) == "_log_softmax" or decision.cut != 0.5:
+        if op_name(node) in of("log_softmax") or decision.cut != 0.5:
             return None
         if shape[dim] != 2 or decision.columns != 1:
             return None
@@ -369,11 +358,10 @@ def _through(ops: Sequence[fx.Node], x: Tensor) -> Tensor:
     return x
 
 
-_INCREASING = {"erf", "exp", "log_sigmoid", "selu", "sigmoid", "tanh"}  # strictly
+_INCREASING = where(lambda row: row.monotone == "strictly increasing")
 
-Back = Callable[
-    [fx.Node, float], tuple[float, bool] | None
-]  # (op, cut) → the cut before it, whether the op falls
+# (op, cut) → the cut before the op, and whether the op falls
+Back = Callable[[fx.Node, float], tuple[float, bool] | None]
 
 
 def _at(cut: float, before: float) -> Back:
@@ -386,8 +374,7 @@ def _leaky_relu(node: fx.Node, cut: float) -> tuple[float, bool] | None:
 
 
 def _clamp(node: fx.Node, cut: float) -> tuple[float, bool] | None:
-    low, high = limits(node)
-    return (cut, False) if (low is None or low < cut) and (high is None or high > cut) else None
+    return (cut, False) if passes_both_sides(node, cut) else None
 
 
 def _neg(node: fx.Node, cut: float) -> tuple[float, bool] | None:
@@ -413,9 +400,9 @@ def _scaled(node: fx.Node, cut: float) -> tuple[float, bool] | None:
 
 # What element-wise ops do to a cut. All of them reach the cut at one point only.
 _CUT_BACK: dict[str, Back] = {
+    **dict.fromkeys((name for name in _INCREASING if OPS[name].keeps_sign), _at(0.0, 0.0)),
     "clamp": _clamp,
     "div": _scaled,
-    "erf": _at(0.0, 0.0),
     "hardsigmoid": _at(0.5, 0.0),
     "hardtanh": _clamp,
     "leaky_relu": _leaky_relu,
@@ -423,5 +410,4 @@ _CUT_BACK: dict[str, Back] = {
     "neg": _neg,
     "rsub": _rsub,
     "sigmoid": _at(0.5, 0.0),
-    "tanh": _at(0.0, 0.0),
 }

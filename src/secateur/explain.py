@@ -8,9 +8,7 @@ from secateur.types import Group, Groups
 
 
 def rows(found: Groups, kept: Mapping[str, int] | None = None) -> list[tuple[str, str, str, str]]:
-    """(group, units, where the units stand, state) for each group and each tensor that no rule could
-    label.
-    """
+    """(group, units, slots, state) for each group, and for each tensor that no rule could label."""
     table = [(g.name, _units(g, kept), _slots(g), _state(g, kept)) for g in found.groups]
     return table + [(name, "", "", f"pinned: {reason}") for name, reason in found.blocked.items()]
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.decisions import Decision, same
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run, sizes_of_values
 from secateur.types import Samples
 

@@ -1,6 +1,4 @@
-"""Write files so that a reader sees the old content or the new, never half of one; several files as one
-set.
-"""
+"""Write files so that a reader sees the old content or the new, never a part; several files as one set."""
 
 from __future__ import annotations
 
@@ -119,9 +117,8 @@ def _target(path: str | os.PathLike[str]) -> Path:
 
 
 def _stage(target: Path, writer: Callable[[BinaryIO], object]) -> _Staged:
-    temporary = target.with_name(
-        f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}"
-    )  # short, whatever the target's name
+    # Short, however long the target's name is.
+    temporary = target.with_name(f"{_PREFIX}{secrets.token_hex(8)}{_SUFFIX}")
     file = open(temporary, "xb")  # noqa: SIM115 (it stays open until the file has its name)
     staged = _Staged(file, temporary, target)
     try:

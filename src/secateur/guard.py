@@ -15,7 +15,7 @@ from secateur.bounds.maxima import without_max_pools
 from secateur.decisions import Decision, Head, NoDecision, before_head, check_head, decide_on, decision_of
 from secateur.errors import InputError
 from secateur.fidelity import Fidelity, fidelity
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.types import Interval, Samples
 
 _BUDGETS = {

@@ -34,14 +34,16 @@ from secateur.settings import read_settings
 
 
 class InputSpec(BaseModel):
-    """What a model takes. `input_bounds` are those of the images; one that takes normalised ones has `mean`
-    and `std`.
+    """What a model takes: the legal range of images, how they are normalised, and their shape.
+
+    `input_bounds` are those of the images; a model that takes normalised images has `mean` and `std`.
 
     `normalize` is a name in `secateur.presets.PRESETS`, in units of the bounds; `mean` and `std` are then its
     own.
 
     Example:
-        >>> InputSpec(normalize="minus1to1", input_bounds=(0, 255)).mean
+        >>> import secateur
+        >>> secateur.InputSpec(normalize="minus1to1", input_bounds=(0, 255)).mean
         (127.5,)
     """
 
@@ -102,13 +104,13 @@ class InputSpec(BaseModel):
         """The legal range of what the model itself takes: numbers, or tensors (channels, 1, 1) of them."""
         return self.normalisation.box(self.input_bounds)
 
-    def taken(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
         """Images as the model itself takes them."""
-        return self.normalisation.taken(images)
+        return self.normalisation.normalised(images)
 
-    def around(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
+    def wrapped(self, model: nn.Module | ExportedProgram) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
-        return self.normalisation.around(model)
+        return self.normalisation.wrapped(model)
 
 
 def _finite(values: Any) -> Any:
@@ -128,9 +130,7 @@ def _numbers(values: Any) -> Any:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """(x − mean) / std, one number or one for each channel (axis 1); empty where a model takes images as they
-    are.
-    """
+    """(x − mean) / std, one number or one for each channel; empty where images are not normalised."""
 
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -140,8 +140,7 @@ class Normalisation:
             given, missing, none = ("mean", "std", 1) if self.mean else ("std", "mean", 0)
             raise InputError(
                 f"{given} is given without {missing}; images are normalised by both, (x - mean) / std. Give "
-                f"{missing} "
-                f"too, {none} where training used none"
+                f"{missing} too, {none} where training used none"
             )
         if len({len(self.mean), len(self.std)} - {0, 1}) > 1:
             raise InputError(
@@ -155,9 +154,7 @@ class Normalisation:
     def named(
         name: str | None, bounds: Any, mean: Sequence[float] = (), std: Sequence[float] = ()
     ) -> Normalisation:
-        """`mean` and `std`, or in their place the preset of that name, in units of `bounds`, a pair of
-        numbers.
-        """
+        """`mean` and `std`, or the preset of that name, in units of `bounds`, a pair of numbers."""
         if name is None:
             return Normalisation(tuple(mean), tuple(std))
         if name not in PRESETS:
@@ -170,8 +167,7 @@ class Normalisation:
         return Normalisation(*_spread(preset, bounds))
 
     def box(self, bounds: Any, spatial: int = 2) -> Any:
-        """`bounds`, a pair of ends (numbers, or tensors that broadcast to one input), as the model itself
-        takes them.
+        """`bounds` as the model itself takes them: a pair of numbers or of tensors.
 
         `spatial`: axes of an input after that of its channels. Raises `InputError` for bounds of several
         inputs.
@@ -186,19 +182,19 @@ class Normalisation:
         low, high = ((torch.as_tensor(end, dtype=torch.float64) - mean) / std for end in bounds)
         return low, high
 
-    def taken(self, images: Tensor) -> Tensor:
+    def normalised(self, images: Tensor) -> Tensor:
         """Images (n, channels, …) as the model itself takes them."""
         if not self:
             return images
         mean, std = self._of_channels(images.ndim - 2)
         return ((images - mean) / std).to(images.dtype)
 
-    def undone(self, taken: Tensor) -> Tensor:
-        """The images (n, channels, …) of which `taken` came."""
+    def denormalised(self, inputs: Tensor) -> Tensor:
+        """The images (n, channels, …) that the model's `inputs` were made of."""
         if not self:
-            return taken
-        mean, std = self._of_channels(taken.ndim - 2)
-        return (taken * std.to(taken.device) + mean.to(taken.device)).to(taken.dtype)
+            return inputs
+        mean, std = self._of_channels(inputs.ndim - 2)
+        return (inputs * std.to(inputs.device) + mean.to(inputs.device)).to(inputs.dtype)
 
     def check(self, channels: int) -> None:
         """Raise `InputError` where there are several numbers, but not one for each of so many channels."""
@@ -208,7 +204,7 @@ class Normalisation:
                     f"{name} has {len(numbers)} numbers, but the model's input has {channels} channels"
                 )
 
-    def around(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
+    def wrapped(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
         return Normalised(as_module(model), *self._of_channels(spatial)) if self else model
 
@@ -250,15 +246,13 @@ class Normalised(nn.Module):
         return self.model(self.normalise(x))
 
 
-def beside(model: str | os.PathLike[str]) -> Path:
+def settings_path(model: str | os.PathLike[str]) -> Path:
     """Where the settings of the model in a file stand."""
     return Path(model).with_suffix(".yaml")
 
 
 def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
-    """Settings from the file beside the model, where there is one; those in `given` that are not None go
-    before.
-    """
+    """Settings from the file beside the model; arguments that are not None take precedence."""
     path, found = _settings_of(model)
     said = {name: value for name, value in given.items() if value is not None}
     if "normalize" in said:
@@ -275,15 +269,13 @@ def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:
 
 
 def _settings_of(model: str | os.PathLike[str]) -> tuple[Path, dict[str, Any]]:
-    """The settings beside the model, and from which file; those of a preprocessor where there are no
-    others.
-    """
+    """The settings beside the model, and from which file; without such a file, those of a preprocessor."""
     if Path(model).name in ("", "..") or ":" in Path(model).name:  # a folder, or a factory
         return Path(model), {}
-    path = beside(model)
+    path = settings_path(model)
     if path.exists():
         return path, read_settings(path)
-    other = preprocessor.beside(model)
+    other = preprocessor.preprocessor_path(model)
     return other, preprocessor.read_preprocessor(other) if other.is_file() else {}
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import sizes_of_values
 from secateur.presets import PRESETS, Preset
 from secateur.surrogates.fit import Fit, fit

@@ -14,6 +14,7 @@ from pathlib import Path
 from secateur.arguments import PATH, parsed
 from secateur.errors import InputError
 from secateur.files import refusals_named
+from secateur.formats.registry import by_suffix, companions, listed, suffixes_written
 
 _HEAD = 4096  # bytes by which the kind of a file is told
 _LARGEST_JSON = 2**28  # bytes
@@ -49,8 +50,7 @@ def check_outputs(
     for output in writes:
         named = f"{output.option} {output.path}"
         if output.kind.suffixes and output.path.suffix.lower() not in output.kind.suffixes:
-            *first, last = output.kind.suffixes
-            ends = f"{', '.join(first)} or {last}" if first else last
+            ends = listed(output.kind.suffixes)
             raise InputError(f"{named}: the name of {output.kind.what} must end in {ends}")
         if not output.path.parent.is_dir():
             raise InputError(f"{named}: the folder {output.path.parent} does not exist; create it first")
@@ -67,8 +67,7 @@ def check_outputs(
             if not overwrite and _is_other(output):
                 raise InputError(
                     f"{named} is there, and is no {output.kind.what.removeprefix('a ')} that this command "
-                    "could have "
-                    "written; give another name, or --overwrite"
+                    "could have written; give another name, or --overwrite"
                 )
         written[same] = output
 
@@ -95,13 +94,9 @@ def _head(path: Path) -> bytes:
 
 
 def _is_model(path: Path) -> bool:
-    """By its first bytes: a zip archive, a protobuf that begins with its version, or a header of
-    safetensors.
-    """
-    head = _head(path)
-    return {".pt2": head[:4] == b"PK\3\4", ".onnx": head[:1] == b"\x08"}.get(
-        path.suffix.lower(), head[8:9] == b"{"
-    )
+    """By the first bytes that the format of that suffix has."""
+    found = by_suffix(path)
+    return found is not None and found.can_be(_head(path))
 
 
 def _holds(*keys: str) -> Callable[[Path], bool]:
@@ -123,7 +118,7 @@ def _is_claim(path: Path) -> bool:
     return _head(path).startswith(b"; X: the inputs; Y: the drift")
 
 
-MODEL = Kind("a model", (".pt2", ".onnx", ".safetensors"), _is_model)
+MODEL = Kind("a model", suffixes_written(), _is_model)
 EXTERNAL = Kind("a file of weights", (".data",), lambda path: path.with_suffix("").exists())
 RECIPE = Kind("a recipe", (".json",), _holds("schema_version", "steps", "groups"))
 SOLVED = Kind("a file of refitted weights", (".safetensors",), _is_model)
@@ -137,11 +132,10 @@ CLAIM_NETWORK = Kind(
 
 
 def model_outputs(path: Path) -> list[Output]:
-    """The file of a model, and the one that may hold its weights."""
-    outputs = [Output("--output", path, MODEL)]
-    if path.suffix.lower() == ".onnx":
-        outputs.append(Output("--output", path.with_name(f"{path.name}.data"), EXTERNAL))
-    return outputs
+    """The file of a model, and those that may hold its weights."""
+    found = by_suffix(path)
+    beside = () if found is None else found.companions(path)
+    return [Output("--output", path, MODEL), *(Output("--output", other, EXTERNAL) for other in beside)]
 
 
 def claim_outputs(path: Path) -> list[Output]:
@@ -155,4 +149,4 @@ def claim_outputs(path: Path) -> list[Output]:
 def model_files(model: str, *more: str | os.PathLike[str] | None) -> list[str | os.PathLike[str] | None]:
     """What belongs to a model that is read: its weights beside it, and the settings of its inputs."""
     parsed("model", model, PATH)
-    return [model, f"{model}.data", Path(model).with_suffix(".yaml"), *more]
+    return [model, *companions(model), Path(model).with_suffix(".yaml"), *more]

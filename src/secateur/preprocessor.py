@@ -45,6 +45,6 @@ def read_preprocessor(path: str | os.PathLike[str]) -> dict[str, Any]:
     return {"input_bounds": bounds, "mean": found["image_mean"], "std": found["image_std"]}
 
 
-def beside(model: str | os.PathLike[str]) -> Path:
+def preprocessor_path(model: str | os.PathLike[str]) -> Path:
     """Where the settings of the preprocessor of the model in a file stand."""
     return Path(model).with_name(NAME)

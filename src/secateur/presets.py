@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Preset:
-    """Images between `bounds`, of which the model takes (images − mean) / std; empty where it takes them as
-    they are.
+    """Images between `bounds`, of which the model takes (images − mean) / std; empty where it takes them raw.
 
     `mean` and `std` hold one number, or one for each channel.
     """

@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.arguments import MODEL, parsed
-from secateur.bounds.interval import input_box, warn_without_width
+from secateur.bounds.box import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.decisions import Head
 from secateur.errors import SecateurError, TargetMissedError
-from secateur.graph.capture import ExampleInputs, Graph, capture
+from secateur.graph.capture import capture
 from secateur.graph.coupling import couple, stored_groups
+from secateur.graph.example import ExampleInputs
+from secateur.graph.graph import Graph
 from secateur.history import History
 from secateur.methods import Goal, Method, Task
 from secateur.methods.exact.method import unneeded

@@ -10,8 +10,9 @@ from torch.export import ExportedProgram
 from secateur.arguments import MODEL, instance, parsed
 from secateur.budget import check_input
 from secateur.errors import RecipeError, SecateurError
-from secateur.graph.capture import ExampleInputs, capture
+from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
+from secateur.graph.example import ExampleInputs
 from secateur.report.recipe import InputSpec, Recipe, digest_of, fingerprint
 from secateur.run import Run
 from secateur.surgery import shrink

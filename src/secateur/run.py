@@ -10,8 +10,8 @@ from torch import Tensor
 from secateur.compensate import merged
 from secateur.cost import full, macs_after, parameters_after
 from secateur.errors import InputError, SecateurError
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.report.recipe import Edit, Step
 from secateur.types import Group, Removal
 

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.data import as_tensors, check_within
 from secateur.data.within import outside
 from secateur.errors import InputError, SecateurWarning
-from secateur.graph.capture import Graph
 from secateur.graph.export import first_line
 from secateur.graph.finite import finite_samples, first_not_finite
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import sizes_of_values
 from secateur.report.recipe import content_of
 from secateur.surrogates import SURROGATES, Source

@@ -15,8 +15,8 @@ from secateur.cost import macs_after
 from secateur.decisions import Decision, Head, decision_of
 from secateur.errors import SecateurError, SecateurWarning
 from secateur.fidelity import fidelity
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.normalisation import likely_normalisation
 from secateur.presets import PRESETS
@@ -54,7 +54,9 @@ def samples_for(
     sample is needed, the second where they cannot be drawn and no guard needs them (with a warning).
     """
     needed, surrogate = request.needs_samples, name_of(request.surrogate)
-    draw = partial(draw_samples, graph, bounds, device=request.device, normalise=request.normalisation.taken)
+    draw = partial(
+        draw_samples, graph, bounds, device=request.device, normalise=request.normalisation.normalised
+    )
     used = UsedInputs(surrogate=surrogate if needed and request.calibration is None else "")
     samples = None
     if request.calibration is not None:
@@ -119,7 +121,7 @@ def with_doubts(validation: Validation | None, request: Request, graph: Graph) -
     """
     normalisation, images = request.normalisation, None
     if validation is not None and validation.basis == OWN:
-        images = normalisation.undone(validation.samples.inputs[0])
+        images = normalisation.denormalised(validation.samples.inputs[0])
     found = likely_normalisation(
         graph, request.input_bounds, normalisation.mean, normalisation.std, seed=request.seed, images=images
     )

@@ -1,3 +1,1 @@
-"""Sound bounds on what a network computes over a box of inputs, and on how far a changed network drifts from
-it.
-"""
+"""Sound bounds on a network's values over a box of inputs, and on the drift of a changed network."""

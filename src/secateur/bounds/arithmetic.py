@@ -1,6 +1,4 @@
-"""Arithmetic on intervals, or on a mix of intervals and plain tensors (a tensor is an interval of no
-width).
-"""
+"""Arithmetic on intervals and plain tensors; a tensor is an interval of no width."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ Bilinear = Callable[[Tensor, Tensor], Tensor]
 
 
 def settle(lower: Tensor, upper: Tensor) -> Interval:
-    """The interval between two computed ends: NaN (∞ − ∞, 0·∞) becomes "unbounded", ends that rounding
-    swapped turn.
+    """The interval between two computed ends.
+
+    NaN (∞ − ∞, 0·∞) becomes unbounded; ends that rounding swapped are swapped back.
     """
     lower = torch.nan_to_num(lower, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
     upper = torch.nan_to_num(upper, nan=math.inf, posinf=math.inf, neginf=-math.inf)

@@ -1,6 +1,4 @@
-"""What is certain of two networks over boxes of inputs: how far their outputs are apart, and which decisions
-stand.
-"""
+"""What is certain of two networks over boxes of inputs: the drift of their outputs, and their decisions."""
 
 from __future__ import annotations
 
@@ -11,9 +9,11 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.arithmetic import as_interval, subtract
-from secateur.bounds.backward import Backward, Coefficients, lower
+from secateur.bounds.backward import lower
+from secateur.bounds.coefficients import Coefficients
+from secateur.bounds.engine import Backward
 from secateur.bounds.joint import Networks
-from secateur.bounds.pairs import Pair
+from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.rounding import FUNCTIONS
 from secateur.bounds.tighten import bounded, rows_at_a_time, values_per_sample
 from secateur.bounds.windows import Everywhere
@@ -24,8 +24,9 @@ _BYTES = 2**30  # that the bounds of a block of boxes may take
 
 
 def blocks(networks: Networks, boxes: Sequence[Interval]) -> Iterator[tuple[int, list[Interval]]]:
-    """The boxes, (n, …) for each input, in blocks that memory holds: (number of the first, intervals (N, 1,
-    …)).
+    """Blocks of boxes that fit in memory: the number of the first box, and intervals (N, 1, …).
+
+    `boxes` holds one interval (n, …) for each input.
     """
     each = 8 * 24 * values_per_sample(networks)
     size = max(1, _BYTES // each)
@@ -123,15 +124,13 @@ class Certified:
     def _compared(self, decision: Decision, second: bool) -> Interval:
         """Bounds, (N, positions, k), on what f (g) compares."""
         value = self.engine.bounds[decision.node]
-        x = as_interval((value.after if second else value.before) if isinstance(value, Pair) else value)
+        x = as_interval(after(value) if second else before(value))
         ends = (end.reshape(-1, decision.size).expand(self.boxes, -1) for end in (x.lower, x.upper))
         low, high = (end[:, decision.index] for end in ends)
         return Interval(low, high)
 
     def _least(self, node: fx.Node, f: Tensor, g: Tensor) -> Tensor:
-        """Lower bounds, (N, rows), of f·x + g·x′ for rows of coefficients (rows, outputs), the same in every
-        box.
-        """
+        """Lower bounds, (N, rows), of f·x + g·x′; the rows (rows, outputs) are the same for every box."""
         box = torch.arange(self.boxes).repeat_interleave(len(f))
         return self._lower(node, f.repeat(self.boxes, 1), g.repeat(self.boxes, 1), box).reshape(
             self.boxes, -1
@@ -140,9 +139,7 @@ class Certified:
     def _rows(
         self, decision: Decision, factor: Tensor, plus: Tensor, minus: Tensor | None, second: bool
     ) -> Tensor:
-        """Lower bounds, shape of `factor` (N, positions, k), of factor · x[plus] − x[minus], x of f (of
-        g).
-        """
+        """Lower bounds of factor · x[plus] − x[minus], x of f (of g), all of shape (N, positions, k)."""
         shape, node = factor.shape, decision.node
         box = torch.arange(self.boxes).repeat_interleave(shape[1:].numel())
         flat = [t.expand(shape).flatten() for t in (factor, plus, *(() if minus is None else (minus,)))]

@@ -1,17 +1,14 @@
-"""Bounds on the drift δ = g(x) − f(x) of two networks that share a graph and differ in some tensors.
+"""Bounds on the drift δ = g(x) − f(x) of each op, of two networks that share a graph and differ in tensors.
 
 x (in f), x′ (in g) and δ are kept together at every node: a rule of `RULES`, at the bottom of the file,
 bounds the δ of an op from those of its arguments, and interval propagation of x′ tightens it, since δ ∈ I(x′)
 − I(x) and x′ ∈ x + δ. What no changed tensor reaches has δ = 0 and costs nothing. Exact up to rounding, as in
-`interval`.
-
-`difference` compares two sets of weights. `merge_difference` bounds what each of many merges would do, in one
-pass: the rules see a single candidate, and `torch.vmap` runs them over all.
+`interval`. `drift` takes whole networks through `step`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,7 +18,8 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.bounds import interval
-from secateur.bounds.activations import SLOPES, two_sided
+from secateur.bounds.activations import SLOPES
+from secateur.bounds.affine import linear_part, linear_part_of, makes_units, offset
 from secateur.bounds.arithmetic import (
     Value,
     add,
@@ -34,7 +32,6 @@ from secateur.bounds.arithmetic import (
     scale,
     subtract,
 )
-from secateur.bounds.interval import AFFINE, Affine, propagate
 from secateur.bounds.layers import (
     attention_hidden,
     attention_scale,
@@ -62,9 +59,10 @@ from secateur.bounds.pairs import (
     softmax_pair,
     tight_pair,
 )
-from secateur.graph.capture import Graph, bound_arguments, kind
-from secateur.graph.interpret import as_work, walk
-from secateur.types import Group, Interval
+from secateur.graph.functions import kinked_slope
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import AFFINE, FILLING, MAXIMA, MINIMA, MOVEMENT, SIZES_ALONE, WEIGHTED_SUMS, of
+from secateur.types import Interval
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,124 +79,6 @@ class Change(Op):
 Rule = Callable[[Change], Any]  # gives the bounds on the change of each of the op's outputs
 
 
-# --- the two uses -------------------------------------------------------------------------------------------
-
-
-def difference(
-    graph: Graph,
-    box: Sequence[Interval],
-    tensors: Mapping[str, Tensor],
-    original: Mapping[str, Tensor] | None = None,
-) -> tuple[Interval, ...]:
-    """Bounds on g(x) − f(x) for x in `box`, one interval of batch 1 per output.
-
-    f is the graph with its own tensors (some overridden by `original`); g has `tensors` put in place by name.
-    """
-    values = propagate(graph, box, original, keep=lambda node: True)
-    changes: dict[str, Pair | Rows] = {}
-    for node in graph.nodes:
-        name = str(node.target)
-        if node.op == "get_attr" and name in tensors:
-            ours, theirs = values[node], as_work(tensors[name], values[node])
-            if not torch.equal(ours, theirs):
-                changes[name] = Pair(ours, theirs, theirs - ours)
-    return _changes_of_outputs(graph, values, changes, tighten=True)
-
-
-def merge_difference(
-    graph: Graph,
-    values: Mapping[fx.Node, Any],
-    group: Group,
-    removed: Tensor,
-    into: Tensor,
-    *,
-    block_bytes: int = 2**28,
-) -> tuple[Interval, ...]:
-    """Bounds on how far each of K merges moves the outputs: intervals of shape (K, …), K = len(removed) ≥ 1.
-
-    Candidate k removes unit removed[k] and lets unit into[k] stand for it (W_next[:, b] += W_next[:, a]).
-    That is the function in which unit a computes what b computes: a's rows become copies of b's in every
-    producer and on the way, and the consumers stay. `values` are f's, from `propagate(graph, box, keep=lambda
-    node: True)`, and fix f's weights. Candidates are worked on in blocks of about `block_bytes`.
-    """
-    names = {str(node.target): node for node in graph.nodes if node.op == "get_attr"}
-    swaps = (*group.having("producer"), *group.having("through"))
-    # shape of each index tensor: (K, width)
-    moves = tuple((s.positions[removed], s.positions[into]) for s in swaps)
-
-    def one(moves: tuple[tuple[Tensor, Tensor], ...]) -> tuple[tuple[Tensor, Tensor], ...]:
-        changes: dict[str, Pair | Rows] = {}
-        for slot, (a, b) in zip(swaps, moves, strict=True):
-            rows = Rows(values[names[slot.tensor]], slot.axis, a, b)
-            changes[slot.tensor] = _joined(changes[slot.tensor], rows) if slot.tensor in changes else rows
-        outputs = _changes_of_outputs(graph, values, changes, tighten=False)
-        return tuple((x.lower, x.upper) for x in outputs)
-
-    with torch.no_grad():
-        ends = torch.vmap(one, chunk_size=_candidates_per_block(values, block_bytes))(moves)
-    return tuple(Interval(_without_batch(low), _without_batch(high)) for low, high in ends)
-
-
-def _joined(first: Pair | Rows, second: Rows) -> Pair | Rows:
-    """Two sets of rows of one tensor (queries, keys and values; tied weights), replaced together."""
-    if isinstance(first, Rows) and first.axis == second.axis:
-        return Rows(
-            first.tensor,
-            first.axis,
-            torch.cat([first.removed, second.removed]),
-            torch.cat([first.into, second.into]),
-        )
-    now = Rows(after(first), second.axis, second.removed, second.into).dense().after
-    return Pair(before(first), now, now - before(first))
-
-
-def _candidates_per_block(values: Mapping[fx.Node, Any], block_bytes: int) -> int:
-    """A node holds four bounds for each candidate, its rule some more, and a residual stream keeps several
-    alive.
-    """
-    intervals = [x for x in pytree.tree_leaves(list(values.values())) if isinstance(x, Interval)]
-    largest = max(x.lower.numel() * x.lower.element_size() for x in intervals)
-    return max(1, block_bytes // (24 * largest))
-
-
-def _without_batch(x: Tensor) -> Tensor:
-    """(K, 1, …) → (K, …)."""
-    return x.flatten(0, 1) if x.ndim > 1 and x.shape[1] == 1 else x
-
-
-def _changes_of_outputs(
-    graph: Graph, values: Mapping[fx.Node, Any], changes: Mapping[str, Pair | Rows], *, tighten: bool
-) -> tuple[Interval, ...]:
-    """Bounds on the change of every output when the tensors in `changes` change.
-
-    `tighten` bounds x′ by interval propagation after affine ops too; elsewhere that is cheap, and always
-    done.
-    """
-    like = _like(values)
-
-    def leaf(node: fx.Node) -> Any:
-        return changes.get(str(node.target), values[node]) if node.op == "get_attr" else values[node]
-
-    def call(node: fx.Node, args: Any, kwargs: Any) -> Any:
-        return step(node, args, kwargs, values[node], like, tighten)
-
-    with torch.no_grad():
-        env = walk(graph, leaf, call)
-        return tuple(_change_of_output(env[node]) for node in graph.outputs)
-
-
-def _like(values: Mapping[fx.Node, Any]) -> Tensor:
-    """The dtype and device that f's bounds were worked out in."""
-    ends = (x.lower for x in pytree.tree_leaves(list(values.values())) if isinstance(x, Interval))
-    return next(x for x in ends if x.is_floating_point()).new_empty(0)
-
-
-def _change_of_output(value: Any) -> Interval:
-    if reached(value):
-        return as_interval(change(value))
-    return as_interval(torch.zeros_like(as_interval(value).lower))
-
-
 # --- one step -----------------------------------------------------------------------------------------------
 
 
@@ -213,7 +93,7 @@ def step(
 ) -> Any:
     """The value of one op: f's own, `value`, where no change reaches it; elsewhere a `Pair`, or several."""
     name = kind(node)
-    if name in interval.SHAPE_ONLY or not any(map(reached, pytree.tree_leaves((args, kwargs)))):
+    if name in SIZES_ALONE or not any(map(reached, pytree.tree_leaves((args, kwargs)))):
         return value
     if name == "getitem":
         return args[0][args[1]]
@@ -239,7 +119,7 @@ def step(
 
 def _linear(op: Change) -> Any:
     """δ goes where values go; what no change reaches, and every constant filled in, stands for 0."""
-    filled = ("value", "self", "other") if kind(op.node) in interval.FILLING else ()
+    filled = ("value", "self", "other") if kind(op.node) in FILLING else ()
     zeros = {name: 0 for name in filled if isinstance(op.arguments.get(name), (int, float))}
     return pytree.tree_map(Interval, _on_change(op, "lower", **zeros), _on_change(op, "upper", **zeros))
 
@@ -269,9 +149,7 @@ def _by_intervals(op: Change) -> Any:
 
 
 def _function(op: Change) -> Any:
-    """An element-wise function of one value, by its slope; of several (clamp to moving limits), by
-    intervals.
-    """
+    """A function of one value, by its slope; of several (clamp to limits that vary), by intervals."""
     varying = [x for x in pytree.tree_leaves(dict(op.arguments)) if isinstance(x, (Pair, Interval))]
     if len(varying) > 1 or not reached(op["self"]):
         return _by_intervals(op)
@@ -290,7 +168,7 @@ def _prelu(op: Change) -> Any:
     """prelu(x′; w′) − prelu(x; w) = slope of prelu(·; w′) · δ + (w′ − w) min(x, 0)."""
     x, ndim = op["self"], as_interval(op.value).lower.ndim
     weight = moved(lambda w: on_channels(w, ndim), op["weight"])
-    by_slope = sloped_change(two_sided(lambda t: after(weight).expand(t.shape)), x) if reached(x) else 0.0
+    by_slope = sloped_change(kinked_slope(lambda t: after(weight).expand(t.shape)), x) if reached(x) else 0.0
     by_weight = multiply(change(weight), each(lambda t: t.clamp(max=0), before(x)))
     return add(by_slope, by_weight) if reached(weight) else by_slope
 
@@ -349,23 +227,23 @@ def _affine(op: Change) -> Any:
     """W′x′ + b′ − (W x + b) = W′ δ + (W′ − W) x + (b′ − b)."""
     form = AFFINE[kind(op.node)]
     data, weight = dense(op[form.data]), op[form.weight]
-    if isinstance(weight, Rows) and form.makes_units(op, weight.tensor, weight.axis):
-        out = _rows_change(op, form, data, weight)
+    if isinstance(weight, Rows) and makes_units(op, weight.tensor, weight.axis):
+        out = _rows_change(op, data, weight)
     else:
-        out = product_change(partial(product, partial(form.apply, op)), data, dense(weight))
+        out = product_change(partial(product, partial(linear_part, op)), data, dense(weight))
     bias = op[form.bias] if form.bias else None
-    return add(out, form.offset(op, change(bias))) if reached(bias) else out
+    return add(out, offset(op, change(bias))) if reached(bias) else out
 
 
-def _rows_change(op: Change, form: Affine, data: Any, rows: Rows) -> Interval:
+def _rows_change(op: Change, data: Any, rows: Rows) -> Interval:
     """W δ everywhere, but W_b δ + (W_b − W_a) x at the units a that are overwritten by units b."""
-    times = partial(form.apply_rows, op, rows.removed, len(rows.tensor))
+    times = partial(linear_part_of, op, rows.removed, len(rows.tensor))
     own = product(times, before(data), rows.difference())
     everywhere = as_interval(torch.zeros_like(op.value.lower))
     if reached(data):
         own = add(own, product(times, change(data), rows.copies()))
-        everywhere = as_interval(product(partial(form.apply, op), change(data), rows.tensor))
-    return _overwritten(everywhere, form.output_axis, rows.removed, own)
+        everywhere = as_interval(product(partial(linear_part, op), change(data), rows.tensor))
+    return _overwritten(everywhere, AFFINE[kind(op.node)].output_axis, rows.removed, own)
 
 
 def _overwritten(everywhere: Interval, axis: int, index: Tensor, own: Value) -> Interval:
@@ -445,32 +323,33 @@ def _glu(op: Change) -> Any:
 
 # --- the table ----------------------------------------------------------------------------------------------
 
-BY_ROWS = {
-    *AFFINE,
-    "embedding",
-}  # ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ
+# Ops whose rule takes `Rows` as they are, and for which x′ costs as much as δ.
+BY_ROWS = {*AFFINE, "embedding"}
 
-# The rows of `interval.RULES`, less those of sizes and of Python's `value[index]`, which `step` sees to.
+# Ops of `interval.RULES` that `step` sees to: those of sizes, and Python's `value[index]`.
+UNCHANGED = {*SIZES_ALONE, *of("item")}
+
+# The other ops of `interval.RULES`. A monotone function of which no more is known is bounded by intervals.
 RULES: dict[str, Rule] = {
-    **dict.fromkeys((*interval.MOVEMENT, *interval.WEIGHTED_SUMS, *interval.FILLING), _linear),
-    **dict.fromkeys(interval.MAXIMA, _maximum),
-    **dict.fromkeys(interval.MINIMA, _minimum),
+    **dict.fromkeys((*interval.INCREASING, *interval.DECREASING), _by_intervals),
+    **dict.fromkeys((*MOVEMENT, *WEIGHTED_SUMS, *FILLING), _linear),
+    **dict.fromkeys(MAXIMA, _maximum),
+    **dict.fromkeys(MINIMA, _minimum),
     **dict.fromkeys(SLOPES, _function),
-    **dict.fromkeys(interval.NORMS, _normalised),
     **dict.fromkeys(AFFINE, _affine),
+    **dict.fromkeys(of("dropout"), lambda op: op["input"].change),
+    **dict.fromkeys(of("softmax"), _softmax),
+    **dict.fromkeys(of("log_softmax"), _log_softmax),
+    **dict.fromkeys(of("norm"), _normalised),
     "add": _add,
     "batch_norm": _batch_norm,
     "div": _div,
-    "dropout": lambda op: op["input"].change,
     "einsum": _einsum,
     "embedding": _embedding,
-    "feature_dropout": lambda op: op["input"].change,
     "glu": _glu,
     "gru": _by_intervals,
     "leaky_relu": _leaky_relu,
     "linalg_vector_norm": _by_intervals,
-    "log_softmax": _log_softmax,
-    "logsumexp": _by_intervals,
     "lstm": _by_intervals,
     "mul": _mul,
     "neg": lambda op: negate(op["self"].change),
@@ -478,6 +357,5 @@ RULES: dict[str, Rule] = {
     "relu": lambda op: relu_change(op["self"]),
     "rsub": _rsub,
     "scaled_dot_product_attention": _attention,
-    "softmax": _softmax,
     "sub": _sub,
 }

@@ -1,17 +1,14 @@
-"""Interval propagation: for a box of inputs, an interval for every value of the graph that holds all it can
-be.
+"""Interval propagation: for a box of inputs, an interval that holds all that a value of the graph can be.
 
-`input_box` makes the box, `propagate` sends it through the graph, and `RULES` at the bottom of the file says
-how each op is bounded. Ends are computed to nearest, or outward where a claim depends on it
+`propagate` sends the box (see `box`) through the graph, and `RULES` at the bottom of the file says how each
+op is bounded. Ends are computed to nearest, or outward where a claim depends on it
 (`rounding.OUTWARD`). Ends never cross, and to nearest a box of one point gives the forward pass.
 """
 
 from __future__ import annotations
 
 import operator
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,6 +17,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.bounds.activations import TURNING
+from secateur.bounds.affine import linear_part, offset
 from secateur.bounds.arithmetic import (
     Value,
     add,
@@ -46,84 +44,25 @@ from secateur.bounds.layers import (
     softmax,
 )
 from secateur.bounds.op import Op, Rounding
-from secateur.errors import InputError, SecateurWarning, UnsupportedOpError, few
-from secateur.graph.capture import Graph, bound_arguments, kind, told
+from secateur.errors import UnsupportedOpError, few
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import as_work, call_op, walk
+from secateur.graph.node import bound_arguments, kind, told
+from secateur.graph.ops import (
+    AFFINE,
+    FILLING,
+    MAXIMA,
+    MINIMA,
+    MOVEMENT,
+    SIZES_ALONE,
+    WEIGHTED_SUMS,
+    of,
+    where,
+)
 from secateur.graph.sources import place_of
 from secateur.types import Interval
 
-Box = tuple[Interval, ...]
 Rule = Callable[[Op], Any]
-
-
-# --- boxes --------------------------------------------------------------------------------------------------
-
-
-def input_box(graph: Graph, input_bounds: Any, dtype: torch.dtype = torch.float64) -> Box:
-    """The box of legal inputs, one interval of batch size 1 per graph input.
-
-    `input_bounds` is a pair (lower, upper) of floats or of tensors that broadcast to an input without its
-    batch axis, or a sequence of such pairs, one per input. Inputs of whole numbers (token ids) and of truth
-    values are left free: bounds given for them are not read.
-    """
-    bounds = [input_bounds] * len(graph.inputs) if _is_pair(input_bounds) else list(input_bounds)
-    if len(bounds) != len(graph.inputs):
-        raise InputError(
-            f"input_bounds has {len(bounds)} pairs but the model has {len(graph.inputs)} inputs "
-            f"({', '.join(node.name for node in graph.inputs)}); give one pair for all, or one for each"
-        )
-    batch = graph.example[0].shape[0]
-    return tuple(
-        _box_of_input(node.name, example, pair, batch, dtype)
-        for node, example, pair in zip(graph.inputs, graph.example, bounds, strict=True)
-    )
-
-
-def warn_without_width(graph: Graph, box: Box) -> None:
-    """A `SecateurWarning` for bounds between which an input has one value only."""
-    for node, side in zip(graph.inputs, box, strict=True):
-        if side.lower.is_floating_point() and bool((side.lower == side.upper).all()):
-            warnings.warn(
-                f"input_bounds of {node.name}: the lower bound is the upper one, so that only one input is "
-                "legal",
-                SecateurWarning,
-                stacklevel=2,
-            )
-
-
-def _is_pair(bounds: Any) -> bool:
-    return len(bounds) == 2 and not any(isinstance(end, (tuple, list)) for end in bounds)
-
-
-def _box_of_input(name: str, example: Tensor, pair: Any, batch: int, dtype: torch.dtype) -> Interval:
-    batched = example.ndim > 0 and example.shape[0] == batch
-    shape = (1, *example.shape[1:]) if batched else tuple(example.shape)
-    if not example.is_floating_point():
-        largest = 1 if example.dtype == torch.bool else torch.iinfo(example.dtype).max
-        low = torch.zeros(shape, dtype=example.dtype, device=example.device)
-        return Interval(low, torch.full_like(low, largest))
-    if not _is_pair(pair):
-        raise InputError(f"input_bounds of {name}: expected a pair (lower, upper), got {len(pair)} values")
-    ends = []
-    for side, end in zip(("lower", "upper"), pair, strict=True):
-        value = torch.as_tensor(end, dtype=dtype, device=example.device)
-        if not bool(torch.isfinite(value).all()):
-            raise InputError(
-                f"input_bounds of {name}: the {side} bound is not finite; give the legal range of inputs"
-            )
-        try:
-            ends.append(value.expand(shape).contiguous())
-        except RuntimeError:
-            raise InputError(
-                f"input_bounds of {name}: the {side} bound of shape {tuple(value.shape)} does not broadcast "
-                "to "
-                f"one input of shape {shape[1:] if batched else shape}"
-            ) from None
-    if bool((ends[0] > ends[1]).any()):
-        raise InputError(
-            f"input_bounds of {name}: a lower bound is above its upper bound; give (lower, upper)"
-        )
-    return Interval(*ends)
 
 
 # --- propagation --------------------------------------------------------------------------------------------
@@ -138,8 +77,7 @@ def propagate(
     dtype: torch.dtype | None = None,
     rounding: Rounding | None = None,
 ) -> dict[fx.Node, Any]:
-    """Bounds on every value of the graph for inputs in `box`: of the outputs, and of the nodes that `keep`
-    names.
+    """Bounds on the outputs of the graph, and on the nodes that `keep` names, for inputs in `box`.
 
     A value is an `Interval` where it depends on the inputs; sizes, constants and parameters are plain.
     `tensors` overrides weights by name. Work is done in `dtype`, by default that of the first floating-point
@@ -159,11 +97,11 @@ def propagate(
 
 
 def apply(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor, rounding: Rounding | None = None) -> Any:
-    """The value of one op: by its rule where an argument is an interval, else by plain execution."""
+    """The value of one op: by its rule where an argument is an interval, by plain execution elsewhere."""
     if not any(isinstance(leaf, Interval) for leaf in pytree.tree_leaves((args, kwargs))):
         return call_op(node, args, kwargs, like=like)
     op = Op(node, bound_arguments(node, args, kwargs), like)
-    if kind(node) not in ON_WHOLE_NUMBERS and _holds_whole_numbers(op):
+    if kind(node) not in _ON_WHOLE_NUMBERS and _holds_whole_numbers(op):
         raise op.unsupported("it computes with whole numbers or truth values that depend on the input")
     try:
         result = RULES[kind(node)](op)
@@ -185,26 +123,23 @@ def _intervals(op: Op) -> list[Interval]:
 
 
 def require_rules(graph: Graph) -> None:
-    """Raise `UnsupportedOpError` naming every op without a rule that depends on the inputs, not on sizes
-    alone.
-    """
+    """Raise `UnsupportedOpError` naming every op that depends on input values and has no rule."""
     varying, missing = set(graph.inputs), []
     for node in graph.nodes:
         if node.op != "call_function" or varying.isdisjoint(node.all_input_nodes):
             continue
         if kind(node) not in RULES:
             missing.append(node)
-        if kind(node) not in SHAPE_ONLY:
+        if kind(node) not in SIZES_ALONE:
             varying.add(node)
     if missing:
         names, place = sorted({told(node) for node in missing}), place_of(missing[0])
         raise UnsupportedOpError(
             f"{missing[0].name}: there is no rule to bound "
-            f"{told(missing[0])}{f' ({place})' if place else ''}. Ops of "
-            f"this model without a rule: {few(names)}. Rewrite these parts with other ops, or add for each a "
-            "function "
-            "and a row of RULES "
-            "in secateur/bounds/interval.py and difference.py"
+            f"{told(missing[0])}{f' ({place})' if place else ''}. Ops of this model without a rule: "
+            f"{few(names)}. Rewrite these parts with other ops (`secateur ops` lists those that can be "
+            "bounded), or add for each a function and a row of RULES in secateur/bounds/interval.py and "
+            "difference.py"
         )
 
 
@@ -231,15 +166,14 @@ def _increasing(op: Op) -> Any:
 
 
 def _decreasing(op: Op) -> Any:
+    """f(x) ∈ [f(u), f(l)]."""
     return pytree.tree_map(
         settle, op.run(**ends(op.arguments, "upper")), op.run(**ends(op.arguments, "lower"))
     )
 
 
 def _between(low: Tensor, high: Tensor) -> Interval:
-    """An interval of two images; positions (of a maximum) are not ordered like their values, so any is
-    possible.
-    """
+    """An interval of two images; the position of a maximum may be any."""
     if low.is_floating_point():
         return settle(low, high)
     limits = torch.iinfo(low.dtype)
@@ -248,21 +182,21 @@ def _between(low: Tensor, high: Tensor) -> Interval:
 
 def _moved(op: Op) -> Any:
     """Data movement, of whole numbers (token ids) too."""
-    if any(
-        isinstance(i, Interval)
-        for i in pytree.tree_leaves((op.arguments.get("index"), op.arguments.get("indices")))
-    ):
+    indices = pytree.tree_leaves((op.arguments.get("index"), op.arguments.get("indices")))
+    if any(isinstance(index, Interval) for index in indices):
         raise op.unsupported("the input decides which entries are read")
     low, high = op.run(**ends(op.arguments, "lower")), op.run(**ends(op.arguments, "upper"))
-    if (
-        isinstance(low, Tensor)
-        and low.dtype == torch.bool
-        and any(x.lower.dtype != torch.bool for x in _intervals(op))
-    ):
-        raise op.unsupported("a truth value made from a number has no bounds")
-    if isinstance(low, Tensor) and not low.is_floating_point() and any(map(is_floating, _intervals(op))):
-        raise op.unsupported("a whole number made from a fraction is not a movement of data")
+    if isinstance(low, Tensor):
+        _require_same_numbers(op, low.dtype)
     return pytree.tree_map(Interval, low, high)
+
+
+def _require_same_numbers(op: Op, dtype: torch.dtype) -> None:
+    """Refuse casts that change values."""
+    if dtype == torch.bool and any(x.lower.dtype != torch.bool for x in _intervals(op)):
+        raise op.unsupported("a truth value made from a number has no bounds")
+    if not dtype.is_floating_point and any(map(is_floating, _intervals(op))):
+        raise op.unsupported("a whole number made from a fraction is not a movement of data")
 
 
 def _of_shape(op: Op) -> Any:
@@ -352,56 +286,11 @@ def _div(op: Op) -> Any:
     return divide(op["self"], op["other"])
 
 
-@dataclass(frozen=True)
-class Affine:
-    """The names of an affine op's arguments, and the axes of its units in the weight and in the output."""
-
-    data: str
-    weight: str
-    bias: str = ""
-    weight_axis: int = 0
-    output_axis: int = -1
-
-    def apply(self, op: Op, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear part on concrete values."""
-        without_bias = {"bias": None} if self.bias == "bias" else {}
-        if self.bias == "self":  # addmm and baddbmm: β bias + α (x W)
-            return torch.matmul(x, weight) * float(op["alpha"])
-        out: Tensor = op.run(**{self.data: x, self.weight: weight}, **without_bias)
-        return out
-
-    def makes_units(self, op: Op, weight: Tensor, axis: int) -> bool:
-        """Whether `axis` of the weight is that of the op's output units (and where they are, in a grouped
-        op).
-        """
-        matrix = self.weight != "other" or weight.ndim == 2  # matmul of a stack has other axes
-        return axis == self.weight_axis and matrix and (axis == 0 or op.arguments.get("groups", 1) == 1)
-
-    def apply_rows(self, op: Op, units: Tensor, total: int, x: Tensor, weight: Tensor) -> Tensor:
-        """The linear part for some `units` of all `total`, given their weights alone; a grouped unit sees its
-        group.
-        """
-        groups = op.arguments.get("groups", 1)
-        if groups == 1:
-            return self.apply(op, x, weight)
-        inputs = weight.shape[1]
-        seen = (units // (total // groups)).unsqueeze(1) * inputs + torch.arange(inputs, device=units.device)
-        own = x.index_select(self.output_axis, seen.flatten())
-        return op.run(input=own, weight=weight, bias=None, groups=len(units))  # type: ignore[no-any-return]
-
-    def offset(self, op: Op, bias: Value) -> Any:
-        """The bias as it is added to the output."""
-        if self.bias == "self":
-            return scale(bias, op["beta"])
-        axes = -1 - self.output_axis  # of the output, after the channels
-        return each(lambda b: b.reshape(-1, *[1] * axes), bias)
-
-
 def _affine(op: Op) -> Any:
     form = AFFINE[kind(op.node)]
-    out = product(partial(form.apply, op), op[form.data], op[form.weight])
+    out = product(partial(linear_part, op), op[form.data], op[form.weight])
     bias = op[form.bias] if form.bias else None
-    return out if bias is None else add(out, form.offset(op, bias))
+    return out if bias is None else add(out, offset(op, bias))
 
 
 def _einsum(op: Op) -> Any:
@@ -489,99 +378,35 @@ def _recurrent(op: Op) -> tuple[Interval, ...]:
 
 # --- the tables ---------------------------------------------------------------------------------------------
 
-# Ops whose result depends on sizes and dtypes alone.
-SHAPE_ONLY = (
-    "sym_size",
-    "zeros_like",
-    "ones_like",
-    "full_like",
-    "new_zeros",
-    "new_ones",
-    "new_full",
-)
-
-# Ops that only move data: the same on both ends, and on bounds of a difference.
-MOVEMENT = (
-    "_to_copy", "alias", "broadcast_to", "cat", "channel_shuffle", "chunk", "clone", "contiguous", "detach",
-    "expand",
-    "expand_as", "flatten", "flip", "im2col", "index", "index_select", "mT", "movedim", "narrow", "numpy_T",
-    "permute",
-    "pixel_shuffle", "pixel_unshuffle", "repeat", "repeat_interleave", "reshape", "roll", "select", "slice",
-    "split",
-    "split_with_sizes", "squeeze", "stack", "t", "tile", "to", "transpose", "type_as", "unbind",
-    "unflatten", "unsqueeze", "reshape_as",
-)  # fmt: skip
-
-# Sums with non-negative weights: linear and non-decreasing.
-WEIGHTED_SUMS = (
-    "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d", "avg_pool1d", "avg_pool2d",
-    "avg_pool3d",
-    "cumsum", "mean", "sum", "tril", "triu", "upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d",
-    "upsample_nearest2d", "upsample_nearest3d", "upsample_trilinear3d",
-    "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d",
-)  # fmt: skip
-
-# Linear where what they fill in is constant.
-FILLING = ("constant_pad_nd", "masked_fill", "pad", "where")
-
-MAXIMA = (
-    "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d", "amax", "max", "max_pool1d",
-    "max_pool2d",
-    "max_pool3d", "maximum",
-)  # fmt: skip
-MINIMA = ("amin", "min", "minimum")
-
-MONOTONE_FUNCTIONS = (
-    "clamp", "clamp_max", "clamp_min", "erf", "exp", "hardsigmoid", "hardtanh", "log", "log_sigmoid",
-    "logsumexp", "relu", "relu6", "selu", "sigmoid", "softplus", "sqrt", "tanh",
-)  # fmt: skip
-
-ON_WHOLE_NUMBERS = {*SHAPE_ONLY, *MOVEMENT, "embedding", "getitem"}
-
-NORMS = ("group_norm", "instance_norm", "layer_norm", "rms_norm")
-
-AFFINE: dict[str, Affine] = {
-    "addmm": Affine("mat1", "mat2", "self", weight_axis=1),
-    "baddbmm": Affine("batch1", "batch2", "self", weight_axis=2),
-    "bmm": Affine("self", "mat2", weight_axis=2),
-    "conv1d": Affine("input", "weight", "bias", output_axis=-2),
-    "conv2d": Affine("input", "weight", "bias", output_axis=-3),
-    "conv3d": Affine("input", "weight", "bias", output_axis=-4),
-    "conv_transpose1d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-2),
-    "conv_transpose2d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-3),
-    "conv_transpose3d": Affine("input", "weight", "bias", weight_axis=1, output_axis=-4),
-    "linear": Affine("input", "weight", "bias"),
-    "matmul": Affine("self", "other", weight_axis=1),
-    "mm": Affine("self", "mat2", weight_axis=1),
-}
+_ON_WHOLE_NUMBERS = {*SIZES_ALONE, *MOVEMENT, "embedding", "getitem"}
+INCREASING = where(lambda row: row.monotone in ("increasing", "strictly increasing"))
+DECREASING = where(lambda row: row.monotone == "decreasing")
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(SHAPE_ONLY, _of_shape),
+    **dict.fromkeys(SIZES_ALONE, _of_shape),
     **dict.fromkeys(MOVEMENT, _moved),
-    **dict.fromkeys((*WEIGHTED_SUMS, *FILLING, *MAXIMA, *MINIMA, *MONOTONE_FUNCTIONS), _increasing),
+    **dict.fromkeys((*WEIGHTED_SUMS, *FILLING, *MAXIMA, *MINIMA, *INCREASING), _increasing),
+    **dict.fromkeys(DECREASING, _decreasing),
     **dict.fromkeys(TURNING, _turning),
     **dict.fromkeys(AFFINE, _affine),
-    **dict.fromkeys(NORMS, _normalised),
+    **dict.fromkeys(of("dropout"), _dropout),
+    **dict.fromkeys(of("softmax"), _softmax),
+    **dict.fromkeys(of("log_softmax"), _log_softmax),
+    **dict.fromkeys(of("norm"), _normalised),
     "add": _add,
     "batch_norm": _batch_norm,
     "div": _div,
-    "dropout": _dropout,
     "einsum": _einsum,
     "embedding": _embedding,
-    "feature_dropout": _dropout,
     "getitem": _item,
     "glu": _glu,
     "gru": _recurrent,
     "linalg_vector_norm": _norm,
-    "log_softmax": _log_softmax,
     "lstm": _recurrent,
     "mul": _mul,
-    "neg": _decreasing,
     "pow": _power,
     "reciprocal": lambda op: reciprocal(op["self"]),
-    "rsqrt": _decreasing,
     "rsub": _rsub,
     "scaled_dot_product_attention": _attention,
-    "softmax": _softmax,
     "sub": _sub,
 }

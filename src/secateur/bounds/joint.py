@@ -21,8 +21,10 @@ from secateur.bounds.arithmetic import as_interval
 from secateur.bounds.difference import step
 from secateur.bounds.pairs import Pair, before
 from secateur.bounds.rounding import OUTWARD
-from secateur.graph.capture import Graph, kind
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import as_work, walk
+from secateur.graph.node import kind
+from secateur.graph.ops import SIZES_ALONE
 from secateur.types import Interval
 
 
@@ -49,9 +51,8 @@ class Networks:
         return Networks(graph, f, g, like, leaves)
 
 
-Bounds = dict[
-    fx.Node, Any
-]  # node → Interval (where f and g are alike), Pair of intervals, or what depends on no input
+# node → Interval (where f and g are alike), Pair of intervals, or what depends on no input
+Bounds = dict[fx.Node, Any]
 
 
 def forward(
@@ -60,10 +61,10 @@ def forward(
     bounds: Bounds,
     refine: Callable[[fx.Node, Any], Any] = lambda node, value: value,
 ) -> None:
-    """Fill `bounds` for every node and N boxes, leading axis N, rounded outward; `boxes`: one (N, 1, …) per
-    input.
+    """Fill `bounds` for every node and N boxes, leading axis N, rounded outward.
 
-    `refine(node, value)` may replace the bounds of a node by tighter ones before they are used.
+    `boxes` holds one interval (N, 1, …) for each input. `refine(node, value)` may replace the bounds of a
+    node by tighter ones before they are used.
     """
     graph = networks.graph
     given = dict(zip(graph.inputs, boxes, strict=True))
@@ -97,7 +98,7 @@ def over_boxes(function: Callable[..., Any], node: fx.Node, like: Tensor, given:
     stacked = [t for part in parts for t in part]
     if not stacked:
         return function(node, like, given)
-    if kind(node) in interval.SHAPE_ONLY:  # the same for every box
+    if kind(node) in SIZES_ALONE:  # the same for every box
         first = [
             _rebuilt(leaf, iter([t[0] for t in part])) if part else leaf
             for leaf, part in zip(leaves, parts, strict=True)

@@ -24,7 +24,7 @@ from secateur.bounds.arithmetic import (
     subtract,
 )
 from secateur.bounds.op import Op
-from secateur.graph.capture import kind
+from secateur.graph.node import kind
 from secateur.types import Interval
 
 
@@ -43,8 +43,9 @@ def on_channels(parameter: Tensor, ndim: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Norm:
-    """How a norm groups its input: `fold` brings what is normalised together to the last axis, `unfold`
-    undoes it.
+    """How a norm groups its input.
+
+    `fold` brings what is normalised together to the last axis, and `unfold` undoes it.
     """
 
     fold: Callable[[Tensor], Tensor]
@@ -106,8 +107,9 @@ def softmax(x: Value, dim: int) -> Interval:
 
 
 def log_sum_of_others(x: Tensor, dim: int) -> Tensor:
-    """log Σ_{j≠i} exp x_j for each i; the sum without the greatest is taken anew, since subtracting it would
-    cancel.
+    """log Σ_{j≠i} exp x_j for each i.
+
+    The sum without the greatest is computed anew, since subtracting that would cancel.
     """
     top = x.amax(dim, keepdim=True).clamp(min=torch.finfo(x.dtype).min)
     first = torch.zeros_like(x, dtype=torch.bool).scatter(dim, x.argmax(dim, keepdim=True), True)

@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.capture import Graph, bound_arguments, kind
-from secateur.graph.graph import copied
+from secateur.graph.graph import Graph, copied
 from secateur.graph.interpret import run
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import where
 
-_NEVER_NEGATIVE = {"relu", "relu6", "sigmoid", "hardsigmoid", "softmax"}
+_NEVER_NEGATIVE = where(lambda row: row.nonnegative)
+POOL = "max_pool2d"  # the pool that is replaced
 _LARGEST_WINDOW = 16
 _COMPARED = "secateur_compared"
 
@@ -26,10 +28,8 @@ aten = torch.ops.aten
 
 
 def without_max_pools(graph: Graph) -> Graph:
-    """The same function on a new graph, its max pools replaced by slices, differences and ReLUs where that
-    fits.
-    """
-    if not any(kind(node) == "max_pool2d" for node in graph.nodes):
+    """The same function on a new graph, with maxima of two slices in place of max pools where that fits."""
+    if not any(kind(node) == POOL for node in graph.nodes):
         return graph
     module = copied(graph.module)
     twin = replace(graph, module=module)
@@ -41,7 +41,7 @@ def without_max_pools(graph: Graph) -> Graph:
 
     run(twin, graph.example, observe=observe)
     for node in list(module.graph.nodes):
-        if kind(node) == "max_pool2d" and node.op == "call_function":
+        if kind(node) == POOL and node.op == "call_function":
             _replace(module, node, shapes[node])
     module.recompile()
     return twin

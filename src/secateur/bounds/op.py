@@ -15,9 +15,7 @@ from secateur.graph.sources import place_of
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """One op of the graph with its arguments by schema name, and the tensor whose dtype and device it works
-    in.
-    """
+    """One op of the graph with its arguments by schema name; it works in the dtype and device of `like`."""
 
     node: fx.Node
     arguments: Mapping[str, Any]
@@ -42,7 +40,7 @@ class Op:
 class Rounding:
     """How the ends of bounds are rounded."""
 
-    value: Callable[[Op, Any], Any]  # (op, what its rule gave) → bounds on its value
-    change: Callable[
-        [Any, Any, Any, Any], Any
-    ]  # (op, value in f, what the rule for δ gave, value in g) → pairs
+    # (op, what its rule gave) → bounds on its value
+    value: Callable[[Op, Any], Any]
+    # (op, value in f, what the rule for δ gave, value in g) → pairs
+    change: Callable[[Op, Any, Any, Any], Any]

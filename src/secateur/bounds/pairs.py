@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from secateur.bounds.activations import Slope
+from secateur.bounds.activations import slope_over
 from secateur.bounds.arithmetic import (
     Operand,
     Value,
@@ -24,14 +25,13 @@ from secateur.bounds.arithmetic import (
     subtract,
 )
 from secateur.bounds.layers import Norm, softmax
+from secateur.graph.functions import Slope
 from secateur.types import Interval
 
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """A value in f and in g, and bounds on their difference; plain tensors where they do not depend on
-    inputs.
-    """
+    """A value in f and in g, and bounds on their difference; plain tensors where they depend on no input."""
 
     before: Value
     after: Value
@@ -40,14 +40,12 @@ class Pair:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """A tensor whose indices `removed` of `axis` are in g copies of the indices `into`; both of shape
-    (width,).
-    """
+    """A tensor of f some of whose rows are copies of others in g."""
 
     tensor: Tensor
     axis: int
-    removed: Tensor
-    into: Tensor
+    removed: Tensor  # indices of `axis` that are overwritten, (width,)
+    into: Tensor  # indices whose copies they are, (width,)
 
     def copies(self) -> Tensor:
         return self.tensor.index_select(self.axis, self.into)
@@ -113,14 +111,14 @@ def moved(function: Callable[[Tensor], Tensor], value: Any) -> Any:
 
 def product_change(times: Callable[[Value, Value], Value], a: Any, b: Any) -> Any:
     """a′ b′ − a b = δ_a b′ + a δ_b, for any bilinear `times`."""
-    first = times(change(a), after(b)) if reached(a) else 0.0
-    second = times(before(a), change(b)) if reached(b) else 0.0
-    return add(first, second) if reached(a) and reached(b) else first if reached(a) else second
+    parts = [times(change(a), after(b))] if reached(a) else []
+    parts += [times(before(a), change(b))] if reached(b) else []
+    return reduce(add, parts) if parts else 0.0
 
 
 def sloped_change(slope: Slope, x: Pair) -> Value:
     """φ(x′) − φ(x) = φ′(ξ) δ for some ξ between x and x′."""
-    return multiply(slope.over(hull(x.before, x.after)), x.change)  # type: ignore[no-any-return]
+    return multiply(slope_over(slope, hull(x.before, x.after)), x.change)  # type: ignore[no-any-return]
 
 
 def relu_change(x: Pair) -> Interval:

@@ -18,13 +18,27 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from secateur.bounds import interval
-from secateur.bounds.activations import SLOPES, TURNING
+from secateur.bounds.activations import SLOPES
+from secateur.bounds.affine import linear_part, offset
 from secateur.bounds.arithmetic import Value, as_interval, each, magnitude, reciprocal, settle
 from secateur.bounds.layers import Norm, batch_norm_line, norm_of, on_channels
 from secateur.bounds.op import Op, Rounding
 from secateur.bounds.pairs import Pair, after, tight_pair
 from secateur.errors import InputError
-from secateur.graph.capture import kind
+from secateur.graph.node import kind
+from secateur.graph.ops import (
+    AFFINE,
+    FILLING,
+    MAXIMA,
+    MINIMA,
+    MOVEMENT,
+    OPS,
+    SIZES_ALONE,
+    SOFTMAXES,
+    WEIGHTED_SUMS,
+    RoundingError,
+    of,
+)
 from secateur.types import Interval
 
 UNIT = 2.0**-53
@@ -86,14 +100,14 @@ def _error_of_change(op: Op, size: Tensor) -> Tensor:
     four times the error of that covers it; and slopes err by a share of their argument.
     """
     name = kind(op.node)
-    if name in interval.MOVEMENT:
+    if name in MOVEMENT:
         return FUNCTIONS * size * 0.0
-    whole = ("input",) if name in interval.NORMS else ()
+    whole = ("input",) if name in of("norm") else ()
     joint = Op(
         op.node, {key: x if key in whole else _joint(key, x) for key, x in op.arguments.items()}, op.like
     )
     own = ERRORS[name](joint, Interval(-size, size))
-    error = 0.0 if own is None else magnitude(own) if isinstance(own, Interval) else own
+    error = 0.0 if own is None else magnitude(own)
     x = op.arguments.get("self")
     if isinstance(x, Pair) and name in SLOPES:
         error = error + FUNCTIONS * (1.0 + _both(x)) * _size(x.change)
@@ -155,16 +169,14 @@ def widened(x: Interval, error: Interval | Tensor) -> Interval:
 
 
 def absolute(op: Op, result: Interval | Tensor) -> Tensor:
-    """For an op that is linear in what depends on the inputs: the sum of the sizes of all terms of each
-    result.
-    """
+    """Of an op that is linear in its inputs: the sum of the sizes of all terms of each result."""
     found = ABSOLUTE.get(kind(op.node))
     return magnitude(result) if found is None else found(op)
 
 
 def terms(op: Op) -> int:
     """No result of the op, and no entry of its transpose, is a sum of more products than this."""
-    form = interval.AFFINE.get(kind(op.node))
+    form = AFFINE.get(kind(op.node))
     if form is not None:
         weight = as_interval(op[form.weight]).lower
         axes = weight.shape[-2:] if kind(op.node) in ("matmul", "bmm", "baddbmm") else weight.shape[:2]
@@ -174,12 +186,11 @@ def terms(op: Op) -> int:
 
 
 def _affine_sizes(op: Op) -> Tensor:
-    form = interval.AFFINE[kind(op.node)]
-    out = form.apply(
-        op, magnitude(op[form.data]), magnitude(op[form.weight])
-    ).abs()  # of a factor below 0, too
+    form = AFFINE[kind(op.node)]
+    # the size of a factor below 0, too
+    out = linear_part(op, magnitude(op[form.data]), magnitude(op[form.weight])).abs()
     bias = op[form.bias] if form.bias else None
-    return out if bias is None else out + magnitude(form.offset(op, bias))
+    return out if bias is None else out + magnitude(offset(op, bias))
 
 
 def _batch_norm_sizes(op: Op) -> Tensor:
@@ -221,8 +232,8 @@ def _einsum_sizes(op: Op) -> Tensor:
 
 
 ABSOLUTE: dict[str, Callable[[Op], Tensor]] = {
-    **dict.fromkeys(interval.AFFINE, _affine_sizes),
-    **dict.fromkeys(interval.WEIGHTED_SUMS, _sum_of_sizes),
+    **dict.fromkeys(AFFINE, _affine_sizes),
+    **dict.fromkeys(WEIGHTED_SUMS, _sum_of_sizes),
     **dict.fromkeys(("add", "sub", "rsub"), _of_two),
     "batch_norm": _batch_norm_sizes,
     "einsum": _einsum_sizes,
@@ -261,9 +272,7 @@ def _of_function(op: Op, x: Interval) -> Interval:
 
 
 def jump(name: str, arguments: Mapping[str, Any]) -> float:
-    """The most that a function falls at one point: torch takes softplus(x) = x where βx is above a
-    threshold.
-    """
+    """The most that a function falls at one point: torch has softplus(x) = x where βx > threshold."""
     if name != "softplus":
         return 0.0
     return math.log1p(math.exp(-float(arguments["threshold"]))) / float(arguments["beta"]) * (1 + FUNCTIONS)
@@ -309,9 +318,7 @@ def _least_deviation(norm: Norm, x: Value, error: Tensor) -> Tensor:
 
 
 def _of_attention(op: Op, x: Interval) -> Tensor:
-    """Errors of the scores (γ |q| |k|) and of the weights move a mean of the values by at most Σ error · max
-    |v|.
-    """
+    """Errors of scores (γ |q| |k|) and of weights move a mean of values by at most Σ error · max |v|."""
     query, key, value = (magnitude(op[name]) for name in ("query", "key", "value"))
     mask = op["attn_mask"]
     n = key.shape[-2]
@@ -328,32 +335,25 @@ def _of_length(op: Op, x: Interval) -> Interval:
     return Interval(own.lower * factor, own.upper * factor)
 
 
-CANCELLING = (
-    "gelu",
-    "mish",
-    "hardswish",
-    "hardsigmoid",
-    "softplus",
-    "log_sigmoid",
-    "silu",
-    "selu",
-    "elu",
-    "celu",
-)
-
+_OF_FUNCTIONS: dict[RoundingError, Error] = {
+    "exact": _none,
+    "relative": _relative,
+    "cancelling": _of_function,
+}
 ERRORS: dict[str, Error] = {
-    **dict.fromkeys((*interval.SHAPE_ONLY, *interval.MOVEMENT, *interval.FILLING), _none),
-    **dict.fromkeys((*interval.MAXIMA, *interval.MINIMA), _none),
-    **dict.fromkeys(("dropout", "feature_dropout", "embedding", "getitem", "neg"), _none),
-    **dict.fromkeys((*interval.MONOTONE_FUNCTIONS, *TURNING, *SLOPES), _relative),
-    **dict.fromkeys(("clamp", "clamp_max", "clamp_min", "hardtanh", "relu", "relu6", "abs"), _none),
-    **dict.fromkeys(CANCELLING, _of_function),
-    **dict.fromkeys(("div", "glu", "gru", "lstm", "mul", "reciprocal", "rsqrt", "pow", "prelu"), _relative),
-    **dict.fromkeys((*interval.AFFINE, *interval.WEIGHTED_SUMS, "add", "sub", "rsub", "einsum"), _of_sums),
-    **dict.fromkeys(interval.NORMS, _of_norm),
-    **dict.fromkeys(("softmax", "log_softmax", "logsumexp"), _of_log_sum),
+    **dict.fromkeys((*SIZES_ALONE, *MOVEMENT, *FILLING, *MAXIMA, *MINIMA, *of("dropout", "item")), _none),
+    **{name: _OF_FUNCTIONS[OPS[name].rounding] for name in of("function") if name in interval.RULES},
+    **dict.fromkeys((*AFFINE, *WEIGHTED_SUMS, "add", "sub", "rsub", "einsum"), _of_sums),
+    **dict.fromkeys(of("norm"), _of_norm),
+    **dict.fromkeys((*SOFTMAXES, "logsumexp"), _of_log_sum),
     "batch_norm": _of_batch_norm,
+    "div": _relative,
+    "glu": _relative,
+    "gru": _relative,
+    "embedding": _none,
     "linalg_vector_norm": _of_length,
+    "lstm": _relative,
+    "mul": _relative,
     "scaled_dot_product_attention": _of_attention,
 }
 

@@ -1,6 +1,4 @@
-"""Bounds on two networks over many boxes: intervals forward, made tighter by linear bounds where it
-matters.
-"""
+"""Bounds on two networks over many boxes: intervals forward, tightened by linear bounds where it matters."""
 
 from __future__ import annotations
 
@@ -13,14 +11,17 @@ import torch
 from torch import Tensor, fx
 
 from secateur.bounds.arithmetic import add, as_interval, by_row, intersect, magnitude, subtract
-from secateur.bounds.backward import Backward, Coefficients, is_relaxed, lower, on_zeros, varies
+from secateur.bounds.backward import lower
+from secateur.bounds.coefficients import Coefficients
+from secateur.bounds.engine import Backward, on_zeros, varies
 from secateur.bounds.joint import Networks, forward
 from secateur.bounds.maxima import compared
 from secateur.bounds.pairs import Pair
+from secateur.bounds.relaxed import is_relaxed
 from secateur.bounds.rounding import FUNCTIONS, widened
 from secateur.bounds.windows import ELEMENTWISE, Everywhere, Where, Window
 from secateur.bounds.windows import RULES as WINDOWED
-from secateur.graph.capture import kind
+from secateur.graph.node import kind
 from secateur.types import Interval
 
 BLOCK_BYTES = 2**26
@@ -30,9 +31,7 @@ Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (bo
 
 
 def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) -> Backward:
-    """Bounds on every node of both networks; without `linear`, by intervals and difference intervals
-    alone.
-    """
+    """Bounds on every node of both networks; without `linear`, by intervals alone."""
     engine = Backward(networks)
     refine = partial(_refined, engine, _Paths()) if linear else lambda node, value: value
     with torch.no_grad():
@@ -59,9 +58,7 @@ class _Paths:
 
 
 def _refined(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
-    """The bounds of a node that an element-wise function reads, tightened where the function is not
-    straight.
-    """
+    """The bounds of a node that functions read, tightened where these are not linear."""
     readers = [user for user in node.users if is_relaxed(user)]
     comparison = kind(node) == "sub" and compared(node) is not None
     engine.bounds[node] = value

@@ -1,9 +1,8 @@
-"""Rows of linear bounds that see only a window of an image, as those that begin at one place of a convolution
-do.
+"""Rows of linear bounds that see a window of an image, as those of one place of a convolution do.
 
-Coefficients are held for the window alone, (rows, 1, channels, height, width), with its corner for each row;
-places outside of the image are zero padding and count for nothing. `RULES` takes windows through the ops of
-convolutional networks.
+Coefficients are held for the window alone, (rows, 1, channels, height, width), with its corner for each row.
+Places outside the image are zero padding, whose coefficients do not count. `RULES` takes windows through the
+ops of convolutional networks.
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from secateur.bounds.layers import batch_norm_line
-from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import of
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,30 +63,29 @@ class Window:
 
 
 Where = Everywhere | Window
-Passed = tuple[
-    list[Tensor | None], list[Window], Any
-]  # coefficients and windows of the arguments; what is constant
+# coefficients and windows of the arguments, and the constant
+Passed = tuple[list[Tensor | None], list[Window], Any]
 
 
 def fitted(coefficients: Tensor | None, where: Window, shape: Sequence[int]) -> Tensor | None:
-    """Nothing outside of the image."""
+    """The coefficients with zeros outside the image."""
     return None if coefficients is None else torch.where(where.inside(shape), coefficients, 0.0)
 
 
 def whole(coefficients: Tensor, where: Window, shape: Sequence[int]) -> Tensor:
-    """The coefficients of a window → those of all of the image."""
+    """The coefficients of the whole image."""
     own = Window(torch.arange(len(where.top)), -where.top, -where.left, shape[-2], shape[-1])
     return torch.where(own.inside((where.height, where.width)), own.at(coefficients), 0.0)
 
 
 def of_image(where: Window, shape: Sequence[int]) -> Window:
-    """The window that is all of the image."""
+    """The window that is the whole image."""
     corner = torch.zeros_like(where.top)
     return replace(where, top=corner, left=corner, height=shape[-2], width=shape[-1])
 
 
 def move_apart(a: Window, b: Window) -> bool:
-    """Whether the way from one corner to the other is not the same for all rows."""
+    """Whether the offset between the windows is not the same for all rows."""
     return not bool(
         (b.top - a.top == b.top[0] - a.top[0]).all() and (b.left - a.left == b.left[0] - a.left[0]).all()
     )
@@ -229,13 +228,8 @@ RULES: dict[str, Callable[[dict[str, Any], Tensor, Window], Passed]] = {
     "slice": _slice,
     "sub": _sum,
 }
-ELEMENTWISE = {
-    "add",
-    "div",
-    "mul",
-    "rsub",
-    "sub",
-}  # whose operands may be spread out; windows pass those that are not
+# Their operands may be broadcast: windows pass those that are not.
+ELEMENTWISE = RULES.keys() & set(of("arithmetic"))
 
 
 def passed(node: fx.Node, value_of: Callable[[fx.Node], Any], c: Tensor, where: Window) -> Passed:

@@ -16,29 +16,27 @@ from secateur.report.record import Record
 from secateur.report.summary import html_table
 from secateur.report.tables import certificate_table
 
+Method = Literal["linear", "interval"]
+
 ASSUMPTIONS = (
     "The networks are evaluated in real arithmetic on their stored weights; running them in float32 adds its "
     "error.",
     "Bounds were computed in float64 and moved outward by bounds on all rounding errors; elementary "
-    "functions (exp, "
-    "tanh, erf…) are taken to err by at most 64 units in the last place.",
+    "functions (exp, tanh, erf…) are taken to err by at most 64 units in the last place.",
     "The two graphs are those that torch.export gives for the models as they were handed over.",
 )
 
 
 class InputSet(Record):
-    """All inputs of the box, or of the L∞ balls of radius `eps` round `inputs` given ones, cut with the
-    box.
-    """
+    """All inputs of the box, or of the L∞ balls of radius `eps` round given ones, cut with the box."""
 
     input_bounds: Any
-    mean: tuple[
-        float, ...
-    ] = ()  # bounds, eps and inputs are those of images x; the models take (x − mean) / std
+    # With mean and std, bounds, eps and inputs are those of images x, and the models take (x − mean) / std.
+    mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     eps: float | None = None
     inputs: int | None = None
-    # of the inputs in the data that they are from
+    # which inputs these are in the data that they are from
     indices: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     digest: str = ""  # SHA-256 of the inputs: shapes, types and values
     labels: str = ""  # the same of their labels, where there were any
@@ -53,8 +51,9 @@ class InputSet(Record):
 
 
 class Share(Record):
-    """A share of the decisions, one for each input (of dense outputs: at each position of each input): what
-    is certain, and what an attack left standing, which can only be more.
+    """A share of the decisions: what is certain, and what an attack left standing, which can only be more.
+
+    There is one decision for each input; of dense outputs, one at each position of each input.
     """
 
     certified: float = Field(ge=0, le=1)
@@ -70,12 +69,21 @@ class Share(Record):
 class Certificate(Record):
     """Bounds on g(x) − f(x), g the pruned model and f the original, for every x of the input set.
 
-    `lower` and `upper`: one row of all outputs for the box; with inputs, one row for each.
+    `lower` and `upper` have one row of all outputs for the box; with inputs, one row for each.
+
+    Example:
+        >>> import os, tempfile, torch, secateur
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
+        >>> certificate = secateur.certify(net, net, torch.zeros(1, 4))
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.certificate.json")
+        >>> certificate.save(path)
+        >>> secateur.Certificate.load(path) == certificate
+        True
     """
 
     schema_version: Literal[1] = 1
     input_set: InputSet
-    method: str  # linear (and intervals), or interval
+    method: Method  # linear (and intervals), or interval
     # what the outputs were taken for: a name in secateur.decisions; not in older files
     head: Head | None = None
     undecided: str = ""  # why nothing is claimed about decisions, where the head is none
@@ -100,9 +108,8 @@ class Certificate(Record):
         if len(self.lower) != len(self.upper) or len(self.lower) != (self.input_set.inputs or 1):
             raise ValueError("lower and upper must hold one row for each input")
         for lows, highs in zip(self.lower, self.upper, strict=True):
-            if len(lows) != len(highs) or not all(
-                a <= b for a, b in zip(lows, highs, strict=True)
-            ):  # a NaN is not
+            # NaN is not at most anything.
+            if len(lows) != len(highs) or not all(a <= b for a, b in zip(lows, highs, strict=True)):
                 raise ValueError("lower must be at most upper for every output")
         found = self.drift if self.found is None else self.found
         if len(found) != len(self.lower) or not all(

@@ -1,5 +1,4 @@
-"""A pruned model seen in the original's graph: its tensors put back to full size, units that left without
-effect.
+"""A pruned model in the original's graph: its tensors at full size, where removed units have no effect.
 
 Both networks then are one graph with two sets of tensors, which `bounds` compares value by value. Which
 original unit a unit of the pruned model is, is found by likeness of weights. A wrong guess costs tightness,
@@ -15,16 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.interval import MOVEMENT
 from secateur.errors import InputError
-from secateur.graph.capture import Graph, bound_arguments, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import MOVEMENT, MOVES, OPS
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 
 _TOLERANCE = 1e-9  # of outputs in float64
-_SIZES = {"device", "groups", "normalized_shape", "num_groups", "size"}  # arguments that follow from units
+# arguments that follow from the numbers of units
+_SIZES = {"device", *(name for row in OPS.values() for name in row.sizes.split() if row.family not in MOVES)}
 
 
 def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -56,34 +57,33 @@ def _precise(tensor: Tensor) -> Tensor:
 
 
 def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
-    """Tensor names of the original → those of the pruned model: the ops must be the same, in the same
-    order.
-    """
+    """Tensor names of the original → those of the pruned model, whose ops must be the same, in order."""
     ops, others = ([n for n in g.nodes if n.op != "get_attr" and not _is_size(n)] for g in (graph, pruned))
     for a, b in zip(ops, others, strict=False):
         if (a.op, kind(a)) != (b.op, kind(b)) and not a.op == b.op == "placeholder":
-            raise InputError(
-                f"the models differ in more than sizes: {a.name} is {kind(a)} in one, {kind(b)} in the other"
-            )
+            raise _other(f"{a.name} is {kind(a)} in one, {kind(b)} in the other")
     if len(ops) != len(others):
-        raise InputError(
-            f"the models differ in more than sizes: {len(ops)} ops in one, {len(others)} in the other"
-        )
+        raise _other(f"{len(ops)} ops in one, {len(others)} in the other")
     names: dict[str, str] = {}
     for a, b in zip(ops, others, strict=True):
-        if _settings(a) != _settings(b):
-            raise InputError(
-                f"the models differ in more than sizes: {a.name} ({kind(a)}) is set differently in them"
-            )
-        first, second = ([n for n in node.all_input_nodes if n.op == "get_attr"] for node in (a, b))
-        if len(first) != len(second):
-            raise InputError(f"the models differ in more than sizes: {a.name} reads other tensors")
-        for x, y in zip(first, second, strict=True):
-            if names.setdefault(str(x.target), str(y.target)) != str(y.target):
-                raise InputError(
-                    f"the models differ in more than sizes: {x.target} is shared in one of them only"
-                )
+        for first, second in _paired_tensors(a, b):
+            if names.setdefault(first, second) != second:
+                raise _other(f"{first} is shared in one of them only")
     return names
+
+
+def _paired_tensors(a: fx.Node, b: fx.Node) -> list[tuple[str, str]]:
+    """The names of the tensors that one op reads in both models."""
+    if _settings(a) != _settings(b):
+        raise _other(f"{a.name} ({kind(a)}) is set differently in them")
+    first, second = ([str(n.target) for n in x.all_input_nodes if n.op == "get_attr"] for x in (a, b))
+    if len(first) != len(second):
+        raise _other(f"{a.name} reads other tensors")
+    return list(zip(first, second, strict=True))
+
+
+def _other(how: str) -> InputError:
+    return InputError(f"the models differ in more than sizes: {how}")
 
 
 def _is_size(node: fx.Node) -> bool:
@@ -106,9 +106,7 @@ def _settings(node: fx.Node) -> list[tuple[str, str]]:
 def _units_left(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], group: Group, known: Mapping[str, Tensor]
 ) -> Tensor:
-    """Mask, (units,), of the original's units that the pruned model has, guessed in order of likeness of
-    weights.
-    """
+    """Mask, (units,), of the original's units that the pruned model has, guessed by likeness of weights."""
     count = _count_left(graph, coupling, small, group)
     if count == group.units:
         return torch.ones(group.units, dtype=torch.bool)
@@ -138,8 +136,7 @@ def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], g
         if rest or not 0 <= gone < group.units:
             raise InputError(
                 f"{slot.tensor}: axis {slot.axis} has {size - gone * width - rest} indices in the pruned "
-                "model and "
-                f"{size} in the original, which is no whole number of units of {group.name}"
+                f"model and {size} in the original, which is no whole number of units of {group.name}"
             )
         return group.units - gone
     raise InputError(f"{group.name}: how many of its units are left cannot be told from the tensors' sizes")
@@ -153,9 +150,7 @@ def _rows(
     axis: int,
     known: Mapping[str, Tensor],
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The tensor in both models with `axis` first, and of the other axes what both have; None where that is
-    unknown.
-    """
+    """The tensor in both models with `axis` first, other axes cut to what both have; None: unknown."""
     ours, theirs = _precise(graph.tensors[name]), _precise(small[name])
     if not ours.is_floating_point() or ours.ndim != theirs.ndim:
         return None, None
@@ -180,8 +175,9 @@ def shrunk_mask(graph: Graph, coupling: Coupling, name: str, alive: Mapping[str,
 
 
 def _aligned(cost: Tensor) -> Tensor:
-    """The rows, in order, that together cost least when each column takes one: mask (rows,). Dynamic
-    programming.
+    """Mask (rows,) of the rows, in order, that together cost least when each column takes one.
+
+    Dynamic programming.
     """
     table = cost.numpy()
     rows, columns = table.shape
@@ -203,9 +199,7 @@ def _aligned(cost: Tensor) -> Tensor:
 def _full_size(
     graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The pruned tensors at the places of the units that are left; elsewhere the original's, unread by any
-    consumer.
-    """
+    """The pruned tensors at full size; at removed units the original's values, which no consumer reads."""
     full = {name: _precise(tensor).clone() for name, tensor in graph.tensors.items()}
     for name, tensor in small.items():
         masks = shrunk_mask(graph, coupling, name, alive)
@@ -227,6 +221,5 @@ def _check_outputs(
         if a.shape != b.shape or not torch.allclose(a.double(), b.double(), rtol=_TOLERANCE, atol=_TOLERANCE):
             raise InputError(
                 "the pruned model does not compute what its tensors compute in the original's graph; certify "
-                "needs an "
-                "original and its own pruned form, both from secateur"
+                "needs an original and its own pruned form, both from secateur"
             )

@@ -13,8 +13,9 @@ from secateur.bounds.joint import Networks
 from secateur.bounds.pairs import Pair
 from secateur.cost import macs_after
 from secateur.errors import SecateurWarning
-from secateur.graph.capture import Graph, kind
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
+from secateur.graph.node import kind
 from secateur.types import Interval
 
 _BENT = {"relu", "relu_", "leaky_relu", "leaky_relu_", "hardtanh", "hardtanh_", "relu6"}
@@ -33,10 +34,9 @@ def warn_if_long(graph: Graph, coupling: Coupling, networks: Networks, boxes: Se
     if seconds > _LONG:
         warnings.warn(
             f"{either:,} of {total:,} activations may have either sign in the first ball: linear bounds on "
-            "all of "
-            f"{len(boxes[0].lower):,} will take about {seconds / 60:,.0f} minutes and may be far wider than "
-            "what a "
-            "search finds. Consider a smaller eps, fewer inputs, or method='interval' (--method interval)",
+            f"all of {len(boxes[0].lower):,} will take about {seconds / 60:,.0f} minutes and may be far "
+            "wider than what a search finds. Consider a smaller eps, fewer inputs, or method='interval' "
+            "(--method interval)",
             SecateurWarning,
             stacklevel=3,
         )

@@ -1,5 +1,4 @@
-"""The empirical partner of a certificate: points of the input set where outputs differ most, and decisions
-too.
+"""Gradient search for the inputs where outputs, and decisions, differ most.
 
 Ascent along the sign of the gradient with falling steps, in float64, on both networks in one graph. All
 iterates count.
@@ -32,9 +31,7 @@ class Found:
 
 @dataclass(frozen=True, eq=False)
 class Passed:
-    """A batch that went through a network, with gradients: its outputs, and the value from which decisions
-    are read.
-    """
+    """A batch that went through a network, with gradients: outputs, and the value that decides."""
 
     count: int  # of samples; an output may have lost the axis of a single one
     outputs: list[Tensor]
@@ -60,8 +57,9 @@ def search(
     steps: int,
     generator: torch.Generator,
 ) -> Found:
-    """Ascend the drift and descend the margins of f and of g, from random points of each box, (N, …) per
-    input.
+    """Ascend the drift and descend the margins of f and of g, from random points of each box.
+
+    Boxes are (N, …) for each input.
     """
 
     def both(points: Sequence[Tensor]) -> tuple[Passed, Passed]:
@@ -120,9 +118,7 @@ class _Shown:
         )
 
     def margin(self, goal: str, f: Passed, g: Passed) -> Tensor:
-        """What falls as f (g) comes nearer to another decision than at the centre, negated; of many, the
-        nearest.
-        """
+        """The negated margin of f, or of g, to another decision than at the centre; of many, the smallest."""
         assert self.decision is not None
         value, classes = (f.value, self.centres[0]) if goal == "first" else (g.value, self.centres[1])
         return -self.decision.margins(value, classes).amin(1)

@@ -1,6 +1,4 @@
-"""A claim about the drift g(x) − f(x) as a task for any verifier of neural networks: a network and a
-property.
-"""
+"""A claim about the drift g(x) − f(x) as a network and a property, for any verifier of neural networks."""
 
 from __future__ import annotations
 
@@ -82,10 +80,8 @@ def write_claim(
     )
     eps = certificate.input_set.eps
     if eps is not None and inputs is not None:
-        low, high = (
-            torch.maximum(inputs[0].double() - eps, low),
-            torch.minimum(inputs[0].double() + eps, high),
-        )
+        centre = inputs[0].double()
+        low, high = torch.maximum(centre - eps, low), torch.minimum(centre + eps, high)
     first, second = map(as_module, (original, pruned))
     with torch.no_grad():
         shape = first(example[0][:1].float()).shape
@@ -144,8 +140,9 @@ def _lines(box: tuple[Tensor, Tensor], claim: tuple[Tensor, Tensor]) -> Iterator
 
 
 def _decimals(values: Tensor) -> list[str]:
-    """Every digit of each number, without an exponent, which the format's grammar does not know; signs as
-    verifiers read them, −x in one word.
+    """Every digit of each number, without an exponent, which the format's grammar does not know.
+
+    Signs are as verifiers read them, −x in one word.
     """
     written = [f"{Decimal(value):f}" for value in values.tolist()]
     return [text if "." in text else f"{text}.0" for text in written]

@@ -1,5 +1,4 @@
-"""The command line. One file a command; `entry.py` lists them, `options.py` holds the options that several
-take.
+"""The command line. Each command has a file; `entry.py` lists them, `options.py` has shared options.
 
 Help and errors of usage import nothing slow: a command imports torch and what it works with inside its
 function.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from typer import Argument, Option
 
@@ -11,6 +11,8 @@ import secateur
 from secateur.cli.names import Bounds, Head
 from secateur.cli.options import (
     COMMON,
+    IMAGES,
+    MODEL_FILE,
     OUTPUT,
     AsJson,
     Debug,
@@ -24,24 +26,25 @@ from secateur.cli.options import (
     Shapes,
     Std,
     Weights,
+    weights_of,
 )
 from secateur.cli.printing import print_json, print_result, print_table
 from secateur.errors import InputError
 from secateur.report.tables import certificate_table
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
     from torch.export import ExportedProgram
 
     from secateur import decisions
+    from secateur.certify.certificate import Method
     from secateur.inputs import InputSpec
 
 Pruned = Annotated[
     str,
     Argument(
         metavar="PRUNED",
-        help="Pruned form of MODEL: a .pt2 file, an .onnx file, or package.module:function. Other models are "
-        "refused.",
+        help=f"Pruned form of MODEL: {MODEL_FILE}. Other models are refused.",
     ),
 ]
 
@@ -52,12 +55,9 @@ Data = Annotated[
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="Images to prove something about: a folder, an .npy file, or an .npz file with the array images "
-        "(uint8, "
-        "or floats in the range of --input-bounds); needs --eps. With the array labels too (class numbers), "
-        "only "
-        "correctly classified images count as stable. "
-        "Default: the proof is about every input in --input-bounds.",
+        help=f"Images to prove something about: {IMAGES}; needs --eps. With the array labels too (class "
+        "numbers), only correctly classified images count as stable. Default: the proof is about every input "
+        "in --input-bounds.",
     ),
 ]
 Eps = Annotated[
@@ -66,8 +66,7 @@ Eps = Annotated[
         metavar="NUMBER",
         rich_help_panel=COMMON,
         help="Radius of the L∞ ball around each image of --data: how far each pixel may move, in the units "
-        "of "
-        "--input-bounds, e.g. 0.01. Wide balls give weak bounds.",
+        "of --input-bounds, e.g. 0.01. Wide balls give weak bounds.",
     ),
 ]
 Samples = Annotated[
@@ -85,8 +84,7 @@ MethodOption = Annotated[
         metavar="NAME",
         rich_help_panel=COMMON,
         help="How bounds are computed. linear: linear bounds on both models together, tighter; interval: "
-        "interval "
-        "arithmetic, much faster and looser.",
+        "interval arithmetic, much faster and looser.",
     ),
 ]
 AttackSteps = Annotated[
@@ -95,8 +93,7 @@ AttackSteps = Annotated[
         metavar="NUMBER",
         rich_help_panel=COMMON,
         help="Steps of a gradient search for real inputs with a large change, to compare the proved bound "
-        "with. 0: no "
-        "search.",
+        "with. 0: no search.",
     ),
 ]
 Check = Annotated[
@@ -106,8 +103,7 @@ Check = Annotated[
         metavar="CERTIFICATE",
         rich_help_panel=COMMON,
         help="Check that an existing certificate (.json) is about MODEL, PRUNED and the images of --data, "
-        "instead of "
-        "making one. Radius, bounds and normalisation are those of the certificate.",
+        "instead of making one. Radius, bounds and normalisation are those of the certificate.",
     ),
 ]
 Prove = Annotated[
@@ -119,14 +115,7 @@ Prove = Annotated[
         "certificate did.",
     ),
 ]
-PrunedWeights = Annotated[
-    Path | None,
-    Option(
-        metavar="PATH",
-        rich_help_panel=COMMON,
-        help="Weights for PRUNED, a .safetensors file, if PRUNED is package.module:function.",
-    ),
-]
+PrunedWeights = Annotated[Path | None, weights_of("PRUNED")]
 
 # --- output and other ---------------------------------------------------------------------------------------
 
@@ -146,8 +135,7 @@ Vnnlib = Annotated[
         metavar="PREFIX",
         rich_help_panel=OUTPUT,
         help="Write the claim as a task for other verifiers: PREFIX.onnx and PREFIX.vnnlib (VNN-LIB 1.0). "
-        "One claim "
-        "only: without --data, or with --samples 1. Needs the packages onnx and onnxscript.",
+        "One claim only: without --data, or with --samples 1. Needs the packages onnx and onnxscript.",
     ),
 ]
 
@@ -185,41 +173,28 @@ def certify_command(
     The bounds hold for every input within --eps of the images of --data, or for every input in
     --input-bounds.
     """
-    from secateur import outputs
+    if check is not None:
+        fixed = (eps, output, vnnlib, input_bounds, mean, std, normalize)
+        if any(value is not None for value in fixed):
+            raise InputError(
+                "--check: radius, bounds and normalisation are those of the certificate, and nothing is "
+                "written; leave --eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
+            )
+        models = (original, weights), (pruned, pruned_weights)
+        _check(check, *models, data, example_shape, prove, as_json)
+        return
+    _check_usage(data, eps, samples, prove)
+    _check_files(original, pruned, (weights, pruned_weights, data), output, vnnlib, overwrite)
+
     from secateur.certify.vnnlib import write_claim
-    from secateur.cli.reading import data_from, example_from, inputs_from, model_from
+    from secateur.cli.reading import inputs_from, model_from
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
 
-    if check is not None:
-        if any(given is not None for given in (eps, output, vnnlib, input_bounds, mean, std, normalize)):
-            raise InputError(
-                "--check: radius, bounds and normalisation are those of the certificate, and nothing is "
-                "written; leave "
-                "--eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
-            )
-        given = inputs_from(original, shapes=example_shape)
-        models = model_from(original, weights), model_from(pruned, pruned_weights)
-        _check(check, *models, data, given, prove, as_json)
-        return
-    if prove:
-        raise InputError("--prove goes with --check CERTIFICATE")
-    if (data is None) != (eps is None):
-        raise InputError(
-            "--data and --eps belong together; without them, the certificate is about the whole input box"
-        )
-    if samples < 1:
-        raise InputError(f"--samples {samples}: give at least 1")
-    writes = [outputs.Output("--output", output, outputs.CERTIFICATE)] if output is not None else []
-    writes += [] if vnnlib is None else outputs.claim_outputs(vnnlib)
-    reads = outputs.model_files(original, *outputs.model_files(pruned), weights, pruned_weights, data)
-    outputs.check_outputs(reads, writes, overwrite)
     given = inputs_from(original, input_bounds, mean, std, normalize, example_shape)
     loaded, smaller = model_from(original, weights), model_from(pruned, pruned_weights)
-    arrays = {} if data is None else data_from(data, loaded, given, samples)
-    images = arrays.get("images")
-    known = images is not None and not given.example_shape
-    example = (arrays["images"][:2],) if known else example_from(loaded, given)
+    images, labels = _images(data, loaded, given, samples)
+    example = _example(images, loaded, given)
     certificate = secateur.certify(
         loaded,
         smaller,
@@ -230,9 +205,9 @@ def certify_command(
         inputs=images,
         indices=None if images is None else range(len(images)),
         eps=eps,
-        labels=arrays.get("labels"),
+        labels=labels,
         head=cast("decisions.Head", head.value),
-        method=method.value,
+        method=cast("Method", method.value),
         attack_steps=attack_steps,
         seed=seed,
         progress=True,
@@ -241,44 +216,88 @@ def certify_command(
         if output is not None:
             certificate.save(output)
         if vnnlib is not None:
-            loaded, smaller = given.around(loaded), given.around(smaller)
+            loaded, smaller = given.wrapped(loaded), given.wrapped(smaller)
             write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
     _print(certificate, as_json)
 
 
+def _check_usage(data: Path | None, eps: float | None, samples: int, prove: bool) -> None:
+    if prove:
+        raise InputError("--prove goes with --check CERTIFICATE")
+    if (data is None) != (eps is None):
+        raise InputError(
+            "--data and --eps belong together; without them, the certificate is about the whole input box"
+        )
+    if samples < 1:
+        raise InputError(f"--samples {samples}: give at least 1")
+
+
+def _check_files(
+    original: str,
+    pruned: str,
+    more: tuple[Path | None, ...],
+    output: Path | None,
+    vnnlib: Path | None,
+    overwrite: bool,
+) -> None:
+    """What is written is none of the files that are read."""
+    from secateur import outputs
+
+    writes = [] if output is None else [outputs.Output("--output", output, outputs.CERTIFICATE)]
+    writes += [] if vnnlib is None else outputs.claim_outputs(vnnlib)
+    outputs.check_outputs(
+        outputs.model_files(original, *outputs.model_files(pruned), *more), writes, overwrite
+    )
+
+
+def _images(
+    data: Path | None, model: nn.Module | ExportedProgram, given: InputSpec, limit: int | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """The first images of the data and their labels, where there are any."""
+    from secateur.cli.reading import data_from
+
+    if data is None:
+        return None, None
+    arrays = data_from(data, model, given, limit)
+    return arrays["images"], arrays.get("labels")
+
+
+def _example(images: Tensor | None, model: nn.Module | ExportedProgram, given: InputSpec) -> Any:
+    from secateur.cli.reading import example_from
+
+    known = images is not None and not given.example_shape
+    return (images[:2],) if known and images is not None else example_from(model, given)
+
+
 def _check(
     path: Path,
-    original: nn.Module | ExportedProgram,
-    pruned: nn.Module | ExportedProgram,
+    original: tuple[str, Path | None],
+    pruned: tuple[str, Path | None],
     data: Path | None,
-    given: InputSpec,
+    shapes: list[str] | None,
     prove: bool,
     as_json: bool,
 ) -> None:
+    """Check the certificate in a file; each model comes with its weights."""
     from secateur.certify.checking import check_certificate
-    from secateur.cli.reading import data_from, example_from
+    from secateur.cli.reading import inputs_from, model_from
 
+    given = inputs_from(original[0], shapes=shapes)
+    first, second = model_from(*original), model_from(*pruned)
     certificate = secateur.Certificate.load(path)
-    rows = certificate.input_set.indices
-    given = given.model_copy(update={"input_bounds": tuple(certificate.input_set.input_bounds)})
-    arrays = (
-        {}
-        if data is None
-        else data_from(
-            data, original, given, certificate.input_set.inputs if rows is None else max(rows, default=0) + 1
-        )
-    )
-    images, labels = arrays.get("images"), arrays.get("labels")
-    if images is not None and rows is not None:
-        if max(rows, default=0) >= len(images):
-            raise InputError(f"{data} holds {len(images):,} images; the certificate needs {max(rows) + 1:,}")
+    about = certificate.input_set
+    given = given.model_copy(update={"input_bounds": tuple(about.input_bounds)})
+    rows = about.indices
+    needed = about.inputs if rows is None else max(rows, default=0) + 1
+    images, labels = _images(data, first, given, needed)
+    if images is not None and rows is not None and needed is not None:
+        if needed > len(images):
+            raise InputError(f"{data} holds {len(images):,} images; the certificate needs {needed:,}")
         images, labels = images[list(rows)], None if labels is None else labels[list(rows)]
-    labels = labels if certificate.input_set.labels else None
-    example = (
-        (images[:2],) if images is not None and not given.example_shape else example_from(original, given)
-    )
+    labels = labels if about.labels else None
+    example = _example(images, first, given)
     check_certificate(
-        certificate, original, pruned, example, inputs=images, labels=labels, prove=prove, progress=True
+        certificate, first, second, example, inputs=images, labels=labels, prove=prove, progress=True
     )
     if as_json:
         print_json({"certificate": str(path), "belongs": True, "proved": prove})

@@ -1,13 +1,14 @@
-"""typer's commands, but for three things: options are shown in groups (`rich_help_panel`, here in plain
-text), what is missing is said before any value is converted (which imports pydantic), and torch is imported
-before the work begins.
+"""Commands of typer that start fast and whose help is plain text in groups.
+
+Options are shown in groups (`rich_help_panel`), missing options are reported before any value is converted
+(which imports pydantic), and torch is imported before the work begins.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from typer.core import TyperCommand, TyperGroup
 
@@ -15,8 +16,23 @@ from secateur.cli.interrupts import import_torch
 from secateur.cli.options import OUTPUT
 from secateur.printable import printable
 
-# `Any` below: the library's own classes, which typer has moved between its versions.
 _COLUMN = 26  # where texts of help begin
+_SECTIONS = "_sections_of_help"  # attribute of a command's function
+_Function = TypeVar("_Function", bound=Callable[..., None])
+Record = tuple[str, str]  # a name and its text in the help
+
+
+def extra_help(title: str, records: Sequence[Record]) -> Callable[[_Function], _Function]:
+    """Mark the function of a command: its help ends with such a section."""
+
+    def mark(function: _Function) -> _Function:
+        function.__dict__.setdefault(_SECTIONS, {})[title] = records
+        return function
+
+    return mark
+
+
+# `Any` below: the library's own classes, which typer has moved between its versions.
 
 
 class Command(TyperCommand):
@@ -49,7 +65,7 @@ class Command(TyperCommand):
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Groups in the order in which their first options stand in the command's function."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[Record]] = {}
         for param in self.get_params(ctx):
             argument = param.param_type_name == "argument"
             group = "Arguments" if argument else getattr(param, "rich_help_panel", None) or OUTPUT
@@ -57,6 +73,7 @@ class Command(TyperCommand):
             if record is not None:
                 name, text = record
                 groups.setdefault(group, []).append((str(param.metavar) if argument else name, text))
+        groups.update(getattr(self.callback, _SECTIONS, {}))
         for group, records in groups.items():
             with formatter.section(group):
                 formatter.write("".join(_lines(records, formatter.width)))
@@ -69,14 +86,13 @@ class Command(TyperCommand):
 class Group(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for param in self.get_params(ctx):
-            if (
-                getattr(param, "is_flag", False) and param.default is None
-            ):  # typer's own: --help, --show-completion
+            # typer's own flags: --help, --show-completion
+            if getattr(param, "is_flag", False) and param.default is None:
                 param.default = False
         return super().parse_args(ctx, args)
 
 
-def _lines(records: list[tuple[str, str]], width: int) -> Iterator[str]:
+def _lines(records: Sequence[Record], width: int) -> Iterator[str]:
     """Names in one column and texts in another, without breaks at the hyphens of options."""
     for name, text in records:
         first = f"  {name}"

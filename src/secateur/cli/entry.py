@@ -20,6 +20,7 @@ from secateur.cli.exit_codes import FAILED, FAULT, TARGET_MISSED
 from secateur.cli.init import init_command
 from secateur.cli.inspect import inspect_command
 from secateur.cli.interrupts import Interrupted, catch_interrupts
+from secateur.cli.ops import ops_command
 from secateur.cli.printing import print_line, say
 from secateur.cli.prune import prune_command
 from secateur.cli.replay import replay_command
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "evaluate": evaluate_command,
     "certify": certify_command,
     "replay": replay_command,
+    "ops": ops_command,
 }
 
 _LONGEST = 400  # characters of an unexpected error
@@ -69,8 +71,9 @@ def _without_command(
 
 
 def main() -> None:
-    """Run the command. Expected failures are one message on stderr and an exit code; a traceback only with
-    --debug.
+    """Run the command.
+
+    Expected failures are one message on stderr and an exit code; a traceback only with --debug.
     """
     catch_interrupts()
     warnings.showwarning = _warn

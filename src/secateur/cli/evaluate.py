@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from typer import Option
 
 import secateur
-from secateur.cli.names import Corruption, Head, Loss, Norm, Runtime, listed
+from secateur.cli.command import Record, extra_help
+from secateur.cli.names import Head, Loss, Norm, Runtime, listed
 from secateur.cli.options import (
     COMMON,
+    IMAGES,
     AsJson,
     Debug,
     Device,
@@ -22,19 +25,22 @@ from secateur.cli.options import (
     Seed,
     Std,
     Weights,
+    weights_of,
 )
 from secateur.cli.printing import print_json, print_table, say
 from secateur.errors import InputError
+from secateur.evaluate.attacks import ATTACKS, Attack, attack_from
+from secateur.evaluate.corruptions import CORRUPTIONS, Corruption, corruptions_from
+from secateur.evaluate.options import described_options
 from secateur.report.tables import classes_table, evaluation_table
 
 if TYPE_CHECKING:
     from secateur import decisions
-    from secateur.evaluate import runtime as runtimes
-    from secateur.evaluate.attacks import Attack, losses, norms
+    from secateur.formats import format as formats
 
-ATTACKS = "Adversarial attacks (accuracy or agreement that is left)"
-CORRUPTIONS = "Corruptions"
-LATENCY = "Latency"
+ATTACK_PANEL = "Adversarial attacks (accuracy or agreement that is left)"
+CORRUPTION_PANEL = "Corruptions"
+LATENCY_PANEL = "Latency"
 
 # --- common -------------------------------------------------------------------------------------------------
 
@@ -43,10 +49,8 @@ Data = Annotated[
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="Images to measure on: a folder, an .npy file, or an .npz file with the array images (uint8, or "
-        "floats in "
-        "the range of --input-bounds) and, if there are any, labels (class numbers). Without labels, give "
-        "--original.",
+        help=f"Images to measure on: {IMAGES} and, if there are any, labels (class numbers). Without "
+        "labels, give --original.",
     ),
 ]
 Original = Annotated[
@@ -55,18 +59,10 @@ Original = Annotated[
         metavar="MODEL",
         rich_help_panel=COMMON,
         help="Model before pruning, in any form that MODEL has. Adds its results for comparison, and "
-        "agreement: the "
-        "share of images that both models predict alike. Needed if --data holds no labels.",
+        "agreement: the share of images that both models predict alike. Needed if --data holds no labels.",
     ),
 ]
-OriginalWeights = Annotated[
-    Path | None,
-    Option(
-        metavar="PATH",
-        rich_help_panel=COMMON,
-        help="Weights for --original, a .safetensors file, if that is package.module:function.",
-    ),
-]
+OriginalWeights = Annotated[Path | None, weights_of("--original")]
 Samples = Annotated[
     int | None,
     Option(
@@ -98,66 +94,58 @@ BatchSize = Annotated[
 
 # --- attacks, corruptions, latency --------------------------------------------------------------------------
 
-_RADIUS = (
-    "Radius (how far a pixel may move, in the units of --input-bounds; see --norm), e.g. 0.01. Repeatable."
-)
-Fgsm = Annotated[
-    list[float] | None,
+
+def _radii(key: str) -> Any:
+    """An option that runs an attack at each of the given radii."""
+    text = f"{ATTACKS[key].__name__}: {ATTACKS[key].summary}. Repeatable."
+    return Option(f"--{key}", metavar="RADIUS", rich_help_panel=ATTACK_PANEL, help=text)
+
+
+Fgsm = Annotated[list[str] | None, _radii("fgsm")]
+Pgd = Annotated[list[str] | None, _radii("pgd")]
+Apgd = Annotated[list[str] | None, _radii("apgd")]
+AutoAttack = Annotated[list[str] | None, _radii("autoattack")]
+AttackOption = Annotated[
+    list[str] | None,
     Option(
-        metavar="RADIUS", rich_help_panel=ATTACKS, help=f"FGSM: one gradient step; fast and weak. {_RADIUS}"
+        "--attack",
+        metavar="NAME:FIELD=VALUE,…",
+        rich_help_panel=ATTACK_PANEL,
+        help="An attack with fields of its own (listed below), e.g. pgd:eps=8/255,steps=40. What is left "
+        "out is as the options below say. Repeatable.",
     ),
-]
-Pgd = Annotated[
-    list[float] | None,
-    Option(metavar="RADIUS", rich_help_panel=ATTACKS, help="PGD: --pgd-steps gradient steps. Repeatable."),
 ]
 PgdSteps = Annotated[
     int,
     Option(
-        metavar="NUMBER", rich_help_panel=ATTACKS, help="Gradient steps of PGD. More is stronger and slower."
-    ),
-]
-Apgd = Annotated[
-    list[float] | None,
-    Option(
-        metavar="RADIUS",
-        rich_help_panel=ATTACKS,
-        help="APGD: 100 gradient steps of a size that adapts; stronger than PGD. Repeatable.",
-    ),
-]
-AutoAttack = Annotated[
-    list[float] | None,
-    Option(
-        "--autoattack",
-        metavar="RADIUS",
-        rich_help_panel=ATTACKS,
-        help="AutoAttack, the standard set of four attacks. Very slow. Needs: pip install pyautoattack. "
-        "Repeatable.",
+        metavar="NUMBER",
+        rich_help_panel=ATTACK_PANEL,
+        help="Gradient steps of PGD. More is stronger and slower.",
     ),
 ]
 NormOption = Annotated[
     Norm,
     Option(
         metavar="NAME",
-        rich_help_panel=ATTACKS,
-        help="Norm in which the radius is measured. linf: each pixel by itself; l2: all pixels together.",
+        rich_help_panel=ATTACK_PANEL,
+        help="Norm in which RADIUS is measured, in the units of --input-bounds. linf: how far each pixel "
+        "may move; l2: all pixels together.",
     ),
 ]
 LossOption = Annotated[
     Loss,
     Option(
         metavar="NAME",
-        rich_help_panel=ATTACKS,
+        rich_help_panel=ATTACK_PANEL,
         help="Loss that PGD and APGD increase. ce: cross-entropy; margin: of the logits; dlr: the margin, "
-        "rescaled (3 "
-        "classes or more).",
+        "rescaled (3 classes or more).",
     ),
 ]
 Restarts = Annotated[
     int,
     Option(
         metavar="NUMBER",
-        rich_help_panel=ATTACKS,
+        rich_help_panel=ATTACK_PANEL,
         help="Runs of PGD and APGD from different random starts; the worst counts.",
     ),
 ]
@@ -166,17 +154,15 @@ CorruptionOption = Annotated[
     Option(
         "--corruption",
         metavar="KIND[:STRENGTH]",
-        rich_help_panel=CORRUPTIONS,
-        help=f"Accuracy on corrupted images: {listed(Corruption)}. With a strength, e.g. "
-        "gaussian_noise:0.1 (share of the input range; blur: pixels; contrast: share that is lost), else at "
-        "three "
-        "strengths. Repeatable.",
+        rich_help_panel=CORRUPTION_PANEL,
+        help=f"Accuracy on corrupted images: {', '.join(CORRUPTIONS)}. With a strength, e.g. "
+        f"{next(iter(CORRUPTIONS))}:0.1, else at three strengths (listed below). Repeatable.",
     ),
 ]
 Latency = Annotated[
     bool,
     Option(
-        rich_help_panel=LATENCY,
+        rich_help_panel=LATENCY_PANEL,
         help="Measure the time for a batch of --batch-size images, of both models in turns.",
     ),
 ]
@@ -185,12 +171,27 @@ RuntimeOption = Annotated[
     Option(
         "--runtime",
         metavar="NAME",
-        rich_help_panel=LATENCY,
+        rich_help_panel=LATENCY_PANEL,
         help=f"Runtime that is timed: {listed(Runtime)}. Default: onnxruntime for .onnx files, else torch.",
     ),
 ]
 
 
+def _attack_fields() -> Iterator[Record]:
+    for key, kind in ATTACKS.items():
+        yield key, f"{kind.__name__}: {kind.summary}."
+        for name, text in described_options(kind):
+            yield f"  {name}", f"{text[0].upper()}{text[1:]}"
+
+
+def _strengths() -> Iterator[Record]:
+    for name, kind in CORRUPTIONS.items():
+        given = ", ".join(f"{strength:g}" for strength in kind.severities)
+        yield name, f"{kind.strength.meaning.capitalize()}. Default: {given}."
+
+
+@extra_help("Strengths of --corruption", tuple(_strengths()))
+@extra_help("Fields of --attack", tuple(_attack_fields()))
 def evaluate_command(
     model: Model,
     # common
@@ -214,6 +215,7 @@ def evaluate_command(
     pgd_steps: PgdSteps = 20,
     apgd: Apgd = None,
     autoattack: AutoAttack = None,
+    attack: AttackOption = None,
     norm: NormOption = Norm.linf,
     loss: LossOption = Loss.ce,
     restarts: Restarts = 1,
@@ -235,22 +237,16 @@ def evaluate_command(
 
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
-    ball, climbed = cast("norms.Norm", norm.value), cast("losses.Loss", loss.value)
-    attacks: list[Attack] = [secateur.FGSM(eps, ball) for eps in fgsm or ()]
-    attacks += [
-        secateur.PGD(eps, steps=pgd_steps, restarts=restarts, seed=seed, norm=ball, loss=climbed)
-        for eps in pgd or ()
-    ]
-    attacks += [secateur.APGD(eps, ball, climbed, restarts=restarts, seed=seed) for eps in apgd or ()]
-    attacks += [secateur.AutoAttack(eps, ball, seed=seed) for eps in autoattack or ()]
+    radii = {"fgsm": fgsm, "pgd": pgd, "apgd": apgd, "autoattack": autoattack}
+    shared = {"norm": norm.value, "loss": loss.value, "restarts": restarts, "seed": seed}
+    attacks = _attacks(radii, attack or (), shared, pgd_steps)
     given = inputs_from(original or model, input_bounds, mean, std, normalize)
     loaded = model_from(model, weights)
     arrays = data_from(data, loaded, given, samples)
     if "labels" not in arrays and original is None:
         raise InputError(
             f"{data} holds no labels; give --original, the model before pruning, or an .npz file with the "
-            "arrays "
-            "images and labels (sub-folders are not taken for labels)"
+            "arrays images and labels (sub-folders are not taken for labels)"
         )
     report = secateur.evaluate(
         loaded,
@@ -258,7 +254,7 @@ def evaluate_command(
         arrays.get("labels"),
         original=model_from(original, original_weights) if original else None,
         attacks=attacks,
-        corruptions=[c for text in corruption or () for c in _corruptions(text, seed)],
+        corruptions=_corruptions(corruption or (), seed),
         top_k=top_k or (1,),
         input_bounds=given.input_bounds,
         mean=given.mean or None,
@@ -267,24 +263,33 @@ def evaluate_command(
         device=device,
         head=cast("decisions.Head", head.value),
         latency=latency,
-        runtime=cast("runtimes.Runtime", runtime.value) if runtime else None,
+        runtime=cast("formats.Runtime", runtime.value) if runtime else None,
         progress=True,
     )
     _print(report, per_class, as_json)
 
 
-def _corruptions(text: str, seed: int) -> tuple[secateur.Corruption, ...]:
-    """KIND for its three severities, or KIND:STRENGTH."""
-    from secateur.evaluate.corruptions import severities
+def _attacks(
+    radii: Mapping[str, Sequence[str] | None], texts: Sequence[str], shared: Mapping[str, Any], pgd_steps: int
+) -> list[Attack]:
+    """The attacks that options name; fields that they leave out are as the other options say."""
+    named = [(f"--{key} {eps}", f"{key}:{eps}") for key, given in radii.items() for eps in given or ()]
+    named += [(f"--attack {text}", text) for text in texts]
+    found = []
+    for option, text in named:
+        steps = {"steps": pgd_steps} if text.partition(":")[0] == "pgd" else {}
+        try:
+            found.append(attack_from(text, **shared, **steps))
+        except InputError as error:
+            raise InputError(f"{option}: {error}") from error
+    return found
 
-    kind, colon, strength = text.partition(":")
-    if not colon:
-        return severities(kind, seed)
+
+def _corruptions(texts: Sequence[str], seed: int) -> list[Corruption]:
     try:
-        number = float(strength)
-    except ValueError:
-        raise InputError(f"--corruption {text}: write the strength as a number, e.g. {kind}:0.1") from None
-    return (secateur.Corruption(kind, number, seed),)
+        return [corruption for text in texts for corruption in corruptions_from(text, seed)]
+    except InputError as error:
+        raise InputError(f"--corruption: {error}") from error
 
 
 def _print(report: secateur.Evaluation, per_class: bool, as_json: bool) -> None:

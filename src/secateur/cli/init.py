@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from secateur.cli.options import Debug, Model, Overwrite, Shapes, Weights
 from secateur.cli.printing import print_result
 from secateur.errors import InputError
+from secateur.formats.registry import listed, suffixes_read
 from secateur.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from secateur.graph.capture import Graph
+    from secateur.graph.graph import Graph
     from secateur.inputs import InputSpec
     from secateur.normalisation import Finding
 
@@ -36,14 +37,14 @@ def init_command(
     from secateur.cli.reading import example_from, inputs_from, model_from
     from secateur.files import write_atomically
     from secateur.graph.capture import capture
-    from secateur.inputs import InputSpec, beside
+    from secateur.inputs import InputSpec, settings_path
     from secateur.normalisation import likely_normalisation
     from secateur.progress import phase
 
-    path = beside(parsed("MODEL", model, PATH))
+    path = settings_path(parsed("MODEL", model, PATH))
     if ":" in path.name:
         raise InputError(
-            f"{model}: a settings file stands next to a file; export the model to .pt2 or .onnx first"
+            f"{model}: a settings file stands next to a file; save the model as {listed(suffixes_read())}"
         )
     if path.exists() and not overwrite:
         raise InputError(f"{path} is there already; edit it, or replace it with --overwrite")

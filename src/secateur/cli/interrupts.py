@@ -1,6 +1,4 @@
-"""Ctrl-C and the like: the end at once while libraries are imported, an exception that cleans up once work
-begins.
-"""
+"""Ctrl-C and other signals: the end at once during imports, later an exception that cleans up."""
 
 from __future__ import annotations
 
@@ -26,8 +24,9 @@ def catch_interrupts() -> None:
 
 
 def import_torch() -> None:
-    """Takes seconds; an exception in the midst of it would leave torch half-imported, or be swallowed by its
-    C++.
+    """Import torch, which takes seconds.
+
+    An exception during the import would leave torch half-imported, or be swallowed by its C++.
     """
     global _begun
     import torch  # noqa: F401

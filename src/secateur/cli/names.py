@@ -1,5 +1,6 @@
-"""Names that options offer, without the libraries behind them: a test holds them against the library's own
-tables.
+"""Names that options offer, without the libraries behind them.
+
+A test compares them with the library's own tables.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ Head = StrEnum(
 )
 Norm = StrEnum("Norm", "linf l2")
 Loss = StrEnum("Loss", "ce margin dlr")
-Corruption = StrEnum("Corruption", "gaussian_noise gaussian_blur contrast")
 Runtime = StrEnum("Runtime", "torch onnxruntime")
 Bounds = StrEnum("Bounds", "linear interval")
 

@@ -8,23 +8,37 @@ that shows it.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Argument, Option
 
 from secateur.cli.names import Head
+from secateur.formats.registry import described, listed, suffixes_read, suffixes_written
 
 COMMON = "Common options"
 INPUTS = "Inputs of the model (or in net.yaml, a file next to net.onnx)"
 OUTPUT = "Output and other options"
 
+# Parts of help texts.
+MODEL_FILE = f"a file that ends in {listed(suffixes_read())}, or package.module:function"
+IMAGES = (
+    "a folder, an .npy file, or an .npz file with the array images (uint8, or floats in the range of "
+    "--input-bounds)"
+)
+
+
+def weights_of(model: str) -> Any:
+    """An option for the weights of a second model, by the name of that model on the command line."""
+    text = f"Weights for {model}, a .safetensors file, if {model} is package.module:function."
+    return Option(metavar="PATH", rich_help_panel=COMMON, help=text)
+
+
 Model = Annotated[
     str,
     Argument(
         metavar="MODEL",
-        help="Model to read: a .pt2 file (torch.export), an .onnx file, or package.module:function, where "
-        "the function "
-        "returns an nn.Module (its weights: --weights).",
+        help=f"Model to read: a file ({described(suffixes_read())}), or package.module:function, where the "
+        "function returns an nn.Module (its weights: --weights).",
     ),
 ]
 ModelOutput = Annotated[
@@ -34,9 +48,7 @@ ModelOutput = Annotated[
         "-o",
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="File for the smaller model. The ending chooses the format: .pt2 (torch.export), .onnx, or "
-        ".safetensors "
-        "(weights only).",
+        help=f"File for the smaller model. The ending chooses the format: {described(suffixes_written())}.",
     ),
 ]
 Weights = Annotated[
@@ -45,8 +57,7 @@ Weights = Annotated[
         metavar="PATH",
         rich_help_panel=COMMON,
         help="Weights for package.module:function, a .safetensors file. Default: the weights that the "
-        "function sets. "
-        "Files of models hold their own weights and refuse this option.",
+        "function sets. Files of models hold their own weights and refuse this option.",
     ),
 ]
 
@@ -59,10 +70,8 @@ Shapes = Annotated[
         metavar="SHAPE",
         rich_help_panel=INPUTS,
         help="Shape of one input without the batch axis, e.g. 3,32,32; for integer inputs with the dtype, "
-        "e.g. "
-        "16:int64. Repeat it if the model has several inputs. Default: the shape stored in the file; "
-        "required where "
-        "none is stored.",
+        "e.g. 16:int64. Repeat it if the model has several inputs. Default: the shape stored in the file; "
+        "required where none is stored.",
     ),
 ]
 InputBounds = Annotated[
@@ -72,9 +81,8 @@ InputBounds = Annotated[
         metavar="LOW,HIGH",
         rich_help_panel=INPUTS,
         help="Smallest and largest legal input value, before --mean and --std are applied. Default: 0,1. "
-        "Generated "
-        "inputs, attacks and proofs stay in this range: if it is wrong, accuracy suffers and results do not "
-        "apply.",
+        "Generated inputs, attacks and proofs stay in this range: if it is wrong, accuracy suffers and "
+        "results do not apply.",
     ),
 ]
 Mean = Annotated[
@@ -83,8 +91,7 @@ Mean = Annotated[
         metavar="NUMBERS",
         rich_help_panel=INPUTS,
         help="Mean that training subtracted from each channel, e.g. 0.485,0.456,0.406, or one number for "
-        "all. Default: "
-        "none. If it is missing or wrong, accuracy can collapse.",
+        "all. Default: none. If it is missing or wrong, accuracy can collapse.",
     ),
 ]
 Std = Annotated[
@@ -93,8 +100,7 @@ Std = Annotated[
         metavar="NUMBERS",
         rich_help_panel=INPUTS,
         help="Standard deviation by which training divided each channel, e.g. 0.229,0.224,0.225, or one "
-        "number for "
-        "all. Default: none. If it is missing or wrong, accuracy can collapse.",
+        "number for all. Default: none. If it is missing or wrong, accuracy can collapse.",
     ),
 ]
 Normalize = Annotated[
@@ -103,10 +109,8 @@ Normalize = Annotated[
         metavar="NAME",
         rich_help_panel=INPUTS,
         help="Mean and standard deviation by name, in place of --mean and --std: imagenet, cifar10, "
-        "minus1to1 (0.5 and "
-        "0.5), or none for a model that takes images as they are. Default: none. `secateur prune` warns if "
-        "another one "
-        "fits the model better.",
+        "minus1to1 (0.5 and 0.5), or none for a model that takes images as they are. Default: none. "
+        "`secateur prune` warns if another one fits the model better.",
     ),
 ]
 HeadOption = Annotated[
@@ -116,12 +120,9 @@ HeadOption = Annotated[
         metavar="NAME",
         rich_help_panel=INPUTS,
         help="How outputs become a prediction. logits, probabilities: the largest output wins; binary_logit: "
-        "yes above "
-        "0; binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a yes or no "
-        "of its own; "
-        "none: no prediction, a regression; auto: inferred from the model's last layers. If it is wrong, "
-        "accuracy and "
-        "agreement are counted wrongly.",
+        "yes above 0; binary_probability: yes above 0.5; multi_label, multi_label_logits: each output is a "
+        "yes or no of its own; none: no prediction, a regression; auto: inferred from the model's last "
+        "layers. If it is wrong, accuracy and agreement are counted wrongly.",
     ),
 ]
 
@@ -137,8 +138,7 @@ Overwrite = Annotated[
         "--overwrite",
         rich_help_panel=OUTPUT,
         help="Replace any existing file of that name. Without this, the command replaces only a file of the "
-        "kind that "
-        "it writes, and stops before any work at other files.",
+        "kind that it writes, and stops before any work at other files.",
     ),
 ]
 Seed = Annotated[

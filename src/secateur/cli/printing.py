@@ -1,5 +1,6 @@
-"""The only printing: results on stdout, messages on stderr. `report/tables.py` makes the tables of
-results.
+"""The only printing: results on stdout, messages on stderr.
+
+`report/tables.py` makes the tables of results.
 """
 
 from __future__ import annotations

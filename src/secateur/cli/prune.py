@@ -31,6 +31,7 @@ from secateur.cli.options import (
 )
 from secateur.cli.printing import print_json, print_result, print_table, say
 from secateur.errors import InputError, SecateurError
+from secateur.formats.registry import by_suffix
 from secateur.report.tables import next_steps, pruning_table
 
 if TYPE_CHECKING:
@@ -50,10 +51,8 @@ Remove = Annotated[
         metavar="SHARE",
         rich_help_panel=COMMON,
         help="How much to remove: 0.5 or 50% of the units (neurons, channels, attention heads) of every "
-        "layer, "
-        "size=50% (or params=50%) of all parameters, or macs=50% of all multiply-accumulates. Default: 0.5; "
-        "with "
-        "--method exact, all that the outputs do not need.",
+        "layer, size=50% (or params=50%) of all parameters, or macs=50% of all multiply-accumulates. "
+        "Default: 0.5; with --method exact, all that the outputs do not need.",
     ),
 ]
 Faster = Annotated[
@@ -62,8 +61,7 @@ Faster = Annotated[
         metavar="TIMES",
         rich_help_panel=COMMON,
         help="In place of --remove: how many times fewer multiply-accumulates the model is to need, e.g. 2x. "
-        "How much "
-        "faster it then is depends on the runtime, and is measured at the end.",
+        "How much faster it then is depends on the runtime, and is measured at the end.",
     ),
 ]
 MethodOption = Annotated[
@@ -87,8 +85,7 @@ Ignore = Annotated[
         metavar="GLOB",
         rich_help_panel=COMMON,
         help="Layers that stay whole, as a glob over layer names, e.g. 'head.*'. Repeatable. `secateur "
-        "inspect` lists "
-        "the names; a glob that matches none is an error.",
+        "inspect` lists the names; a glob that matches none is an error.",
     ),
 ]
 RoundTo = Annotated[
@@ -97,8 +94,7 @@ RoundTo = Annotated[
         metavar="NUMBER",
         rich_help_panel=COMMON,
         help="Keep a multiple of this number of units, e.g. 8. 1: any number. auto: numbers of channels that "
-        "runtimes "
-        "compute fast; odd numbers can make a smaller model slower.",
+        "runtimes compute fast; odd numbers can make a smaller model slower.",
     ),
 ]
 
@@ -110,10 +106,9 @@ SurrogateOption = Annotated[
         metavar="NAME",
         rich_help_panel=FIDELITY,
         help="Inputs that are generated from the model, in place of data. auto: what the model responds to "
-        "best. "
-        "shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: optimised "
-        "for the "
-        "model. bn_moments: noise with the statistics of batch norm. No effect with --calibration.",
+        "best. shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: "
+        "optimised for the model. bn_moments: noise with the statistics of batch norm. No effect with "
+        "--calibration.",
     ),
 ]
 Calibration = Annotated[
@@ -122,10 +117,8 @@ Calibration = Annotated[
         metavar="PATH",
         rich_help_panel=FIDELITY,
         help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy "
-        "file, or an "
-        ".npz file with the array images (uint8, or floats in the range of --input-bounds). They usually "
-        "keep more "
-        "accuracy; a third of them is kept apart to judge the result.",
+        "file, or an .npz file with the array images (uint8, or floats in the range of --input-bounds). They "
+        "usually keep more accuracy; a third of them is kept apart to judge the result.",
     ),
 ]
 Samples = Annotated[
@@ -134,8 +127,7 @@ Samples = Annotated[
         metavar="NUMBER",
         rich_help_panel=FIDELITY,
         help="Generated inputs, or inputs of --calibration, to use; fewer if they do not fit into memory. "
-        "Fewer are "
-        "faster and less accurate.",
+        "Fewer are faster and less accurate.",
     ),
 ]
 AllocationOption = Annotated[
@@ -153,8 +145,7 @@ ParameterOption = Annotated[
         metavar="NAME=NUMBER",
         rich_help_panel=FIDELITY,
         help="Parameter of --method, e.g. ridge=0.05 for reconstruct. Repeatable. The error for an unknown "
-        "name lists "
-        "those of the method.",
+        "name lists those of the method.",
     ),
 ]
 Step = Annotated[
@@ -163,8 +154,7 @@ Step = Annotated[
         metavar="SHARE",
         rich_help_panel=FIDELITY,
         help="Largest share of a layer that is removed at a time, above 0 and up to 1; 1: all at once. "
-        "Smaller is "
-        "slower. Default: 1 for reconstruct without budgets, else 0.0625.",
+        "Smaller is slower. Default: 1 for reconstruct without budgets, else 0.0625.",
     ),
 ]
 Recursive = Annotated[
@@ -172,8 +162,7 @@ Recursive = Annotated[
     Option(
         rich_help_panel=FIDELITY,
         help="Whether a unit that others were merged into may be merged or receive others again. With "
-        "--no-recursive "
-        "at most half of a layer can go.",
+        "--no-recursive at most half of a layer can go.",
     ),
 ]
 ExactFirst = Annotated[
@@ -194,10 +183,8 @@ MinAgreement = Annotated[
         metavar="SHARE",
         rich_help_panel=BUDGETS,
         help="Smallest share, from 0 to 1, of inputs that both models predict alike, e.g. 0.98; counted on "
-        "inputs that "
-        "are not used otherwise: a third of --calibration, or generated ones. The last model within all "
-        "budgets is "
-        "written.",
+        "inputs that are not used otherwise: a third of --calibration, or generated ones. The last model "
+        "within all budgets is written.",
     ),
 ]
 MaxLoss = Annotated[
@@ -231,8 +218,7 @@ MaxCertifiedDrift = Annotated[
         metavar="NUMBER",
         rich_help_panel=BUDGETS,
         help="As --max-drift, but proved: for every input within --eps of these inputs, or without --eps for "
-        "every "
-        "input in --input-bounds. Slow.",
+        "every input in --input-bounds. Slow.",
     ),
 ]
 Eps = Annotated[
@@ -241,8 +227,7 @@ Eps = Annotated[
         metavar="NUMBER",
         rich_help_panel=BUDGETS,
         help="Radius for the two budgets that are proved (L∞): how far each input value may move, in the "
-        "units of "
-        "--input-bounds, e.g. 0.01.",
+        "units of --input-bounds, e.g. 0.01.",
     ),
 ]
 
@@ -255,8 +240,7 @@ RecipeFile = Annotated[
         metavar="PATH",
         rich_help_panel=OUTPUT,
         help="File for the recipe, a .json file: what was removed, for `secateur replay`. Default: "
-        "small.recipe.json "
-        "for -o small.onnx.",
+        "small.recipe.json for -o small.onnx.",
     ),
 ]
 TimeIt = Annotated[
@@ -462,10 +446,12 @@ def _timed(
     output: Path,
     example: tuple[Any, ...] | dict[str, Any],
 ) -> secateur.Latency | None:
-    """One sample before and after, where the result will run; on stderr, why not, or that it takes no less
-    time.
+    """Time one sample before and after, where the result will run.
+
+    On stderr: why it was not timed, or that it takes no less time.
     """
-    after = output if output.suffix.lower() == ".onnx" else result.model
+    found = by_suffix(output)
+    after = output if found is not None and found.proto is not None else result.model
     try:
         timed = secateur.latency(original, after, example)
     except SecateurError as error:
@@ -475,8 +461,7 @@ def _timed(
         rounding = "" if str(result.recipe.request.round_to) == "16" else "--round-to 16, or "
         say(
             f"one sample takes no less time in {timed.runtime} than before, {timed.before:.3g} → "
-            f"{timed.after:.3g} ms; "
-            f"try {rounding}to remove more (--remove macs=…)"
+            f"{timed.after:.3g} ms; try {rounding}to remove more (--remove macs=…)"
         )
     return timed
 

@@ -1,5 +1,6 @@
-"""From options to what the library takes: models, their inputs. Imports torch: for the inside of
-functions.
+"""From options to what the library takes: models and their inputs.
+
+Imports torch, so import it only inside of functions.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch.export import ExportedProgram
 from secateur.budget import check_input
 from secateur.data import load_data
 from secateur.errors import InputError
-from secateur.formats.foreign import kind_of
+from secateur.formats.kinds import kind_of
 from secateur.formats.models import load_model
-from secateur.formats.onnx import OnnxModel
-from secateur.formats.onnx.read import require_packages
+from secateur.formats.registry import by_suffix
 from secateur.graph.example import tensors_in
+from secateur.graph.imported import Imported
 from secateur.inputs import InputSpec, numbers, read_inputs
 
 _DTYPES = (
@@ -30,8 +31,10 @@ _DTYPES = (
 
 
 def model_from(source: str, weights: Path | None = None) -> nn.Module | ExportedProgram:
-    """The model. The current folder is searched for modules only where a factory is named: beside a model
-    that someone sent, an `onnx.py` would be run in place of the library.
+    """The model that `source` names.
+
+    The current folder is searched for modules only where a factory is named: beside a model that someone
+    sent, an `onnx.py` would be run in place of the library.
     """
     if ":" in source and not os.path.exists(source):
         sys.path.insert(0, "")
@@ -64,7 +67,7 @@ def example_from(model: nn.Module | ExportedProgram, given: InputSpec) -> tuple[
     """Two samples of every input: halfway in the box (their values do not matter), zeros for integers."""
     if given.example_shape:
         return tuple(_sample(text, sum(given.input_bounds) / 2) for text in given.example_shape)
-    if isinstance(model, OnnxModel):
+    if isinstance(model, Imported):
         return model.example_inputs
     if isinstance(model, ExportedProgram) and model.example_inputs is not None:
         args, kwargs = model.example_inputs
@@ -106,6 +109,7 @@ def shape_text(shape: tuple[int, ...], dtype: str) -> str:
 
 
 def check_packages(model: str, output: Path) -> None:
-    """Before the work begins: what writes the output is installed."""
-    if output.suffix == ".onnx":
-        require_packages("onnx", "onnxruntime", *(() if kind_of(model) == "onnx" else ("onnxscript",)))
+    """Raise `InputError`, before the work begins, where a package that writes the output is not installed."""
+    found = by_suffix(output)
+    if found is not None:
+        found.check_packages(kind_of(model))

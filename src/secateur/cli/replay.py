@@ -16,8 +16,7 @@ RecipeFile = Annotated[
     Argument(
         metavar="RECIPE",
         help="Recipe that `secateur prune` wrote, a .recipe.json file, with the .solved.safetensors file "
-        "beside it if "
-        "there is one. It must belong to MODEL.",
+        "beside it if there is one. It must belong to MODEL.",
     ),
 ]
 

@@ -1,6 +1,4 @@
-"""Inputs as people have them, as tensors: files, folders of images, arrays, batches. Nothing here
-unpickles.
-"""
+"""Inputs in any usual form as tensors: files, folders of images, arrays, batches. Nothing here unpickles."""
 
 from secateur.data.load import load_data
 from secateur.data.tensors import as_tensors

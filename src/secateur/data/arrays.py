@@ -1,6 +1,4 @@
-"""What `.npz` and `.npy` files have in common: headers are checked before anything is read; layouts and
-labels.
-"""
+"""What `.npz` and `.npy` files have in common: checked headers, layouts and labels."""
 
 from __future__ import annotations
 
@@ -22,8 +20,9 @@ _CHANNELS = (1, 3, 4)  # grey, RGB, RGBA
 
 
 def read_header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array in an open `.npy` file; `ValueError` for what is none, numpy's own limit on
-    the header's length among its reasons.
+    """Shape and type of the array in an open `.npy` file.
+
+    Raises `ValueError` for what is none, also for headers longer than numpy's own limit.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -42,9 +41,7 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None
 
 
 def unreadable(path: str | os.PathLike[str], error: Exception, writer: str) -> InputError:
-    """The error for an array file that numpy refuses; `writer` is the function of numpy that writes a right
-    one.
-    """
+    """The error for an array file that numpy refuses; `writer` is the function of numpy that writes one."""
     return InputError(
         f"cannot read the arrays of {path}: {error}. Write plain number arrays with numpy.{writer}; "
         "arrays of Python objects are pickles and are refused"
@@ -52,9 +49,7 @@ def unreadable(path: str | os.PathLike[str], error: Exception, writer: str) -> I
 
 
 def images_of(array: NDArray[Any], where: str, shape: tuple[int, ...] | None) -> Tensor:
-    """Images (n, …) as uint8 or float32, in the layout of `shape` where that is one of those that an array
-    may have.
-    """
+    """Images (n, …) as uint8 or float32, in the layout of `shape` where an array may have another one."""
     if array.ndim < 2 or not len(array):
         raise InputError(
             f"{where} has shape {array.shape}: axis 0 must be the samples, with at least one more axis"

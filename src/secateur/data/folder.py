@@ -20,9 +20,7 @@ from secateur.errors import InputError, SecateurWarning
 def read_folder(
     path: str | os.PathLike[str], shape: tuple[int, ...] | None = None, limit: int | None = None
 ) -> dict[str, Tensor]:
-    """`images` of all image files in and below the folder, or of `limit` of them, evenly over the sorted
-    list.
-    """
+    """`images` of the files in and below the folder, or of `limit` of them, evenly over the list."""
     require_pillow()
     folder = Path(path)
     names = _names(folder)
@@ -46,8 +44,7 @@ def read_folder(
         elif found[-1].shape != found[0].shape:
             raise InputError(
                 f"{folder}: images of shapes {found[0].shape} and {found[-1].shape} ({name}); give the shape "
-                "that the "
-                "model takes (--example-shape 3,224,224), to which they are scaled and cropped"
+                "that the model takes (--example-shape 3,224,224), to which they are scaled and cropped"
             )
     if not found:
         raise InputError(
@@ -64,9 +61,7 @@ def read_folder(
 
 
 def _names(folder: Path) -> list[str]:
-    """Paths of all files below the folder, sorted; hidden ones are left out, and links to folders not
-    followed.
-    """
+    """Paths of all files below the folder, sorted; without hidden ones and linked folders."""
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -86,8 +81,7 @@ def _check_total(folder: Path, count: int, shape: tuple[int, ...]) -> None:
     if size > budget():
         raise InputError(
             f"{folder}: {count:,} images of shape {shape} take {size:,} bytes; at most {budget():,}, a "
-            "quarter of this "
-            "machine's memory, are. Take fewer (--samples)"
+            "quarter of this machine's memory, are. Take fewer (--samples)"
         )
 
 

@@ -89,9 +89,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
 
 def _check_headers(path: str | os.PathLike[str], archive: zipfile.ZipFile, names: Sequence[str]) -> None:
-    """Refuse, before anything is unpacked, what is too large and labels that are not as many as the
-    images.
-    """
+    """Refuse, before anything is unpacked, what is too large, and too few or too many labels."""
     shapes = {}
     for name in names:
         with archive.open(f"{name}.npy") as member:

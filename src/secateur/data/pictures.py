@@ -89,9 +89,7 @@ def decode(path: str | os.PathLike[str], shape: tuple[int, ...] | None) -> NDArr
 
 
 def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
-    """Channels, and (width, height), of images for inputs of this shape: (c, h, w), (h, w, c), or (h, w) of
-    grey.
-    """
+    """Channels, and (width, height), for inputs of this shape: (c, h, w), (h, w, c), or (h, w) of grey."""
     if len(shape) == 3 and shape[0] in _CHANNELS:
         return shape[0], (shape[2], shape[1])
     if len(shape) == 3 and shape[2] in _CHANNELS:
@@ -100,8 +98,7 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, tuple[int, int]]:
         return 1, (shape[1], shape[0])
     raise InputError(
         f"the model takes inputs of shape {shape}, and images have 1 or 3 channels, (c, h, w); give arrays "
-        "of that "
-        "shape (.npz, .npy)"
+        "of that shape (.npz, .npy)"
     )
 
 
@@ -113,8 +110,7 @@ def _check_pixels(path: str | os.PathLike[str], image: Any) -> None:
     if image.width * image.height > most:
         raise InputError(
             f"{path}: the image claims {image.width:,} × {image.height:,} pixels, more than the {most:,} "
-            "that are "
-            "decoded; make it smaller, or leave it out"
+            "that are decoded; make it smaller, or leave it out"
         )
 
 

@@ -15,9 +15,10 @@ def spread(pixels: Tensor, lower: float | Tensor, upper: float | Tensor) -> Tens
 
 
 def laid_out(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:
-    """`x` (n, …) with its axes as in `shape` (of one sample), where one of two changes makes it fit: (n, h,
-    w) becomes (n, 1, h, w), and (n, h, w, c) becomes (n, c, h, w). Otherwise, and without a shape, `x` as it
-    is.
+    """`x` (n, …) with its axes as in `shape`, that of one sample, where one of two changes makes it fit.
+
+    (n, h, w) becomes (n, 1, h, w), and (n, h, w, c) becomes (n, c, h, w). Otherwise, and without a shape, `x`
+    as it is.
     """
     if shape is None or tuple(x.shape[1:]) == shape:
         return x

@@ -16,8 +16,7 @@ def is_array(value: Any) -> bool:
 
 
 def tensor_of(value: Any) -> Tensor:
-    """A tensor as it is; arrays and nested lists of numbers, floating ones as float32, others in their own
-    type.
+    """A tensor as it is; arrays and nested lists as tensors, floating ones as float32.
 
     Raises `ValueError` for what is none, for ragged lists, and for tensors without values at hand.
     """

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.data.load import read_data
 from secateur.data.pixels import laid_out, spread
 from secateur.data.plain import is_array, tensor_of
 from secateur.errors import InputError, SecateurWarning, few
-from secateur.graph.capture import Graph
+from secateur.graph.graph import Graph
 from secateur.types import Interval
 
 _LABELS = ("label", "labels")
@@ -100,8 +100,9 @@ def _joined(batches: Sequence[Batch], name: str) -> Batch:
 
 
 def _is_one_batch(graph: Graph, value: Any) -> bool:
-    """A tuple with one array for each input, or with labels, is a batch; a list, and any other tuple, one of
-    them.
+    """Whether the value is one batch: a tuple with one array for each input, or with labels.
+
+    A list, and any other tuple, holds several.
     """
     if not isinstance(value, tuple) or is_array(value):
         return is_array(value) or _is_named(value)
@@ -127,8 +128,7 @@ def _batch(value: Any, graph: Graph, name: str) -> Batch:
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{name} holds a {type(value).__name__} that is no batch ({error}); give tensors, arrays, tuples "
-            "with one "
-            "for each input, or dicts of them"
+            "with one for each input, or dicts of them"
         ) from error
     if not found or any(x.ndim == 0 for x in found):
         raise InputError(f"{name} holds batches of no samples or no axes; axis 0 must be the batch")
@@ -146,29 +146,41 @@ def _without_labels(parts: list[Tensor], graph: Graph) -> list[Tensor]:
 
 def _by_name(value: Any, graph: Graph, name: str) -> list[Any]:
     """The entries for the inputs, in their order."""
-    if dataclasses.is_dataclass(value):
-        entries = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    else:
-        entries = {key: value[key] for key in value.keys()}  # noqa: SIM118 (mapping-like objects may iterate otherwise)
-    entries = {_plain(key): part for key, part in entries.items() if part is not None}
+    entries = _entries(value)
     wanted = [_plain(node.name) for node in graph.inputs]
     if not entries.keys() >= set(wanted):
         entries = {key: part for key, part in entries.items() if key not in _LABELS}
-        if len(wanted) == 1:
-            usual = [key for key in _USUAL if key in entries]
-            wanted = usual or list(entries) if len(usual or entries) == 1 else wanted
+        wanted = _only_entry(entries) or wanted if len(wanted) == 1 else wanted
     missing = [key for key in wanted if key not in entries]
     if missing:
+        has = few(list(entries)) or "(none)"
         raise InputError(
-            f"{name} has the entries {few(list(entries)) or '(none)'}, and none for {few(missing)}; the "
-            "model's inputs "
-            f"are {_names(graph)}"
+            f"{name} has the entries {has}, and none for {few(missing)}; the model's inputs are "
+            f"{_names(graph)}"
         )
-    extra = [key for key in entries if key not in (*wanted, *_LABELS)]
-    if extra:
-        said = f"{name}: {few(extra)}: no inputs of the model, and left out"
-        warnings.warn(said, SecateurWarning, stacklevel=2)
+    _warn_of_extra([key for key in entries if key not in (*wanted, *_LABELS)], name)
     return [entries[key] for key in wanted]
+
+
+def _warn_of_extra(keys: list[str], name: str) -> None:
+    if keys:
+        said = f"{name}: {few(keys)}: no inputs of the model, and left out"
+        warnings.warn(said, SecateurWarning, stacklevel=3)
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """All that is not None, by names as capture writes them."""
+    if dataclasses.is_dataclass(value):
+        found = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        found = {key: value[key] for key in value.keys()}  # noqa: SIM118 (others may iterate otherwise)
+    return {_plain(key): part for key, part in found.items() if part is not None}
+
+
+def _only_entry(entries: Mapping[str, Any]) -> list[str]:
+    """The name of the entry that must be the only input, as usual names or the lack of others tell."""
+    usual = [key for key in _USUAL if key in entries] or list(entries)
+    return usual if len(usual) == 1 else []
 
 
 def _plain(key: Any) -> str:

@@ -20,8 +20,7 @@ _CAUSES: tuple[tuple[Callable[[float, float], bool], str], ...] = (
     (
         lambda least, greatest: -4 <= least < 0 and greatest <= 4,
         "already normalised? give images before normalisation with mean and std, or bounds of what the model "
-        "takes, "
-        "e.g. --input-bounds=-2.2,2.7 (input_bounds=(-2.2, 2.7))",
+        "takes, e.g. --input-bounds=-2.2,2.7 (input_bounds=(-2.2, 2.7))",
     ),
 )
 _UNKNOWN = "are they in the units that the model takes? (input_bounds, mean, std)"
@@ -56,9 +55,7 @@ def range_problem(images: Tensor, bounds: tuple[float | Tensor, float | Tensor],
 
 
 def outside(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Which values lie outside of the ends by more than 1e-6 of their distance and rounding; shape: that of
-    `x`.
-    """
+    """Which values lie outside of the ends, by more than 1e-6 of their distance and rounding."""
     width, largest = upper - lower, torch.maximum(lower.abs(), upper.abs())
     slack = _TOLERANCE * width + 2 * torch.finfo(x.dtype).eps * largest
     slack = slack.where(torch.isfinite(slack), 0.0)

@@ -1,4 +1,4 @@
-"""What a classifier answers, and how often it is right: streamed, for every head of `secateur.decisions`."""
+"""Outputs of a classifier, streamed, and its accuracy, for every head of `secateur.decisions`."""
 
 from __future__ import annotations
 
@@ -67,16 +67,14 @@ def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
     except Exception as error:
         raise InputError(
             f"the model refuses images of shape {tuple(batch.shape)} and type {batch.dtype}: "
-            f"{first_line(error)}. "
-            "Check the shape (axis 0 is the batch, channels come first), and that the model takes any batch "
-            "size"
+            f"{first_line(error)}. Check the shape (axis 0 is the batch, channels come first), and that the "
+            "model takes any batch size"
         ) from error
     found = _logits(output)
     if not isinstance(found, Tensor):
         raise InputError(
             f"the model gives a {type(output).__name__}, neither one tensor nor an object or a dict with "
-            "logits; wrap "
-            "it so that it gives the logits"
+            "logits; wrap it so that it gives the logits"
         )
     rows: Tensor = found[:, None] if found.ndim == 1 else found
     if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
@@ -113,8 +111,9 @@ class _Logits(nn.Module):
 def resolve_head(
     model: nn.Module, head: Head, outputs: Tensor, example: Tensor, *, one_of_k: bool | None = True
 ) -> Head:
-    """What the columns of `outputs` (n, outputs) are; `auto` is decided by their number and the model's last
-    ops.
+    """What the columns of `outputs` (n, outputs) are.
+
+    `auto` is decided by their number and the model's last ops.
 
     `one_of_k`: whether the labels are class numbers; None where there are no labels. Where the model cannot
     be captured on `example` (batch, …), the values tell: a column between 0 and 1 holds probabilities, and so
@@ -174,9 +173,7 @@ def equal(first: Tensor, second: Tensor) -> Tensor:
 
 
 def top_k_correct(outputs: Tensor, labels: Tensor, k: int, head: Head) -> Tensor:
-    """Whether each label is among the k first classes, shape (n,); of equal outputs the lower class comes
-    first.
-    """
+    """Whether each label is among the k first classes, (n,); of equal outputs the lower class is first."""
     classes = 1 if head in MULTI_LABEL else classes_of(head, outputs.shape[1])
     if not 1 <= k <= classes:
         raise InputError(f"top_k={k} does not fit a model with {classes} classes and the head {head}")

@@ -11,17 +11,17 @@ from torch import Tensor
 from secateur.decisions import MULTI_LABEL, Head
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import equal
-from secateur.evaluate.answers import Answers
 from secateur.evaluate.intervals import clopper_pearson
+from secateur.evaluate.predictions import Predictions
 from secateur.evaluate.report import ClassShareRow, Drift
 
 
-def agreement(first: Answers, second: Answers) -> Tensor:
+def agreement(first: Predictions, second: Predictions) -> Tensor:
     """Whether two models decide the same, shape (n,)."""
-    return equal(first.decided, second.decided)
+    return equal(first.decisions, second.decisions)
 
 
-def compared(subject: Answers, original: Answers) -> tuple[dict[str, Any], tuple[str, ...]]:
+def compared(subject: Predictions, original: Predictions) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The fields of `Evaluation` that tell how near the model is to its original, and what to warn of."""
     agreed = agreement(subject, original)
     classes = class_shares(subject, original)
@@ -41,19 +41,18 @@ def compared(subject: Answers, original: Answers) -> tuple[dict[str, Any], tuple
     return fields, (doubt,) if doubt else ()
 
 
-def check_comparable(subject: Answers, original: Answers) -> None:
+def check_comparable(subject: Predictions, original: Predictions) -> None:
     """Raise `InputError` for models whose decisions cannot be compared."""
     if original.classes != subject.classes:
         raise InputError(f"the model tells {subject.classes} classes apart, the original {original.classes}")
     if (subject.head in MULTI_LABEL) != (original.head in MULTI_LABEL):
         raise InputError(
             f"the model's outputs were taken for {subject.head}, the original's for {original.head}: say "
-            "what both "
-            "are with head (--head)"
+            "what both are with head (--head)"
         )
 
 
-def drift(subject: Answers, original: Answers) -> tuple[Drift | None, str]:
+def drift(subject: Predictions, original: Predictions) -> tuple[Drift | None, str]:
     """Of the largest absolute difference of an output of each image; or None, and why it is not known.
 
     Equal infinite values do not differ.
@@ -75,9 +74,9 @@ def _scale(head: Head) -> str:
     return "probability" if head in ("probabilities", "binary_probability", "multi_label") else "score"
 
 
-def class_shares(subject: Answers, original: Answers) -> tuple[ClassShareRow, ...]:
+def class_shares(subject: Predictions, original: Predictions) -> tuple[ClassShareRow, ...]:
     """A row for each class, or of many labels for each label, that one of the models gives."""
-    given, given_before = (_given(answers) for answers in (subject, original))
+    given, given_before = (_given(predictions) for predictions in (subject, original))
     counts = [hits.sum(dim=0).tolist() for hits in (given, given_before, given & given_before)]
     return tuple(
         ClassShareRow(
@@ -91,8 +90,8 @@ def class_shares(subject: Answers, original: Answers) -> tuple[ClassShareRow, ..
     )
 
 
-def _given(answers: Answers) -> Tensor:
+def _given(predictions: Predictions) -> Tensor:
     """Which classes each image is given, (n, classes)."""
-    if answers.decided.ndim == 2:
-        return answers.decided.bool()
-    return answers.decided[:, None] == torch.arange(answers.classes)
+    if predictions.decisions.ndim == 2:
+        return predictions.decisions.bool()
+    return predictions.decisions[:, None] == torch.arange(predictions.classes)

@@ -17,8 +17,9 @@ Box = tuple[Tensor, Tensor]
 
 
 def input_box(images: Tensor, bounds: Bounds) -> Box:
-    """The lower and upper end of the box, each fit to broadcast over images (n, …); the images must lie
-    inside.
+    """The lower and upper end of the box, which broadcast over images (n, …).
+
+    The images must lie inside.
 
     Ends are numbers, one value per channel, of shape (channels,), or whatever broadcasts to one image, as
     `prune` takes it. Where one axis could be read as both, it is the channels. Raises `InputError`.
@@ -47,9 +48,7 @@ def pixels_in(images: Tensor, bounds: Bounds) -> Tensor:
 
 
 def range_warning(images: Tensor, bounds: Bounds) -> str:
-    """That images lie outside of the box, in words; empty where they do not, or where the box does not fit
-    them.
-    """
+    """A text that images lie outside of the box; empty where they do not, or the box does not fit."""
     try:
         lower, upper = (_end(end, images) for end in bounds)
     except InputError:
@@ -70,7 +69,6 @@ def _end(end: End, images: Tensor) -> Tensor:
     except RuntimeError as error:
         raise InputError(
             f"input_bounds of shape {given} do not fit images of shape {tuple(shape)}; give a number, one "
-            "value per "
-            "channel, or a tensor that broadcasts to one image"
+            "value per channel, or a tensor that broadcasts to one image"
         ) from error
     return value

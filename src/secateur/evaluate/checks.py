@@ -1,6 +1,4 @@
-"""What is refused before and after the models have run: data, labels, and what asks for labels where there
-are none.
-"""
+"""Checks of data and labels, and of what needs labels where there are none."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ from torch import Tensor
 
 from secateur.decisions import MULTI_LABEL, Head
 from secateur.errors import InputError
-from secateur.evaluate.answers import Answers
-from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack
+from secateur.evaluate.attacks import ATTACKS
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.predictions import Predictions
 
 
 def check_data(images: Tensor, labels: Tensor | None) -> None:
@@ -37,19 +36,18 @@ def check_unlabelled(has_original: bool, top_k: Sequence[int], attacks: Sequence
     if not has_original:
         raise InputError(
             "labels=None: without labels the original is needed; give original=, the model before it was "
-            "pruned "
-            "(--original), and the report tells how far both decide the same, or give labels"
+            "pruned (--original), and the report tells how far both decide the same, or give labels"
         )
     if tuple(top_k) != (1,):
         raise InputError(
             f"top_k={tuple(top_k)}: top-k accuracy needs labels; give labels, or leave top_k out"
         )
+    able = [kind.__name__ for kind in ATTACKS.values() if not kind.needs_labels]
     for attack in attacks:
-        if not isinstance(attack, FGSM | PGD | APGD):
+        if attack.needs_labels:
             raise InputError(
-                f"{attack.name} needs labels; without them, agreement with the original is attacked by FGSM, "
-                "PGD or "
-                "APGD: use one of these, or give labels"
+                f"{attack.name} needs labels; without them, agreement with the original is attacked by "
+                f"{', '.join(able[:-1])} or {able[-1]}: use one of these, or give labels"
             )
 
 
@@ -58,19 +56,17 @@ def check_pair(head: Head, attacks: Sequence[Attack]) -> None:
     if attacks and head in MULTI_LABEL:
         raise InputError(
             f"attacks: they need one decision for each input, and the head {head} gives several labels; "
-            "leave the "
-            "attacks out"
+            "leave the attacks out"
         )
 
 
-def check_labels(labels: Tensor, subject: Answers, attacks: Sequence[Attack]) -> None:
+def check_labels(labels: Tensor, subject: Predictions, attacks: Sequence[Attack]) -> None:
     """What labels fit the model's head and its number of classes."""
     low, high, classes = int(labels.min()), int(labels.max()), subject.classes
     if (labels.ndim == 2) != (subject.head in MULTI_LABEL):
         raise InputError(
             f"labels of shape {tuple(labels.shape)} do not fit the head {subject.head}: give one class "
-            "number each, or "
-            "for multi_label a 0 or 1 for each output"
+            "number each, or for multi_label a 0 or 1 for each output"
         )
     if labels.ndim == 2:
         if labels.shape != subject.outputs.shape or low < 0 or high > 1:

@@ -10,9 +10,7 @@ from secateur.evaluate.report import ClassRow
 
 
 def per_class(correct: Tensor, original_correct: Tensor | None, labels: Tensor) -> tuple[ClassRow, ...]:
-    """A row for each class among the `labels` (n,); `correct` (n,) tells which of them the model gets
-    right.
-    """
+    """A row for each class among the `labels` (n,); `correct` (n,) tells which the model gets right."""
     present, own = labels.unique(return_inverse=True)
     counts = own.bincount(minlength=len(present))
 

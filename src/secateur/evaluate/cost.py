@@ -26,9 +26,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def macs(model: nn.Module, image: Tensor) -> int:
-    """Multiply-accumulates (half the FLOPs) of matrix products and convolutions for one input, `image` (1,
-    …).
-    """
+    """Multiply-accumulates (half the FLOPs) of products and convolutions for one input, `image` (1, …)."""
     counter = FlopCounterMode(display=False)
     with _countable(), counter, torch.no_grad():
         outputs_of(model, image)
@@ -37,9 +35,7 @@ def macs(model: nn.Module, image: Tensor) -> int:
 
 @contextmanager
 def _countable() -> Iterator[None]:
-    """Run attention and recurrent layers as the plain products that torch's counter knows, not as fused
-    kernels.
-    """
+    """Run attention and recurrent layers as plain products, which torch's counter knows."""
     with ALONE, no_fast_path(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own, on switching oneDNN off
         with sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
@@ -47,9 +43,7 @@ def _countable() -> Iterator[None]:
 
 
 def state_bytes(model: nn.Module) -> int:
-    """Bytes of the parameters and persistent buffers as a `.safetensors` file holds them, its header left
-    out.
-    """
+    """Bytes of parameters and persistent buffers as a `.safetensors` file holds them, without its header."""
     sizes: dict[tuple[int, tuple[int, ...]], int] = {}
     for value in model.state_dict().values():
         sizes[value.data_ptr() or id(value), tuple(value.shape)] = value.numel() * value.element_size()
@@ -64,8 +58,7 @@ def latency_ms(
     warm_up: int = 5,
     limit_s: float = math.inf,
 ) -> list[float]:
-    """The median milliseconds of each of `passes`, measured in turns: `repeats` of them, fewer after
-    `limit_s`.
+    """The median milliseconds of each of `passes`, in `repeats` turns, fewer after `limit_s`.
 
     Turns keep a busy machine from favouring one model; what a pass runs is the caller's (see `runtime`).
     """

@@ -1,6 +1,4 @@
-"""Random numbers that belong to one input: the same whatever the batch size, and whatever the other
-inputs.
-"""
+"""Random numbers that belong to one input, whatever the batch size and the other inputs."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ from torch import Tensor
 def draws(
     like: Tensor, rows: Tensor, seed: int, stream: int, draw: Callable[[Tensor, torch.Generator], object]
 ) -> Tensor:
-    """A tensor of the shape and type of `like` (b, …), on the CPU; `draw(part, generator)` fills one input's
-    part.
+    """A tensor of the shape and type of `like` (b, …), on the CPU.
+
+    `draw(part, generator)` fills one input's part.
 
     Each input's generator follows from `seed`, `stream` (a number that tells several draws for it apart) and
     its place in the data, `rows` (b,).

@@ -14,8 +14,9 @@ _TINY = 1e-300  # in place of a zero denominator
 
 
 def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
-    """The exact interval (low, high) of a binomial share, after `successes` in `trials` (Clopper & Pearson
-    1934).
+    """The exact interval (low, high) of a binomial share (Clopper & Pearson 1934).
+
+    There were `successes` in `trials`.
 
     Whatever the true share is, the interval holds it with a probability of at least `confidence`: `low` is
     the share under which so many successes or more have the probability (1 − confidence) / 2, `high` the
@@ -45,12 +46,14 @@ def _root(rising: Callable[[float], float]) -> float:
 
 
 def _beta(x: float, a: int, b: int) -> float:
-    """The regularised incomplete beta function I_x(a, b): the probability of a or more successes in a + b − 1
-    trials of probability x.
+    """The regularised incomplete beta function I_x(a, b).
+
+    It is the probability of a or more successes in a + b − 1 trials of probability x.
     """
+    # x^a (1 − x)^b / B(a, b)
     front = math.exp(
         math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )  # x^a (1 − x)^b / B(a, b)
+    )
     if x < (a + 1) / (a + b + 2):
         return front * _fraction(x, a, b) / a
     return 1 - front * _fraction(1 - x, b, a) / b

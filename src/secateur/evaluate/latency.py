@@ -15,11 +15,12 @@ from torch.utils import _pytree as pytree
 
 from secateur.errors import InputError
 from secateur.evaluate.cost import latency_ms
-from secateur.evaluate.runtime import RUNTIMES, Runtime, session_pass
-from secateur.formats.onnx import OnnxModel
+from secateur.evaluate.runtime import check_runtime, session_pass
+from secateur.formats.format import Format, Runtime
+from secateur.formats.kinds import kind_of
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
-from secateur.formats.onnx.read import read_proto
+from secateur.formats.registry import FORMATS, format_of
 from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
 from secateur.graph.export import as_module, export_program, first_line
 from secateur.torch_state import ALONE, EXPORTING
@@ -31,7 +32,12 @@ _REPEATS, _SECONDS = 50, 3.0  # of each model, but no more turns once both toget
 
 @dataclass(frozen=True)
 class Latency:
-    """Median milliseconds of a pass of one sample."""
+    """Median milliseconds of a forward pass of one sample.
+
+    Example:
+        >>> Latency(before=2.0, after=1.25, runtime="torch").fell
+        True
+    """
 
     before: float
     after: float
@@ -39,6 +45,7 @@ class Latency:
 
     @property
     def fell(self) -> bool:
+        """Whether the second model took less time."""
         return self.after < self.before
 
 
@@ -49,21 +56,35 @@ def latency(
     *,
     runtime: Runtime | None = None,
 ) -> Latency:
-    """Time two models on one sample of `example_inputs`, on the CPU, in turns.
+    """Time two models on one sample, on the CPU, in turns.
 
-    A model is a module, an exported program, or the path of an `.onnx` file. `runtime` is `torch` or
-    `onnxruntime` (default: onnxruntime where one of the models came as ONNX); a model of torch is exported
-    for onnxruntime. A batch that an ONNX model fixes is filled with copies of the sample. `example_inputs`
-    may be left out where `before` knows its own. Raises `InputError` for a model that cannot be run there.
+    Args:
+        before, after: a module, an exported program, or the path of an `.onnx` file.
+        example_inputs: one tensor of a legal input, a tuple of them, or a dict by argument; the first sample
+            is used. Default: that of `before`, where it has one.
+        runtime: `torch` or `onnxruntime`, for which a model of torch is exported. Default: onnxruntime where
+            one of the models came as ONNX. A batch that such a model fixes is filled with copies of the
+            sample.
+
+    Returns:
+        The median milliseconds of both models.
+
+    Raises:
+        InputError: a model cannot be run there.
+
+    Example:
+        >>> import torch, secateur
+        >>> wide, narrow = (torch.nn.Sequential(torch.nn.Linear(8, n), torch.nn.ReLU()) for n in (64, 8))
+        >>> took = secateur.latency(wide, narrow, torch.zeros(1, 8))
+        >>> took.runtime, took.before > 0
+        ('torch', True)
     """
     if runtime is None:
-        runtime = "onnxruntime" if _is_onnx(before) or _is_onnx(after) else "torch"
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime={runtime!r}; there are {' and '.join(RUNTIMES)}")
+        usual = [found.runtime for found in map(_format, (before, after)) if found is not None]
+        runtime = "onnxruntime" if "onnxruntime" in usual else "torch"
+    check_runtime(runtime)
     if example_inputs is None:
-        example_inputs = getattr(before, "example_inputs", None)
-        if isinstance(before, ExportedProgram) and example_inputs is not None:
-            example_inputs = example_inputs[0] or example_inputs[1]
+        example_inputs = _own_example(before)
     if example_inputs is None:
         raise InputError("example_inputs is needed: give one tensor of a legal input, or a tuple of them")
     passes = [_forward_pass(model, example_inputs, runtime) for model in (before, after)]
@@ -71,8 +92,19 @@ def latency(
     return Latency(first, second, runtime)
 
 
-def _is_onnx(model: Timed) -> bool:
-    return isinstance(model, OnnxModel | str | os.PathLike)
+def _format(model: Timed) -> Format | None:
+    """The format of a file, or of the file that a loaded model stands for."""
+    return FORMATS.get(kind_of(model)) if isinstance(model, str | os.PathLike) else format_of(model)
+
+
+def _own_example(model: Timed) -> ExampleInputs | None:
+    if not isinstance(model, ExportedProgram):
+        return getattr(model, "example_inputs", None)
+    if model.example_inputs is None:
+        return None
+    args, kwargs = model.example_inputs
+    found: ExampleInputs = args or kwargs
+    return found
 
 
 def _forward_pass(model: Timed, example_inputs: ExampleInputs, runtime: Runtime) -> Callable[[], object]:
@@ -105,9 +137,10 @@ def _first(x: Any) -> Any:
 
 
 def _proto(model: Timed, example_inputs: ExampleInputs) -> Any:
-    if isinstance(model, OnnxModel):
-        return model.proto
+    found = _format(model)
+    if found is not None and found.proto is not None:
+        return found.proto(model)
     if not isinstance(model, nn.Module | ExportedProgram):
-        return read_proto(model)
+        raise InputError(f"{model} is no ONNX model; load it with load_model, and give that")
     args, kwargs = at_least_two(*split_inputs(example_inputs))
     return exported(export_program(as_module(model), args, kwargs, to_file=True))

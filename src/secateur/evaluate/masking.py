@@ -12,9 +12,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.evaluate.attacks import APGD, FGSM, PGD, Attack, Outcome, Target
-from secateur.evaluate.attacks.losses import Climbed
-from secateur.evaluate.attacks.norms import ball_round
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.fgsm import FGSM
+from secateur.evaluate.attacks.pgd import PGD
+from secateur.evaluate.attacks.run import Outcome
+from secateur.evaluate.attacks.target import Target
+from secateur.evaluate.attacks.types import Climbed
 
 Batch = tuple[Tensor, Tensor, Tensor]  # images, labels and their places in the data
 
@@ -31,28 +34,18 @@ def signs_of_masking(
     outcomes: Sequence[tuple[Attack, Outcome]],
     batch_size: int,
 ) -> tuple[str, ...]:
-    """What makes the `outcomes` of gradient attacks on `images` (n, …) doubtful, in words; empty where
-    nothing does.
-    """
-    gradients = [attack for attack, _ in outcomes if isinstance(attack, FGSM | PGD | APGD)]
-    if not gradients or not bool(outcomes[0][1].correct.any()):
+    """Reasons to doubt the `outcomes` of gradient attacks on `images` (n, …); empty where there are none."""
+    followed = dict.fromkeys(attack.climbed for attack, _ in outcomes if attack.climbed is not None)
+    if not followed or not bool(outcomes[0][1].correct.any()):
         return ()
     rows = torch.nonzero(outcomes[0][1].correct)[:_INPUTS, 0]
     batches = [(images[r].to(target.device), labels[r].to(target.device), r) for r in rows.split(batch_size)]
-    losses = dict.fromkeys(_loss(attack) for attack in gradients)
-    found = [_vanishing(target, batches, loss, len(rows)) for loss in losses]
+    found = [_vanishing(target, batches, loss, len(rows)) for loss in followed]
     for attack, outcome in outcomes:
-        if isinstance(attack, PGD | APGD) and attack.eps > 0:
-            found += [
-                _ahead(target, batches, attack, int(outcome.robust[rows].sum()), name) for name in _PROBES
-            ]
+        if attack.climbed is not None and attack.eps > 0 and not isinstance(attack, FGSM):
+            left = int(outcome.robust[rows].sum())
+            found += [_ahead(target, batches, attack, left, name) for name in _PROBES]
     return tuple(dict.fromkeys(message for message in found if message))
-
-
-def _loss(attack: FGSM | PGD | APGD) -> Climbed:
-    if isinstance(attack, FGSM):
-        return "ce"
-    return attack.climbed if isinstance(attack, APGD) else attack.loss
 
 
 def _vanishing(target: Target, batches: Sequence[Batch], loss: Climbed, inputs: int) -> str:
@@ -63,8 +56,7 @@ def _vanishing(target: Target, batches: Sequence[Batch], loss: Climbed, inputs: 
     named, instead = "ce" if loss == "log_odds" else loss, "APGD, or " if rounded_away else ""
     return (
         f"the gradient of the loss ({named}) is zero at {flat} of {inputs} inputs, where gradient attacks "
-        "are blind; "
-        f"{target.measured} under them is too high: use {instead}{target.stronger}"
+        f"are blind; {target.measured} under them is too high: use {instead}{target.stronger}"
     )
 
 
@@ -73,7 +65,7 @@ def _flat(target: Target, batches: Sequence[Batch], loss: Climbed) -> int:
     return sum(int((target.slope(x, y, loss)[1].flatten(1) == 0).all(dim=1).sum()) for x, y, _ in batches)
 
 
-def _ahead(target: Target, batches: Sequence[Batch], attack: PGD | APGD, left: int, name: str) -> str:
+def _ahead(target: Target, batches: Sequence[Batch], attack: Attack, left: int, name: str) -> str:
     inputs = sum(len(y) for _, y, _ in batches)
     left_by_probe = inputs - sum(int(_PROBES[name](target, attack, *batch).sum()) for batch in batches)
     if left - left_by_probe <= max(1.0, _SLACK * inputs):
@@ -81,24 +73,22 @@ def _ahead(target: Target, batches: Sequence[Batch], attack: PGD | APGD, left: i
     return (
         f"{attack.name} leaves {left} of {inputs} inputs {target.stands}, {name} of the same radius only "
         f"{left_by_probe}: the gradients look masked, or the attack has too few steps; its {target.measured} "
-        "is too "
-        f"high: use {target.stronger}"
+        f"is too high: use {target.stronger}"
     )
 
 
-def _one_step(target: Target, attack: PGD | APGD, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+def _one_step(target: Target, attack: Attack, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
     """FGSM with the attack's own loss."""
-    step = PGD(
-        attack.eps, steps=1, step_size=attack.eps, random_start=False, norm=attack.norm, loss=attack.loss
-    )
+    eps, norm, loss = attack.eps, attack.norm, attack.loss
+    step = PGD(eps, steps=1, step_size=eps, random_start=False, norm=norm, loss=loss)
     return target.wrong(step.perturb(target, x, y, rows, 0), y)
 
 
-def _noise(target: Target, attack: PGD | APGD, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+def _noise(target: Target, attack: Attack, x: Tensor, y: Tensor, rows: Tensor) -> Tensor:
     """Whether any of several random points on the rim of the ball is decided wrongly."""
-    ball, wrong = ball_round(x, attack.eps, attack.norm, target.box), torch.zeros_like(y, dtype=torch.bool)
+    ball, wrong = target.ball(x, attack.eps, attack.norm), torch.zeros_like(y, dtype=torch.bool)
     for point in range(_POINTS):
-        wrong |= target.wrong(ball.rim(rows, attack.seed, point), y)
+        wrong |= target.wrong(ball.rim(rows, getattr(attack, "seed", 0), point), y)
     return wrong
 
 

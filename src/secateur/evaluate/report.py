@@ -22,8 +22,9 @@ class AttackRow(Record):
 
 
 class AgreementAttackRow(Record):
-    """What an attack on agreement leaves. Inputs on which the models differ before the attack count as not
-    robust.
+    """What an attack on agreement leaves.
+
+    Inputs on which the models differ before the attack count as not robust.
     """
 
     name: str

@@ -11,17 +11,20 @@ from torch import Tensor
 from secateur.decisions import decide
 from secateur.evaluate.accuracy import equal, placed, predict
 from secateur.evaluate.agreement import agreement
-from secateur.evaluate.answers import Answers, Streaming
-from secateur.evaluate.attacks import Attack, Outcome, Target, pair_of, run_attack, target_of
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.pair import pair_of
+from secateur.evaluate.attacks.run import Outcome, run_attack
+from secateur.evaluate.attacks.target import Target, target_of
 from secateur.evaluate.box import Box
 from secateur.evaluate.corruptions import Corruption
 from secateur.evaluate.masking import signs_of_masking
+from secateur.evaluate.predictions import Predictions, Streaming
 from secateur.evaluate.report import AgreementAttackRow, AttackRow, CorruptionRow
 from secateur.progress import track
 
 
 def attacked(
-    subject: Answers,
+    subject: Predictions,
     images: Tensor,
     labels: Tensor,
     attacks: Sequence[Attack],
@@ -30,13 +33,13 @@ def attacked(
 ) -> tuple[tuple[AttackRow, ...], tuple[str, ...]]:
     """What each attack leaves of the accuracy, and what makes that doubtful."""
     target = target_of(subject.module, subject.head, box, streaming["device"])
-    outcomes, doubts = _under(target, images, labels, attacks, subject.right(labels), streaming)
-    return tuple(AttackRow(robust_accuracy=o.robust_share, **_told(a, o)) for a, o in outcomes), doubts
+    outcomes, doubts = _outcomes(target, images, labels, attacks, subject.right(labels), streaming)
+    return tuple(AttackRow(robust_accuracy=o.robust_share, **_row_fields(a, o)) for a, o in outcomes), doubts
 
 
 def agreement_attacked(
-    subject: Answers,
-    original: Answers,
+    subject: Predictions,
+    original: Predictions,
     images: Tensor,
     attacks: Sequence[Attack],
     box: Box,
@@ -45,15 +48,15 @@ def agreement_attacked(
     """What each attack leaves of the agreement with the original, and what makes that doubtful."""
     models = (subject.module, subject.head), (original.module, original.head)
     target = pair_of(*models, box, streaming["device"])
-    outcomes, doubts = _under(
-        target, images, original.decided, attacks, agreement(subject, original), streaming
+    outcomes, doubts = _outcomes(
+        target, images, original.decisions, attacks, agreement(subject, original), streaming
     )
     return tuple(
-        AgreementAttackRow(robust_agreement=o.robust_share, **_told(a, o)) for a, o in outcomes
+        AgreementAttackRow(robust_agreement=o.robust_share, **_row_fields(a, o)) for a, o in outcomes
     ), doubts
 
 
-def _under(
+def _outcomes(
     target: Target,
     images: Tensor,
     labels: Tensor,
@@ -71,7 +74,7 @@ def _under(
     return outcomes, (*signs, *(note for _, outcome in outcomes for note in outcome.notes))
 
 
-def _told(attack: Attack, outcome: Outcome) -> dict[str, Any]:
+def _row_fields(attack: Attack, outcome: Outcome) -> dict[str, Any]:
     return {
         "name": attack.name,
         "norm": attack.norm,
@@ -83,7 +86,7 @@ def _told(attack: Attack, outcome: Outcome) -> dict[str, Any]:
 
 
 def corrupted(
-    measured: Sequence[Answers],
+    measured: Sequence[Predictions],
     images: Tensor,
     labels: Tensor | None,
     corruption: Corruption,
@@ -91,13 +94,13 @@ def corrupted(
     streaming: Streaming,
 ) -> CorruptionRow:
     """What the one or two models in `measured` decide on the same corrupted images, batch by batch."""
-    placements = [placed(answers.module, streaming["device"])[0] for answers in measured]
+    placements = [placed(predictions.module, streaming["device"])[0] for predictions in measured]
     parts: list[list[Tensor]] = [[] for _ in measured]
     batches = torch.arange(len(images)).split(streaming["batch_size"])
     for rows in track(batches, corruption.name, streaming["progress"]):
         worse = corruption.apply(images[rows], box, rows)
-        for answers, module, found in zip(measured, placements, parts, strict=True):
-            found.append(decide(predict(module, worse, batch_size=len(rows)), answers.head))
+        for predictions, module, found in zip(measured, placements, parts, strict=True):
+            found.append(decide(predict(module, worse, batch_size=len(rows)), predictions.head))
     decided = [torch.cat(found) for found in parts]
     right = [] if labels is None else [_share(d, labels) for d in decided]
     return CorruptionRow(

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import outputs_of
-from secateur.formats.onnx import OnnxModel
+from secateur.formats.format import RUNTIMES, Runtime
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
+from secateur.formats.registry import format_of
 from secateur.inputs import Normalised
 
-Runtime = Literal["torch", "onnxruntime"]
-RUNTIMES: tuple[Runtime, ...] = ("torch", "onnxruntime")
+
+def check_runtime(runtime: str) -> None:
+    if runtime not in RUNTIMES:
+        raise InputError(f"runtime={runtime!r}; there are {' and '.join(RUNTIMES)}")
 
 
 def runtime_of(module: nn.Module) -> Runtime:
-    """Where the model would be run: one that came as ONNX in onnxruntime."""
-    inner = module.model if isinstance(module, Normalised) else module
-    return "onnxruntime" if isinstance(inner, OnnxModel) else "torch"
+    """Where the model is usually run: one that came as ONNX in onnxruntime."""
+    found = format_of(_inner(module))
+    return "torch" if found is None else found.runtime
 
 
 def forward_pass(module: nn.Module, batch: Tensor, runtime: Runtime) -> Callable[[], object]:
@@ -30,22 +33,22 @@ def forward_pass(module: nn.Module, batch: Tensor, runtime: Runtime) -> Callable
 
     Raises `InputError` where the runtime is missing or the model cannot be exported.
     """
-    if runtime not in RUNTIMES:
-        raise InputError(f"runtime={runtime!r}; there are {' and '.join(RUNTIMES)}")
+    check_runtime(runtime)
     if runtime == "torch":
         return lambda: outputs_of(module, batch)
-    inner = module.model if isinstance(module, Normalised) else module
+    inner = _inner(module)
     with torch.no_grad():
         batch = (module.normalise(batch) if isinstance(module, Normalised) else batch).cpu()
-    if isinstance(inner, OnnxModel):
-        return session_pass(inference_session(inner.proto), [batch])
-    assert isinstance(inner, nn.Module)
+    found = format_of(inner)
+    if found is not None and found.proto is not None:
+        return session_pass(inference_session(found.proto(inner)), [batch])
     return session_pass(inference_session(exported(inner.cpu(), (batch,))), [batch])
 
 
 def session_pass(session: Any, inputs: Sequence[Tensor]) -> Callable[[], object]:
-    """The pass on `inputs`, in the session's order; one sample is repeated where the model fixes a larger
-    batch.
+    """The pass on `inputs`, in the session's order.
+
+    One sample is repeated where the model fixes a larger batch.
     """
     wanted = session.get_inputs()
     if len(wanted) != len(inputs):
@@ -60,6 +63,11 @@ def session_pass(session: Any, inputs: Sequence[Tensor]) -> Callable[[], object]
 
 
 def fixed_batch(module: nn.Module) -> int | None:
-    """The only batch that onnxruntime takes, where the model fixes one."""
-    inner = module.model if isinstance(module, Normalised) else module
-    return inner.batch if isinstance(inner, OnnxModel) else None
+    """The only batch size that onnxruntime takes, where the model fixes one."""
+    inner = _inner(module)
+    found = format_of(inner)
+    return None if found is None or found.fixed_batch is None else found.fixed_batch(inner)
+
+
+def _inner(module: nn.Module) -> nn.Module:
+    return module.model if isinstance(module, Normalised) else module

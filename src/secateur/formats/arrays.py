@@ -11,9 +11,10 @@ from secateur.data.pixels import spread
 
 
 def load_arrays(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """`images` (and `labels`, where there are any) of an `.npz` file, as `secateur.data.load_data` reads it
-    without a shape: uint8 pixels in [0, 1]. Raises `InputError` for a file that cannot be read or holds other
-    shapes or types.
+    """Images and labels of an `.npz` file: uint8 pixels in [0, 1], floats as they are.
+
+    As `secateur.data.load_data` without a shape. Raises `InputError` for a file that cannot be read or holds
+    other shapes or types.
     """
     found = read_npz(path)
     if not found["images"].is_floating_point():

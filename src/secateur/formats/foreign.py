@@ -1,5 +1,4 @@
-"""Files of other formats: what each is, and the command, or the few lines, that make a file which secateur
-reads.
+"""Formats that are not read: what a file is, and how to make one that secateur reads of it.
 
 `FOREIGN` has a row for each. In its texts {path}, {folder} and {new} stand for the file, its folder, and the
 file to write; {path_text} where they stand in code.
@@ -7,13 +6,20 @@ file to write; {path_text} where they stand in code.
 
 from __future__ import annotations
 
-import os
 import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from secateur.errors import InputError
-from secateur.formats.content import kind_by_content
+from secateur.formats.content import Content
+
+
+def _never(content: Content) -> bool:
+    return False
+
+
+def _is_zipped_package(content: Content) -> bool:
+    return "Manifest.json" in content.names and any("com.apple.CoreML" in name for name in content.names)
 
 
 @dataclass(frozen=True)
@@ -24,8 +30,13 @@ class Foreign:
     suffixes: tuple[str, ...]
     way: str
     new: str = ".onnx"  # suffix of the file to write
+    matches: Callable[[Content], bool] = _never  # whether a file is one, by its content
 
 
+_PICKLES = tuple(bytes((0x80, protocol)) for protocol in (2, 3, 4, 5))
+_ARCHIVES = (b"\x1f\x8b", b"7z\xbc\xaf\x27\x1c", b"BZh", b"\xfd7zXZ\x00")
+
+# Of several rows that match, the first counts.
 FOREIGN: dict[str, Foreign] = {
     "torchscript": Foreign(
         "a TorchScript file, which has code and weights and no graph that can be captured",
@@ -37,6 +48,7 @@ FOREIGN: dict[str, Foreign] = {
         "dynamic_axes={{'input': {{0: 'batch'}}}})\n"
         "or, with its Python class at hand, give its weights to that: "
         "model.load_state_dict(scripted.state_dict())",
+        matches=lambda c: "data.pkl" in c.names and any(name.startswith("code/") for name in c.names),
     ),
     "pickle": Foreign(
         "a pickle, and unpickling can run any code; it is refused",
@@ -51,22 +63,24 @@ FOREIGN: dict[str, Foreign] = {
         "if torch.is_tensor(v)}}\n"
         "    safetensors.torch.save_file(state, {new_text})\n"
         "and give them with a function that builds the model: package.module:factory and weights={new_text}. "
-        "Where "
-        "torch.load refuses it, the file holds a whole model; where that is made, write it by "
+        "Where torch.load refuses it, the file holds a whole model; where that is made, write it by "
         "torch.export.save(torch.export.export(model.eval(), (example,)), 'model.pt2')",
         ".safetensors",
+        matches=lambda c: "data.pkl" in c.names or c.starts(*_PICKLES),
     ),
     "tflite": Foreign(
         "a TensorFlow Lite model",
         (".tflite", ".lite"),
         "Convert it (pip install tf2onnx tensorflow):\n"
         "    python -m tf2onnx.convert --tflite {path} --output {new} --opset 17",
+        matches=lambda c: c.starts(b"TFL3", offset=4),
     ),
     "savedmodel": Foreign(
         "a TensorFlow SavedModel",
         (),
         "Convert it (pip install tf2onnx tensorflow):\n"
         "    python -m tf2onnx.convert --saved-model {folder} --output {new} --opset 17",
+        matches=lambda c: c.in_folder("saved_model.pb"),
     ),
     "graphdef": Foreign(
         "a frozen graph of TensorFlow",
@@ -80,8 +94,7 @@ FOREIGN: dict[str, Foreign] = {
         (".meta", ".index", ".data-00000-of-00001"),
         "Convert it, with the names of its inputs and outputs (pip install tf2onnx tensorflow):\n"
         "    python -m tf2onnx.convert --checkpoint {stem}.meta --inputs INPUT:0 --outputs OUTPUT:0 --output "
-        "{new} "
-        "--opset 17",
+        "{new} --opset 17",
     ),
     "keras": Foreign(
         "a Keras model",
@@ -89,6 +102,7 @@ FOREIGN: dict[str, Foreign] = {
         "Convert it (pip install keras tensorflow tf2onnx):\n"
         '    python -c "import keras; keras.models.load_model({path_text}).export({new_text}, '
         "format='onnx')\"",
+        matches=lambda c: c.starts(b"\x89HDF\r\n\x1a\n") or {"model.weights.h5", "metadata.json"} <= c.names,
     ),
     "coreml": Foreign(
         "a Core ML model",
@@ -97,6 +111,14 @@ FOREIGN: dict[str, Foreign] = {
         '    python -c "import coremltools, onnxmltools; '
         "onnxmltools.utils.save_model(onnxmltools.convert_coreml("
         'coremltools.utils.load_spec({path_text})), {new_text})"',
+        matches=lambda c: c.fields.get(1) == 0 and any(number >= 200 for number in c.fields),
+    ),
+    "huggingface": Foreign(
+        "a folder of a Hugging Face model",
+        (),
+        "Write its graph as ONNX (pip install optimum-onnx) and give the model.onnx in the new folder:\n"
+        "    optimum-cli export onnx --model {path} {stem}_onnx",
+        matches=lambda c: c.in_folder("config.json"),
     ),
     "mlpackage": Foreign(
         "a Core ML package, which no tool converts back",
@@ -104,6 +126,7 @@ FOREIGN: dict[str, Foreign] = {
         "Prune the PyTorch or TensorFlow model that it was made from, then convert the smaller one:\n"
         "    coremltools.convert(torch.export.export(small, "
         "(example,)).run_decompositions({{}})).save({path_text})",
+        matches=lambda c: c.in_folder("Manifest.json") or _is_zipped_package(c),
     ),
     "gguf": Foreign(
         "a GGUF file: weights of a language model, quantised as a rule, without a graph",
@@ -111,12 +134,7 @@ FOREIGN: dict[str, Foreign] = {
         "Load it with transformers, which turns it back into floats, and prune that model:\n"
         "    from transformers import AutoModelForCausalLM\n"
         "    model = AutoModelForCausalLM.from_pretrained({folder_text}, gguf_file={file_text}).eval()",
-    ),
-    "huggingface": Foreign(
-        "a folder of a Hugging Face model",
-        (),
-        "Write its graph as ONNX (pip install optimum-onnx) and give the model.onnx in the new folder:\n"
-        "    optimum-cli export onnx --model {path} {stem}_onnx",
+        matches=lambda c: c.starts(b"GGUF", b"ggml"),
     ),
     "openvino": Foreign(
         "an OpenVINO model",
@@ -129,6 +147,7 @@ FOREIGN: dict[str, Foreign] = {
         "Convert it (pip install paddle2onnx), with the names of its two files:\n"
         "    paddle2onnx --model_dir {folder} --model_filename inference.pdmodel --params_filename "
         "inference.pdiparams --save_file {new}",
+        matches=lambda c: c.in_folder("*.pdmodel"),
     ),
     "caffe": Foreign(
         "a Caffe model",
@@ -148,78 +167,71 @@ FOREIGN: dict[str, Foreign] = {
         (".ort", ".pte", ".rknn", ".dlc", ".hef", ".mnn", ".tmfile", ".blob", ".om", ".param"),
         "Prune the model that it was built from, and build it again from the smaller one:\n"
         "    secateur prune original.onnx -o small.onnx",
-    ),
-    "archive": Foreign(
-        "an archive",
-        (".tar", ".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".mar", ".nemo"),
-        "Unpack it and give the model in it:\n    {unpack} {path}",
-    ),
-    "lfs": Foreign(
-        "a pointer of Git LFS and not the file itself", (), "Fetch that:\n    git lfs pull --include {path}"
-    ),
-    "web": Foreign(
-        "a web page and not a model: the download went wrong", (), "Fetch the file again from its address"
+        matches=lambda c: c.starts(b"ORTM", b"ET12", offset=4),
     ),
     "arrays": Foreign(
         "an archive of arrays",
         (".npz", ".npy"),
         "Give it as data (--data, --calibration), and a model as the model",
+        matches=lambda c: bool(c.records) and all(name.endswith(".npy") for name in c.records or ()),
     ),
-    "folder": Foreign("a folder", (), "Give the path of the model in it, such as {path}/model.onnx"),
+    "archive": Foreign(
+        "an archive",
+        (".tar", ".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".mar", ".nemo"),
+        "Unpack it and give the model in it:\n    {unpack} {path}",
+        matches=lambda c: c.records is not None or c.starts(*_ARCHIVES) or c.starts(b"ustar", offset=257),
+    ),
+    "lfs": Foreign(
+        "a pointer of Git LFS and not the file itself",
+        (),
+        "Fetch that:\n    git lfs pull --include {path}",
+        matches=lambda c: c.starts(b"version https://git-lfs"),
+    ),
+    "web": Foreign(
+        "a web page and not a model: the download went wrong",
+        (),
+        "Fetch the file again from its address",
+        matches=lambda c: c.starts(b"<!DOCTYPE html", b"<html"),
+    ),
+    "folder": Foreign(
+        "a folder",
+        (),
+        "Give the path of the model in it, such as {path}/model.onnx",
+        matches=lambda c: c.is_folder,
+    ),
 }
 
-_BY_SUFFIX = {suffix: kind for kind, row in FOREIGN.items() for suffix in row.suffixes}
-READ = {".pt2": "pt2", ".onnx": "onnx", ".safetensors": "safetensors"}
+BY_SUFFIX = {suffix: kind for kind, row in FOREIGN.items() for suffix in row.suffixes}
 
 
-def kind_of(path: str | os.PathLike[str]) -> str:
-    """What the file holds, as far as its first bytes tell, else as its name says; empty where neither is
-    known.
-    """
-    path = Path(path)
-    suffix, content = path.suffix.lower(), kind_by_content(path)
-    if suffix == ".bin" and not content and path.with_suffix(".xml").is_file():
-        return "openvino"
+def way_out(kind: str, path: Path) -> str:
+    """What the file is, and what to do with it."""
+    row = FOREIGN[kind]
+    names = {key: str(value) for key, value in _places(row, path).items()}
+    quoted = {key: shlex.quote(name) for key, name in names.items()}
+    in_code = {f"{key}_text": repr(name) for key, name in names.items()}
+    return f"{path} is {row.name}. {row.way.format(**quoted, **in_code, unpack=_unpack(path))}"
+
+
+def _places(row: Foreign, path: Path) -> dict[str, Path | str]:
+    """What stands for the fields in the text of a row."""
+    stem = path if path.is_dir() else path.with_suffix("")
     if path.name == "saved_model.pb":
-        return "savedmodel"
-    if content == "archive" and suffix in _BY_SUFFIX:
-        return _BY_SUFFIX[suffix]  # a package of its own kind
-    return content or READ.get(suffix) or _BY_SUFFIX.get(suffix, "")
-
-
-def refuse_foreign(path: str | os.PathLike[str]) -> str:
-    """`kind_of` the file; `InputError` with the way out for formats that are not read."""
-    kind = kind_of(path)
-    row = FOREIGN.get(kind)
-    if row is not None:
-        raise InputError(f"{os.fspath(path)} is {row.name}. {_filled(row, Path(path))}")
-    return kind
-
-
-def _filled(row: Foreign, path: Path) -> str:
-    stem = path.parent if path.name == "saved_model.pb" else path if path.is_dir() else path.with_suffix("")
+        stem = path.parent
     new = stem.with_name(stem.name + row.new)
-    names = {
-        "path": str(path),
-        "folder": str(path if path.is_dir() else path.parent),
-        "file": path.name,
-        "stem": str(stem),
-        "new": str(new if new != path else stem.with_name(f"{stem.name}_converted{row.new}")),
-    }
-    texts = {f"{key}_text": repr(name) for key, name in names.items()}
-    return row.way.format(
-        **{key: shlex.quote(name) for key, name in names.items()}, **texts, unpack=_unpack(path)
-    )
+    if new == path:
+        new = stem.with_name(f"{stem.name}_converted{row.new}")
+    folder = path if path.is_dir() else path.parent
+    return {"path": path, "folder": folder, "file": path.name, "stem": stem, "new": new}
 
 
 def _unpack(path: Path) -> str:
-    by_suffix = {
-        ".zip": "unzip",
-        ".mar": "unzip",
-        ".gz": "gunzip",
-        ".bz2": "bunzip2",
-        ".xz": "unxz",
-        ".7z": "7z x",
-    }
     tar = ".tar" in path.suffixes or path.suffix == ".tgz"
-    return "tar -xf" if tar else by_suffix.get(path.suffix.lower(), "tar -xf")
+    return "tar -xf" if tar else _UNPACK.get(path.suffix.lower(), "tar -xf")
+
+
+# fmt: off
+_UNPACK = {
+    ".zip": "unzip", ".mar": "unzip", ".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".7z": "7z x",
+}
+# fmt: on

@@ -1,42 +1,61 @@
-"""Models in and out, by the name of the file: one branch for each format."""
+"""Models in and out of files, in the format that a file is of."""
 
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from torch import nn
 from torch.export import ExportedProgram
 
 from secateur.arguments import MODEL, PATH, parsed
 from secateur.errors import InputError
-from secateur.formats.foreign import refuse_foreign
-from secateur.formats.onnx import OnnxModel, export_onnx, load_onnx, save_onnx
-from secateur.formats.torch import load_factory, load_program, save_program, save_weights
-from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
+from secateur.formats.factory import load_factory
+from secateur.formats.kinds import refuse_foreign
+from secateur.formats.registry import FORMATS, by_suffix, listed, suffixes_read, suffixes_written
+from secateur.graph.example import ExampleInputs
 from secateur.torch_state import ALONE
 
 
 def load_model(
     source: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
 ) -> nn.Module | ExportedProgram:
-    """The model that `source` names: a `.pt2` or `.onnx` file, or `package.module:factory` (with `weights`).
+    """Load a model from a file, or from a function that builds it.
 
-    What a file is, its first bytes tell before its name. Raises `InputError`, with what to do, for other
-    formats.
+    Args:
+        source: a `.pt2` or `.onnx` file, or `package.module:function`. The format of a file is told by its
+            content before its name.
+        weights: a `.safetensors` file with the weights of a model that a function builds.
+
+    Returns:
+        The model in eval mode: a module, or an `ExportedProgram` for `.pt2` files. Nothing that the file
+        holds is unpickled or run.
+
+    Raises:
+        InputError: the file is absent, damaged, or of another format; the message then says how to convert
+            it.
+
+    Example:
+        >>> import os, tempfile, torch, secateur
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.pt2")
+        >>> secateur.save_model(path, net, torch.zeros(1, 4))
+        >>> program = secateur.load_model(path)
+        >>> x = torch.rand(5, 4)
+        >>> torch.equal(program.module()(x), net(x))
+        True
     """
     text = os.fspath(parsed("source", source, PATH))
-    kind = refuse_foreign(text)
-    if kind in ("pt2", "onnx"):
+    found = FORMATS.get(refuse_foreign(text))
+    if found is not None and found.load is not None:
         if weights is not None:
             raise InputError(f"{text} holds its own weights; leave {weights} out")
-        return load_program(text) if kind == "pt2" else load_onnx(text)
-    if ":" in text and kind != "safetensors":
+        return found.load(text)
+    if ":" in text and found is None:
         return load_factory(text, weights)
     absent = "" if os.path.exists(text) else "; there is no such file"
     raise InputError(
-        f"{text}: give a .pt2 or .onnx file, or package.module:factory together with a .safetensors file of "
-        f"weights{absent}"
+        f"{text}: give a {listed(suffixes_read())} file, or package.module:factory together with a "
+        f".safetensors file of weights{absent}"
     )
 
 
@@ -45,25 +64,35 @@ def save_model(
     model: nn.Module | ExportedProgram,
     example_inputs: ExampleInputs | None = None,
 ) -> None:
-    """Write the model as the name of the file says: `.pt2`, `.onnx`, or `.safetensors` (weights alone).
+    """Write a model in the format that the name of the file says. The file appears whole or not at all.
 
-    A model that was read from ONNX is written as that file made smaller; any other is exported by torch.
-    Raises as `save_program` does, and `VerificationError` where onnxruntime computes another function than
-    the model.
+    A model that was read from ONNX is written to `.onnx` as that file made smaller; any other is exported by
+    torch, with a batch of any size.
+
+    Args:
+        path: the name ends in `.pt2`, `.onnx`, or `.safetensors` (weights alone).
+        model: an `nn.Module` in eval mode, or an `ExportedProgram`.
+        example_inputs: one tensor of a legal input, a tuple of them, or a dict by argument; axis 0 is the
+            batch. Not needed where nothing is exported: for programs, models that were read from a file, and
+            weights alone.
+
+    Raises:
+        InputError: the path or the example does not fit, or the format cannot hold the model.
+        CaptureError: the model cannot be exported.
+        VerificationError: onnxruntime computes another function than the model.
+
+    Example:
+        >>> import os, tempfile, torch, secateur
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
+        >>> folder = tempfile.mkdtemp()
+        >>> secateur.save_model(os.path.join(folder, "net.pt2"), net, torch.zeros(1, 4))
+        >>> secateur.save_model(os.path.join(folder, "weights.safetensors"), net)
+        >>> sorted(os.listdir(folder))
+        ['net.pt2', 'weights.safetensors']
     """
     parsed("model", model, MODEL)
-    suffix = Path(parsed("path", path, PATH)).suffix.lower()
+    found = by_suffix(parsed("path", path, PATH))
+    if found is None or found.save is None:
+        raise InputError(f"{path}: the name of a model must end in {listed(suffixes_written())}")
     with ALONE:
-        if suffix == ".safetensors" and isinstance(model, nn.Module):
-            save_weights(path, model)
-        elif suffix != ".onnx":
-            save_program(path, model, example_inputs)
-        elif isinstance(model, OnnxModel):
-            save_onnx(path, model)
-        else:
-            if example_inputs is None:
-                raise InputError(
-                    "example_inputs is needed to export a model: give one tensor of a legal input"
-                )
-            args, kwargs = at_least_two(*split_inputs(example_inputs))
-            export_onnx(path, model, args, kwargs)
+        found.save(path, model, example_inputs)

@@ -12,7 +12,7 @@ from secateur.errors import CaptureError, few
 from secateur.graph.export import first_line
 from secateur.graph.graph import Graph, resized
 from secateur.graph.interpret import run
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
 from secateur.graph.sources import described
 
 _VIEWS = {"reshape", "expand"}  # ops that may carry the example's batch size as a constant

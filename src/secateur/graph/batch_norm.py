@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import fx
 
 from secateur.graph.graph import tensor_name
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 
 
 def batch_norm_after(node: fx.Node) -> fx.Node | None:

@@ -24,9 +24,9 @@ from secateur.graph.functional import make_functional
 from secateur.graph.graph import Graph as Graph
 from secateur.graph.imported import Imported
 from secateur.graph.layouts import read_as_used
-from secateur.graph.ops import bound_arguments as bound_arguments
-from secateur.graph.ops import kind as kind
-from secateur.graph.ops import told as told
+from secateur.graph.node import bound_arguments as bound_arguments
+from secateur.graph.node import kind as kind
+from secateur.graph.node import told as told
 from secateur.graph.sources import layer_of
 from secateur.graph.weights import check_finite
 

@@ -1,7 +1,7 @@
 """Find the groups of units that must leave a network together, by carrying unit labels through its graph.
 
-Every producer's outputs get labels; rules (see `rules.py`) say which labels are equal and which are pinned;
-equal labels are one unit; units that stand in the same slots are one group.
+Every producer's outputs get labels; rules (see `rules.py`) say which labels are equal and which are pinned.
+Equal labels are one unit, and units in the same slots are one group.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import Graph, bound_arguments, kind
+from secateur.graph.graph import Graph
 from secateur.graph.interpret import call_op, walk
 from secateur.graph.labels import (
     FIXED,
@@ -27,37 +27,28 @@ from secateur.graph.labels import (
     without_repetition,
 )
 from secateur.graph.layouts import Layout
-from secateur.graph.rules import RULES, Value, element_labels, unknown, values_in
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import of
+from secateur.graph.rules import RULES
+from secateur.graph.values import Value, unknown, values_in
 from secateur.types import Group, Groups, Slot
 
-_TRANSPOSES = {
-    "t",
-    "transpose",
-    "permute",
-    "numpy_T",
-    "mT",
-    "detach",
-    "alias",
-    "contiguous",
-    "clone",
-    "to",
-    "_to_copy",
-}
+_TRANSPOSES = of("copy", "transpose")
 
 
 @dataclass(frozen=True, eq=False)
 class Coupling(Groups):
     """The groups of a graph, and for each node the unit of each element of its value."""
 
-    units: Mapping[
-        fx.Node, Tensor
-    ]  # node → unit id of each element (−1: none), stride 0 where it does not change
+    # node → unit id of each element (−1: none), stride 0 where it does not change
+    units: Mapping[fx.Node, Tensor]
     ids: Mapping[str, Tensor]  # group name → unit id of each of its units, shape: (units,)
 
 
 def couple(graph: Graph) -> Coupling:
-    """The groups of `graph`. Cost: one forward pass on the example, and label work linear in the number of
-    units.
+    """The groups of `graph`.
+
+    Cost: one forward pass on the example, and label work linear in the number of units.
     """
     pinned: tuple[Group, ...] = ()
     while True:
@@ -68,7 +59,7 @@ def couple(graph: Graph) -> Coupling:
         known = tuple(group for group in groups if group.pinned)
         if not labels.crossed or not known:
             break
-        # units that pass other layers by, but cannot leave: without them, those layers have units
+        # exclude the pinned groups and label again: layers whose inputs carry their units have units, too
         pinned += known
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
     return Coupling((*pinned, *groups), labels.blocked | labels.crossed, units, ids)
@@ -116,17 +107,14 @@ def _labelled(labels: Labels, node: fx.Node, a: dict[str, Any], out: Any) -> Any
     """The op's output as `Value`s."""
     values = list(values_in(list(a.values())))
     first = values[0] if values else None
-    if kind(node) in _TRANSPOSES and first is not None and first.tensor:
+    if kind(node) in _TRANSPOSES and first is not None and first.tensor and len(values) == 1:
         probe = torch.empty([2 + i for i in range(first.data.ndim)], device="meta")
         moved = call_op(node, (), {**a, next(iter(a)): probe}, like=probe)
         return Value(out, fixed(out.shape), first.tensor, tuple(first.axes[s - 2] for s in moved.shape))
     if not any(v.tensor or bool((compressed(v.labels) != FIXED).any()) for v in values):
         return pytree.tree_map(lambda t: Value(t, fixed(t.shape)) if isinstance(t, Tensor) else t, out)
     labels.read.clear()
-    if kind(node) == "getitem":
-        made = element_labels(labels, a["0"])[a["1"]]
-    else:
-        made = RULES.get(kind(node), unknown)(labels, node, a, out)
+    made = RULES.get(kind(node), unknown)(labels, node, a, out)
     _fix_unread(labels, values)
     if isinstance(out, Tensor):
         return Value(out, made)
@@ -170,9 +158,7 @@ def _classes_of(labels: Tensor, classes: Tensor) -> Tensor:
 
 
 def _stored_labels(graph: Graph, labels: Labels) -> Iterator[Tensor]:
-    """Labels in tensors as the model stores them, where the graph reads them in another layout: for each axis
-    that is read, the labels along it.
-    """
+    """The labels along each axis that is read, in tensors that the model stores in another layout."""
     for (name, axis), vector in labels.axes.items():
         if name in graph.layouts:
             index = compacted(graph.layouts[name].index_along(axis))
@@ -180,7 +166,7 @@ def _stored_labels(graph: Graph, labels: Labels) -> Iterator[Tensor]:
 
 
 def _rectangular(labels: Labels, tensors: list[Tensor]) -> Tensor:
-    """Join and pin until removing any unit leaves every tensor a rectangle; returns the class of each label.
+    """Join and pin until every tensor without a unit is a rectangle; returns the class of each label.
 
     A unit must fill whole slices of one axis. Where units differ along several axes (a head split, a channel
     shuffle), those that differ along all but the longest of them are joined.
@@ -219,8 +205,7 @@ def _groups(
         reasons.append(reason)
         pins[chosen[pins[chosen] == 0]] = len(reasons) - 1
 
-    # Equal signatures mean equal numbers of indices in every slot: random weights make the comparison one
-    # sum.
+    # Equal signatures: equal numbers of indices in every slot. Random weights make the comparison one sum.
     random = np.random.default_rng(0).integers(1, 2**62, size=len(slots), dtype=np.int64)
     free = [vector[vector != FIXED] for vector in slots.values()]
     used = np.concatenate([np.zeros(0, np.int64), *free])
@@ -246,9 +231,7 @@ def _groups(
 def _places(
     slots: Mapping[tuple[str, int], np.ndarray], owner: np.ndarray, count: int
 ) -> list[dict[tuple[str, int], np.ndarray]]:
-    """For each group, the indices of its units along each axis where it has any; `owner`: class → group, or
-    −1.
-    """
+    """For each group, the indices of its units by tensor and axis; `owner`: class → group, or −1."""
     places: list[dict[tuple[str, int], np.ndarray]] = [{} for _ in range(count)]
     for key, vector in slots.items():
         indices = np.flatnonzero(vector != FIXED)
@@ -272,7 +255,14 @@ def _group(
     reason: str,
     taken: Collection[str],
 ) -> Group:
-    """The group of these units; `places`: where they stand, by tensor and axis."""
+    """The group of these units.
+
+    Args:
+        slots: The class of each index, by tensor and axis.
+        places: The indices of the units, by tensor and axis.
+        reason: Why the units are pinned; empty where nothing said so.
+        taken: Names of other groups.
+    """
     found, uneven = [], ""
     for (tensor, axis), indices in places.items():
         vector, raw = slots[tensor, axis], labels.axes.get((tensor, axis))
@@ -283,29 +273,26 @@ def _group(
             continue
         positions = torch.from_numpy(indices.reshape(len(units), -1))
         found.append(Slot(tensor, axis, positions, labels.roles.get((tensor, axis), "through")))
-    roles = {slot.role for slot in found}
-    if not reason:
-        reason = uneven or (
-            "no layer makes it"
-            if "producer" not in roles
-            else "no layer reads it"
-            if "consumer" not in roles
-            else "a single unit"
-            if len(units) == 1
-            else ""
-        )
     makers = [slot for slot in found if slot.role == "producer"] or found
     base = makers[0].tensor.removesuffix(".weight") if makers else "(unnamed)"
     name, number = base, 2
     while name in taken:
         name, number = f"{base}#{number}", number + 1
-    return Group(name, len(units), tuple(found), reason)
+    why = reason or uneven or _why_pinned({slot.role for slot in found}, len(units))
+    return Group(name, len(units), tuple(found), why)
+
+
+def _why_pinned(roles: set[str], units: int) -> str:
+    """Why a group cannot shrink although nothing pins its units; empty where it can."""
+    if "producer" not in roles:
+        return "no layer makes it"
+    if "consumer" not in roles:
+        return "no layer reads it"
+    return "a single unit" if units == 1 else ""
 
 
 def _axis_classes(labels: Labels, classes: Tensor) -> dict[tuple[str, int], np.ndarray]:
-    """(tensor, axis) → class of each index, for axes used as such and for parameters used element by
-    element.
-    """
+    """(tensor, axis) → class of each index, in weights and in parameters used element by element."""
     slots = {key: _classes_of(vector, classes).numpy() for key, vector in labels.axes.items()}
     for tensor, elements in labels.elements.items():
         units = _classes_of(elements, classes)

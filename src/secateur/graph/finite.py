@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import batches, run
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
 from secateur.graph.sources import described
 
 _BATCH = 256  # samples that are run at once

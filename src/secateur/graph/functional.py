@@ -16,7 +16,7 @@ from torch import fx
 from secateur.errors import CaptureError
 from secateur.graph.aliases import use_first_name
 from secateur.graph.memory import Memory, observed
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.graph.sources import described
 from secateur.graph.writes import INTO_PARENT, READS, SCATTERS, VALUES, Maker
 

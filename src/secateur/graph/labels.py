@@ -1,4 +1,4 @@
-"""Integer labels for units while the graph is being read: which are equal, and which nobody can remove.
+"""Integer labels for units while the graph is being read: which are equal, and which are pinned.
 
 A label tensor has the shape of the value it describes; −1 marks elements that belong to no unit. Axes along
 which labels do not change are kept as stride-0 views, so a label tensor costs as much as its units, not its
@@ -27,21 +27,19 @@ class Labels:
     count: int = 0
     pairs: list[Tensor] = field(default_factory=list)  # each of shape (2, n)
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
-    axes: dict[tuple[str, int], Tensor] = field(
-        default_factory=dict
-    )  # (tensor, axis) → labels of its indices
+    # (tensor, axis) → labels of its indices, and its role
+    axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     roles: dict[tuple[str, int], str] = field(default_factory=dict)
-    elements: dict[str, Tensor] = field(default_factory=dict)  # tensor used element by element → its labels
-    whole: list[tuple[Tensor, int, str]] = field(
-        default_factory=list
-    )  # labels, an axis that no unit may leave, why
-    blocked: dict[str, str] = field(default_factory=dict)  # tensor that no rule could label → why
-    crossed: dict[str, str] = field(
-        default_factory=dict
-    )  # weight left out since other units pass by it → why
-    read: set[tuple[str, int]] = field(
-        default_factory=set
-    )  # (tensor, axis) that the rule at work has labelled
+    # tensor used element by element → labels of its elements
+    elements: dict[str, Tensor] = field(default_factory=dict)
+    # labels, an axis that no unit may leave, why
+    whole: list[tuple[Tensor, int, str]] = field(default_factory=list)
+    # tensor that no rule could label → why
+    blocked: dict[str, str] = field(default_factory=dict)
+    # weight without units, since its input carries units along another axis → why
+    crossed: dict[str, str] = field(default_factory=dict)
+    # (tensor, axis) that the rule at work has labelled
+    read: set[tuple[str, int]] = field(default_factory=set)
 
     def fresh(self, n: int) -> Tensor:
         """`n` labels never given out before."""
@@ -49,7 +47,7 @@ class Labels:
         return torch.arange(self.count - n, self.count)
 
     def pin(self, labels: Tensor | None, reason: str) -> None:
-        """Nobody can remove the units of `labels` (none: nothing is pinned), because of `reason`."""
+        """Mark the units of `labels` as unprunable because of `reason`; None marks nothing."""
         if labels is not None:
             named = torch.unique(compressed(labels))
             named = named[named != FIXED]
@@ -57,9 +55,7 @@ class Labels:
                 self.pins.append((named, reason))
 
     def equate(self, a: Tensor, b: Tensor, reason: str) -> None:
-        """Elements of `a` and `b` (broadcast against each other) leave together; one that meets no unit is
-        pinned.
-        """
+        """Elements of `a` and `b` (broadcast) leave together; one that meets no unit is pinned."""
         a, b = torch.broadcast_tensors(a, b)
         shared = [i for i in range(a.ndim) if a.stride(i) == 0 and b.stride(i) == 0 and a.shape[i] > 1]
         for axis in shared:
@@ -73,10 +69,9 @@ class Labels:
         self.pin(b[~both], reason)
 
     def uniform(self, labels: Tensor, axes: Sequence[int], reason: str) -> Tensor:
-        """Labels that do not change along `axes` (kept, as stride-0 views), joining units where they did.
+        """Labels that do not change along `axes` (stride-0 views): units that differ there are joined.
 
-        Where units differ along `axes` alone, joining would make one unit of them all: they are pinned
-        instead.
+        Where units differ along `axes` alone, joining would make one unit of them all; they are pinned.
         """
         axes = [axis % labels.ndim for axis in axes]
         first = labels
@@ -90,9 +85,7 @@ class Labels:
         return first.expand_as(labels)
 
     def index(self, tensor: str, axis: int, labels: Tensor, role: str) -> Tensor:
-        """Say that `labels` stand along `axis` of the named tensor; uses of one tensor twice are made
-        equal.
-        """
+        """Put `labels` along `axis` of the named tensor; labels of an earlier use are made equal to them."""
         self.read.add((tensor, axis))
         known = self.axes.get((tensor, axis))
         if (tensor, axis) in self.settled:
@@ -103,18 +96,15 @@ class Labels:
             return labels
         self.equate(known, labels, f"{tensor} is shared with a layer that cannot shrink")
         if role != self.roles[tensor, axis] and "consumer" in (role, self.roles[tensor, axis]):
-            self.pin(
-                labels, f"{tensor} both makes its units and reads them"
-            )  # no column could be zeroed alone
+            # no column could be zeroed alone
+            self.pin(labels, f"{tensor} both makes its units and reads them")
         self.axes[tensor, axis] = torch.where(known == FIXED, labels, known)
         if role == "producer":
             self.roles[tensor, axis] = role
         return self.axes[tensor, axis]
 
     def element(self, tensor: str, value: Tensor) -> Tensor:
-        """Labels of a parameter that takes part element by element: one for each element, the same at every
-        use.
-        """
+        """Labels of a parameter used element by element: one for each element, the same at every use."""
         self.read.update((tensor, axis) for axis in range(value.ndim))
         if any(name == tensor for name, _ in self.settled):
             return fixed(value.shape)
@@ -123,7 +113,7 @@ class Labels:
         return self.elements[tensor]
 
     def fix(self, tensor: str, axis: int, size: int) -> None:
-        """Say that all indices of `axis` of the named tensor have to stay."""
+        """Keep all indices of `axis` of the named tensor."""
         self.index(tensor, axis, fixed([size]), "consumer")
 
     def join_uses(self) -> None:

@@ -14,19 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import OPS, of
 
-_PERMUTATIONS = {"permute", "transpose", "t", "numpy_T", "mT", "movedim", "flip"}
-_RESHAPES = {"reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "expand"}
-_COPIES = {"contiguous", "clone", "detach", "alias", "to", "_to_copy", "lift_fresh_copy"}
-_PRODUCTS = {"matmul", "mm", "bmm", "mv", "addmm", "baddbmm", "einsum"}
-_LAYERS = {  # op → its arguments that are data; the others are parameters
-    **dict.fromkeys(("linear", "conv1d", "conv2d", "conv3d"), "input"),
-    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), "input"),
-    **dict.fromkeys(("batch_norm", "instance_norm", "group_norm", "layer_norm", "rms_norm"), "input"),
-    "embedding": "indices",
-    "prelu": "self",
-}
+_PERMUTATIONS = {*of("transpose"), "flip"}
+_RESHAPES = {*of("reshape"), "expand"} - {"reshape_as"}
+_COPIES = set(of("copy"))
+_PRODUCTS = set(of("product"))
+_LAYERS = {name: row.data for name, row in OPS.items() if row.data}  # op → its argument that is data
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,4 @@
-"""What the values of a graph are, as far as the ops that make them tell: scores, probabilities, or
-neither.
-"""
+"""What the values of a graph are, by the ops that make them: scores, probabilities, or neither."""
 
 from __future__ import annotations
 
@@ -9,7 +7,8 @@ from typing import Any, Literal
 
 from torch import fx
 
-from secateur.graph.capture import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import MAXIMA, MINIMA, MOVEMENT, of, where
 
 # scores: numbers of any size and sign (logits); signed: scores through an activation that keeps the sign
 # (tanh); probability: each value by itself (sigmoid); distribution: values that sum to one (softmax);
@@ -19,15 +18,8 @@ Meaning = Literal[
     "scores", "signed", "probability", "distribution", "compared", "scaled", "other", "constant"
 ]
 
-SOFTMAXES = {"softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax"}
 # Ops that only move, copy, select or cast the values of one tensor.
-MOVES = {
-    "_to_copy", "_unsafe_view", "alias", "chunk", "clone", "contiguous", "detach", "dropout", "expand",
-    "feature_dropout", "flatten", "flip", "getitem", "index", "index_select", "movedim", "narrow", "permute",
-    "pixel_shuffle", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze", "t", "to",
-    "transpose",
-    "type_as", "unbind", "unflatten", "unsqueeze", "view",
-}  # fmt: skip
+MOVES = {*MOVEMENT, *of("dropout", "item")} - set(of("join"))
 
 Rule = Callable[[fx.Node, Sequence[Meaning]], Meaning]  # (op, meanings of what varies among its inputs)
 
@@ -127,18 +119,21 @@ def _odd(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
 
 def _clamped(node: fx.Node, varying: Sequence[Meaning]) -> Meaning:
     found = _same(node, varying)
-    low, high = limits(node)
-    if found in ("scores", "signed") and (low is None or low < 0) and (high is None or high > 0):
+    if found in ("scores", "signed") and passes_both_sides(node, 0.0):
         return "signed"
-    if found == "probability" and (low is None or low < 0.5) and (high is None or high > 0.5):
+    if found == "probability" and passes_both_sides(node, 0.5):
         return "probability"
-    return "other" if found == "other" or low is None or high is None else "scaled"
+    return "other" if found == "other" or None in limits(node) else "scaled"
+
+
+def passes_both_sides(node: fx.Node, cut: float) -> bool:
+    """Whether a clamp passes values on both sides of the cut."""
+    low, high = limits(node)
+    return (low is None or low < cut) and (high is None or high > cut)
 
 
 def limits(node: fx.Node) -> tuple[float | None, float | None]:
-    """Between which numbers the op clamps; None for none. Limits that are tensors become infinite: nothing is
-    known.
-    """
+    """The limits between which the op clamps; None for none, and ±∞ for a tensor, of which none is known."""
     arguments, ends = arguments_of(node), []
     if "self" not in arguments:
         return float("inf"), float("-inf")
@@ -153,51 +148,19 @@ def _always(meaning: Meaning) -> Rule:
     return lambda node, varying: meaning
 
 
+_MEANS = where(lambda row: row.weighted_sum and row.family in ("pooling", "resampling"))
 _RULES: dict[str, Rule] = {
-    **dict.fromkeys(MOVES, _same),
-    **dict.fromkeys(
-        (
-            *(
-                "adaptive_avg_pool1d",
-                "adaptive_avg_pool2d",
-                "adaptive_avg_pool3d",
-                "avg_pool1d",
-                "avg_pool2d",
-            ),
-            *("avg_pool3d", "amax", "amin", "max", "maximum", "mean", "min", "minimum"),
-            *("upsample_bilinear2d", "upsample_linear1d", "upsample_nearest1d", "upsample_nearest2d"),
-        ),
-        _same,
-    ),
-    **dict.fromkeys(("cat", "stack"), _joined),
-    **dict.fromkeys(
-        (
-            *(
-                "addmm",
-                "baddbmm",
-                "bmm",
-                "conv1d",
-                "conv2d",
-                "conv3d",
-                "conv_transpose1d",
-                "conv_transpose2d",
-            ),
-            *("conv_transpose3d", "einsum", "linear", "matmul", "mm"),
-            *("batch_norm", "embedding", "group_norm", "instance_norm", "layer_norm", "rms_norm"),
-        ),
-        _affine,
-    ),
+    **dict.fromkeys((*MOVES, *MAXIMA, *MINIMA, *_MEANS, "mean"), _same),
+    **dict.fromkeys(of("join"), _joined),
+    **dict.fromkeys(of("linear", "convolution", "product", "batch_norm", "norm", "embedding"), _affine),
     **dict.fromkeys(("add", "rsub", "sub"), _sum),
     **dict.fromkeys(("div", "mul"), _product),
     **dict.fromkeys(("neg", "sum"), _kept_sign),
-    **dict.fromkeys(("asinh", "atan", "celu", "elu", "erf", "leaky_relu", "prelu", "selu", "tanh"), _odd),
+    **dict.fromkeys(where(lambda row: row.keeps_sign), _odd),
     **dict.fromkeys(("clamp", "hardtanh"), _clamped),
-    **dict.fromkeys(("_log_softmax", "log_softmax"), _always("compared")),
-    **dict.fromkeys(
-        ("special_expit", "sigmoid", "hardsigmoid", "eq", "ge", "gt", "le", "lt", "ne"),
-        _always("probability"),
-    ),
-    **dict.fromkeys(("softmax", "_softmax", "_safe_softmax"), _always("distribution")),
+    **dict.fromkeys(of("log_softmax"), _always("compared")),
+    **dict.fromkeys(of("softmax"), _always("distribution")),
+    **dict.fromkeys("eq ge gt hardsigmoid le lt ne sigmoid".split(), _always("probability")),
     "log": _log,
     "relu6": _always("scaled"),
     "round": _rounded,

@@ -1,6 +1,4 @@
-"""Where the elements of a value stand in the values that it was made of by moves of data, and what made
-them.
-"""
+"""Where the elements of a value stood before moves of data, and which op made them."""
 
 from __future__ import annotations
 
@@ -14,12 +12,14 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.capture import Graph
-from secateur.graph.graph import resized
+from secateur.graph.graph import Graph, resized
 from secateur.graph.interpret import call_op, run
-from secateur.graph.meaning import MOVES, SOFTMAXES, Meaning, arguments_of, meanings, op_name
+from secateur.graph.meaning import MOVES, Meaning, arguments_of, meanings, op_name
+from secateur.graph.ops import SOFTMAXES, of
 
-_CLASS_AXIS = {"conv1d": 1, "conv2d": 1, "conv3d": 1, "linear": -1}  # of the op's value
+_IN_PLACE = of("copy", "dropout")  # elements stay where they are
+# op → the axis of its value that holds the classes
+_CLASS_AXIS = {"linear": -1, **dict.fromkeys(of("convolution"), 1)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,7 @@ def _shapes(graph: Graph, batch: int) -> dict[fx.Node, Any]:
 
 
 def maker(look: Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int | None]:
-    """The op that made the classes, before moves of data, and the axis of one sample's output that holds
-    them.
-    """
+    """The op that made the classes, before moves of data, and the axis of a sample's output that they are."""
     index = torch.arange(math.prod(sample))
     while op_name(node) not in (*SOFTMAXES, *_CLASS_AXIS):
         if op_name(node) == "log" and isinstance(node.args[0], fx.Node):
@@ -72,19 +70,15 @@ def maker(look: Look, node: fx.Node, sample: tuple[int, ...]) -> tuple[str, int 
         if moved is None:
             return op_name(node), None
         node, index = moved
-    shape = look.values[node].shape
-    made = (arguments_of(node)["dim"] if op_name(node) in SOFTMAXES else _CLASS_AXIS[op_name(node)]) % len(
-        shape
-    )
+    shape, name = look.values[node].shape, op_name(node)
+    made = (arguments_of(node)["dim"] if name in SOFTMAXES else _CLASS_AXIS[name]) % len(shape)
     if not made or not look.is_batched(node):
         return op_name(node), None
     return op_name(node), _axis_along(index.reshape(sample), tuple(shape[1:]), made - 1)
 
 
 def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
-    """The axis of `index`, element numbers in a tensor of `shape`, along which only the axis `made` of that
-    varies.
-    """
+    """The axis of `index`, numbers of elements of `shape`, along which only its axis `made` varies."""
     places = list(torch.unravel_index(index, shape))
     own = places.pop(made)
     for axis, size in enumerate(index.shape):
@@ -96,43 +90,47 @@ def _axis_along(index: Tensor, shape: tuple[int, ...], made: int) -> int | None:
 
 
 def moved_back(look: Look, node: fx.Node, index: Tensor) -> tuple[fx.Node, Tensor] | None:
-    """The op's only tensor, and where in it the elements `index` of the op's value stand; None for no move of
-    data.
+    """The op's only tensor, and where its elements `index` of the op's value stand in it.
+
+    None for an op that is no move of data within each sample.
     """
     source = only_source(look, node)
     if source is None or op_name(node) not in MOVES:
         return None
-    item = node if op_name(node) == "getitem" else None
-    made, source = (source, only_source(look, source)) if item is not None else (node, source)
-    if (
-        source is None
-        or op_name(made) not in MOVES
-        or not (look.is_batched(source) and look.is_batched(node))
-    ):
+    item = op_name(node) == "getitem"
+    move, origin = (source, only_source(look, source)) if item else (node, source)
+    if origin is None or op_name(move) not in MOVES or not _is_plain_move(look, node, move, origin):
         return None
-    before = look.values[source]
-    if not before.is_floating_point():
-        return None
-    if any(not isinstance(look.values.get(n), int) for n in made.all_input_nodes if n is not source):
-        return None
-    size = math.prod(before.shape[1:])
-    numbers = torch.arange(look.batch * size).reshape(before.shape)
-    if op_name(made) in ("_to_copy", "to", "type_as", "dropout", "feature_dropout"):
-        after = None if arguments_of(made).get("train") else numbers
-    else:
-        args, kwargs = fx.map_arg(
-            (made.args, dict(made.kwargs)), lambda n: numbers if n is source else look.values[n]
-        )
-        after = call_op(made, args, kwargs, like=numbers)
-        after = after if item is None else operator.getitem(after, item.args[1])
+    size = math.prod(look.values[origin].shape[1:])
+    after = _moved_numbers(look, move, origin, size)
+    if item and after is not None:
+        after = operator.getitem(after, node.args[1])
     if after is None or after.shape != look.values[node].shape:
         return None
-    own = (
-        after.reshape(look.batch, -1) - size * torch.arange(look.batch)[:, None]
-    )  # each sample's own elements
+    # each sample's own elements, numbered from 0
+    own = after.reshape(look.batch, -1) - size * torch.arange(look.batch)[:, None]
     if not bool(((own == own[:1]) & (own >= 0) & (own < size)).all()):
         return None
-    return source, own[0][index]
+    return origin, own[0][index]
+
+
+def _is_plain_move(look: Look, node: fx.Node, move: fx.Node, origin: fx.Node) -> bool:
+    """Whether samples of numbers are moved, by sizes alone."""
+    if not (look.is_batched(origin) and look.is_batched(node)):
+        return False
+    others = (n for n in move.all_input_nodes if n is not origin)
+    sizes = all(isinstance(look.values.get(n), int) for n in others)
+    return sizes and bool(look.values[origin].is_floating_point())
+
+
+def _moved_numbers(look: Look, move: fx.Node, origin: fx.Node, size: int) -> Any:
+    """What the op makes of the numbers of its elements; None for dropout that is active."""
+    numbers = torch.arange(look.batch * size).reshape(look.values[origin].shape)
+    if op_name(move) in _IN_PLACE:
+        return None if arguments_of(move).get("train") else numbers
+    given = (move.args, dict(move.kwargs))
+    args, kwargs = fx.map_arg(given, lambda n: numbers if n is origin else look.values[n])
+    return call_op(move, args, kwargs, like=numbers)
 
 
 def only_source(look: Look, node: fx.Node) -> fx.Node | None:

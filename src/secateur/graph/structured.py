@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import CaptureError
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 _NUMBERS = (type(None), bool, int, float, complex, str, *_SYMBOLS)

@@ -7,18 +7,14 @@ from collections.abc import Mapping
 from torch import Tensor, fx
 
 from secateur.errors import CaptureError
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
+from secateur.graph.ops import MOVEMENT, of
 
 _TAKES_INFINITY = set(  # ops of which one operand may be infinite
     "add sub rsub maximum minimum max min clamp clamp_min clamp_max where masked_fill fmax fmin "
     "eq ne lt le gt ge isinf isnan isfinite isneginf isposinf".split()
 )
-_MOVES_VALUES = set(
-    "reshape view expand permute transpose t unsqueeze squeeze slice select flatten unflatten contiguous "
-    "clone alias detach to _to_copy type_as float double half bfloat16 lift_fresh_copy lift_fresh index "
-    "index_select expand_as "
-    "broadcast_to repeat cat stack neg triu tril constant_pad_nd pad".split()
-)
+_MOVES_VALUES = {*MOVEMENT, *of("padding", "triangle"), "neg"}
 
 
 def check_finite(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from secateur.graph.memory import Memory
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 
 Arguments = dict[str, Any]  # of an op, by name
 

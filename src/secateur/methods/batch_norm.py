@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from secateur.graph.batch_norm import batch_norm_after, running_statistics
 from secateur.graph.graph import Graph, tensor_name
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.methods.rows import makers
 from secateur.types import Group
 

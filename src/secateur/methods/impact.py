@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from secateur.bounds.difference import merge_difference
+from secateur.bounds.drift import merge_difference
 from secateur.methods.context import Context
 from secateur.methods.pairs import least_pairs
 from secateur.options import AtLeast1, Share

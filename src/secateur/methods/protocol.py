@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.methods.batch_norm import Norm, following_norms
 from secateur.options import Option, checked_options, options_in
 from secateur.plan import Allocation, Plan, Rounding, Target, make_plan

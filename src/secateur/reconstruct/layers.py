@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from secateur.graph.batch_norm import batch_norm_after, running_statistics
 from secateur.graph.graph import Graph, tensor_name
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.types import Group, Slot
 
 Arguments = Mapping[str, Any]  # of an op, by name

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import batches, call_op, precision_of, run
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
 from secateur.graph.workers import in_order
 from secateur.reconstruct.elimination import factor
 from secateur.reconstruct.layers import Consumer

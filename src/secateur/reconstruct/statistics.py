@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.reconstruct.elimination import Problem, factor
 from secateur.reconstruct.layers import Consumer, all_linear, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments

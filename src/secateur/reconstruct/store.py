@@ -34,7 +34,7 @@ Values = dict[fx.Node, Both]
 
 
 class Scratch:
-    """A file for tensors without a name in the file system: it is gone with the process, however that ends."""
+    """A file for tensors without a name in the file system, so that it is gone with the process."""
 
     def __init__(self) -> None:
         self._file: IO[bytes] = tempfile.TemporaryFile(prefix="secateur-", buffering=0)  # noqa: SIM115  # closed by `close`

@@ -18,7 +18,7 @@ from secateur.graph.batch_norm import batch_norm_after, running_statistics
 from secateur.graph.footprint import Footprint, batch_size, footprint
 from secateur.graph.graph import Graph, tensor_name
 from secateur.graph.interpret import as_work, batches, call_op, precision_of
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.graph.workers import in_order, worker_count
 from secateur.reconstruct.layers import Arguments, Consumer
 from secateur.reconstruct.moments import Moments, MomentSum

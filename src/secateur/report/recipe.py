@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_map
 
 from secateur.errors import RecipeError
 from secateur.files import staged_files, write_atomically, written_together
-from secateur.graph.capture import Graph, kind
+from secateur.graph.graph import Graph
+from secateur.graph.node import kind
 from secateur.report.record import Record
 from secateur.report.verdict import Verdict
 

@@ -13,7 +13,8 @@ from torch.utils._pytree import TreeSpec
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph, copied
 from secateur.graph.labels import varying_axes
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import of
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 
@@ -169,12 +170,10 @@ def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     return groups * kept_shape(units[node], table)[1] // units[node].shape[1]
 
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-
 _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     **dict.fromkeys("reshape expand".split(), _resize),
     **dict.fromkeys("split split_with_sizes chunk".split(), _split),
-    **dict.fromkeys(CONVOLUTIONS, _conv_groups),
+    **dict.fromkeys(of("convolution"), _conv_groups),
     "unflatten": _unflatten,
     "slice": _slice,
     "group_norm": _norm_groups,

@@ -11,8 +11,9 @@ from torch import Tensor, fx, nn
 
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
-from secateur.graph.ops import kind
-from secateur.surgery.rewrite import CONVOLUTIONS, Units, conv_groups, norm_groups, unflattened_sizes
+from secateur.graph.node import kind
+from secateur.graph.ops import of
+from secateur.surgery.rewrite import Units, conv_groups, norm_groups, unflattened_sizes
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 from secateur.types import Group
 
@@ -131,7 +132,7 @@ def _follow_unflatten(module: Any, node: fx.Node, units: Units, table: Tensor) -
 
 
 _BY_NODE: dict[str, tuple[type[nn.Module], Callable[[Any, fx.Node, Units, Tensor], None]]] = {
-    **dict.fromkeys(CONVOLUTIONS, (nn.modules.conv._ConvNd, _follow_conv)),
+    **dict.fromkeys(of("convolution"), (nn.modules.conv._ConvNd, _follow_conv)),
     **dict.fromkeys(("batch_norm", "instance_norm"), (nn.modules.batchnorm._NormBase, _follow_norm)),
     "group_norm": (nn.GroupNorm, _follow_group_norm),
     "unflatten": (nn.Unflatten, _follow_unflatten),

@@ -11,7 +11,7 @@ from secateur.errors import InputError
 from secateur.graph.batch_norm import running_statistics
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import call_op, precision_of, run
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.surrogates.source import Inputs, Source
 from secateur.types import Samples
 

@@ -7,10 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
+from secateur.graph.ops import ONE_TO_ONE
 from secateur.surrogates.source import Inputs, Source
 
 _GAUSS = 12.0**0.5  # 1 / deviation of a uniform number from 0 to 1
+
+_KEEPS_IDS = {*ONE_TO_ONE, "slice"}  # ops through which ids are followed to an embedding
 
 
 def from_units(source: Source, count: int, draw: Callable[[int], Tensor]) -> Inputs:
@@ -70,10 +73,7 @@ def _vocabulary(source: Source, node: fx.Node) -> int:
         for user in frontier.pop().users:
             if kind(user) == "embedding" and isinstance(user.args[0], fx.Node) and user.args[1] in seen:
                 sizes.append(len(source.graph.tensors[str(user.args[0].target)]))
-            elif (
-                kind(user) in ("_to_copy", "to", "clone", "reshape", "slice", "transpose")
-                and user not in seen
-            ):
+            elif kind(user) in _KEEPS_IDS and user.all_input_nodes[0] in seen and user not in seen:
                 seen.add(user)
                 frontier.append(user)
     return min(sizes, default=0)

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 
 from secateur.graph.graph import tensor_name
 from secateur.graph.interpret import batches
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.surrogates.forward import BATCH, forward
 from secateur.surrogates.source import Inputs, Source
 

@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from secateur.graph.batch_norm import running_statistics
 from secateur.graph.interpret import run
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
 from secateur.surrogates.forward import as_log_probabilities
 from secateur.surrogates.source import Source
 

@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
-import logging
-import re
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch import Tensor, nn
-
-from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate.accuracy import outputs_of
-from secateur.evaluate.attacks.base import Attack, Target
-from secateur.evaluate.attacks.losses import logits_of
-from secateur.evaluate.attacks.norms import Norm, ball_round
-from secateur.evaluate.box import Box
-from secateur.torch_state import ALONE
+from secateur.evaluate.attacks.base import NORM, RADIUS, SEED, Attack
+from secateur.evaluate.attacks.types import Norm
 
-_SIDE = 5  # pixels; in L2, Square starts from five by five squares
-_TARGETS = 9  # classes that the targeted attacks of the standard version aim at, at most
-_NAMES: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from secateur.evaluate.attacks.target import Target
 
 
 @dataclass(frozen=True)
 class AutoAttack(Attack):
-    """The standard version of AutoAttack (https://arxiv.org/abs/2003.01690): the field's common yardstick.
+    """The standard version of AutoAttack (https://arxiv.org/abs/2003.01690), the field's common yardstick.
 
     APGD on cross-entropy, targeted APGD on DLR, targeted FAB, and Square, which needs no gradients (5,000
     queries); all hyper-parameters are its authors'. An attack that does not fit is left out, with a note in
@@ -39,11 +26,21 @@ class AutoAttack(Attack):
     pixels. Needs the package `pyautoattack` (the extra `attacks`) and a box of the same width for every
     feature. What is drawn at random depends on `seed` and on the batch size. Slow: thousands of forward
     passes for each input that withstands.
+
+    Example:
+        >>> import secateur
+        >>> # needs the optional package pyautoattack
+        >>> secateur.AutoAttack(8 / 255).name  # doctest: +SKIP
+        'autoattack_linf_eps0.0313725'
     """
 
-    eps: float
-    norm: Norm = "linf"
-    seed: int = 0
+    key: ClassVar[str] = "autoattack"
+    summary: ClassVar[str] = "the standard set of four attacks; very slow; needs: pip install pyautoattack"
+    needs_labels: ClassVar[bool] = True
+
+    eps: float = field(metadata=RADIUS)
+    norm: Norm = field(default="linf", metadata=NORM)
+    seed: int = field(default=0, metadata=SEED)
 
     steps = 100
     restarts = 1
@@ -54,131 +51,11 @@ class AutoAttack(Attack):
             raise InputError("AutoAttack needs a package that is not installed: pip install pyautoattack")
 
     @property
-    def name(self) -> str:
-        return self._named("autoattack")
+    def climbed(self) -> None:
+        """None: Square, which needs no gradients, runs in any case."""
+        return None
 
     def perturb(self, target: Target, x0: Tensor, y: Tensor, rows: Tensor, restart: int) -> Tensor:
-        if self.eps == 0:
-            return x0
-        ball, width = ball_round(x0, self.eps, self.norm, target.box), _width(target.box)
-        model = _Unit(target, x0, width)
-        unit = model.to_unit(x0)
-        with torch.no_grad():
-            classes = model(unit[:1]).shape[1]
-        attacks, left_out = _that_fit(classes, self.norm, unit)
-        with _kept_apart(target.device) as said:
-            suite = _suite(model, attacks, classes, self, width, target.device)
-            found, _ = suite.run_standard_evaluation(unit, y, batch_size=len(x0))
-        for message in (*(f"ran without {reason}" for reason in left_out), *said):
-            _note_once(target.notes, f"{self.name}: {message}")
-        return ball.project(model.from_unit(found))
+        from secateur.evaluate.attacks.suite import run_suite
 
-
-class _Unit(nn.Module):
-    """The target as AutoAttack wants it: logits of float32 images (b, c, h, w) in [0, 1]; its weights have no
-    gradient.
-
-    Inputs that are no images become rows of pixels.
-    """
-
-    def __init__(self, target: Target, like: Tensor, width: float) -> None:
-        super().__init__()
-        self.model: nn.Module = copy.deepcopy(target.model).requires_grad_(False)
-        self.head: Head = target.head
-        self.lower, self.width, self.shape, self.dtype = target.box[0], width, like.shape[1:], like.dtype
-
-    def forward(self, x: Tensor) -> Tensor:
-        return logits_of(outputs_of(self.model, self.from_unit(x)), self.head)
-
-    def to_unit(self, x: Tensor) -> Tensor:
-        x = ((x - self.lower) / self.width).float()
-        return (x if x.ndim == 4 else x.reshape(len(x), 1, 1, -1)).clamp(0, 1)
-
-    def from_unit(self, x: Tensor) -> Tensor:
-        return x.reshape(len(x), *self.shape).to(self.dtype) * self.width + self.lower
-
-
-def _note_once(notes: list[str], note: str) -> None:
-    """Batches say the same with other numbers; the first one stays."""
-    if all(re.sub(r"\d+", "", note) != re.sub(r"\d+", "", old) for old in notes):
-        notes.append(note)
-
-
-def _width(box: Box) -> float:
-    """The width that the box has everywhere: AutoAttack knows balls in [0, 1] only."""
-    widths = box[1] - box[0]
-    least, largest = float(widths.min()), float(widths.max())
-    if not largest - least <= 1e-6 * largest < torch.inf:
-        raise InputError(
-            f"AutoAttack needs input_bounds of one finite width for all features, these are {least:g} to "
-            f"{largest:g} "
-            "wide; use APGD, or put the scaling of the inputs into the model"
-        )
-    return largest
-
-
-def _that_fit(classes: int, norm: Norm, unit: Tensor) -> tuple[list[str], list[str]]:
-    """The attacks of the standard version that can run, and those that cannot with the reason."""
-    attacks, left_out = ["apgd-ce", "apgd-t", "fab-t", "square"], []
-    if classes < 4:
-        attacks[1:2] = ["apgd-dlr"] if classes == 3 else []
-        left_out.append(f"targeted APGD-DLR, which needs four classes (the model tells {classes} apart)")
-    if norm == "l2" and min(unit.shape[2:]) < _SIDE:
-        attacks.remove("square")
-        left_out.append(f"Square, which in L2 needs images of at least {_SIDE}×{_SIDE} pixels")
-    return attacks, left_out
-
-
-def _suite(
-    model: _Unit, attacks: Sequence[str], classes: int, attack: AutoAttack, width: float, device: torch.device
-) -> Any:
-    """The package's object with the parameters of its standard version, for fewer classes where there are
-    fewer.
-    """
-    import pyautoattack
-
-    suite = pyautoattack.AutoAttack(
-        model,
-        attacks=list(attacks),
-        version="custom",
-        eps=attack.eps / width,
-        norm=_NAMES[attack.norm],
-        seed=attack.seed,
-        device=device,
-    )
-    suite.apgd.n_restarts = suite.apgd_targeted.n_restarts = suite.fab.n_restarts = 1
-    suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = min(_TARGETS, classes - 1)
-    return suite
-
-
-@contextmanager
-def _kept_apart(device: torch.device) -> Iterator[list[str]]:
-    """The package seeds torch's generators, sets the trace function and warns through `logging`: all of it
-    undone.
-
-    Gives the list of its warnings.
-    """
-    said: list[str] = []
-    logger, collector, trace = logging.getLogger("auto-attack"), _Collector(said), sys.gettrace()
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(collector)
-    try:
-        with ALONE, torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield said
-    finally:
-        logger.removeHandler(collector)
-        logger.propagate = propagate
-        sys.settrace(trace)
-
-
-class _Collector(logging.Handler):
-    def __init__(self, into: list[str]) -> None:
-        super().__init__(logging.WARNING)
-        self.into = into
-
-    def emit(self, record: logging.LogRecord) -> None:
-        message, _, _ = record.getMessage().partition(" See ")  # a file that is not at hand
-        if not message.startswith(
-            "with only 3 classes"
-        ):  # it means the targeted attack, which does not run then
-            self.into.append(message)
+        return x0 if self.eps == 0 else run_suite(self, self.seed, target, x0, y)

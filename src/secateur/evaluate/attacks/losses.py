@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.decisions import Head
 from secateur.errors import InputError
-
-Loss = Literal["ce", "margin", "dlr"]
-Climbed = Literal[Loss, "log_odds"]
+from secateur.evaluate.attacks.types import Climbed
 
 _SMALLEST = 1e-30  # keeps the logarithm of a probability finite
 _APART = 1e-12  # keeps the quotient of two equal logits finite

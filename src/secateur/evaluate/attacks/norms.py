@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from secateur.evaluate.attacks.types import Norm
 from secateur.evaluate.box import Box
 from secateur.evaluate.draws import normal, uniform
-
-Norm = Literal["linf", "l2"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +26,7 @@ class Ball:
     upper: Tensor
 
     def project(self, x: Tensor) -> Tensor:
-        """x moved into the ball, then into the box; since x0 lies in the box, that does not leave the ball
-        again.
+        """x moved into the ball, then into the box, which does not leave the ball since x0 lies in the box.
 
         In L∞ that is the nearest point. In L2 it is one of both sets, not always the nearest.
         """
@@ -39,14 +36,17 @@ class Ball:
             x = self.x0 + moved * (self.eps / length.clamp_min(torch.finfo(x.dtype).tiny)).clamp_max(1)
         return x.clamp(self.lower, self.upper)
 
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """See `steepest`, in the norm of the ball."""
+        return steepest(gradient, self.norm)
+
     def random(self, rows: Tensor, seed: int, stream: int) -> Tensor:
         """Uniform in the ball, then cut by the box; of each input's place in the data, not of the batch."""
         if self.norm == "linf":
             away = uniform(self.x0, rows, seed, stream)
         else:
             away = normal(self.x0, rows, seed, stream)
-            # u^(1/d) is the length of a uniform point of the unit ball in d dimensions. u: of a second
-            # stream.
+            # u^(1/d) is the length of a uniform point of the unit ball in d dimensions.
             u = (uniform(away.flatten(1)[:, :1], rows, seed, ~stream) + 1) / 2
             away = steepest(away, "l2") * per_input(u[:, 0] ** (1 / away[0].numel()), away)
         return self.project(self.x0 + self.eps * away.to(self.x0.device))
@@ -55,6 +55,11 @@ class Ball:
         """Random and as far away as the norm allows (a corner in L∞), then cut by the box."""
         away = steepest(normal(self.x0, rows, seed, stream), self.norm)
         return self.project(self.x0 + self.eps * away.to(self.x0.device))
+
+    def distance(self, x: Tensor) -> float:
+        """The largest distance of an input from its centre, in the norm of the ball."""
+        order = 2 if self.norm == "l2" else torch.inf
+        return float(torch.linalg.vector_norm((x - self.x0).flatten(1), ord=order, dim=1).max())
 
     def at(self, chosen: Tensor) -> Ball:
         """The balls of some of the inputs; `chosen` (b,) is a mask."""
@@ -78,9 +83,8 @@ def steepest(gradient: Tensor, norm: Norm) -> Tensor:
         return gradient.sign()
     tiny = torch.finfo(gradient.dtype).tiny
     flat: Tensor = gradient.flatten(1)
-    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(
-        tiny
-    )  # or the squares of small numbers vanish
+    # The squares of small numbers would vanish.
+    flat = flat / flat.abs().amax(dim=1, keepdim=True).clamp_min(tiny)
     flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(tiny)
     return flat.reshape(gradient.shape)
 

@@ -1,5 +1,4 @@
-"""Attacks on the agreement of two models: inputs that the original decides as before, and the pruned model
-does not.
+"""Attacks on agreement: inputs that the original decides as before, and the pruned model does not.
 
 No labels are needed. DIVA (Hao et al., https://arxiv.org/abs/2204.10933) attacks compressed models with the
 same aim.
@@ -16,15 +15,17 @@ from torch import Tensor, nn
 
 from secateur.decisions import Head, decide
 from secateur.evaluate.accuracy import outputs_of, placed
-from secateur.evaluate.attacks.base import Target, target_of
-from secateur.evaluate.attacks.losses import Climbed, loss_of
+from secateur.evaluate.attacks.losses import loss_of
+from secateur.evaluate.attacks.target import Target, target_of
+from secateur.evaluate.attacks.types import Climbed
 from secateur.evaluate.box import Box
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PairTarget(Target):
-    """`model` beside `original`, which has a head of its own; y (b,) are the original's decisions for clean
-    inputs.
+    """`model` beside `original`, which has a head of its own.
+
+    The labels y (b,) are the original's decisions for clean inputs.
 
     An input is wrong where the original decides y and the model does not, each run by itself.
     """
@@ -38,23 +39,25 @@ class PairTarget(Target):
 
     def wrong(self, x: Tensor, y: Tensor) -> Tensor:
         with torch.no_grad():
-            return self._apart(outputs_of(self.model, x), outputs_of(self.original, x), y)
+            return self._disagrees(outputs_of(self.model, x), outputs_of(self.original, x), y)
 
     def judged(self, x: Tensor, y: Tensor, loss: Climbed) -> tuple[Tensor, Tensor]:
-        """As of one model, with the losses of `apart`."""
+        """As of one model, with the losses of `disagreement_loss`."""
         outputs, originals = outputs_of(self.model, x), outputs_of(self.original, x)
         climbed: Climbed = "log_odds" if loss == "ce" else loss
         error, original_error = (
             loss_of(found, y, head, climbed)
             for found, head in ((outputs, self.head), (originals, self.original_head))
         )
-        return apart(error, original_error, climbed), self._apart(outputs.detach(), originals.detach(), y)
+        return disagreement_loss(error, original_error, climbed), self._disagrees(
+            outputs.detach(), originals.detach(), y
+        )
 
-    def _apart(self, outputs: Tensor, originals: Tensor, y: Tensor) -> Tensor:
+    def _disagrees(self, outputs: Tensor, originals: Tensor, y: Tensor) -> Tensor:
         return (decide(originals, self.original_head) == y) & (decide(outputs, self.head) != y)
 
 
-def apart(error: Tensor, original_error: Tensor, loss: Climbed) -> Tensor:
+def disagreement_loss(error: Tensor, original_error: Tensor, loss: Climbed) -> Tensor:
     """What attacks on agreement climb, (b,), from the losses (b,) of both models for the original's class y.
 
     `margin` and `dlr`: how far the model is beyond its boundary, or the original from its own, whichever is
@@ -73,9 +76,7 @@ def pair_of(
     box: Box,
     device: torch.device | str | None,
 ) -> PairTarget:
-    """The target of two models with resolved heads, both on the first one's device where `device` names
-    none.
-    """
+    """The target of two models with resolved heads, on `device` or else on the first one's."""
     alone = target_of(*model, box, device)
     beside, _ = placed(original[0], alone.device)
     return PairTarget(

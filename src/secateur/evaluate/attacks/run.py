@@ -12,13 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from secateur.decisions import Head
 from secateur.errors import InputError
-from secateur.evaluate.attacks.base import Attack, Target
+from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.attacks.norms import Ball
+from secateur.evaluate.attacks.target import Target
 from secateur.evaluate.box import Box
 from secateur.progress import track
+
+_ROUNDINGS = 8  # units in the last place by which a result may lie outside
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,27 +63,42 @@ def run_attack(
     for rows in track(todo, attack.name, progress):
         x0, y = images[rows].to(target.device), labels[rows].to(target.device)
         for restart in range(attack.restarts):
-            robust[rows] &= ~target.wrong(attack.perturb(target, x0, y, rows, restart), y).cpu()
+            robust[rows] &= ~target.wrong(perturbed(attack, target, x0, y, rows, restart), y).cpu()
     return Outcome(correct, robust, tuple(dict.fromkeys(target.notes)))
 
 
-def perturb(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    attack: Attack,
-    rows: Tensor,
-    restart: int,
-    head: Head,
-    box: Box,
-    device: torch.device,
-) -> Tensor:
-    """One run of `attack` on one batch: images (b, …) within eps of the given ones and inside the box.
+def perturbed(attack: Attack, target: Target, x0: Tensor, y: Tensor, rows: Tensor, restart: int) -> Tensor:
+    """One run of the attack on one batch, whose result is checked.
 
-    `rows` (b,) are the images' places in the data, from which their random starts follow.
+    Raises `InputError`, naming the attack, for a result of another shape or type, one that is not finite, and
+    one outside of the ball or the box.
     """
-    target = Target(model, head, (box[0].to(device), box[1].to(device)), device)
-    return attack.perturb(target, images.to(device), labels.to(device), rows, restart)
+    found = attack.perturb(target, x0, y, rows, restart)
+    problem = _problem(found, x0, target.ball(x0, attack.eps, attack.norm), target.box)
+    if problem:
+        raise InputError(f"{attack.name}: perturb returned {problem}; the attack cannot be counted")
+    return found
+
+
+def _problem(found: object, x0: Tensor, ball: Ball, box: Box) -> str:
+    if not isinstance(found, Tensor):
+        return f"a {type(found).__name__} and no tensor"
+    if (found.shape, found.dtype, found.device) != (x0.shape, x0.dtype, x0.device):
+        return (
+            f"images of shape {tuple(found.shape)}, {found.dtype} on {found.device}, for images of shape "
+            f"{tuple(x0.shape)}, {x0.dtype} on {x0.device}"
+        )
+    if not bool(found.isfinite().all()):
+        return "NaN or infinite values"
+    largest = float(x0.abs().max()) + ball.eps
+    rounding = _ROUNDINGS * torch.finfo(x0.dtype).eps * largest
+    outside = float(torch.maximum(found - box[1], box[0] - found).max())
+    if outside > rounding:
+        return f"images that leave the input box by {outside:g}"
+    length = ball.distance(found)
+    if length > ball.eps + rounding * (x0[0].numel() ** 0.5 if ball.norm == "l2" else 1):
+        return f"images at a distance of {length:g} ({ball.norm}), and eps is {ball.eps:g}"
+    return ""
 
 
 def check_names(attacks: Sequence[Attack]) -> None:

@@ -1,5 +1,4 @@
-"""Models whose file fixes the batch, run with any: what the file says of its own batch is said of the one at
-hand.
+"""Models whose file fixes the batch size, run with any other.
 
 The model is run once with the file's batch, and the shapes of its values are kept. With another batch, a
 value that depends on the inputs has its batch along the axis whose size differs. Sizes that the file writes
@@ -20,27 +19,17 @@ from secateur.formats.onnx.host import host
 from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.ops import tensor
 
-_JOINS = {  # ops whose operands meet along the batch
-    *(
-        "Add",
-        "And",
-        "Concat",
-        "Div",
-        "Equal",
-        "Greater",
-        "GreaterOrEqual",
-        "Less",
-        "LessOrEqual",
-        "MatMul",
-        "Max",
-    ),
-    *("Mean", "Min", "Mod", "Mul", "Or", "Pow", "Sub", "Sum", "Where"),
-}
+_JOINS = frozenset(  # ops whose operands meet along the batch
+    "Add And Concat Div Equal Greater GreaterOrEqual Less LessOrEqual MatMul Max Mean Min Mod Mul Or Pow Sub "
+    "Sum Where".split()
+)
 
 
 class Batch:
-    """`size` is the file's, `shapes` are those of its values, `alike` are constants that are the same along
-    axis 0.
+    """How to run a model with another batch size than its file has.
+
+    `size` is the file's, `shapes` are those of its values, `alike` are constants that are the same along axis
+    0.
     """
 
     def __init__(
@@ -132,9 +121,7 @@ class Batch:
 
 
 def _reshapes(node: Node, given: Sequence[Any], axis: int, size: int) -> bool:
-    """Whether the batch, of `size` in the file, may come to stand elsewhere; one sample may be squeezed out,
-    too.
-    """
+    """Whether the batch, of `size` in the file, may move to another axis or be squeezed out."""
     if node.kind == "Flatten":
         return (axis, node.attribute("axis", 1)) != (0, 1)
     if node.kind == "Squeeze":

@@ -69,10 +69,7 @@ class _Values:
 
     def of(self, name: str, depth: int = 0) -> Host | None:
         if name in self.constants:
-            tensor = self.constants[name]
-            return (
-                to_host(to_torch(tensor), "") if np.prod(tensor.dims, dtype=object) <= _MOST_NUMBERS else None
-            )
+            return _small(self.constants[name])
         maker = self.makers.get(name)
         if maker is None or depth > _DEEPEST or maker.domain not in OWN_DOMAINS:
             return None
@@ -82,33 +79,29 @@ class _Values:
         if maker.op_type == "Shape" and maker.input[0] in self.shapes:
             sizes = self.shapes[maker.input[0]]
             return host(sizes[node.attribute("start", 0) : node.attribute("end", None)])
-        if maker.op_type not in _DECIDING:
-            return None
-        given = [self.of(i, depth + 1) if i else None for i in node.inputs]
-        if any(value is None and i for value, i in zip(given, node.inputs, strict=True)):
+        return self._worked_out(maker.op_type, node, depth) if maker.op_type in _DECIDING else None
+
+    def _worked_out(self, kind: str, node: Node, depth: int) -> Host | None:
+        """What the op gives, where all that it reads is known."""
+        given = [self.of(name, depth + 1) if name else None for name in node.inputs]
+        if any(value is None and name for value, name in zip(given, node.inputs, strict=True)):
             return None
         try:
-            return RULES[maker.op_type](node, *given)  # type: ignore[no-any-return]
+            return RULES[kind](node, *given)  # type: ignore[no-any-return]
         except (SecateurError, TypeError, ValueError, ArithmeticError, IndexError):
             return None
 
 
-_DECIDING = {
-    *(
-        "Add",
-        "And",
-        "Cast",
-        "Concat",
-        "Div",
-        "Equal",
-        "Gather",
-        "Greater",
-        "GreaterOrEqual",
-        "Identity",
-        "Less",
-    ),
-    *("LessOrEqual", "Mod", "Mul", "Neg", "Not", "Or", "Slice", "Squeeze", "Sub", "Unsqueeze"),
-}
+def _small(tensor: Proto) -> Host | None:
+    if np.prod(tensor.dims, dtype=object) > _MOST_NUMBERS:
+        return None
+    return to_host(to_torch(tensor), "")
+
+
+_DECIDING = frozenset(
+    "Add And Cast Concat Div Equal Gather Greater GreaterOrEqual Identity Less LessOrEqual Mod Mul Neg Not "
+    "Or Slice Squeeze Sub Unsqueeze".split()
+)
 
 
 def _shapes(model: Proto) -> dict[str, list[Any]]:
@@ -132,13 +125,7 @@ def _taken(graph: Proto, node: Proto, condition: bool, number: int) -> list[Prot
     """The nodes of the branch, under names that no other branch has; its constants go to the graph."""
     import onnx
 
-    branch = next(
-        (a.g for a in node.attribute if a.name == ("then_branch" if condition else "else_branch")), None
-    )
-    if branch is None or len(branch.output) != len(node.output):
-        raise InputError(
-            f"If {node.name or node.output[0]!r} has no branch with as many outputs; export it again"
-        )
+    branch = _branch(node, condition)
     own = [t.name for t in branch.initializer] + [name for n in branch.node for name in n.output if name]
     names = {name: f"{name}_of_if_{number}" for name in own}
     named = type(branch)()
@@ -154,6 +141,16 @@ def _taken(graph: Proto, node: Proto, condition: bool, number: int) -> list[Prot
         if outside
     ]
     return [*named.node, *ends]
+
+
+def _branch(node: Proto, condition: bool) -> Proto:
+    name = "then_branch" if condition else "else_branch"
+    branch = next((a.g for a in node.attribute if a.name == name), None)
+    if branch is None or len(branch.output) != len(node.output):
+        raise InputError(
+            f"If {node.name or node.output[0]!r} has no branch with as many outputs; export it again"
+        )
+    return branch
 
 
 def _rename(node: Proto, names: Mapping[str, str]) -> None:

@@ -11,14 +11,14 @@ from secateur.formats.onnx.node import Node, axes_of
 from secateur.formats.onnx.ops import EXPANDED_LIKE, LINEAR
 
 VALUE_BYTES = 2**32  # of one value; the largest maps of ordinary networks have a tenth of it
-CONSTANT_BYTES = (
-    2**31 - 1
-)  # of what ConstantOfShape makes of constant shapes, all together; as much as a file may hold
+# Of all that ConstantOfShape makes of constant shapes; as much as a file may hold.
+CONSTANT_BYTES = 2**31 - 1
 
 
 def numbers_made(node: Node, given: Sequence[Any]) -> int:
-    """How many numbers the op's result has at most. Raises `IndexError`, `TypeError` or `ValueError` on wrong
-    input.
+    """The most numbers that the op's result can have.
+
+    Raises `IndexError`, `TypeError` or `ValueError` on wrong input.
     """
     shapes = [_shape(v) for v in given if v is not None]
     return max(0, _MADE.get(node.kind, _largest)(node, given, shapes))
@@ -29,7 +29,7 @@ def _shape(value: Any) -> list[int]:
 
 
 def _known(size: Any) -> int:
-    return size if type(size) is int else int(size) if isinstance(size, int) else 1
+    return int(size) if isinstance(size, int) else 1
 
 
 def _listed(value: Any) -> list[int]:
@@ -69,10 +69,8 @@ def _gathered(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
 
 def _padded(node: Node, given: Sequence[Any], shapes: list[list[int]]) -> int:
     amounts = _listed(given[1]) if len(given) > 1 else node.attribute("pads")
-    half, axes = (
-        len(amounts) // 2,
-        axes_of(node, given[3]) if len(given) > 3 and given[3] is not None else None,
-    )
+    half = len(amounts) // 2
+    axes = axes_of(node, given[3]) if len(given) > 3 and given[3] is not None else None
     sizes = list(shapes[0])
     for i, axis in enumerate(axes or range(half)):
         sizes[axis] += amounts[i] + amounts[i + half]

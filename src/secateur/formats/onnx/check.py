@@ -24,12 +24,8 @@ from secateur.formats.onnx.read import LIMIT, require_packages
 from secateur.formats.onnx.recurrent import KINDS as RECURRENT
 from secateur.formats.onnx.tensors import to_proto, to_torch
 
-_TOLERANCE = {
-    torch.float64: 1e-6,
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 6e-2,
-}  # of a value's range
+# Shares of a value's range.
+_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 _ROUNDINGS = 10  # how much more than torch's own rounding in float32 a node may be off
 _SPREADS = 100  # how much more than by optimising its graph onnxruntime's outputs may differ from ours
 _UNEXPLAINED = 0.05  # of an output's range; less is left to rounding where every node is right
@@ -39,8 +35,9 @@ Values = Mapping[str, Tensor]
 
 
 def check_import(model: OnnxGraph, inputs: Sequence[Tensor]) -> None:
-    """`VerificationError` naming the first node whose value in torch is not that in onnxruntime, on random
-    inputs.
+    """Compare the model with onnxruntime on random inputs.
+
+    Raises `VerificationError` naming the first node whose value in torch is not that in onnxruntime.
 
     `inputs` say the shapes; a batch that the model fixes is run a piece at a time. Cost: a run in torch and
     one in onnxruntime for each draw; where outputs differ, a run of all nodes one by one.
@@ -121,8 +118,9 @@ class Runtime:
 
 
 def run_onnx(model: OnnxGraph, inputs: Sequence[Tensor], outputs: Sequence[str]) -> dict[str, Tensor]:
-    """Values of the named outputs, from onnxruntime, or where that lacks kernels (bfloat16) from ONNX's
-    reference.
+    """Values of the named outputs, from onnxruntime.
+
+    Where onnxruntime lacks kernels (bfloat16), from ONNX's reference.
     """
     runtime = Runtime(model)
     with torch.no_grad():
@@ -138,8 +136,9 @@ def _fed(model: OnnxGraph, inputs: Sequence[Tensor]) -> dict[str, Proto]:
 
 
 def _check_nodes(runtime: Runtime, inputs: Sequence[Tensor]) -> None:
-    """`VerificationError` for the first node that gives something else on the values that onnxruntime has
-    there.
+    """Run each node on the values that onnxruntime has.
+
+    Raises `VerificationError` for the first that gives something else.
     """
     model = runtime.model
     piece = next(runtime.pieces(inputs))
@@ -166,10 +165,8 @@ def _check_node(model: OnnxGraph, node: Node, env: Mapping[str, Any], theirs: Va
         if not _same_op(value, exact.get(name, value), theirs[name]):
             raise VerificationError(
                 f"{node} gives another value in torch (shape {tuple(value.shape)}) than in onnxruntime "
-                "(shape "
-                f"{tuple(theirs[name].shape)}): {distance_told(value, theirs[name])}. The model was not "
-                "pruned; please "
-                "report the op and its attributes"
+                f"(shape {tuple(theirs[name].shape)}): {distance_told(value, theirs[name])}. The model was "
+                "not pruned; please report the op and its attributes"
             )
 
 
@@ -183,7 +180,9 @@ def _in_float64(model: OnnxGraph, node: Node, given: Sequence[Any]) -> dict[str,
 
 
 def _same_op(ours: Tensor, exact: Tensor, theirs: Tensor) -> bool:
-    """Element by element: within a share of the element and of the value's usual size, or of what rounding
+    """Whether two tensors are equal up to rounding, element by element.
+
+    The difference is within a share of the element and of the value's usual size, or of what rounding
     explains.
     """
     if ours.shape != theirs.shape or not ours.is_floating_point():
@@ -219,10 +218,8 @@ def _check_batch(runtime: Runtime, inputs: Sequence[Tensor]) -> None:
             if found.shape != whole[name].shape or distance(whole[name].float(), found) > 1e-2:
                 raise VerificationError(
                     f"{node} mixes samples: the file fixes the batch at {runtime.model.batch}, and with more "
-                    "samples "
-                    f"its value, shape {tuple(whole[name].shape)}, is not that of each. Export the model "
-                    "with a free "
-                    "batch"
+                    f"samples its value, shape {tuple(whole[name].shape)}, is not that of each. Export the "
+                    "model with a free batch"
                 )
 
 
@@ -236,10 +233,9 @@ def _beyond_spread(
         if apart > max(_UNEXPLAINED, _SPREADS * spread):
             return [
                 f"the output {name!r} differs from onnxruntime's, though every node gives the same on its "
-                "values: "
-                f"{distance_told(ours[name], theirs[name])}, where onnxruntime's own are {spread:.3g} apart "
-                "with and "
-                "without optimisation. The model was not pruned; please report it"
+                f"values: {distance_told(ours[name], theirs[name])}, where onnxruntime's own are "
+                f"{spread:.3g} apart with and without optimisation. The model was not pruned; please report "
+                "it"
             ]
     return []
 

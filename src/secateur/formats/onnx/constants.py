@@ -1,6 +1,4 @@
-"""The tensors that a model holds: initializers, Constant nodes, and what ConstantOfShape makes of constant
-shapes.
-"""
+"""The constant tensors of a model: initializers, Constant nodes, and ConstantOfShape of constant shapes."""
 
 from __future__ import annotations
 
@@ -35,10 +33,8 @@ def constants_of(proto: Proto) -> Iterator[tuple[str, Tensor]]:
             if any(s < 0 for s in sizes) or total > CONSTANT_BYTES:
                 raise InputError(
                     f"ConstantOfShape {n.name or n.output[0]!r} makes a tensor of shape {sizes}; all "
-                    "together they may "
-                    f"take at most {CONSTANT_BYTES:,} bytes, and would take {total:,}. Export the model with "
-                    "constants "
-                    "folded"
+                    f"together they may take at most {CONSTANT_BYTES:,} bytes, and would take {total:,}. "
+                    "Export the model with constants folded"
                 )
             if fill.numel() != 1:
                 raise InputError(f"ConstantOfShape {n.name or n.output[0]!r} needs one number to fill with")

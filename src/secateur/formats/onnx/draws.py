@@ -1,6 +1,4 @@
-"""Random inputs on which an imported model is compared with the file: floats of several sizes, ids that
-tables have.
-"""
+"""Random inputs to compare a model with its file: floats of several sizes, ids that tables have."""
 
 from __future__ import annotations
 
@@ -14,18 +12,7 @@ from secateur.formats.onnx.node import Node
 
 DRAWS = 3
 _SIZES = (1.0, 4.0, 255.0)  # of the floats of each draw
-_PASSES = {
-    "Cast",
-    "Identity",
-    "Reshape",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "Transpose",
-    "Slice",
-    "Expand",
-    "Concat",
-}
+_PASSES = frozenset("Cast Identity Reshape Squeeze Unsqueeze Flatten Transpose Slice Expand Concat".split())
 _COMPARES = {"Equal", "Less", "LessOrEqual", "Greater", "GreaterOrEqual"}
 
 
@@ -42,9 +29,7 @@ def random_inputs(model: OnnxGraph, inputs: Sequence[Tensor], draw: int = 0) -> 
 
 
 def random_like(inputs: Sequence[Tensor], draw: int = 0, below: Sequence[int] | None = None) -> list[Tensor]:
-    """Random numbers, in [0, s] for the first sample and in [−s, s] for the others, and ids below a number of
-    each.
-    """
+    """Random numbers in [0, s] for the first sample, in [−s, s] for the others; ids below a limit."""
     generator, size = torch.Generator().manual_seed(draw), _SIZES[draw % len(_SIZES)]
 
     def like(x: Tensor, most: int) -> Tensor:
@@ -57,8 +42,9 @@ def random_like(inputs: Sequence[Tensor], draw: int = 0, below: Sequence[int] | 
 
 
 def _values_of(model: OnnxGraph, name: str) -> int:
-    """How many values whole numbers of the input have: rows of the tables that they pick from, numbers that
-    they are compared with; two where nothing says more.
+    """How many values whole numbers of the input have; two where nothing says more.
+
+    Counted are rows of the tables that they pick from, and numbers that they are compared with.
     """
     found, frontier = list[int](), {name}
     for node in model.nodes:

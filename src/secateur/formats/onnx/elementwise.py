@@ -42,9 +42,9 @@ def _mod(node: Node, a: Any, b: Any) -> Tensor:
 
 def _is_inf(node: Node, x: Tensor) -> Tensor:
     either = [x == sign * float("inf") for sign, name in _SIGNS if node.attribute(name, 1)]
-    return (
-        torch.zeros_like(x, dtype=torch.bool) if not either else either[0] if len(either) == 1 else x.isinf()
-    )
+    if not either:
+        return torch.zeros_like(x, dtype=torch.bool)
+    return either[0] if len(either) == 1 else x.isinf()
 
 
 _SIGNS = ((1, "detect_positive"), (-1, "detect_negative"))

@@ -61,8 +61,9 @@ def export_onnx(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a model of torch to the `.onnx` file at `path`, its batch left open, after it has run in
-    onnxruntime.
+    """Write a model of torch to the `.onnx` file at `path`, with a batch of any size.
+
+    The file is compared with the model in onnxruntime first.
 
     Keyword arguments are inputs of their names; arguments that are no tensors are constants of the graph.
     Raises `InputError` where torch has no way to write it, `VerificationError` where onnxruntime computes
@@ -82,9 +83,7 @@ def _numbered(count: int) -> list[str]:
 
 
 def _keyed(kwargs: Mapping[str, Any]) -> list[str]:
-    """The name of each tensor: its argument's, and where that holds several, their keys or numbers behind
-    it.
-    """
+    """The name of each tensor: its argument's, with its keys or numbers where the argument holds several."""
     found = pytree.tree_flatten_with_path(kwargs)[0]
     return ["_".join(str(_key(part)) for part in path) for path, x in found if isinstance(x, Tensor)]
 
@@ -109,7 +108,6 @@ def _check(
         if not close(ours, theirs):
             raise VerificationError(
                 f"the output {value.name!r} of the ONNX model that torch wrote, shape {tuple(theirs.shape)}, "
-                "is not "
-                f"that of the model, shape {tuple(ours.shape)}: {distance_told(ours, theirs)}. Nothing was "
-                "written"
+                f"is not that of the model, shape {tuple(ours.shape)}: {distance_told(ours, theirs)}. "
+                "Nothing was written"
             )

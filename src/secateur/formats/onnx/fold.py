@@ -1,5 +1,4 @@
-"""Values that depend on constants and shapes alone, such as the anchors of a detector: worked out, not
-captured.
+"""Values that depend on constants and shapes alone, such as a detector's anchors: computed, not captured.
 
 A node is one of these where each of its inputs is a constant, the shape of a value, or made by such a node.
 The ops in `FOLDED` may then have data-dependent shapes (NonZero) and are evaluated on plain numbers by ONNX's
@@ -22,14 +21,11 @@ from secateur.formats.onnx.node import Node
 Proto = Any
 FOLDED = set(
     "Abs Add And ArgMax ArgMin BitShift BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Cast Ceil Clip Compress "
-    "Concat "
-    "ConstantOfShape Cos CumSum Div Equal Exp Expand EyeLike Flatten Floor Gather GatherElements GatherND "
-    "Greater "
-    "GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg NonZero Not OneHot Or Pad "
-    "Pow Range "
-    "Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape Round ScatterElements ScatterND "
-    "Sigmoid "
-    "Sign Sin Slice Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK Transpose Trilu Unique Unsqueeze "
+    "Concat ConstantOfShape Cos CumSum Div Equal Exp Expand EyeLike Flatten Floor Gather GatherElements "
+    "GatherND Greater GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg NonZero "
+    "Not OneHot Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape "
+    "Round ScatterElements ScatterND Sigmoid Sign Sin Slice Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK "
+    "Transpose Trilu Unique Unsqueeze "
     "Where Xor".split()
 )
 FOLDED_BYTES = 2**28  # of one value
@@ -46,9 +42,7 @@ def value_free(nodes: Iterable[Node], constants: Iterable[str]) -> set[str]:
 
 
 def on_numbers(nodes: Sequence[Node], rules: Iterable[str], constants: Iterable[str]) -> set[str]:
-    """First outputs of the nodes that are evaluated on numbers: those that only `FOLDED` has, and what makes
-    theirs.
-    """
+    """First outputs of the nodes evaluated on numbers: of ops that only `FOLDED` has, and before."""
     known, wanted, found = set(rules), set[str](), set[str]()
     there = set(constants)
     for node in reversed(nodes):
@@ -63,9 +57,7 @@ def on_numbers(nodes: Sequence[Node], rules: Iterable[str], constants: Iterable[
 def read_as_numbers(
     nodes: Sequence[Node], constants: Mapping[str, Tensor], numbers: Container[str]
 ) -> set[str]:
-    """Constants that may be read as numbers: by nodes in `numbers`, beside what such nodes make, or whole
-    numbers.
-    """
+    """Constants that may be read as numbers: by nodes in `numbers`, beside their results, or integers."""
     free, found = value_free(nodes, constants), set[str]()
     for node in nodes:
         if node.kind not in FOLDED:
@@ -86,9 +78,7 @@ def is_plain(value: Any) -> bool:
 
 
 def folded(node: Node, given: Sequence[Any]) -> list[np.ndarray[Any, Any]]:
-    """The node's results on arrays of numbers, in their types. The size is checked before anything is
-    made.
-    """
+    """The node's results on arrays of numbers, in their types. Sizes are checked before anything is made."""
     from onnx import ValueInfoProto, helper
     from onnx.reference import ReferenceEvaluator
 

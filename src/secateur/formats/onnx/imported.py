@@ -10,8 +10,8 @@ from torch import Tensor
 from secateur.formats.onnx.check import check_import, check_written
 from secateur.formats.onnx.model import OnnxGraph
 from secateur.formats.onnx.write import shrunk
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.surgery import Shrinks
 
 

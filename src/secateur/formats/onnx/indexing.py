@@ -124,11 +124,8 @@ def _affine_grid(node: Node, theta: Tensor, size: Host) -> Tensor:
 
 
 def _col2im(node: Node, x: Tensor, image: Host, block: Host) -> Tensor:
-    sizes, kernel, rank = (
-        [int(n) for n in numbers(image)],
-        [int(n) for n in numbers(block)],
-        len(numbers(block)),
-    )
+    sizes, kernel = ([int(n) for n in numbers(value)] for value in (image, block))
+    rank = len(kernel)
     pads = node.attribute("pads", [0] * (2 * rank))
     if rank != 2 or pads[:2] != pads[2:]:
         raise UnsupportedOpError(f"{node}: blocks of {rank} axes with the padding {pads} have no rule")

@@ -13,9 +13,9 @@ _MOVES = {"Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze",
 
 
 def as_large_as(nodes: Sequence[Node], constants: Iterable[str], numbers: Container[str]) -> list[Node]:
-    """ConstantOfShape and Expand told sizes of one value that depends on the inputs read that value, too.
+    """Let ConstantOfShape and Expand read the value whose sizes they take, where it depends on the inputs.
 
-    Whether the sizes are all of its sizes is seen when the model is run. Values in `numbers` are left as they
+    Whether these are all of its sizes is seen when the model is run. Values in `numbers` are left as they
     are.
     """
     source, free, found = dict[str, str](), value_free(nodes, constants), list[Node]()

@@ -21,41 +21,61 @@ _PRODUCTS = {
 def as_torch_has_it(
     nodes: Sequence[Node], constants: Mapping[str, Tensor], outputs: Sequence[str]
 ) -> tuple[list[Node], set[str], set[str]]:
-    """Products with a weight, and the sum with a bias that follows, as torch's linear layers; slopes as rows.
+    """Products with a weight, and the bias that is added to them, as torch's linear layers; slopes as rows.
 
     Their graphs are then those of the same network from torch, and so are the choices that are made on them.
+    Gives the nodes, the weights that are kept as (outputs, inputs), and the slopes.
     """
-    uses = Counter(name for n in nodes for name in n.inputs) + Counter(outputs)
-    readers = {name: n for n in nodes for name in n.inputs}
-    transposed, flat, changed = set[str](), set[str](), dict[int, Node | None]()
-    found = list[Node]()
-    for original in nodes:
-        node = changed.get(id(original), original)
+    turned = _Turned(nodes, constants, outputs)
+    for node in nodes:
+        turned.add(node)
+    return turned.nodes, turned.transposed, turned.flat
+
+
+class _Turned:
+    """The nodes so far, in torch's form."""
+
+    def __init__(
+        self, nodes: Sequence[Node], constants: Mapping[str, Tensor], outputs: Sequence[str]
+    ) -> None:
+        self.constants = constants
+        self.uses = Counter(name for n in nodes for name in n.inputs) + Counter(outputs)
+        self.readers = {name: n for n in nodes for name in n.inputs}
+        self.changed = dict[int, Node | None]()  # nodes that a product before them has taken in
+        self.nodes, self.transposed, self.flat = list[Node](), set[str](), set[str]()
+
+    def add(self, original: Node) -> None:
+        node = self.changed.get(id(original), original)
         if node is None:
-            continue
+            return
         weight = node.inputs[1] if len(node.inputs) > 1 else ""
-        own = weight in constants and uses[weight] == 1
-        if node.kind == "MatMul" and own and constants[weight].ndim == 2:
-            transposed.add(weight)
-            bias, reader = _bias_after(node, readers, uses, constants, constants[weight].shape[1])
-            if reader is not None and reader.kind != "Add":
-                changed[id(reader)] = _with_product(reader, node)
-                continue
-            if reader is not None:
-                changed[id(reader)] = None
-            given = (node.inputs[0], weight, *([bias] if bias else []))
-            node = replace(node, kind=LINEAR, inputs=given, outputs=(reader or node).outputs)
-        elif node.kind in _PRODUCTS and own and constants[weight].ndim == 2:
+        value = self.constants.get(weight) if self.uses[weight] == 1 else None
+        if value is None:
+            self.nodes.append(node)
+        elif node.kind == "MatMul" and value.ndim == 2:
+            self._add_product(node, weight)
+        elif node.kind in _PRODUCTS and value.ndim == 2:
             if not node.attribute("transB", 0):
-                transposed.add(weight)
-            node = replace(node, attributes=node.attributes | {"transB": 1, TURNED: 1})
-        elif node.kind == "PRelu" and own and max(constants[weight].shape) == constants[weight].numel():
-            shape = list(constants[weight].shape)
-            after = len(shape) - 1 - shape.index(max(shape))
-            node = replace(node, attributes=node.attributes | {AFTER: after})
-            flat.add(weight)
-        found.append(node)
-    return found, transposed, flat
+                self.transposed.add(weight)
+            self.nodes.append(replace(node, attributes=node.attributes | {"transB": 1, TURNED: 1}))
+        elif node.kind == "PRelu" and max(value.shape) == value.numel():
+            self.flat.add(weight)
+            after = value.ndim - 1 - list(value.shape).index(max(value.shape))
+            self.nodes.append(replace(node, attributes=node.attributes | {AFTER: after}))
+        else:
+            self.nodes.append(node)
+
+    def _add_product(self, node: Node, weight: str) -> None:
+        self.transposed.add(weight)
+        width = self.constants[weight].shape[1]
+        bias, reader = _bias_after(node, self.readers, self.uses, self.constants, width)
+        if reader is not None and reader.kind != "Add":
+            self.changed[id(reader)] = _with_product(reader, node)
+            return
+        if reader is not None:
+            self.changed[id(reader)] = None
+        given = (node.inputs[0], weight, *([bias] if bias else []))
+        self.nodes.append(replace(node, kind=LINEAR, inputs=given, outputs=(reader or node).outputs))
 
 
 def _with_product(reader: Node, product: Node) -> Node:

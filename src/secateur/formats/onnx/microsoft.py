@@ -259,9 +259,8 @@ _ROWS: dict[str, Callable[..., Any]] = {
     "Trilu": ops.OPS["Trilu"],
 }
 OPS: dict[str, Callable[..., Any]] = {
-    "SimplifiedLayerNormalization": ops.OPS[
-        "RMSNormalization"
-    ],  # which onnxruntime puts into ONNX's own domain
+    # onnxruntime puts it into ONNX's own domain.
+    "SimplifiedLayerNormalization": ops.OPS["RMSNormalization"],
     **{f"{DOMAIN}.{kind}": rule for kind, rule in _ROWS.items()},
 }
 SETTINGS: dict[str, set[int]] = {f"{DOMAIN}.Pad": {1, 2}, f"{DOMAIN}.Trilu": {1}}

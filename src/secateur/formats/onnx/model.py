@@ -52,27 +52,13 @@ class OnnxGraph(nn.Module):
         self.constants = dict(constants_of(proto))  # name → tensor, as it stands in the model
         self.inputs = inputs_of(proto)
         self.outputs = [v.name for v in proto.graph.output]
-        opset, self.batch = opset_of(proto), _batch(self.inputs)
-        kept = [
-            n
-            for n in proto.graph.node
-            if not (n.op_type in ("Constant", "ConstantOfShape") and n.output[0] in self.constants)
-        ]
-        self.nodes = [Node.of(n, opset, self.batch) for n in kept]
-        free = value_free(self.nodes, self.constants)
-        self.nodes = [
-            node if _has_rule(node, free) else as_whole(node, n, proto.opset_import, self.constants)
-            for node, n in zip(self.nodes, kept, strict=True)
-        ]
-        self.nodes, weights = with_torch_weights(self.nodes, self.constants, self.outputs)
+        self.batch = _batch(self.inputs)  # the only batch size that the file allows
+        nodes, weights = with_torch_weights(self._nodes_of(proto), self.constants, self.outputs)
         self.constants |= weights
-        self.nodes, transposed, flat = as_torch_has_it(self.nodes, self.constants, self.outputs)
-        self.on_numbers = on_numbers(self.nodes, {*OPS, *ON_SIZES}, self.constants)
-        self.nodes = as_large_as(self.nodes, self.constants, self.on_numbers)
-        self.transposed, self.flat = (
-            transposed,
-            flat,
-        )  # weights that are kept (outputs, inputs), slopes as a row
+        # Weights that are kept as (outputs, inputs), and slopes that are kept as a row.
+        nodes, self.transposed, self.flat = as_torch_has_it(nodes, self.constants, self.outputs)
+        self.on_numbers = on_numbers(nodes, {*OPS, *ON_SIZES}, self.constants)
+        self.nodes = as_large_as(nodes, self.constants, self.on_numbers)
         self.paths = dict[str, str]()  # constant → path of the parameter or buffer
         self.hosts = {  # constants as numbers; made here, since tracing looks at no tensor's values
             name: to_host(value, name) for name, value in self.constants.items() if value.numel() <= _SMALL
@@ -80,17 +66,28 @@ class OnnxGraph(nn.Module):
         large = read_as_numbers(self.nodes, self.constants, self.on_numbers) - self.hosts.keys()
         self.arrays = {name: self.constants[name].numpy() for name in large}
         self.alike = alike(self.constants, self.batch or 1)
-        self.shapes = dict[
-            tuple[Any, ...], dict[str, tuple[int, ...]]
-        ]()  # with the file's batch, by shapes of inputs
+        # Shapes of values with the file's batch, by the shapes of the inputs.
+        self.shapes = dict[tuple[Any, ...], dict[str, tuple[int, ...]]]()
         self.last_use = _last_use(self.nodes, self.outputs)
         self.read = {name for n in self.nodes for name in n.inputs} | set(self.outputs)
-        tensors = _tensors_read(
-            [n for n in self.nodes if n.outputs[0] not in self.on_numbers], self.constants
-        )
-        for name, is_parameter in tensors.items():  # last: their names must be free
-            self._keep(name, is_parameter)
+        on_tensors = [n for n in self.nodes if n.outputs[0] not in self.on_numbers]
+        for name, is_parameter in _tensors_read(on_tensors, self.constants).items():
+            self._keep(name, is_parameter)  # last: their names must be free
         self.eval()
+
+    def _nodes_of(self, proto: Proto) -> list[Node]:
+        """The file's nodes but for its constants; those without a rule are kept whole."""
+        kept = [n for n in proto.graph.node if not self._is_constant(n)]
+        opset = opset_of(proto)
+        nodes = [Node.of(n, opset, self.batch) for n in kept]
+        free = value_free(nodes, self.constants)
+        return [
+            node if _has_rule(node, free) else as_whole(node, n, proto.opset_import, self.constants)
+            for node, n in zip(nodes, kept, strict=True)
+        ]
+
+    def _is_constant(self, node: Proto) -> bool:
+        return node.op_type in ("Constant", "ConstantOfShape") and node.output[0] in self.constants
 
     @property
     def example_inputs(self) -> tuple[Tensor, ...]:
@@ -153,11 +150,7 @@ class OnnxGraph(nn.Module):
             raise
         except _FAILURES as error:
             shapes = [tuple(v.shape) for v in given if v is not None]
-            fixed = (
-                ""
-                if node.batch is None
-                else f"; it fixes the batch at {node.batch}: export it with a free one"
-            )
+            fixed = f"; it fixes the batch at {node.batch}: export it with a free one" if node.batch else ""
             raise InputError(f"{node} cannot be run on values of shapes {shapes}: {error}{fixed}") from error
         results = list(result) if isinstance(result, list | tuple) else [result]
         for value in results:
@@ -251,13 +244,10 @@ class OnnxGraph(nn.Module):
         value = self.constants[name]
         if value.numel() == 0:
             raise InputError(f"{name} of shape {tuple(value.shape)} has no numbers in it")
-        value = (
-            value.t().contiguous()
-            if name in self.transposed
-            else value.reshape(-1)
-            if name in self.flat
-            else value
-        )
+        if name in self.transposed:
+            value = value.t().contiguous()
+        elif name in self.flat:
+            value = value.reshape(-1)
         owner: nn.Module = self
         # Names become code when torch writes its graphs out, so only harmless signs pass.
         plain = re.sub(r"[^\w./:-]", "_", name, flags=re.ASCII)
@@ -309,8 +299,9 @@ def shape_of(value: Proto) -> tuple[list[int], torch.dtype]:
 
 
 def _batch(inputs: Sequence[Proto]) -> int | None:
-    """The batch size that the inputs fix, or None: also where axis 0 has steps, and the batch is the free
-    axis 1.
+    """The batch size that the inputs fix, or None.
+
+    None also where axis 0 has the steps of a sequence, and the batch is the free axis 1.
     """
     shapes = [list(v.type.tensor_type.shape.dim) for v in inputs]
     if any(len(dims) > 2 and dims[0].dim_value > 1 and not dims[1].HasField("dim_value") for dims in shapes):
@@ -340,20 +331,9 @@ _WITH_NUMBERS = {  # ops whose rules take numbers beside tensors
     *PLAIN,
     *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
 }
-_TOLD_SIZES = {
-    *(
-        "ConstantOfShape",
-        "Expand",
-        "Range",
-        "Reshape",
-        "Resize",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Tile",
-        "Unsqueeze",
-    ),
-}
+_TOLD_SIZES = frozenset(
+    "ConstantOfShape Expand Range Reshape Resize Slice Split Squeeze Tile Unsqueeze".split()
+)
 _MOST_PLAIN = 1024  # numbers that are worked on one by one
 
 

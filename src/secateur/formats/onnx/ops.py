@@ -175,9 +175,8 @@ def softmax_like(f: Callable[..., Tensor]) -> Callable[[Node, Tensor], Tensor]:
         axis = node.attribute("axis", -1 if node.opset >= 13 else 1) % x.ndim
         if node.opset >= 13 or all(n == 1 for n in x.shape[axis + 1 :]):
             return f(x, axis)
-        return f(x.flatten(axis), axis).reshape(
-            x.shape
-        )  # before opset 13, all axes from this one on together
+        # Before opset 13, all axes from this one on together.
+        return f(x.flatten(axis), axis).reshape(x.shape)
 
     return rule
 
@@ -443,52 +442,65 @@ def _resize(node: Node, x: Tensor, *settings: Host | None) -> Tensor:
     axes = [a % x.ndim for a in node.attribute("axes", list(range(x.ndim)))]
     if node.attribute("keep_aspect_ratio_policy", "stretch") != "stretch" or node.attribute("antialias", 0):
         raise UnsupportedOpError(f"{node}: aspect-ratio policies and antialiasing have no rule")
-    if any(a < 2 and factors and factors[i] != 1 for i, a in enumerate(axes)):
+    if factors and any(a < 2 and factors[i] != 1 for i, a in enumerate(axes)):
         raise UnsupportedOpError(f"{node} resizes the batch or the channels")
+    return _resampled(node, x, *_new_sizes(x, axes, factors, sizes))
+
+
+def _new_sizes(
+    x: Tensor, axes: list[int], factors: Sequence[Any], sizes: Host | None
+) -> tuple[list[int], list[float]]:
+    """Of the spatial axes: their new sizes, and the factors by which they grow."""
     size, scale = [int(n) for n in x.shape[2:]], [1.0] * (x.ndim - 2)
-    for i, axis in enumerate(axes):
-        if axis > 1:
-            old = size[axis - 2]
-            size[axis - 2] = int(old * float(factors[i])) if factors else int(numbers(sizes)[i])
-            scale[axis - 2] = float(factors[i]) if factors else size[axis - 2] / old
+    for i, axis in ((i, a - 2) for i, a in enumerate(axes) if a > 1):
+        old = size[axis]
+        size[axis] = int(old * float(factors[i])) if factors else int(numbers(sizes)[i])
+        scale[axis] = float(factors[i]) if factors else size[axis] / old
+    return size, scale
+
+
+def _resampled(node: Node, x: Tensor, size: list[int], scale: list[float]) -> Tensor:
+    """By torch's own op where that does the same, else axis by axis."""
     mode, newer = node.attribute("mode", "nearest"), node.opset > 10
     where = node.attribute("coordinate_transformation_mode", "half_pixel" if newer else "asymmetric")
-    rounding = node.attribute("nearest_mode", "round_prefer_floor" if newer else "floor")
     if where not in _PLACES or node.attribute("exclude_outside", 0):
         raise UnsupportedOpError(
             f"{node}: {mode} with {where} has no rule; export it with half_pixel or align_corners"
         )
-    return _resampled(node, x, size, scale, mode, where, rounding)
-
-
-def _resampled(
-    node: Node, x: Tensor, size: list[int], scale: list[float], mode: str, where: str, rounding: str
-) -> Tensor:
-    """By torch's own op where that does the same, else axis by axis."""
-    rank, own = x.ndim - 2, {"size": size} if where == "align_corners" else {"scale_factor": scale}
     if mode == "nearest":
-        round_, whole = _ROUNDINGS[rounding], all(s == int(s) for s in scale)
-        if (where, rounding) == ("asymmetric", "floor") or (
-            whole and where == "half_pixel" and "round" in rounding
-        ):
-            return F.interpolate(x, scale_factor=scale, mode="nearest")
-        for axis, places in _places(x, size, scale, where):
-            x = x.index_select(axis, torch.tensor([round_(p) for p in places]).clamp(0, x.shape[axis] - 1))
-        return x
+        rounding = node.attribute("nearest_mode", "round_prefer_floor" if newer else "floor")
+        return _nearest(x, size, scale, where, rounding)
     if where == "asymmetric" and mode == "linear":
-        for axis, places in _places(x, size, scale, where):
-            inside = torch.tensor(places).clamp(0, x.shape[axis] - 1)
-            low = inside.floor().long()
-            share = (inside - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-            high = (low + 1).clamp(max=int(x.shape[axis]) - 1)
-            x = x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
-        return x
+        return _linear_by_axis(x, size, scale)
     corners = where == "align_corners"
+    own = {"size": size} if corners else {"scale_factor": scale}
     if mode == "linear":
-        return F.interpolate(x, **own, mode=_INTERPOLATION[rank], align_corners=corners)
-    if node.attribute("cubic_coeff_a", -0.75) != -0.75 or rank != 2 or where == "asymmetric":
+        return F.interpolate(x, **own, mode=_INTERPOLATION[x.ndim - 2], align_corners=corners)
+    if node.attribute("cubic_coeff_a", -0.75) != -0.75 or x.ndim != 4 or where == "asymmetric":
         raise UnsupportedOpError(f"{node}: this form of {mode} has no rule")
     return F.interpolate(x, **own, mode="bicubic", align_corners=corners)
+
+
+def _nearest(x: Tensor, size: list[int], scale: list[float], where: str, rounding: str) -> Tensor:
+    whole = all(s == int(s) for s in scale)
+    rounded = where == "half_pixel" and "round" in rounding
+    if (where, rounding) == ("asymmetric", "floor") or (whole and rounded):
+        return F.interpolate(x, scale_factor=scale, mode="nearest")
+    for axis, places in _places(x, size, scale, where):
+        index = torch.tensor([_ROUNDINGS[rounding](p) for p in places])
+        x = x.index_select(axis, index.clamp(0, x.shape[axis] - 1))
+    return x
+
+
+def _linear_by_axis(x: Tensor, size: list[int], scale: list[float]) -> Tensor:
+    """Asymmetric linear interpolation, which torch does not have."""
+    for axis, places in _places(x, size, scale, "asymmetric"):
+        inside = torch.tensor(places).clamp(0, x.shape[axis] - 1)
+        low = inside.floor().long()
+        share = (inside - low).to(x.dtype).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
+        high = (low + 1).clamp(max=int(x.shape[axis]) - 1)
+        x = x.index_select(axis, low) * (1 - share) + x.index_select(axis, high) * share
+    return x
 
 
 def _places(x: Tensor, size: list[int], scale: list[float], where: str) -> Iterator[tuple[int, list[float]]]:
@@ -499,9 +511,8 @@ def _places(x: Tensor, size: list[int], scale: list[float], where: str) -> Itera
             yield axis, [place(i, factor, int(x.shape[axis]), new) for i in range(new)]
 
 
-_PLACES: dict[
-    str, Callable[[int, float, int, int], float]
-] = {  # of value i by the factor, from `old` to `new` values
+# Where value i comes from, by the factor, from `old` to `new` values.
+_PLACES: dict[str, Callable[[int, float, int, int], float]] = {
     "align_corners": lambda i, factor, old, new: i * (old - 1) / (new - 1) if new > 1 else 0.0,
     "asymmetric": lambda i, factor, old, new: i / factor,
     "half_pixel": lambda i, factor, old, new: (i + 0.5) / factor - 0.5,
@@ -560,7 +571,9 @@ def is_shape_of(shape: Host, other: Tensor) -> bool:
 
 
 def _dtype_of(value: Any, floating: torch.dtype) -> torch.dtype:
-    return floating if isinstance(value, float) else torch.bool if isinstance(value, bool) else torch.int64
+    if isinstance(value, float):
+        return floating
+    return torch.bool if isinstance(value, bool) else torch.int64
 
 
 def _expanded_like(node: Node, x: Any, shape: Host, other: Tensor) -> Tensor:
@@ -603,10 +616,8 @@ def _same(node: Node, x: Tensor, *rest: Any) -> Tensor:
 
 LINEAR = "MatMul (+ Add)"  # a product with a weight, as `model` finds it
 FILLED_LIKE, EXPANDED_LIKE = "ConstantOfShape (Shape)", "Expand (Shape)"  # as `like` finds them
-PLAIN = {
-    FILLED_LIKE: "ConstantOfShape",
-    EXPANDED_LIKE: "Expand",
-}  # where the sizes are not all of the other value's
+# Where the sizes are not all of the other value's.
+PLAIN = {FILLED_LIKE: "ConstantOfShape", EXPANDED_LIKE: "Expand"}
 AFTER = "(after)"  # an attribute of slopes that `model` has made a row of
 
 OPS: dict[str, Callable[..., Any]] = {

@@ -9,9 +9,11 @@ from torch import Tensor, fx
 
 from secateur.errors import VerificationError
 from secateur.formats.onnx.model import OnnxGraph, as_output
-from secateur.graph.capture import Graph, capture, kind
+from secateur.graph.capture import capture
+from secateur.graph.graph import Graph
 from secateur.graph.imported import Imported
 from secateur.graph.layouts import read_as_used
+from secateur.graph.node import kind
 
 
 class _Seen:

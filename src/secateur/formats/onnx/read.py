@@ -1,5 +1,6 @@
-"""An ONNX file as a checked protobuf with all of its weights. Nothing in the file is run, fetched or
-trusted.
+"""An ONNX file as a checked protobuf with all of its weights.
+
+Nothing in the file is run, fetched or trusted.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import importlib.util
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from math import prod
 from pathlib import Path
@@ -25,11 +26,8 @@ LIMIT = 2**31 - 1  # bytes of one protobuf message; protobuf's own limit
 OLDEST, NEWEST = 9, 24  # opsets whose meaning the rules know
 _KNOWN = {"Constant", "If", *OPS, *RULES}
 _BYTES = {number: dtype.itemsize for number, dtype in TYPES.items()}  # by ONNX data type
-_FIELDS = {
-    1: "float_data",
-    7: "int64_data",
-    11: "double_data",
-}  # where values lie that are not raw; else in int32_data
+# Where values lie that are not raw; of other types, in int32_data.
+_FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}
 _MOST_NODES, _DEEPEST = 200_000, 64  # ops once functions are written out, functions inside functions
 
 Proto = Any  # onnx.ModelProto and its parts, which carry no useful types
@@ -42,8 +40,9 @@ def require_packages(*names: str) -> None:
 
 
 def read_proto(path: str | os.PathLike[str]) -> Proto:
-    """The model in the file at `path`, weights in it, functions inlined; `InputError` where it cannot be
-    used.
+    """The model in the file at `path`, with its weights and with functions inlined.
+
+    Raises `InputError` where it cannot be used.
 
     Weights in files beside it are read only from the model's own folder, and only where sizes agree.
     """
@@ -140,35 +139,12 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
         raise InputError(f"{path} uses {said}; convert it to one of {OLDEST} to {NEWEST}")
     functions = {_key(f) for f in model.functions}
     nodes = [n for n in _nodes(model) if _call(n) not in functions]
-    _refuse(
-        path,
-        [n for n in nodes if _is_quantized(n)],
-        "is quantised",
-        "prune the floating-point model first, then quantise it",
-    )
-    _refuse(
-        path,
-        [n for n in nodes if n.domain in _ONE_PROCESSOR],
-        "holds ops that onnxruntime has made for one processor",
-        "save it with the graph optimization level ORT_ENABLE_EXTENDED, or prune the model that it was made "
-        "of",
-    )
-    _refuse(
-        path,
-        [n for n in nodes if n.domain not in (*OWN_DOMAINS, *_RUN_ALONE)],
-        "holds ops of domains that onnxruntime does not have",
-        "export it without them",
-    )
-    _refuse(
-        path,
-        [n for n in nodes if n.op_type != "If" and _has_graphs(n)],
-        "holds ops with graphs inside, which depend on data",
-        "export it without control flow",
-    )
-    _refuse(
-        path, [n for n in nodes if kind_of(n) not in _KNOWN and not _can_stay_whole(n)],
-        "holds ops that have no rule", "export the model without them",
-    )  # fmt: skip
+    for is_refused, what, instead in _REFUSED:
+        _refuse(path, [n for n in nodes if is_refused(n)], what, instead)
+
+
+def _has_no_rule(node: Proto) -> bool:
+    return kind_of(node) not in _KNOWN and not _can_stay_whole(node)
 
 
 def _can_stay_whole(node: Proto) -> bool:
@@ -183,10 +159,7 @@ def _has_graphs(node: Proto) -> bool:
     return any(a.type in (5, 10) or a.HasField("g") or a.graphs for a in node.attribute)
 
 
-_RUN_ALONE = (
-    "com.microsoft",
-    "ai.onnx.ml",
-)  # domains of onnxruntime, whose ops it runs where they have no rule
+_RUN_ALONE = ("com.microsoft", "ai.onnx.ml")  # whose ops onnxruntime runs where they have no rule
 _ONE_PROCESSOR = ("com.microsoft.nchwc", "com.ms.internal.nhwc")
 _NOT_NUMBERS = re.compile(
     "Sequence|Optional|String|Tokenizer|TfIdf|Regex|Loss|Map|ImageDecoder|Dict|Search|Sampling|EPContext"
@@ -198,6 +171,29 @@ _QUANTIZED = re.compile(
 
 def _is_quantized(node: Proto) -> bool:
     return node.domain in (*OWN_DOMAINS, *_RUN_ALONE) and _QUANTIZED.match(node.op_type) is not None
+
+
+# Whether a node is refused, what the file then does, and what to do instead.
+_REFUSED: tuple[tuple[Callable[[Proto], bool], str, str], ...] = (
+    (_is_quantized, "is quantised", "prune the floating-point model first, then quantise it"),
+    (
+        lambda n: n.domain in _ONE_PROCESSOR,
+        "holds ops that onnxruntime has made for one processor",
+        "save it with the graph optimization level ORT_ENABLE_EXTENDED, or prune the model that it was made "
+        "of",
+    ),
+    (
+        lambda n: n.domain not in (*OWN_DOMAINS, *_RUN_ALONE),
+        "holds ops of domains that onnxruntime does not have",
+        "export it without them",
+    ),
+    (
+        lambda n: n.op_type != "If" and _has_graphs(n),
+        "holds ops with graphs inside, which depend on data",
+        "export it without control flow",
+    ),
+    (_has_no_rule, "holds ops that have no rule", "export the model without them"),
+)
 
 
 def _refuse(path: str | os.PathLike[str], nodes: list[Proto], what: str, instead: str) -> None:
@@ -255,9 +251,7 @@ def _inlined(path: str | os.PathLike[str], model: Proto) -> Proto:
 
 
 def _check_functions(path: str | os.PathLike[str], model: Proto) -> None:
-    """No function calls itself, and written out they are not too much: each may call the one before it many
-    times.
-    """
+    """No function calls itself, and the inlined functions are not too many or too deep."""
     functions = {_key(f): f for f in model.functions}
     if len(functions) < len(model.functions):
         raise InputError(f"{path}: a function is there twice")
@@ -274,8 +268,7 @@ def _check_functions(path: str | os.PathLike[str], model: Proto) -> None:
     if nodes > _MOST_NODES or size > LIMIT or depth > _DEEPEST:
         raise InputError(
             f"{path}: its functions written out are {nodes:,} ops of {size:,} bytes, {depth} levels deep; at "
-            "most "
-            f"{_MOST_NODES:,}, {LIMIT:,} and {_DEEPEST} are read. Export the model without functions"
+            f"most {_MOST_NODES:,}, {LIMIT:,} and {_DEEPEST} are read. Export the model without functions"
         )
 
 
@@ -299,21 +292,11 @@ def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
 
     for tensor in tensors_of(model):
         _check_tensor(path, tensor)
-    sparse = [t.values.name for t in model.graph.sparse_initializer]
-    sparse += [
-        a.name for n in _nodes(model) for a in n.attribute if a.HasField("sparse_tensor") or a.sparse_tensors
-    ]
-    if sparse:
-        raise UnsupportedOpError(
-            f"{path}: the sparse tensor {sparse[0]!r} has no rule; export it as a dense one"
-        )
-    graph = model.graph
-    for what, parts in (("initializer", graph.initializer), ("input", graph.input), ("output", graph.output)):
-        if twice := [name for name, count in Counter(p.name for p in parts).items() if count > 1]:
-            raise InputError(f"{path}: the {what} {twice[0]!r} is there twice; each needs a name of its own")
+    _check_dense(path, model)
+    _check_names(path, model.graph)
     for value in inputs_of(model):
         _check_input(path, value)
-    if not graph.output:
+    if not model.graph.output:
         raise InputError(f"{path}: the graph has no outputs; export a model that gives something")
     _check_order(path, model)
     try:
@@ -322,10 +305,24 @@ def check_proto(path: str | os.PathLike[str], model: Proto) -> None:
         raise InputError(f"{path} is not a valid ONNX model: {_one_line(error)}; export it again") from error
 
 
+def _check_dense(path: str | os.PathLike[str], model: Proto) -> None:
+    attributes = [a for n in _nodes(model) for a in n.attribute]
+    sparse = [t.values.name for t in model.graph.sparse_initializer]
+    sparse += [a.name for a in attributes if a.HasField("sparse_tensor") or a.sparse_tensors]
+    if sparse:
+        raise UnsupportedOpError(
+            f"{path}: the sparse tensor {sparse[0]!r} has no rule; export it as a dense one"
+        )
+
+
+def _check_names(path: str | os.PathLike[str], graph: Proto) -> None:
+    for what, parts in (("initializer", graph.initializer), ("input", graph.input), ("output", graph.output)):
+        if twice := [name for name, count in Counter(p.name for p in parts).items() if count > 1]:
+            raise InputError(f"{path}: the {what} {twice[0]!r} is there twice; each needs a name of its own")
+
+
 def _for_checker(model: Proto) -> Proto:
-    """The model itself, or where onnxruntime's ops stand among ONNX's own, which ONNX's checker refuses, a
-    copy.
-    """
+    """The model, or a copy whose ops of onnxruntime are not among ONNX's own, as the checker asks."""
     opset = opset_of(model)
     since = {"LayerNormalization": 17, "SimplifiedLayerNormalization": NEWEST + 1}
     if not any(n.domain in OWN_DOMAINS and opset < since.get(n.op_type, 0) for n in model.graph.node):

@@ -19,11 +19,8 @@ from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import tensor
 from secateur.formats.onnx.sources import Sources
 
-_GATES = {
-    "LSTM": (0, 2, 3, 1),
-    "GRU": (1, 0, 2),
-    "RNN": (0,),
-}  # torch's order in ONNX's: iofc → ifco, zrh → rzh
+# torch's order of gates in ONNX's: iofc → ifco, zrh → rzh
+_GATES = {"LSTM": (0, 2, 3, 1), "GRU": (1, 0, 2), "RNN": (0,)}
 _ACTIVATIONS = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}
 _WEIGHTS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 _X, _W, _R, _B, _LENGTHS, _H, _C, _PEEPHOLES = range(8)  # inputs of the ONNX ops
@@ -39,11 +36,8 @@ def with_torch_weights(
     """
     if not any(node.kind in KINDS for node in nodes):
         return list(nodes), {}
-    sources, made, known = (
-        Sources(nodes, constants),
-        dict[str, Tensor](),
-        dict[tuple[str, ...], tuple[str, ...]](),
-    )
+    sources = Sources(nodes, constants)
+    made, known = dict[str, Tensor](), dict[tuple[str, ...], tuple[str, ...]]()
     found = [_with_torch_weights(n, sources, made, known) if n.kind in KINDS else n for n in nodes]
     return _read_at_last(nodes, found, outputs), made
 
@@ -223,7 +217,6 @@ def _gru_forward(
 _LIBRARY = torch.library.Library("secateur", "FRAGMENT")
 _LIBRARY.define(
     "gru.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
-    "bool train, "
-    "bool bidirectional, bool batch_first) -> (Tensor, Tensor)"
+    "bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)"
 )
 _LIBRARY.impl("gru.input", _gru, "CompositeImplicitAutograd")

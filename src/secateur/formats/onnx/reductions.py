@@ -44,9 +44,7 @@ def _top_k(node: Node, x: Tensor, k: Host | None = None) -> list[Tensor]:
 
 
 def _cumulated(node: Node, x: Tensor, axis: Host) -> Tensor:
-    """Sums of all up to each element, or with `exclusive` up to the one before; with `reverse` from the
-    end.
-    """
+    """Cumulative sums; `exclusive` leaves the element itself out, `reverse` begins at the end."""
     dim = int(number(axis)) % x.ndim
     x = x.flip(dim) if node.attribute("reverse", 0) else x
     total = x.cumsum(dim)

@@ -1,6 +1,4 @@
-"""Rotary embeddings of ONNX and of onnxruntime: pairs of numbers in each head, turned by an angle of their
-position.
-"""
+"""Rotary embeddings of ONNX and onnxruntime: pairs of numbers, turned by an angle of their position."""
 
 from __future__ import annotations
 
@@ -38,8 +36,9 @@ def _rotary_of_microsoft(node: Node, x: Tensor, positions: Any, cos: Tensor, sin
 
 
 def _on_heads(node: Node, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Of (batch, length, heads · width) or (batch, heads, length, width); angles (batch, length, half of a
-    width).
+    """The embedding of (batch, length, heads · width) or (batch, heads, length, width).
+
+    Angles have the shape (batch, length, half of a width).
     """
     if x.ndim == 4:
         return _turned(node, x, cos[:, None], sin[:, None])

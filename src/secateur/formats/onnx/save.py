@@ -11,15 +11,12 @@ from secateur.files import write_atomically, written_together
 from secateur.formats.onnx.read import EXTERNAL, LIMIT, tensors_of
 
 Proto = Any
-_SMALLEST, _ALIGNED = (
-    1024,
-    4096,
-)  # bytes of a tensor that is worth a place outside, and what its place is a multiple of
+_SMALLEST = 1024  # bytes of a tensor that is written outside
+_ALIGNED = 4096  # bytes of which its place is a multiple
 
 
 def save_proto(path: str | os.PathLike[str], proto: Proto) -> None:
-    """Write the model, with its weights in `<path>.data` where they came from such a file or are too large
-    for one.
+    """Write the model; its weights go to `<path>.data` where they came from such a file or are too large.
 
     Every file appears whole or not at all, the weights before the model that names them. Raises `InputError`
     for a wrong path.

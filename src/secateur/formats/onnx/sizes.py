@@ -1,5 +1,4 @@
-"""The numbers in an ONNX model that follow from how many units there are: sizes, bounds of slices, counts of
-groups.
+"""Numbers in an ONNX model that depend on how many units there are: sizes, bounds of slices, groups.
 
 One row in `RULES` for each op that is told any.
 """
@@ -22,8 +21,8 @@ from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import EXPANDED_LIKE, FILLED_LIKE
 from secateur.formats.onnx.places import where_values_are
 from secateur.formats.onnx.tensors import Number, to_proto
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_indices, kept_shape
 
 Edits = dict[str, dict[int, int]]  # constant → place in it → its new number
@@ -72,36 +71,48 @@ class Sizes:
             self.changes[node.outputs[0], position] = (node, dict(new))
 
     def resolve(self) -> None:
-        """From what nodes want to numbers of constants; where two want different ones, a node gets its own
-        constant.
+        """From the numbers that nodes need to numbers of constants.
+
+        Where two nodes need different numbers of one constant, the later one gets a constant of its own.
         """
         for node in self.model.nodes:
-            moved = (
-                _carried(node) if not any(isinstance(self.env.get(o), Tensor) for o in node.outputs) else ()
-            )
-            for position, name in enumerate(node.inputs):
-                is_number = name in self.env or name in self.model.hosts
-                if (
-                    name
-                    and is_number
-                    and position not in moved
-                    and (node.outputs[0], position) not in self.changes
-                ):
-                    for number in self.numbers(node, position):
-                        if isinstance(number, Number):
-                            self.edits.setdefault(number.origin[0], {})[number.origin[1]] = int(number)
-        for node, position, new in [(n, p, new) for (_, p), (n, new) in self.changes.items()]:
-            given = self.numbers(node, position)
-            wanted = {i: new.get(i, int(v)) for i, v in enumerate(given) if isinstance(v, Number)}
-            known = [self.edits.get(v.origin[0], {}).get(v.origin[1]) for v in given if isinstance(v, Number)]
-            if any(k not in (None, w) for k, w in zip(known, wanted.values(), strict=True)):
-                self.own.append((node, position, fixed(node, [new.get(i, v) for i, v in enumerate(given)])))
-                continue
-            for i, value in wanted.items():
-                constant, index = given[i].origin
-                self.edits.setdefault(constant, {})[index] = value
-            # sizes that are worked out from others are to be seen when all else is in place
-            self.wanted[node.outputs[0], position] = {i: n for i, n in new.items() if i not in wanted}
+            for position in self._left_alone(node):
+                for number in self.numbers(node, position):
+                    if isinstance(number, Number):
+                        self._edit(number, int(number))
+        for (_, position), (node, new) in list(self.changes.items()):
+            self._resolve_change(node, position, new)
+
+    def _left_alone(self, node: Node) -> list[int]:
+        """The inputs of the node whose numbers must stay as they are: read here, and not changed."""
+        on_numbers = not any(isinstance(self.env.get(name), Tensor) for name in node.outputs)
+        moved = _carried(node) if on_numbers else ()
+        return [
+            position
+            for position, name in enumerate(node.inputs)
+            if name and position not in moved and self._is_number(name)
+            if (node.outputs[0], position) not in self.changes
+        ]
+
+    def _is_number(self, name: str) -> bool:
+        return name in self.env or name in self.model.hosts
+
+    def _edit(self, number: Number, value: int) -> None:
+        """Make the place that the number comes from hold `value`."""
+        constant, index = number.origin
+        self.edits.setdefault(constant, {})[index] = value
+
+    def _resolve_change(self, node: Node, position: int, new: Mapping[int, int]) -> None:
+        given = self.numbers(node, position)
+        wanted = {i: new.get(i, int(v)) for i, v in enumerate(given) if isinstance(v, Number)}
+        known = [self.edits.get(given[i].origin[0], {}).get(given[i].origin[1]) for i in wanted]
+        if any(k not in (None, w) for k, w in zip(known, wanted.values(), strict=True)):
+            self.own.append((node, position, fixed(node, [new.get(i, v) for i, v in enumerate(given)])))
+            return
+        for i, value in wanted.items():
+            self._edit(given[i], value)
+        # Sizes that are worked out from others can be compared only when all else is in place.
+        self.wanted[node.outputs[0], position] = {i: n for i, n in new.items() if i not in wanted}
 
     def numbers(self, node: Node, position: int) -> list[Any]:
         name = node.inputs[position]
@@ -134,9 +145,8 @@ class Sizes:
         stated = []
         for info in proto.graph.value_info:
             before, after = self.shapes(info.name)
-            changed = [
-                None if a == b else a for a, b in zip(after, before, strict=True)
-            ]  # a batch stays as it is
+            # A batch stays as it is.
+            changed = [None if a == b else a for a, b in zip(after, before, strict=True)]
             set_dims(info, constants.get(info.name, changed))
             if changed or info.name in constants or not _is_floating(info):
                 stated.append(info)
@@ -183,9 +193,8 @@ def _resized(sizes: Sizes, node: Node, position: int = 1) -> None:
             continue
         if not isinstance(size, int):  # a multiple of the batch: left to follow from the others
             new[i] = -1
-        elif (
-            i + lead >= 0 and size == before[i + lead]
-        ):  # one that is worked out may follow units, and must not
+        # One that is worked out from shapes may follow units where it must not.
+        elif i + lead >= 0 and size == before[i + lead]:
             new[i] = after[i + lead]
     sizes.set_numbers(node, position, new)
 

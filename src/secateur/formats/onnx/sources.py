@@ -1,4 +1,4 @@
-"""Where values of an ONNX graph come from: what is constant, though nodes make it from initializers."""
+"""Values of an ONNX graph that nodes make from constants alone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from secateur.formats.onnx.tensors import to_host
 
 _SPREADS = {"Expand", "Tile", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Slice", "Cast"}
 _ARITHMETIC = {"Add", "Sub", "Mul", "Div"}
-_FOLDED = (
-    (_SPREADS - {"Expand", "Tile"}) | _ARITHMETIC | {"Concat", "Split"}
-)  # ops that make nothing large of something small
+# Ops that make nothing large of something small.
+_FOLDED = (_SPREADS - {"Expand", "Tile"}) | _ARITHMETIC | {"Concat", "Split"}
 _MOST = 2**28  # numbers in a weight
 
 
@@ -79,11 +78,11 @@ class Sources:
 def _run(node: Node, values: Mapping[str, Tensor]) -> Sequence[Tensor]:
     settings = SETTINGS.get(node.kind, set())
     given = [values[name] if name else None for name in node.inputs]
-    broadcast = node.kind in _ARITHMETIC and all(t is None or t.numel() > 1 for t in given)
-    if broadcast or sum(t.numel() for t in given if t is not None) > _MOST:
+    sizes = [t.numel() for t in given if t is not None]
+    broadcast = node.kind in _ARITHMETIC and all(size > 1 for size in sizes)
+    if broadcast or sum(sizes) > _MOST:
         raise InputError(f"{node} makes weights that are too large; export the model with constants folded")
-    result = OPS[node.kind](
-        node, *(to_host(t, "") if t is not None and i in settings else t for i, t in enumerate(given))
-    )
-    return [torch.as_tensor(t.astype(np.int64)) if isinstance(t, np.ndarray) else t for t in
-            (result if isinstance(result, list | tuple) else [result])]  # fmt: skip
+    told = [to_host(t, "") if t is not None and i in settings else t for i, t in enumerate(given)]
+    made = OPS[node.kind](node, *told)
+    results = made if isinstance(made, list | tuple) else [made]
+    return [torch.as_tensor(t.astype(np.int64)) if isinstance(t, np.ndarray) else t for t in results]

@@ -20,9 +20,7 @@ TYPES: dict[int, torch.dtype] = {  # by ONNX data type
 
 
 class Number(int):
-    """A whole number of a constant of the model, which knows where it stands: (name of the constant, place in
-    it).
-    """
+    """A whole number that knows which constant of the model it is from, and its place there."""
 
     origin: tuple[str, int]
 

@@ -1,5 +1,4 @@
-"""Ops without a rule, kept whole: onnxruntime runs them, one node at a time, and nothing that they touch is
-removed.
+"""Ops without a rule, kept whole: onnxruntime runs them one by one, and nothing that they read is pruned.
 
 In the captured graph such a node is the op `secateur::onnxruntime`, which no gradient passes.
 """
@@ -30,8 +29,9 @@ _TRIED = (2, 3, 5)  # batch sizes at which shapes are found out
 
 
 def as_whole(node: Node, proto: Proto, opsets: Sequence[Proto], constants: Mapping[str, Tensor]) -> Node:
-    """The node with a model that holds nothing else; whole numbers among its inputs become part of the
-    model.
+    """The node with a model of its own, which holds nothing else.
+
+    Whole numbers among its inputs become part of that model.
     """
     import onnx
 
@@ -120,21 +120,18 @@ def _shapes(inputs: list[Tensor], model: str, name: str) -> list[Tensor]:
     found = [
         _values(_filled(inputs, symbol, batch, seed), model, name) for batch in _TRIED for seed in range(2)
     ]
-    outputs = []
-    for versions in zip(*found, strict=True):
-        sizes = [_size(inputs, symbol, counts) for counts in zip(*(y.shape for y in versions), strict=False)]
-        if len({y.ndim for y in versions}) > 1 or any(n is None for n in sizes):
-            raise UnsupportedOpError(
-                f"{name} has no rule, and the shape of what it gives depends on the data"
-            )
-        like = next((x for x in inputs if x.is_floating_point()), None)
-        dtype = (
-            like.dtype
-            if like is not None and versions[0].dtype.kind == "f"
-            else _DTYPES[versions[0].dtype.name]
-        )
-        outputs.append(inputs[0].new_empty(sizes, dtype=dtype))
-    return outputs
+    return [_empty_output(inputs, symbol, versions, name) for versions in zip(*found, strict=True)]
+
+
+def _empty_output(inputs: Sequence[Tensor], symbol: Any, versions: Sequence[Array], name: str) -> Tensor:
+    """A tensor of the shape and type of an output that was made at all batch sizes that were tried."""
+    sizes = [_size(inputs, symbol, counts) for counts in zip(*(y.shape for y in versions), strict=False)]
+    if len({y.ndim for y in versions}) > 1 or any(n is None for n in sizes):
+        raise UnsupportedOpError(f"{name} has no rule, and the shape of what it gives depends on the data")
+    dtype = _DTYPES[versions[0].dtype.name]
+    if versions[0].dtype.kind == "f":
+        dtype = next((x.dtype for x in inputs if x.is_floating_point()), dtype)
+    return inputs[0].new_empty(sizes, dtype=dtype)
 
 
 def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> list[Array]:
@@ -151,9 +148,7 @@ def _filled(inputs: Sequence[Tensor], symbol: Any, batch: int, seed: int) -> lis
 
 
 def _size(inputs: Sequence[Tensor], symbol: Any, counts: Sequence[int]) -> Any:
-    """From the sizes at the batch sizes tried, twice each: a number, or a·batch + c; None where it is
-    neither.
-    """
+    """A size, fixed or a·batch + c, from those at the batch sizes tried, twice each; else None."""
     first, second, third = counts[::2]
     if list(counts[::2]) != list(counts[1::2]):
         return None

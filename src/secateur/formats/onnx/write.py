@@ -1,5 +1,4 @@
-"""A pruned ONNX model: the user's own file with smaller initializers, and the constants that follow from
-their sizes.
+"""A pruned ONNX model: the user's file with smaller initializers, and constants that depend on their sizes.
 
 Names, order of nodes, opset, metadata and free axes stay as they are. Which number of which constant follows
 from units is read off the captured graph: a value of the model is found in it by name (see `places`), and its
@@ -25,9 +24,8 @@ from secateur.formats.onnx.ops import tensor as as_tensor
 from secateur.formats.onnx.sizes import RULES, Sizes, fixed
 from secateur.formats.onnx.table import SETTINGS
 from secateur.formats.onnx.tensors import to_proto
-from secateur.graph.capture import Graph
 from secateur.graph.coupling import Coupling
-from secateur.graph.graph import resized
+from secateur.graph.graph import Graph, resized
 from secateur.surgery.sizes import Alive
 
 
@@ -75,6 +73,7 @@ def _settle(
 
     for node in smaller.nodes:
         given = smaller.arguments(node, env)
+        makes_tensors = any(isinstance(full.get(name), Tensor) for name in node.outputs)
         for i, name in enumerate(node.inputs):
             wanted = sizes.wanted.get((node.outputs[0], i), {})
             if any(int(given[i].reshape(-1)[place]) != size for place, size in wanted.items()):
@@ -82,18 +81,23 @@ def _settle(
                 put(node, i, fixed(node, told))
                 flat = list(given[i].reshape(-1))
                 given[i] = host([wanted.get(place, size) for place, size in enumerate(flat)])
-            old = full.get(name)
-            data = i not in SETTINGS.get(node.kind, ()) and any(
-                isinstance(full.get(o), Tensor) for o in node.outputs
-            )
-            if data and isinstance(old, np.ndarray) and given[i].tolist() != old.tolist():
-                like = next(t for t in model.constants.values() if t.is_floating_point())
-                put(node, i, as_tensor(old, like))
-                given[i] = old
+            is_data = makes_tensors and i not in SETTINGS.get(node.kind, ())
+            if is_data and _differs(given[i], full.get(name)):
+                given[i] = full[name]
+                put(node, i, as_tensor(full[name], _floating(model)))
         with torch.no_grad():
             env.update(zip(node.outputs, smaller.call(node, given), strict=False))
     proto.graph.initializer.extend(to_proto(value, name) for name, value in new.items())
     return bool(new)
+
+
+def _differs(value: Any, old: Any) -> bool:
+    """Whether the number was another one in the model at full size."""
+    return isinstance(old, np.ndarray) and bool(value.tolist() != old.tolist())
+
+
+def _floating(model: OnnxGraph) -> Tensor:
+    return next(t for t in model.constants.values() if t.is_floating_point())
 
 
 def _set_tensors(proto: Proto, model: OnnxGraph, graph: Graph, small: Mapping[str, Tensor]) -> None:

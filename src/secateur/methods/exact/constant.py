@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import AFFINE
+from secateur.bounds.affine import linear_part
 from secateur.bounds.op import Op
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import AFFINE
 from secateur.methods.exact.finding import Finding, plain
 from secateur.methods.exact.problem import ExactProblem, each_unit, input_of, readers, remaining, unit_of
 from secateur.reconstruct.layers import Consumer
@@ -90,7 +91,7 @@ def response(
     present = (each_unit(owner, value.abs(), group.units)[units] > _TINY).nonzero().flatten()
     for part in present.split(max(1, _BLOCK // owner.numel())) if len(present) else ():
         mine = units[part].reshape(-1, *[1] * (owner.ndim - 1)) == owner
-        out = form.apply(op, torch.where(mine, value, 0.0), weight)
+        out = linear_part(op, torch.where(mine, value, 0.0), weight)
         out = out.movedim(form.output_axis, 1).reshape(len(part), added.shape[1], -1)
         added[part] = out.mean(2)
         steady[part] = (out.amax(2) - out.amin(2)).amax(1) <= _SPREAD * out.abs().amax((1, 2)) + _TINY

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import input_box
+from secateur.bounds.box import input_box
 from secateur.errors import InputError
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import run as forward
-from secateur.methods.exact import FINDERS, ExactProblem, Finding, bounded, make_problem, removal_of, unread
+from secateur.methods.exact import FINDERS, unread
+from secateur.methods.exact.finding import Finding, removal_of
+from secateur.methods.exact.problem import ExactProblem, bounded, make_problem
 from secateur.report.recipe import Edit
 from secateur.run import Run
 from secateur.samples import affordable

@@ -8,8 +8,8 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
-from secateur.bounds.interval import AFFINE
-from secateur.graph.ops import kind
+from secateur.graph.node import kind
+from secateur.graph.ops import AFFINE
 from secateur.methods.batch_norm import Norm
 from secateur.methods.exact.constant import absorbed
 from secateur.methods.exact.finding import Finding

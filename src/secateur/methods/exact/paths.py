@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.interval import AFFINE, MAXIMA, MINIMA, MOVEMENT, WEIGHTED_SUMS
-from secateur.graph.ops import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import AFFINE, MAXIMA, MINIMA, MOVEMENT, OPS, WEIGHTED_SUMS, of, where
 from secateur.methods.exact.problem import ExactProblem, each_unit, unit_of
 from secateur.types import Group
 
 _ADDITIONS = {"add", "sub"}
-_STRAIGHT = {*MOVEMENT, *WEIGHTED_SUMS, *_ADDITIONS, "dropout", "feature_dropout", "batch_norm"}
+_STRAIGHT = {*MOVEMENT, *WEIGHTED_SUMS, *_ADDITIONS, *of("dropout", "batch_norm")}
 _PRODUCTS = {*AFFINE, "mul", "div"}
-_HOMOGENEOUS = {*_STRAIGHT, *_PRODUCTS, *MAXIMA, *MINIMA, "relu", "leaky_relu", "prelu", "abs", "neg"}
+_HOMOGENEOUS = {*_STRAIGHT, *_PRODUCTS, *MAXIMA, *MINIMA, *where(lambda row: row.homogeneous)}
 
-# Activation → where it is the identity, from the op's arguments.
-_IDENTITY: dict[str, Callable[[Mapping[str, object]], tuple[float, float]]] = {
-    **dict.fromkeys(("relu", "leaky_relu", "prelu"), lambda a: (0.0, torch.inf)),
-    "relu6": lambda a: (0.0, 6.0),
-    "hardtanh": lambda a: (float(a["min_val"]), float(a["max_val"])),  # type: ignore[arg-type]
-}
+# activation → the interval on which it is the identity
+_IDENTITY = {name: row.identity for name, row in OPS.items() if row.identity is not None}
 
 # (op, argument): per-unit numbers that add to a value; other arguments multiply it.
 _ADDED = {

@@ -1,4 +1,4 @@
-"""A model, what it answers for all images, and what these answers are."""
+"""A model and its outputs for all images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Streaming(TypedDict):
 
 
 @dataclass(frozen=True, eq=False)
-class Answers:
+class Predictions:
     """A model, its outputs on all images (n, outputs), and what their columns are."""
 
     module: nn.Module
@@ -41,29 +41,30 @@ class Answers:
         return classes_of(self.head, self.outputs.shape[1])
 
     @cached_property
-    def decided(self) -> Tensor:
+    def decisions(self) -> Tensor:
         """A class number for each image, shape (n,); of many labels 0 or 1 for each, shape (n, outputs)."""
         return decide(self.outputs, self.head)
 
     def right(self, labels: Tensor) -> Tensor:
         """Whether each decision is that of `labels`, shape (n,)."""
-        return equal(self.decided, labels)
+        return equal(self.decisions, labels)
 
 
-def answers_of(
+def predictions_of(
     model: Model, role: str, images: Tensor, head: Head, one_of_k: bool | None, streaming: Streaming
-) -> Answers:
-    """Run the model, which is the `role` in errors. Raises `InputError` where it cannot be run or decides
-    nothing.
+) -> Predictions:
+    """Run the model, which is the `role` in errors.
+
+    Raises `InputError` where it cannot be run or decides nothing.
 
     `one_of_k`: whether the labels are class numbers; None where there are none.
     """
     module = _module(model, role)
     outputs = predict(module, images, **streaming)
-    return Answers(module, outputs, resolve_head(module, head, outputs, images[:2], one_of_k=one_of_k))
+    return Predictions(module, outputs, resolve_head(module, head, outputs, images[:2], one_of_k=one_of_k))
 
 
-def takes(model: Model, images: Tensor, device: torch.device | str | None) -> bool:
+def accepts(model: Model, images: Tensor, device: torch.device | str | None) -> bool:
     """Whether the model takes images of this type as they are."""
     module, place = placed(_module(model, "model"), device)
     try:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from secateur.bounds.activations import SLOPES, Slope
+from secateur.bounds.activations import SLOPES, slope_over
 from secateur.bounds.arithmetic import hull, magnitude
 from secateur.bounds.rounding import FUNCTIONS
 from secateur.bounds.windows import Where
+from secateur.graph.functions import Slope
 from secateur.types import Interval
 
 _PIECES = 12  # that an interval is cut into, to bound a smooth function's distance from a line
@@ -20,8 +21,9 @@ _PIECES = 12  # that an interval is cut into, to bound a smooth function's dista
 
 @dataclass(frozen=True, eq=False)
 class Lines:
-    """Where the variable lies in its interval: slope · v + offset is below (above) the function; `gap`: how
-    far, on the mean.
+    """Lines slope · v + offset below and above a function over the interval of v.
+
+    `gap`: their mean distance from the function.
     """
 
     low_slope: Tensor
@@ -37,9 +39,7 @@ class Lines:
 
 
 def relu_lines(x: Interval) -> Lines:
-    """max(0, x) is below its chord, and above every line through 0 of slope between 0 and 1 (Zhang et al.
-    2018).
-    """
+    """max(0, x) is below its chord and above every line through 0 of slope 0 to 1 (Zhang et al. 2018)."""
     low, high = x.lower.clamp(max=0), x.upper.clamp(min=0)
     crossing = (x.lower < 0) & (x.upper > 0)
     width = torch.where(crossing, high - low, 1.0)
@@ -55,11 +55,10 @@ def relu_lines(x: Interval) -> Lines:
 
 
 def smooth_lines(function: Callable[[Tensor], Tensor], slope: Slope, x: Interval, jump: float = 0.0) -> Lines:
-    """Lines of the chord's slope k, moved so far that φ(x) − k x stays between them; `jump`: the most that φ
-    jumps by.
+    """Lines of the chord's slope k, moved so far that φ(x) − k x stays between them.
 
     The interval is cut into pieces; on each, φ − k x is at most its value at an end plus the width times the
-    greatest slope there, for which the range of φ′ over the piece is known.
+    greatest slope there, for which the range of φ′ over the piece is known. `jump`: the most that φ jumps by.
     """
     width = (x.upper - x.lower).clamp(min=torch.finfo(x.lower.dtype).tiny)
     left, right = function(x.lower), function(x.upper)
@@ -69,7 +68,7 @@ def smooth_lines(function: Callable[[Tensor], Tensor], slope: Slope, x: Interval
     at = torch.minimum(x.lower + steps * (x.upper - x.lower), x.upper)
     at[-1] = x.upper
     rest = function(at) - k * at
-    piece = slope.over(Interval(at[:-1], at[1:]))
+    piece = slope_over(slope, Interval(at[:-1], at[1:]))
     run = at[1:] - at[:-1]
     rise, fall = (piece.upper - k).clamp(min=0) * run, (k - piece.lower).clamp(min=0) * run
     high = torch.minimum(rest[:-1] + rise, rest[1:] + fall).amax(0)
@@ -84,14 +83,10 @@ def change_lines(slope: Interval, d: Interval, jump: float = 0.0) -> Lines:
 
     The one is convex and below its chord, the other concave and above it. `jump`: the most that φ jumps by.
     """
-    most_low, most_high = (
-        torch.maximum(slope.lower * d.lower, slope.upper * d.lower),
-        torch.maximum(slope.lower * d.upper, slope.upper * d.upper),
-    )
-    least_low, least_high = (
-        torch.minimum(slope.lower * d.lower, slope.upper * d.lower),
-        torch.minimum(slope.lower * d.upper, slope.upper * d.upper),
-    )
+    most_low = torch.maximum(slope.lower * d.lower, slope.upper * d.lower)
+    most_high = torch.maximum(slope.lower * d.upper, slope.upper * d.upper)
+    least_low = torch.minimum(slope.lower * d.lower, slope.upper * d.lower)
+    least_high = torch.minimum(slope.lower * d.upper, slope.upper * d.upper)
     width = d.upper - d.lower
     flat = width <= 0
     width = torch.where(flat, 1.0, width)
@@ -117,6 +112,6 @@ def slope_range(kind: str, arguments: Any, x: Interval, y: Interval) -> Interval
     if kind == "relu":
         return relu_slope(x, y)
     both = hull(x, y)
-    found = SLOPES[kind](arguments).over(both)
+    found = slope_over(SLOPES[kind](arguments), both)
     error = FUNCTIONS * 4 * (1 + magnitude(both)) * (1 + magnitude(found))
     return Interval(found.lower - error, found.upper + error)

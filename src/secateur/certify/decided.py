@@ -1,0 +1,65 @@
+"""Decisions at the centres of balls, and which of them certainly hold all over a ball."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from secateur.bounds.certified import Certified
+from secateur.bounds.joint import Networks
+from secateur.certify.certificate import Share
+from secateur.certify.search import Found, Passed
+from secateur.decisions import Decision, same
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """For each of N balls: the decisions of f and g at its centre, and whether each is kept all over it."""
+
+    first: Tensor  # of f, (N, positions, 1 or k)
+    second: Tensor  # of g
+    first_stays: Tensor  # (N, positions)
+    second_stays: Tensor
+
+
+def decided_at(networks: Networks, here: Certified, centres: Sequence[Tensor], decision: Decision) -> Decided:
+    with torch.no_grad():
+        f, g = (
+            decision.classes(Passed.of(networks, t, centres, decision).value)
+            for t in (networks.first, networks.second)
+        )
+    return Decided(f, g, here.stands(decision, f, False), here.stands(decision, g, True))
+
+
+def shares(
+    decided: Sequence[Decided], found: Sequence[Found], labels: Tensor | None
+) -> tuple[Share, Share, Share]:
+    """Agreement, and the stable shares of f and of g, of all decisions; `labels` in the shape of these."""
+
+    def all_of(parts: Sequence[Any], name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    f, g = all_of(decided, "first"), all_of(decided, "second")
+    kept, kept_too = all_of(decided, "first_stays"), all_of(decided, "second_stays")
+    right, right_too = (
+        torch.ones_like(kept) if labels is None else (x == labels.to(x.device)).all(-1) for x in (f, g)
+    )
+    certain = (kept & kept_too & same(f, g), kept & right, kept_too & right_too)
+    standing: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
+    if found:
+        standing = (
+            ~all_of(found, "disagree"),
+            ~all_of(found, "flips_first") & right,
+            ~all_of(found, "flips_second") & right_too,
+        )
+    agreement, first, second = map(_share, certain, standing)
+    return agreement, first, second
+
+
+def _share(certain: Tensor, standing: Tensor | None) -> Share:
+    empirical = None if standing is None else float(standing.double().mean())
+    return Share(certified=float(certain.double().mean()), empirical=empirical)

@@ -1,0 +1,97 @@
+"""Which op takes part in which analysis: a table made of the code's own tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from secateur.bounds import difference, interval, linear, maxima, relaxed
+from secateur.graph import rules
+from secateur.graph.ops import OPS, Family
+from secateur.graph.values import unknown
+from secateur.reconstruct.layers import VIEWS
+
+Coupled = Literal["yes", "whole", "no"]
+Linear = Literal["exact", "lines", "no"]
+
+COLUMNS = "op coupled refit interval difference linear ONNX".split()
+_WHOLE = (rules.recurrent, rules.whole)
+
+
+@dataclass(frozen=True)
+class Support:
+    """What secateur can do with one ATen op.
+
+    Attributes:
+        op: The op's name in ATen, without overload.
+        family: The kind of op that it is.
+        coupled: Whether units pass through it; `whole` where a rule pins them, `no` where no rule is known
+            and they are pinned for that.
+        refit: Whether `reconstruct` can refit its weight.
+        interval: Whether its value can be bounded over a box of inputs.
+        difference: Whether the change of its value can be bounded, for certificates and the method `impact`.
+        linear: How linear bounds pass it: exactly, by lines, or not at all (they end in intervals there).
+        onnx: The ONNX ops that are read as it.
+    """
+
+    op: str
+    family: Family
+    coupled: Coupled
+    refit: bool
+    interval: bool
+    difference: bool
+    linear: Linear
+    onnx: tuple[str, ...]
+
+    def cells(self) -> tuple[str, ...]:
+        """The row as text, under `COLUMNS`; what is not supported is empty."""
+        values = (self.coupled, self.refit, self.interval, self.difference, self.linear)
+        known = {"no": "", False: "", True: "yes"}
+        return (self.op, *(str(known.get(value, value)) for value in values), ", ".join(self.onnx))
+
+
+def support() -> tuple[Support, ...]:
+    """A row for every op that secateur knows, in the order of the alphabet."""
+    return tuple(
+        Support(
+            op=name,
+            family=facts.family,
+            coupled=_coupled(name),
+            refit=name in VIEWS,
+            interval=name in interval.RULES,
+            difference=name in difference.RULES or name in difference.UNCHANGED,
+            linear=_linear(name),
+            onnx=tuple(facts.onnx.split()),
+        )
+        for name, facts in sorted(OPS.items())
+    )
+
+
+def _coupled(op: str) -> Coupled:
+    rule = rules.RULES[op]
+    if rule in _WHOLE:
+        return "whole"
+    return "no" if rule is unknown else "yes"
+
+
+def _linear(op: str) -> Linear:
+    if op in linear.LINEAR:
+        return "exact"
+    return "lines" if op in relaxed.RELAXED or op == maxima.POOL else "no"
+
+
+def as_text() -> str:
+    """The table in aligned columns, one line for each op."""
+    lines = [tuple(COLUMNS), *(row.cells() for row in support())]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def as_markdown() -> str:
+    """The table for the documentation."""
+    lines = [tuple(COLUMNS), ("---",) * len(COLUMNS)]
+    lines += [(f"`{op}`", *cells) for op, *cells in (row.cells() for row in support())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
