@@ -53,6 +53,18 @@ class Footprint:
         return sum(self.numbers.values())
 
 
+def multiplications(graph: Graph, sizes: Footprint, start: int = 0, stop: int | None = None) -> float:
+    """Multiply-accumulates of the nodes `start` to `stop` for one sample, roughly: numbers times fan-in."""
+    total = 0.0
+    for node in sizes.nodes[start:stop]:
+        if node.op == "call_function":
+            names = [str(n.target) for n in node.all_input_nodes if n.op == "get_attr"]
+            weights = [graph.tensors[name] for name in names]
+            fan_in = max((w[0].numel() for w in weights if w.ndim > 1), default=1)
+            total += float(sizes.numbers[node]) * fan_in
+    return total
+
+
 def footprint(graph: Graph) -> Footprint:
     """Cost: one forward pass of the example."""
     numbers, samples = dict[fx.Node, int](), len(graph.example[0])

@@ -29,7 +29,7 @@ from secateur.reconstruct.statistics import (
     sum_of,
     without_bias,
 )
-from secateur.reconstruct.sweep import Reading, Visitor, sweep
+from secateur.reconstruct.sweep import Reading, Rows, Visitor, sweep
 from secateur.types import Group, Removal
 
 __all__ = ["LayerStatistics", "Settings", "layer_statistics", "marginal_costs", "reconstruct"]
@@ -101,7 +101,7 @@ class _Refit:
         left = touched or not bool(features_left(self.stats, weight, self.alive).all())
         return left and weight not in self.solved
 
-    def measure(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+    def measure(self, reading: Reading) -> Rows:
         return rows_at(self.stats, reading)
 
     def finish(self, consumer: Consumer, moments: Moments) -> None:
@@ -143,7 +143,7 @@ class _Costs:
     def wants(self, consumer: Consumer, differs: bool) -> bool:
         return bool(self.stats.readers.get(consumer.weight, ()))
 
-    def measure(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+    def measure(self, reading: Reading) -> Rows:
         return rows_at(self.stats, reading)
 
     def finish(self, consumer: Consumer, moments: Moments) -> None:
@@ -203,7 +203,7 @@ class _Measure:
     def wants(self, consumer: Consumer, differs: bool) -> bool:
         return True
 
-    def measure(self, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+    def measure(self, reading: Reading) -> Rows:
         return rows_at(self.stats, reading)
 
     def finish(self, consumer: Consumer, moments: Moments) -> None:

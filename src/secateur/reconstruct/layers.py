@@ -114,8 +114,8 @@ def blocks_of_rows(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Matching rows of a consumer's input and output, `share` positions of each sample.
 
-    Yields an input of shape (B, n, D) and an output of shape (B, n, O). Positions are drawn anew for every few
-    samples.
+    Yields an input of shape (B, n, D) and an output of shape (B, n, O). Positions are drawn anew for every
+    few samples.
     """
     view, samples, positions = consumer.view, len(output), consumer.view.positions(output)
     share = min(positions, share)

@@ -18,7 +18,7 @@ from secateur.reconstruct.naming import naming, told
 from secateur.reconstruct.sensitivity import Root, sensitivities
 from secateur.reconstruct.settings import Settings
 from secateur.reconstruct.solve import ridged
-from secateur.reconstruct.sweep import Reading
+from secateur.reconstruct.sweep import Reading, Rows
 from secateur.types import Group, Interval, Samples
 
 _SENSED = 256  # samples of the backward pass
@@ -105,7 +105,7 @@ def _solvable(group: Group, consumers: Mapping[str, list[Consumer]]) -> bool:
     return bool(slots) and all_linear(slots, consumers)
 
 
-def rows_at(stats: LayerStatistics, reading: Reading) -> list[tuple[Tensor, Tensor]]:
+def rows_at(stats: LayerStatistics, reading: Reading) -> Rows:
     """What a consumer reads, and what it should give, at some positions of one batch."""
     consumer = reading.consumer
     weight = stats.original[consumer.weight]

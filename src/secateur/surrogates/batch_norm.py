@@ -12,11 +12,14 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.batch_norm import running_statistics
 from secateur.graph.interpret import batches
+from secateur.graph.workers import in_order, worker_count
 from secateur.surrogates.box import widths
 from secateur.surrogates.forward import as_log_probabilities, classes, forward, join
 from secateur.surrogates.source import Inputs, Source
 
-BATCH = 256  # inputs whose statistics are matched together
+_BATCH = (8, 256)  # inputs whose statistics are matched together
+_WAITING = 2**28  # of all that are matched side by side
+_NUMBERS = 2**27  # in the values of these
 STEPS = 20
 _RATE = 0.05  # of Adam, in units of the box
 _CLASSES = 0.1  # weight of the cross-entropy
@@ -72,14 +75,19 @@ def match_batch_norm(source: Source, inputs: Inputs, *, steps: int = STEPS) -> I
     """Move `inputs` by Adam until batch norm finds its running statistics in them.
 
     Where the model has classes, it is to find all of them, evenly. Cost: `steps` forward and backward passes,
-    in batches of at most 256 inputs, whose statistics are taken together.
+    in batches of 8 to 256 inputs, whose statistics are taken together: as many as 512 MiB of values hold.
     """
     total, count = classes(source), len(inputs[0])
-    found = []
-    for part in batches(inputs, math.ceil(count / math.ceil(count / BATCH))):
-        targets = torch.randperm(len(part[0]), generator=source.generator) % total if total else None
-        found.append(_match(source, part, targets, steps))
-    return join(found)
+    size = max(_BATCH[0], min(_BATCH[1], _NUMBERS // source.sizes.total))
+    parts = list(batches(inputs, math.ceil(count / math.ceil(count / size))))
+    orders = [torch.randperm(len(part[0]), generator=source.generator) for part in parts]
+
+    def one(number: int) -> Inputs:
+        targets = orders[number] % total if total else None
+        return _match(source, parts[number], targets, steps)
+
+    workers = max(1, min(worker_count(), _WAITING // (len(parts[0][0]) * source.sizes.total)))
+    return join(list(in_order(one, range(len(parts)), workers)))
 
 
 def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -> Inputs:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError
 from secateur.graph.batch_norm import running_statistics
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import call_op, precision_of, run
-from secateur.graph.node import bound_arguments, kind
+from secateur.graph.node import kind
+from secateur.graph.stages import Arrival, run_stages
 from secateur.surrogates.source import Inputs, Source
 from secateur.types import Samples
 
@@ -27,30 +25,52 @@ def bn_moments(source: Source, count: int) -> Samples:
     if not any(kind(node) == "batch_norm" for node in graph.nodes):
         raise InputError("bn_moments needs a model with batch norm; use another surrogate, such as auto")
     inputs = tuple(_noise(source, i, count) for i in range(len(graph.inputs)))
-    return standardised(graph, inputs)
+    return standardised(graph, inputs, source.memory)
 
 
-def standardised(graph: Graph, inputs: Inputs) -> Samples:
+def standardised(graph: Graph, inputs: Inputs, memory: int) -> Samples:
     """`inputs`, with statistics by which every batch norm gives its channels mean β and deviation γ on them.
 
-    Cost: one forward pass.
+    Cost: one forward pass, or parts of it again where values take more than `memory` bytes.
     """
-    tensors: dict[str, Tensor] = {}
+    visitor = _Standardise(graph)
+    norms = [node for node in graph.nodes if running_statistics(node) is not None]
+    run_stages(graph, norms, visitor.tensors, visitor.tensors, inputs, visitor, memory)
+    return Samples(inputs, visitor.changed)
 
-    def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any], *, like: Tensor) -> Any:
-        if kind(node) != "batch_norm":
-            return call_op(node, args, kwargs, like=like)
-        x, names = args[0], running_statistics(node)
+
+class _Standardise:
+    """Puts the statistics of what each batch norm reads in place of its running ones, in graph order."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.tensors, self.changed = dict(graph.tensors), dict[str, Tensor]()
+        self._count, self._mean, self._square = 0, torch.zeros(()), torch.zeros(())
+
+    def wants(self, node: fx.Node, differs: bool) -> bool:
+        return True
+
+    def measure(self, arrival: Arrival) -> tuple[int, Tensor, Tensor]:
+        """The count, the mean and the sum of squares about it, of each channel."""
+        x = arrival.arguments(arrival.networks.of_original)["input"].double()
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        variance, mean = torch.var_mean(x.double(), axes, correction=0)
-        if names is not None:
-            tensors.update(zip(names, (mean, variance), strict=True))
-        a = bound_arguments(node, args, kwargs)
-        a |= {"running_mean": mean.to(x), "running_var": variance.to(x)}
-        return node.target(*a.values())  # type: ignore[operator]
+        variance, mean = torch.var_mean(x, axes, correction=0)
+        count = x.numel() // x.shape[1]
+        return count, mean, variance * count
 
-    run(graph, inputs, dtype=precision_of(inputs), call=call)
-    return Samples(inputs, tensors)
+    def add(self, found: tuple[int, Tensor, Tensor]) -> None:
+        """After Chan, Golub & LeVeque 1979: sums about the means of two parts, joined."""
+        count, mean, square = found
+        total, gap = self._count + count, mean - self._mean
+        self._square = self._square + square + gap.square() * (self._count * count / total)
+        self._mean = self._mean + gap * (count / total)
+        self._count = total
+
+    def finish(self, node: fx.Node) -> None:
+        names = running_statistics(node)
+        assert names is not None
+        self.changed |= dict(zip(names, (self._mean, self._square / self._count), strict=True))
+        self.tensors |= self.changed
+        self._count, self._mean, self._square = 0, torch.zeros(()), torch.zeros(())
 
 
 def _noise(source: Source, index: int, count: int) -> Tensor:

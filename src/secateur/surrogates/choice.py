@@ -9,9 +9,7 @@ import torch
 
 from secateur.errors import InputError
 from secateur.graph.finite import first_not_finite
-from secateur.graph.interpret import sizes_of_values
 from secateur.surrogates.batch_norm import (
-    STEPS,
     has_batch_norm,
     match_batch_norm,
     mismatch,
@@ -19,6 +17,7 @@ from secateur.surrogates.batch_norm import (
 )
 from secateur.surrogates.bn_moments import standardised
 from secateur.surrogates.confidence import surest, toward_classes
+from secateur.surrogates.effort import Effort, effort_for
 from secateur.surrogates.evidence import agreement, draw_probes
 from secateur.surrogates.families import Family, drawn, families
 from secateur.surrogates.forward import all_log_probabilities, classes, join, require_classes, take
@@ -26,15 +25,13 @@ from secateur.surrogates.shapes import DRAWINGS, clouds
 from secateur.surrogates.source import Inputs, Source
 from secateur.types import Samples
 
-_CANDIDATES = 6  # drawn for each that is kept
-_PROBES = 192  # samples by which a family is judged; at least _FEWEST, where the values of a pass are many
-_FEWEST = 32
-_NUMBERS = 2**28  # in the values of all nodes, for the samples of one family
+_DRAWN = 2**26  # numbers in candidates that are drawn at once
+_FEWEST = 32  # samples by which a family is judged
+_NUMBERS = 2**27  # in the values that are there at a time, for the samples of one family
 _TEMPERATURE = 0.004  # of agreement: a family so much behind the best has 1/e of its share
 _BN_TEMPERATURE = 0.1  # the same, of the mismatch of statistics
-_MOVED = 512  # samples, at most, that are moved to match batch norm
+_MOVED = 512  # samples, at most, that are moved to match batch norm, and as many that are not
 _LEAST = 0.1  # share of the best below which a family is left out
-_STEPS = 5
 _LENGTH = 0.011  # of a step, root of the mean square in units of the box
 _SOFTNESS = 1.0  # points
 
@@ -57,7 +54,9 @@ def mixture(source: Source, count: int) -> Inputs:
     """
     found = families(source)
     shares = _shares([1.0] * len(found), count)
-    return join([chosen(source, family, share) for family, share in zip(found, shares, strict=True) if share])
+    candidates = effort_for(source, count, len(found)).candidates
+    pairs = zip(found, shares, strict=True)
+    return join([chosen(source, family, share, candidates) for family, share in pairs if share])
 
 
 def inversion(source: Source, count: int) -> Inputs:
@@ -75,14 +74,17 @@ def bn_inversion(source: Source, count: int) -> Samples:
     """Drawings, half of them moved until batch norm finds its running statistics; then norms are corrected.
 
     At most 1,024 samples, since moving them takes the time. Cost: 20 forward and backward passes of half of
-    them. Raises `InputError` where the model has no batch norm.
+    them; of fewer in large networks, see `effort`. Raises `InputError` where the model has no batch norm.
     """
     require_batch_norm(source, "bn_inversion")
-    start = _kept(source, _judged(source, families(source)), min(count, 2 * _MOVED), steps=0)
+    found, count = families(source), min(count, 2 * _MOVED)
+    effort = effort_for(source, count, len(found))
+    start = _kept(source, _judged(source, found, effort), count, effort.candidates, steps=0)
     order = torch.randperm(len(start[0]), generator=source.generator)
-    half = len(order) // 2
-    moved = match_batch_norm(source, take(start, order[half:]), steps=STEPS)
-    return standardised(source.graph, join([take(start, order[:half]), moved] if half else [moved]))
+    still = len(order) - min(effort.moved, len(order) - len(order) // 2)
+    moved = match_batch_norm(source, take(start, order[still:]), steps=effort.steps)
+    inputs = join([take(start, order[:still]), moved] if still else [moved])
+    return standardised(source.graph, inputs, source.memory)
 
 
 def auto(source: Source, count: int) -> Inputs | Samples:
@@ -95,23 +97,33 @@ def auto(source: Source, count: int) -> Inputs | Samples:
     """
     if has_batch_norm(source):
         return bn_inversion(source, count)
-    return _kept(source, _judged(source, families(source)), count, steps=_STEPS)
+    found = families(source)
+    effort = effort_for(source, count, len(found))
+    return _kept(source, _judged(source, found, effort), count, effort.candidates, steps=effort.class_steps)
 
 
-def chosen(source: Source, family: Family, count: int) -> Inputs:
-    """The surest of six times as many draws; without classes, the draws themselves."""
-    if not classes(source):
+def chosen(source: Source, family: Family, count: int, candidates: int) -> Inputs:
+    """The surest of `candidates` times as many draws; without classes, the draws themselves.
+
+    Of large inputs, some are drawn and chosen at a time.
+    """
+    if not classes(source) or candidates < 2:
         return family.draw(source, count)
-    drawn = family.draw(source, _CANDIDATES * count)
-    return take(drawn, surest(all_log_probabilities(source, drawn), count))
+    numbers = sum(x[0].numel() for x in source.graph.example)
+    most = max(1, _DRAWN // (candidates * numbers))
+    parts = []
+    for wanted in [most] * (count // most) + [count % most] * (count % most > 0):
+        drawn = family.draw(source, candidates * wanted)
+        parts.append(take(drawn, surest(all_log_probabilities(source, drawn), wanted)))
+    return join(parts)
 
 
-def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family]]:
+def _judged(source: Source, found: Sequence[Family], effort: Effort) -> list[tuple[float, Family]]:
     """Families with their scores, the best first; those on which the model is not finite are left out."""
     if len(found) == 1:
         return [(0.0, found[0])]
-    probes = max(_FEWEST, min(_PROBES, _NUMBERS // max(1, sum(sizes_of_values(source.graph)))))
-    draws = [chosen(source, family, probes) for family in found]
+    probes = max(_FEWEST, min(effort.probes, _NUMBERS // source.sizes.peak))
+    draws = [chosen(source, family, probes, effort.candidates) for family in found]
     if has_batch_norm(source):
         with torch.no_grad():
             scores = [-float(mismatch(source, x)[0]) for x in draws]
@@ -128,7 +140,9 @@ def _judged(source: Source, found: Sequence[Family]) -> list[tuple[float, Family
     return sorted(finite, key=lambda pair: -pair[0])
 
 
-def _kept(source: Source, ranked: Sequence[tuple[float, Family]], count: int, *, steps: int) -> Inputs:
+def _kept(
+    source: Source, ranked: Sequence[tuple[float, Family]], count: int, candidates: int, *, steps: int
+) -> Inputs:
     """Samples of the best families, in shares by their scores, moved `steps` times toward their classes."""
     best = ranked[0][0]
     scale = _BN_TEMPERATURE if has_batch_norm(source) else _TEMPERATURE
@@ -137,7 +151,7 @@ def _kept(source: Source, ranked: Sequence[tuple[float, Family]], count: int, *,
     parts = []
     for share, (_, family) in zip(_shares([w for w, _ in pairs], count), pairs, strict=True):
         if share:
-            start = chosen(source, family, share)
+            start = chosen(source, family, share, candidates)
             if steps and classes(source):
                 start = toward_classes(
                     source, start, family.layout, steps=steps, length=_LENGTH, softness=_SOFTNESS

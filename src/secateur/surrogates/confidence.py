@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from secateur.graph.interpret import batches
+from secateur.graph.workers import in_order
 from secateur.surrogates.box import widths
-from secateur.surrogates.forward import BATCH, all_log_probabilities, join, log_probabilities
+from secateur.surrogates.forward import all_log_probabilities, gradient_batch, join, log_probabilities
 from secateur.surrogates.layout import Layout
 from secateur.surrogates.shapes import smooth
 from secateur.surrogates.source import Inputs, Source
@@ -42,14 +43,17 @@ def toward_classes(
     over `softness` points along the axes of space, for pixels that move alone make no natural picture.
     """
     targets = all_log_probabilities(source, inputs).argmax(1)
-    moved = []
-    for part, target in zip(batches(inputs, BATCH), targets.split(BATCH), strict=True):
+    size = gradient_batch(source, inputs)
+
+    def one(pair: tuple[Inputs, Tensor]) -> Inputs:
+        part, target = pair
         for _ in range(steps):
             part, done = _step(source, part, target, layout, length, softness)
             if done:
                 break
-        moved.append(part)
-    return join(moved)
+        return part
+
+    return join(list(in_order(one, zip(batches(inputs, size), targets.split(size), strict=True))))
 
 
 def _step(

@@ -17,7 +17,8 @@ from torch import Tensor, fx
 from secateur.graph.graph import tensor_name
 from secateur.graph.interpret import batches
 from secateur.graph.node import bound_arguments, kind
-from secateur.surrogates.forward import BATCH, forward
+from secateur.graph.workers import in_order
+from secateur.surrogates.forward import forward, gradient_batch
 from secateur.surrogates.source import Inputs, Source
 
 _LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
@@ -31,8 +32,15 @@ def agreement(source: Source, inputs: Inputs, probes: Sequence[Tensor]) -> float
     """
     layers = {node for node in source.graph.nodes if _is_asked(source, node)} - set(source.graph.outputs)
     outer: dict[fx.Node, Tensor] = {}
-    for part, directions in zip(batches(inputs, BATCH), batches(probes, BATCH), strict=True):
-        _add_gradients(source, layers, part, directions, outer)
+    size = gradient_batch(source, inputs)
+
+    def one(pair: tuple[Inputs, Sequence[Tensor]]) -> dict[fx.Node, Tensor]:
+        return _gradients(source, layers, *pair)
+
+    pairs = zip(batches(inputs, size), batches(probes, size), strict=True)
+    for found_of_batch in in_order(one, pairs):
+        for node, q in found_of_batch.items():
+            outer[node] = outer.get(node, torch.zeros(())) + q
     found = [_correlation(_weight(source, node), q) for node, q in outer.items()]
     return sum(found) / len(found) if found else 0.0
 
@@ -45,14 +53,10 @@ def draw_probes(source: Source, inputs: Inputs) -> list[Tensor]:
     return [p - p.mean(1, keepdim=True) if p.ndim > 1 and p.shape[1] > 1 else p for p in drawn]
 
 
-def _add_gradients(
-    source: Source,
-    layers: Collection[fx.Node],
-    inputs: Inputs,
-    probes: Sequence[Tensor],
-    outer: dict[fx.Node, Tensor],
-) -> None:
-    """Add Σ g gᵀ for each layer, g the gradient of the probed outputs with respect to its output units."""
+def _gradients(
+    source: Source, layers: Collection[fx.Node], inputs: Inputs, probes: Sequence[Tensor]
+) -> dict[fx.Node, Tensor]:
+    """Σ g gᵀ for each layer, g the gradient of the probed outputs with respect to its output units."""
     values: dict[fx.Node, Tensor] = {}
 
     def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
@@ -63,14 +67,16 @@ def _add_gradients(
     outputs = forward(source, given, observe)
     pairs = [(y, p) for y, p in zip(outputs, probes, strict=True) if y.requires_grad and y.shape == p.shape]
     if not pairs or not values:
-        return
+        return {}
     total = sum(((y * p).sum() for y, p in pairs), torch.zeros((), device=inputs[0].device))
     slopes = torch.autograd.grad(total, list(values.values()), allow_unused=True)
+    outer = dict[fx.Node, Tensor]()
     for node, slope in zip(values, slopes, strict=True):
         if slope is not None:
             units = slope if kind(node) == "linear" else slope.movedim(1, -1)
             rows = units.reshape(-1, units.shape[-1]).nan_to_num(0.0, 0.0, 0.0)
-            outer[node] = outer.get(node, torch.zeros(())) + (rows.T @ rows).double()
+            outer[node] = (rows.T @ rows).double()
+    return outer
 
 
 def _is_asked(source: Source, node: fx.Node) -> bool:

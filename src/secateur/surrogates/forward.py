@@ -8,15 +8,22 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
+from secateur.graph.footprint import batch_size
 from secateur.graph.interpret import Observe, batches, run
+from secateur.graph.workers import in_order
 from secateur.surrogates.source import Inputs, Source
 
-BATCH = 128  # samples that a pass with gradients holds at once
+_LARGEST = 128  # samples of a batch with gradients
 
 
 def forward(source: Source, inputs: Sequence[Tensor], observe: Observe | None = None) -> tuple[Tensor, ...]:
     """The model's outputs for `inputs`, with gradients where these are enabled."""
     return run(source.graph, inputs, observe=observe, gradients=True)
+
+
+def gradient_batch(source: Source, inputs: Sequence[Tensor]) -> int:
+    """How many samples a pass with gradients holds at once."""
+    return min(_LARGEST, batch_size(source.sizes.total, inputs))
 
 
 def join(parts: Sequence[Inputs]) -> Inputs:
@@ -60,7 +67,11 @@ def as_log_probabilities(source: Source, out: Tensor) -> Tensor:
 
 
 def all_log_probabilities(source: Source, inputs: Inputs) -> Tensor:
-    """The same without gradients, in chunks; values that are not finite count as no confidence."""
-    with torch.no_grad():
-        found = [log_probabilities(source, part) for part in batches(inputs, BATCH)]
-    return torch.cat(found).nan_to_num(nan=-1e9, neginf=-1e9)
+    """The same without gradients, in batches; values that are not finite count as no confidence."""
+
+    def one(part: Inputs) -> Tensor:
+        with torch.no_grad():
+            return log_probabilities(source, part)
+
+    size = batch_size(source.sizes.peak, inputs)
+    return torch.cat(list(in_order(one, batches(inputs, size)))).nan_to_num(nan=-1e9, neginf=-1e9)

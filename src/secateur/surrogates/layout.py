@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.graph.interpret import batches
 from secateur.surrogates.box import noise
-from secateur.surrogates.forward import BATCH, forward
+from secateur.surrogates.forward import forward, gradient_batch
 from secateur.surrogates.source import Source
 
 _COLOURS = 4  # at most so many channels stand on a last axis
@@ -98,7 +98,7 @@ def input_gradients(source: Source, index: int, count: int) -> Tensor:
     """
     inputs = noise(source, count)
     rows = []
-    for part in batches(inputs, BATCH):
+    for part in batches(inputs, gradient_batch(source, inputs)):
         part = tuple(x.requires_grad_() if i == index else x for i, x in enumerate(part))
         outputs = [y for y in forward(source, part) if y.requires_grad]
         if not outputs:

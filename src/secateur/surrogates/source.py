@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.decisions import Decision, decision_of
+from secateur.graph.footprint import Footprint, footprint, multiplications
 from secateur.graph.graph import Graph
 from secateur.graph.meaning import Meaning, meanings
 from secateur.types import Interval
@@ -23,6 +24,17 @@ class Source:
     graph: Graph
     box: tuple[Interval, ...]  # float32, batch 1, one for each input
     generator: torch.Generator
+    memory: int = 2**30  # bytes that values between layers may take
+
+    @cached_property
+    def sizes(self) -> Footprint:
+        """Of the model's values."""
+        return footprint(self.graph)
+
+    @cached_property
+    def work(self) -> float:
+        """Multiply-accumulates of a forward pass of one sample, roughly."""
+        return multiplications(self.graph, self.sizes)
 
     @cached_property
     def decision(self) -> Decision | None:

@@ -1,0 +1,46 @@
+"""How much a surrogate may ask of the model: by and large, no more than using the samples will cost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from secateur.surrogates.source import Source
+
+_USED = 3  # forward passes that a sample costs when it is used: both networks, and parts of them again
+_ALWAYS = 1.8e12  # multiply-accumulates that drawing may cost in any case
+_CANDIDATES = 6
+_PROBES = (32, 192)
+_MOVED = (32, 512)
+_STEPS = (4, 20)
+_GRADIENT = 3  # passes that one with a gradient costs
+
+
+@dataclass(frozen=True)
+class Effort:
+    """What drawing `count` samples may cost, in numbers."""
+
+    candidates: int  # drawn for each sample that is kept
+    probes: int  # samples by which a family is judged
+    moved: int  # samples that are moved to match batch norm
+    steps: int  # of each of these
+    class_steps: int  # of each sample toward its class
+
+
+def effort_for(source: Source, count: int, families: int) -> Effort:
+    """A quarter of the passes for judging families, a quarter for candidates, half for moving samples."""
+    passes = max(_USED * count, int(_ALWAYS / max(1.0, source.work)))
+    candidates = _between(passes // 4 // count, 1, _CANDIDATES)
+    probes = _between(passes // 4 // (families * (1 + candidates)), *_PROBES)
+    gradients = passes // 2 // _GRADIENT
+    steps = _between(gradients // _MOVED[0], *_STEPS)
+    return Effort(
+        candidates=candidates,
+        probes=probes,
+        moved=_between(gradients // steps, *_MOVED),
+        steps=steps,
+        class_steps=_between(gradients // count, 0, 5),
+    )
+
+
+def _between(value: int, low: int, high: int) -> int:
+    return max(low, min(high, value))
