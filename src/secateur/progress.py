@@ -44,6 +44,13 @@ def _tracked(items: Sequence[Item], description: str, enabled: bool) -> Iterator
             yield item
 
 
+def notice(said: str, enabled: bool) -> None:
+    """Write one line, where it is `enabled`."""
+    logger.info(said)
+    if enabled:
+        sys.stderr.write(f"secateur: {said}\n")
+
+
 @contextmanager
 def phase(description: str, enabled: bool) -> Iterator[None]:
     """Report, where it is `enabled`, that work without steps is going on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,7 +17,7 @@ from secateur.arguments import MODEL, parsed
 from secateur.bounds.box import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.decisions import Head
-from secateur.errors import SecateurError, TargetMissedError
+from secateur.errors import SecateurError, SecateurWarning, TargetMissedError
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple, stored_groups
 from secateur.graph.example import ExampleInputs
@@ -26,7 +28,7 @@ from secateur.methods.exact.method import unneeded
 from secateur.methods.per_group import Choose
 from secateur.outcome import kept_units, solved_tensors
 from secateur.plan import AUTO, Plan, Rounding, require_groups, schedule, selected
-from secateur.progress import phase, track
+from secateur.progress import notice, phase, track
 from secateur.report.recipe import (
     Recipe,
     RecordedRequest,
@@ -43,6 +45,7 @@ from secateur.run import Run
 from secateur.samples import Surrogate
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
+from secateur.timing import pace_of, shown
 from secateur.torch_state import reproducible
 from secateur.types import Groups, Interval
 from secateur.validation import samples_for, verdict_of, with_doubts
@@ -71,6 +74,8 @@ def prune(
     surrogate: Surrogate = "auto",
     calibration: Any = None,
     samples: int = 2048,
+    memory: int | str | None = None,
+    budget: float | str | None = None,
     allocation: str = "uniform",
     guard: Mapping[str, float | str] | None = None,
     head: Head = "auto",
@@ -106,7 +111,13 @@ def prune(
             function (source, count) → tensor. For `reconstruct`, `allocation="global"` and the guard.
         calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz`
             path.
-        samples: how many inputs to look at; fewer where memory would not hold them.
+        samples: how many inputs to use. More are slower and more accurate.
+        memory: bytes that the run may take beside the model, such as "2GiB". Inputs take at most half of it
+            (with a warning where that means fewer samples). Values between layers take the rest; those that
+            do not fit go to a scratch file or are computed again, with the same result. Default: a quarter of
+            the free memory, at least 1 GiB.
+        budget: time that the run may take, such as "5min": as many samples are used as the estimate allows.
+            It depends on the machine, and so does the result; the recipe records what was used.
         allocation: `uniform` takes the same share of every group, `global` where it costs the outputs least.
         guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an
             output}, or "certified_agreement", "certified_drift" and "eps": the same for all inputs within eps
@@ -148,6 +159,8 @@ def prune(
         surrogate=surrogate,
         calibration=calibration,
         samples=samples,
+        memory=memory,
+        budget=budget,
         allocation=allocation,
         guard=guard,
         head=head,
@@ -177,6 +190,8 @@ def _pruned(
     if request.exact_first:
         with report("looking for units that the function does not need"):
             _remove_unneeded(task, history)
+    recorded = request.recorded(request.ignored(model), task.input_bounds)
+    request = _timed(task, request)
     with report("drawing samples"):
         samples, validation, used = samples_for(request, graph, coupling, task.input_bounds)
         validation = with_doubts(validation, request, graph)
@@ -211,7 +226,6 @@ def _pruned(
         small = shrink(model, graph, coupling, run.weights, run.alive)
     with report("judging it"):
         verdict = None if validation is None else verdict_of(graph, run.weights, validation, request.head)
-    recorded = request.recorded(request.ignored(model), task.input_bounds)
     return Result(
         small,
         _recipe(task, recorded, plan, history, used, verdict),
@@ -249,6 +263,7 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
         allocation=request.allocation,
         round_to=request.round_to,
         recursive=request.recursive,
+        memory=request.memory,
     )
 
 
@@ -258,6 +273,28 @@ def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> 
     return tuple(
         replace(i, lower=i.lower.to(device or "cpu"), upper=i.upper.to(device or "cpu")) for i in box
     )
+
+
+def _timed(task: Task, request: Request) -> Request:
+    """Say how long the run will take; with a time budget, as many samples as it allows."""
+    if not request.needs_samples:
+        return request
+    share = 0.5 if request.target is None else request.target.share
+    steps, drawn = max(1, math.ceil(share / request.step)), request.calibration is None
+    pace, samples = pace_of(task.graph), request.samples
+    if request.budget is not None:
+        samples = pace.affordable(request.budget, samples, steps, drawn)
+        request = replace(request, samples=samples)
+    seconds = pace.estimate(samples, steps, drawn)
+    notice(f"{samples:,} samples, about {shown(seconds)}", request.progress)
+    if request.budget is not None and seconds > request.budget:
+        warnings.warn(
+            f"budget: the run takes about {shown(seconds)} with {samples} samples, the fewest; the budget is "
+            f"{shown(request.budget)}",
+            SecateurWarning,
+            stacklevel=2,
+        )
+    return request
 
 
 def _remove_unneeded(task: Task, history: History) -> None:

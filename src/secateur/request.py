@@ -12,6 +12,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from secateur import arguments as may
+from secateur import memory, timing
 from secateur.arguments import Rule
 from secateur.decisions import HEADS, Head
 from secateur.errors import InputError
@@ -38,6 +39,8 @@ class Request:
     surrogate: Surrogate
     calibration: Calibration | None
     samples: int
+    memory: int  # bytes that the run may take beside the model
+    budget: float | None  # seconds that it may take
     allocation: Allocation
     budgets: Mapping[str, float | str]
     guard: Guard | None
@@ -79,6 +82,7 @@ class Request:
             "budgets": budgets,
             "guard": None if method.lossless else guard,
             "exact_first": values["exact_first"] and not method.lossless,
+            "memory": values["memory"] or memory.default_memory(),
             "step": values["step"] or method.default_step(guarded=guard is not None),
         }
         return Request(**values)
@@ -104,6 +108,7 @@ class Request:
             seed=self.seed,
             surrogate=name_of(self.surrogate),
             samples=self.samples,
+            budget=self.budget,
             allocation=self.allocation,
             guard=dict(self.budgets),
             head=self.head,
@@ -205,6 +210,8 @@ RULES: dict[str, Rule] = {
         )
     ),
     "samples": may.whole(1, "a whole number of inputs, at least 1"),
+    "memory": may.optional(Rule(memory.MAY_BE, memory.as_bytes)),
+    "budget": may.optional(Rule(timing.MAY_BE, timing.as_seconds)),
     "allocation": may.one_of("uniform", "global"),
     "guard": may.optional(may.instance(Mapping, _PAIRS)),
     "head": may.one_of(*HEADS),

@@ -20,7 +20,7 @@ from secateur.errors import InputError, SecateurWarning
 from secateur.graph.export import first_line
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import sizes_of_values
+from secateur.memory import shown
 from secateur.report.recipe import content_of
 from secateur.surrogates import SURROGATES, Source
 from secateur.types import Samples
@@ -38,8 +38,6 @@ class Calibration:
     bounds: Any
 
 
-_LIVE_VALUES = 6  # of the largest size, in the two networks of a sweep
-_BYTES = 2**30  # that these may take
 _DRAWS = 3  # of samples, where the model is not finite on some
 
 
@@ -52,25 +50,32 @@ def draw_samples(
     device: torch.device | str | None,
     seed: int,
     normalise: Callable[[Tensor], Tensor] = lambda images: images,
+    memory: int = 2**30,
 ) -> Samples:
-    """Surrogates or the user's own inputs, at most `count`, on the device; `normalise` is for the latter."""
-    asked, count = count, affordable(graph, count)
+    """Surrogates or the user's own inputs, at most `count`, on the device; `normalise` is for the latter.
+
+    With a warning, fewer are drawn where they would take more than half of `memory` bytes.
+    """
+    asked, count = count, affordable(graph, count, memory)
     box = input_box(graph, input_bounds, dtype=torch.float32)
     if calibration is not None:
         found = own(graph, calibration, count, normalise)
         _refuse_bad(graph, found)
         if count < asked and len(found.inputs[0]) == count:
-            _warn_of_memory(f"calibration: {count} inputs are used")
+            _warn_of_memory(f"calibration: {count} inputs are used", memory)
     else:
         if count < asked:
-            _warn_of_memory(f"samples: {count} of {asked} are drawn")
-        found = _drawn(Source(graph, box, torch.Generator().manual_seed(seed)), surrogate, count)
+            _warn_of_memory(f"samples: {count} of {asked} are drawn", memory)
+        source = Source(graph, box, torch.Generator().manual_seed(seed), memory // 2)
+        found = _drawn(source, surrogate, count)
     return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
 
 
-def _warn_of_memory(said: str) -> None:
+def _warn_of_memory(said: str, memory: int) -> None:
     warnings.warn(
-        f"{said}; the values of more do not fit into {_BYTES / 2**30:g} GiB", SecateurWarning, stacklevel=3
+        f"{said}: more take over half of the memory of {shown(memory)}; raise it (memory=, --memory)",
+        SecateurWarning,
+        stacklevel=3,
     )
 
 
@@ -186,10 +191,10 @@ def own(
     return Samples(tuple(normalise(x) if x.is_floating_point() else x for x in found))
 
 
-def affordable(graph: Graph, count: int) -> int:
-    """`count`, or as many samples as keep a sweep's values within about 1 GiB; at least 32."""
-    each = 4 * _LIVE_VALUES * max(1, *sizes_of_values(graph))
-    return min(count, max(32, _BYTES // each))
+def affordable(graph: Graph, count: int, memory: int) -> int:
+    """`count`, or as many samples as take half of `memory` bytes; at least 32."""
+    each = sum(x[0].numel() * x.element_size() for x in graph.example)
+    return min(count, max(32, memory // 2 // max(1, each)))
 
 
 def _as_tuple(value: Any) -> tuple[Tensor, ...]:

@@ -55,7 +55,12 @@ def samples_for(
     """
     needed, surrogate = request.needs_samples, name_of(request.surrogate)
     draw = partial(
-        draw_samples, graph, bounds, device=request.device, normalise=request.normalisation.normalised
+        draw_samples,
+        graph,
+        bounds,
+        device=request.device,
+        normalise=request.normalisation.normalised,
+        memory=request.memory,
     )
     used = UsedInputs(surrogate=surrogate if needed and request.calibration is None else "")
     samples = None
@@ -70,7 +75,7 @@ def samples_for(
     elif needed:
         samples = draw(request.surrogate, None, request.samples, seed=request.seed)
     other = validation_surrogate(surrogate if needed else "")
-    count = affordable(graph, validation_count(graph, coupling))
+    count = affordable(graph, validation_count(graph, coupling), request.memory // 2)
     try:
         drawn = draw(other, None, count, seed=request.seed + 1)
     except SecateurError as error:

@@ -130,6 +130,26 @@ Samples = Annotated[
         "Fewer are faster and less accurate.",
     ),
 ]
+Memory = Annotated[
+    str | None,
+    Option(
+        metavar="SIZE",
+        rich_help_panel=FIDELITY,
+        help="Memory that the run may take beside the model, e.g. 2GiB. Values that do not fit go to a "
+        "scratch "
+        "file or are computed again. Default: a quarter of the free memory, at least 1GiB.",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    Option(
+        metavar="TIME",
+        rich_help_panel=FIDELITY,
+        help="Time that the run may take, e.g. 5min: as many --samples are used as the estimate allows. "
+        "Default: no "
+        "limit.",
+    ),
+]
 AllocationOption = Annotated[
     Allocation,
     Option(
@@ -274,6 +294,8 @@ def prune_command(
     surrogate: SurrogateOption = Surrogate.auto,
     calibration: Calibration = None,
     samples: Samples = 2048,
+    memory: Memory = None,
+    budget: Budget = None,
     allocation: AllocationOption = Allocation.uniform,
     option: ParameterOption = None,
     step: Step = None,
@@ -325,6 +347,8 @@ def prune_command(
         "surrogate": surrogate.value,
         "calibration": calibration,
         "samples": samples,
+        "memory": memory,
+        "budget": budget,
         "allocation": allocation.value,
         "guard": {name: value for name, value in budgets.items() if value is not None},
         "head": head.value,

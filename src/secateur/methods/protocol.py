@@ -41,7 +41,7 @@ class Task:
     allocation: Allocation = "uniform"
     round_to: Rounding = 1
     recursive: bool = True
-    memory: int = 2**30  # bytes that values between layers may take
+    memory: int = 2**30  # bytes that the run may take beside the model
 
     @property
     def graph(self) -> Graph:
@@ -55,6 +55,11 @@ class Task:
     def norms(self) -> Mapping[str, Norm]:
         """Weight of a layer → the batch norm that follows it."""
         return following_norms(self.graph)
+
+    def _memory_of_values(self) -> int:
+        """What the samples leave of the memory, at least a quarter of it."""
+        taken = 0 if self.samples is None else sum(x.nbytes for x in self.samples.inputs)
+        return max(self.memory // 4, self.memory - taken)
 
     def gone(self) -> dict[str, int]:
         """How many units of each group are removed so far."""
@@ -71,7 +76,7 @@ class Task:
             self.box,
             settings,
             self.seed,
-            self.memory,
+            self._memory_of_values(),
         )
 
 

@@ -98,6 +98,7 @@ class RecordedRequest(Record):
     seed: int
     surrogate: str = ""
     samples: int = 0
+    budget: float | None = None  # seconds
     allocation: str = "uniform"
     guard: dict[str, float | str] = Field(default_factory=dict)
     head: str = "auto"

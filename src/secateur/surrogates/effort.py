@@ -26,9 +26,14 @@ class Effort:
     class_steps: int  # of each sample toward its class
 
 
+def passes_for(count: int, work: float) -> float:
+    """Forward passes that drawing `count` samples may cost, of `work` multiply-accumulates each."""
+    return max(_USED * count, _ALWAYS / max(1.0, work))
+
+
 def effort_for(source: Source, count: int, families: int) -> Effort:
     """A quarter of the passes for judging families, a quarter for candidates, half for moving samples."""
-    passes = max(_USED * count, int(_ALWAYS / max(1.0, source.work)))
+    passes = int(passes_for(count, source.work))
     candidates = _between(passes // 4 // count, 1, _CANDIDATES)
     probes = _between(passes // 4 // (families * (1 + candidates)), *_PROBES)
     gradients = passes // 2 // _GRADIENT

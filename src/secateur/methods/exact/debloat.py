@@ -11,14 +11,15 @@ from torch import Tensor
 from secateur.bounds.box import input_box
 from secateur.errors import InputError
 from secateur.graph.finite import finite_samples, first_not_finite
+from secateur.graph.footprint import batch_size
 from secateur.graph.graph import Graph
+from secateur.graph.interpret import batches
 from secateur.graph.interpret import run as forward
 from secateur.methods.exact import FINDERS, unread
 from secateur.methods.exact.finding import Finding, removal_of
 from secateur.methods.exact.problem import ExactProblem, bounded, make_problem
 from secateur.report.recipe import Edit
 from secateur.run import Run
-from secateur.samples import affordable
 from secateur.surrogates.box import from_units, noise
 from secateur.surrogates.source import Source
 from secateur.types import Group, Interval
@@ -98,14 +99,14 @@ class _Check:
     """Whether a network still computes what the original does on samples, in float64."""
 
     graph: Graph
-    inputs: tuple[Tensor, ...]
-    outputs: tuple[Tensor, ...]  # the original's
+    inputs: Sequence[tuple[Tensor, ...]]  # in batches
+    outputs: Sequence[tuple[Tensor, ...]]  # the original's, of each batch
     tolerance: float  # relative to the largest value of each output
 
     @staticmethod
     def of(graph: Graph, box: Sequence[Interval], seed: int, tolerance: float) -> _Check:
         generator = torch.Generator().manual_seed(seed)
-        source, count = Source(graph, tuple(box), generator), affordable(graph, _SAMPLES) // 2
+        source, count = Source(graph, tuple(box), generator), _SAMPLES // 2
 
         def corners(index: int) -> Tensor:
             drawn = torch.randint(2, (count, *graph.example[index].shape[1:]), generator=generator)
@@ -120,13 +121,16 @@ class _Check:
                 "exact: the model's outputs are not finite anywhere in the input box; it goes wrong at "
                 f"{first_not_finite(graph, inputs)}. Give narrower input_bounds"
             )
-        inputs = tuple(x[good] for x in inputs)
-        return _Check(graph, inputs, forward(graph, inputs, dtype=torch.float64), tolerance)
+        parts = list(batches([x[good] for x in inputs], batch_size(2 * source.sizes.peak, inputs)))
+        outputs = [forward(graph, part, dtype=torch.float64) for part in parts]
+        return _Check(graph, parts, outputs, tolerance)
 
     def holds(self, weights: Mapping[str, Tensor]) -> bool:
-        found = forward(self.graph, self.inputs, weights, dtype=torch.float64)
-        return all(
-            bool(((g - f).abs() <= self.tolerance * f.abs().max()).all())
-            for f, g in zip(self.outputs, found, strict=True)
-            if f.is_floating_point()
-        )
+        """Whether no output moves by more than the tolerance."""
+        largest = [max(float(y.abs().max()) for y in of_all) for of_all in zip(*self.outputs, strict=True)]
+        for part, outputs in zip(self.inputs, self.outputs, strict=True):
+            found = forward(self.graph, part, weights, dtype=torch.float64)
+            for f, g, size in zip(outputs, found, largest, strict=True):
+                if f.is_floating_point() and not bool(((g - f).abs() <= self.tolerance * size).all()):
+                    return False
+        return True

@@ -1,0 +1,53 @@
+"""How much memory a run may take beside the model, and how much is free."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from secateur.budget import budget as largest_array
+
+_LEAST = 2**30
+_UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+MAY_BE = "bytes, or a text such as '2GiB' or '500MB', at least 256MiB"
+_SMALLEST = 2**28
+
+
+def as_bytes(value: object) -> int:
+    """A number of bytes, or a text with a unit; raises `ValueError` for anything else, or too little."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError
+    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
+    if found is None or found[2] not in _UNITS:
+        raise ValueError
+    size = float(found[1]) * _UNITS[found[2]]
+    if not _SMALLEST <= size < 2**62:
+        raise ValueError
+    return int(size)
+
+
+def default_memory() -> int:
+    """A quarter of the memory that is free now, at least 1 GiB."""
+    return max(_LEAST, _free() // 4)
+
+
+def _free() -> int:
+    """Bytes that programs can still take without swapping; of what the process may have where that is
+    less.
+    """
+    try:
+        told = Path("/proc/meminfo").read_text()
+        available = int(told.partition("MemAvailable:")[2].split()[0]) * 1024
+    except (OSError, IndexError, ValueError):
+        try:
+            available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError):
+            return 0
+    return min(available, 4 * largest_array())
+
+
+def shown(size: int) -> str:
+    """For messages: 1.5 GiB."""
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
