@@ -125,7 +125,8 @@ def moments_at(study: Study, consumer: Consumer, arguments: Arguments, x: Tensor
     if not all(bool(torch.isfinite(part).all()) for part in total.parts):
         raise InputError(
             f"{described(consumer)}: the second moments of its inputs and outputs are not finite; values "
-            "overflow or are NaN there. Give narrower input_bounds, another surrogate, or leave the layer whole (ignore=)"
+            "overflow or are NaN there. Give narrower input_bounds, another surrogate, or leave the layer "
+            "whole (ignore=)"
         )
     if consumer.bias is None or study.intercept(consumer):
         return total
