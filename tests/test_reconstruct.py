@@ -22,12 +22,12 @@ from secateur.errors import InputError, RecipeError, TargetMissedError
 from secateur.graph.capture import capture
 from secateur.graph.interpret import run
 from secateur.reconstruct.elimination import Problem, eliminate
-from secateur.reconstruct.layers import blocks_of_rows, find_consumers
+from secateur.reconstruct.layers import Consumer, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.robust import perturbed
-from secateur.reconstruct.sensitivity import _root
+from secateur.reconstruct.sensitivity import Root, _Sum
 from secateur.reconstruct.solve import best_weights
-from secateur.reconstruct.sweep import sweep
+from secateur.reconstruct.sweep import Reading, Rows, sweep
 from secateur.report.recipe import Recipe
 from secateur.surrogates import Source
 from secateur.surrogates.bn_moments import bn_moments
@@ -144,8 +144,8 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 @pytest.mark.filterwarnings("ignore:Using padding='same'")  # torch's own, for even kernels
 @pytest.mark.parametrize("name", LAYERS)
 @settings(max_examples=4, deadline=None)
-@given(seed=st.integers(0, 999), limit=st.sampled_from([1, 40, 10_000]))
-def test_rows_times_matrix_is_what_the_layer_gives(name: str, seed: int, limit: int) -> None:
+@given(seed=st.integers(0, 999), share=st.sampled_from([1, 8, 2_000]))
+def test_rows_times_matrix_is_what_the_layer_gives(name: str, seed: int, share: int) -> None:
     torch.manual_seed(seed)
     make, shape = LAYERS[name]
     graph = capture(make().eval(), torch.randn(3, *shape))
@@ -155,14 +155,27 @@ def test_rows_times_matrix_is_what_the_layer_gives(name: str, seed: int, limit: 
     assert torch.equal(consumer.view.tensor(matrix, weight), weight)
     seen = []
 
-    def look(consumer: Any, arguments: Any, first: Tensor, x: Tensor, target: Tensor) -> None:
-        bias = 0.0 if consumer.bias is None else graph.tensors[consumer.bias].reshape(consumer.blocks, 1, -1)
-        for (rows,), y in blocks_of_rows(consumer, arguments, [x], target, limit, drawn(seed)):
-            torch.testing.assert_close(rows @ matrix.mT + bias, y, rtol=1e-4, atol=1e-5)
-            seen.append(y.shape[1])
+    class Visit:
+        def wants(self, consumer: Consumer, differs: bool) -> bool:
+            return not differs
 
-    sweep(graph, {consumer.node: consumer}, graph.tensors, graph.tensors, [torch.randn(5, *shape)], look)
-    assert sum(seen) >= 5
+        def measure(self, reading: Reading) -> Rows:
+            blocks = blocks_of_rows(
+                consumer, reading.arguments, reading.pruned, reading.target, share, drawn(seed)
+            )
+            bias = 0.0 if consumer.bias is None else graph.tensors[consumer.bias]
+            bias = bias if consumer.bias is None else bias.reshape(consumer.blocks, 1, -1)
+            found = list(blocks)
+            for rows, y in found:
+                torch.testing.assert_close(rows @ matrix.mT + bias, y, rtol=1e-4, atol=1e-5)
+            return found
+
+        def finish(self, consumer: Consumer, moments: Moments) -> None:
+            seen.append(moments.count)
+
+    x = torch.randn(5, *shape)
+    sweep(graph, {consumer.node: consumer}, graph.tensors, graph.tensors, [x], Visit(), 2**20)
+    assert len(seen) == 1 and seen[0] >= 5
 
 
 # --- exact cases --------------------------------------------------------------------------------------------
@@ -462,8 +475,14 @@ def test_a_root_of_many_outputs_gives_the_costs_of_the_whole_matrix(monkeypatch:
     assert secateur.prune(model, torch.zeros(2, 12), **settings).recipe.groups == whole.groups
 
     rows, weight = torch.randn(2, 7, 300, dtype=torch.float64), torch.randn(2, 300, 5, dtype=torch.float64)
-    narrow = _root(rows, 3).times(weight)
+
+    def root() -> Root:
+        total = _Sum(300, 7)
+        total.add(rows)
+        return total.root(3)
+
+    narrow = root().times(weight)
     monkeypatch.setattr("secateur.reconstruct.sensitivity._WIDE", 1000)
-    expected = _root(rows, 3).times(weight)
+    expected = root().times(weight)
     torch.testing.assert_close(narrow.mT @ narrow, expected.mT @ expected)
     assert narrow.shape == (2, 5, 5)

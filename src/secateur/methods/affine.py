@@ -24,7 +24,7 @@ class AffineUnits:
 def affine_units(context: Context, group: Group) -> AffineUnits:
     """The units of a group.
 
-    Norms that stand elsewhere (after a sum, of another kind) are left out: the papers do not cover them.
+    Norms elsewhere (after a sum, of another kind) are left out: the papers do not cover them.
     """
     norms = own_norms(context.norms, group)
     folded = fold(context.weights, norms)

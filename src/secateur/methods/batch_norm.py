@@ -21,7 +21,7 @@ _LAYERS = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_tr
 class Norm:
     """A batch norm right after a linear or convolution layer, by the names of its tensors."""
 
-    axis: int  # of the layer's weight, along which its outputs stand
+    axis: int  # of the layer's weight, that of its outputs
     bias: str | None  # the layer's own
     scale: str | None
     shift: str | None

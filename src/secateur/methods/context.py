@@ -1,4 +1,4 @@
-"""What a method may use when it decides: the graph, the weights as they stand and the input box; no data."""
+"""What a method may use when it decides: the graph, the present weights and the input box; no data."""
 
 from __future__ import annotations
 

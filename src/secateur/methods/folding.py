@@ -28,7 +28,7 @@ def folding(
     Clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), side by side over all producers and what
     stands on the way: equal units leave at no loss. The consumers' columns of a cluster are added up.
     `repair` is the exponent of the variance correction (Fold-AR): 0 leaves the mean as it is. The best of
-    `restarts` clusterings counts. A unit may stand in for several, whatever `recursive` says. Cost: n²·d for
+    `restarts` clusterings counts. A unit may replace several, whatever `recursive` says. Cost: n²·d for
     n units of d weights, and n²·k for k clusters in each iteration of each clustering.
     """
     norms = own_norms(context.norms, group)
@@ -69,7 +69,7 @@ def means(
 
 
 def gain(vectors: Tensor, head: Tensor) -> Tensor:
-    """r = N/√(N + (N² − N)·E[ρ]) of every cluster, where its head stands; shape: (vectors,).
+    """r = N/√(N + (N² − N)·E[ρ]) of every cluster, at the position of its head; shape: (vectors,).
 
     ρ: cosine of two of its vectors, for the correlation of what they make. Their sum over all pairs is ‖Σ u‖²
     − N for unit vectors u. The mean of N vectors of equal variance has 1/r² of it. E[ρ] < 0 counts as 0.

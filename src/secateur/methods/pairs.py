@@ -1,4 +1,4 @@
-"""Pairs a→b (a leaves, b stands in for it) in the order of their saliency, without conflicts."""
+"""Pairs a→b (a is removed and merged into b) in the order of their saliency, without conflicts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from secateur.methods.context import Context, fan_out, incoming
 from secateur.types import Group
 
-BLOCK_BYTES = 2**26  # rows of the pair matrix that stand in memory at a time
+BLOCK_BYTES = 2**26  # of the rows of the pair matrix that are in memory at a time
 
 
 def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
@@ -47,8 +47,8 @@ def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tens
 def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Tensor, Tensor]:
     """Up to `count` compatible pairs a→b in ascending saliency; shapes: (k,), (k,), (k,).
 
-    Compatible: nobody leaves twice, and who stands in does not leave. Unless `recursive`, a unit that has
-    stood in for another (in this step or before) neither does so again nor leaves.
+    Compatible: no unit is removed twice, and none that another was merged into is removed. Unless
+    `recursive`, a unit that another was merged into (in this step or before) is not used again.
     """
     alive, used = context.alive[group.name], context.used[group.name]
     features, fan = incoming(context, group), fan_out(context, group)
@@ -66,7 +66,7 @@ def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Ten
         value, a, b = heapq.heappop(heap)
         if not sources[a] or value == float("inf"):
             continue
-        if not targets[b]:  # its partner has left meanwhile: look for the next best and queue again
+        if not targets[b]:  # its partner has been removed meanwhile: queue it again with the next best
             (value,), (b,) = least_partners(features, fan, torch.tensor([a]), targets.nonzero().flatten())
             heapq.heappush(heap, (float(value), a, int(b)))
             continue

@@ -1,4 +1,4 @@
-"""The numbers that make a unit, gathered from the tensors in which it stands."""
+"""The numbers that make a unit, gathered from the tensors that hold it."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def makers(group: Group) -> list[Slot]:
 
 
 def entries(tensors: Mapping[str, Tensor], slot: Slot, units: Tensor | None = None) -> Tensor:
-    """What stands in `slot` for each of `units`, by default all; shape: (units, width, …)."""
+    """The numbers of `slot` for each of `units`, by default all; shape: (units, width, …)."""
     positions = slot.positions if units is None else slot.positions[units]
     return tensors[slot.tensor].movedim(slot.axis, 0)[positions]
 
 
 def rows(tensors: Mapping[str, Tensor], slots: Iterable[Slot], units: Tensor) -> Tensor:
-    """All that stands in `slots` for each of `units`, side by side; shape: (units, numbers)."""
+    """The numbers of `slots` for each of `units`, side by side; shape: (units, numbers)."""
     none = torch.zeros(len(units), 0, dtype=torch.float64)
     return torch.cat([none, *(entries(tensors, slot, units).flatten(1) for slot in slots)], dim=1)
 

@@ -30,7 +30,7 @@ def scaled_merging(
     ReLU(s·x) = s·ReLU(x) for s > 0, so that a positive multiple of a kept unit leaves at no loss. Where the
     cosine of w_a and w_b is below `threshold` (`threshold_conv` for units of one convolution), nothing stands
     in. Defaults are the paper's, which has no residual streams: a unit of several layers needs the larger
-    cosine. A unit may stand in for several, whatever `recursive` says. Cost: n·d for the norms, k·m·d for k
+    cosine. A unit may replace several, whatever `recursive` says. Cost: n·d for the norms, k·m·d for k
     removed and m kept units of d weights.
     """
     units, kept = smallest(context, group, count, norm)

@@ -1,0 +1,235 @@
+"""Samples in batches: the same bits wherever values wait and whoever computes them, in bounded memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import secateur
+from architectures import ARCHITECTURES
+from secateur import memory, timing
+from secateur.errors import InputError, SecateurWarning
+from secateur.graph import footprint as footprints
+from secateur.graph import stages, workers
+from secateur.graph.capture import capture
+from secateur.graph.footprint import batch_size, footprint, multiplications
+from secateur.graph.store import Both, Store
+from secateur.graph.workers import in_order
+from secateur.surrogates.effort import effort_for
+from secateur.surrogates.source import Source
+from secateur.timing import Pace
+
+
+def pruned(name: str, **settings: Any) -> str:
+    architecture = ARCHITECTURES[name]
+    settings = {"samples": 48, "remove": 0.4, "normalize": "none", "surrogate": "shapes"} | settings
+    return secateur.prune(architecture.build(), architecture.example(), **settings).recipe.result
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the samples of a test make several batches."""
+    monkeypatch.setattr(footprints, "BATCH_BYTES", 2**16)
+
+
+@pytest.mark.parametrize("name", ["resnet_basic", "densenet", "vision_transformer", "mobilenet"])
+def test_results_do_not_depend_on_where_values_wait(
+    name: str, small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = pruned(name)
+    for places in (["disk"], [""], ["memory", "", "disk", "", ""]):
+        turns = cycle(places)
+        monkeypatch.setattr(stages, "_where", lambda *given, turns=turns: next(turns))
+        assert pruned(name) == expected, places
+
+
+def test_results_do_not_depend_on_the_number_of_workers(
+    small_batches: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = set()
+    for count in (1, 2, 5):
+        monkeypatch.setattr(workers, "worker_count", lambda count=count: count)
+        found.add(pruned("cnn_batch_norm", surrogate="auto"))
+    assert len(found) == 1
+
+
+def test_values_in_a_scratch_file_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    graph = capture(nn.Linear(2, 2).eval(), torch.zeros(2, 2))
+    node, other = graph.nodes[0], graph.nodes[1]
+    parts = [torch.randn(3, 4).T, torch.arange(5), torch.tensor(True), torch.randn(2, dtype=torch.float16)]
+    same = torch.randn(2, 2)
+    with Store(2) as store:
+        for turn in range(3):
+            written = store.begin(True)
+            for batch in range(2):
+                store.save(batch, written({node: Both(same, same), other: Both([*parts, 7], [turn, *parts])}))
+            store.drop_older(True)
+            assert not list(tmp_path.iterdir())  # the file has no name
+        found = store.load(1)
+    assert found[node].original is found[node].pruned and torch.equal(found[node].original, same)
+    assert found[other].original[-1] == 7 and found[other].pruned[0] == 2
+    for x, y in zip(parts, found[other].original[:-1], strict=True):
+        assert x.dtype == y.dtype and torch.equal(x, y)
+
+
+def test_work_comes_in_order_and_errors_end_it() -> None:
+    def slow_at_first(item: int) -> int:
+        time.sleep(0.02 * (item == 0))
+        if item == 7:
+            raise ValueError("seven")
+        begun.append(item)
+        return item
+
+    begun = list[int]()
+    assert list(in_order(slow_at_first, range(6), 3)) == list(range(6))
+    with pytest.raises(ValueError, match="seven"):
+        list(in_order(slow_at_first, range(6, 1000), 3))
+    assert len(begun) < 20
+    ahead: Iterator[int] = in_order(slow_at_first, iter(range(8, 1000)), 2)
+    assert next(ahead) == 8
+    ahead.close()  # type: ignore[attr-defined]
+    assert len(begun) < 30
+
+
+def test_the_footprint_counts_numbers_and_their_lives() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    graph = capture(model, torch.zeros(2, 4))
+    sizes = footprint(graph)
+    assert sorted(sizes.numbers.values()) == [3, 6, 6] and sizes.total == 15 and sizes.peak == 12
+    assert multiplications(graph, sizes) == 6 * 4 + 6 * 1 + 3 * 6
+    last = next(i for i, node in enumerate(sizes.nodes) if sizes.numbers.get(node) == 3)
+    assert [sizes.numbers[node] for node in sizes.alive(last)] == [6]
+    assert batch_size(2**20, [torch.zeros(1)]) == 16 and batch_size(1, [torch.zeros(1)]) == 512
+    assert batch_size(2**40, [torch.zeros(1)]) == 1
+
+
+def test_drawing_costs_no_more_than_using(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ARCHITECTURES["cnn_batch_norm"]
+    source = Source(capture(model.build(), model.example()), (), torch.Generator())
+    small = effort_for(source, 1024, 8)
+    assert (small.candidates, small.probes, small.moved, small.steps, small.class_steps) == (
+        6,
+        192,
+        512,
+        20,
+        5,
+    )
+    monkeypatch.setattr(Source, "work", 1e9)  # 3,072 passes for 1,024 samples
+    large = effort_for(Source(source.graph, (), source.generator), 1024, 8)
+    assert (large.candidates, large.probes, large.moved, large.steps, large.class_steps) == (1, 48, 32, 16, 0)
+
+
+LIMITED = """
+    import resource, sys
+    import torch
+    from torch import nn
+    from secateur.graph.capture import capture
+    from secateur.graph.coupling import couple
+    from secateur.reconstruct import Settings, layer_statistics, reconstruct
+    from secateur.types import Samples
+
+    torch.set_num_threads(1)
+    model = nn.Sequential(nn.Conv2d(1, 48, 1), nn.ReLU(), nn.Conv2d(48, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1),
+                          nn.Flatten(), nn.Linear(8, 4)).eval()
+    graph = capture(model, torch.rand(2, 1, 64, 64))
+    coupling = couple(graph)
+    weights = {name: w.double() for name, w in graph.tensors.items()}
+    alive = {g.name: torch.ones(g.units, dtype=torch.bool) for g in coupling.prunable}
+    need = {g.name: g.units // 2 for g in coupling.prunable}
+
+    def refitted(samples):
+        inputs = Samples((torch.rand(samples, 1, 64, 64),))
+        stats = layer_statistics(graph, coupling, weights, inputs, (), Settings(), 0, 2**26)
+        return reconstruct(stats, weights, alive, need)
+
+    refitted(16)  # what is imported and allocated once
+    used = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
+    limit = used + int(sys.argv[1]) * 2**20
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    removals, _ = refitted(1024)
+    print(sum(len(removal.units) for removal in removals))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is set from /proc")
+def test_memory_is_bounded() -> None:
+    """The values of one layer take 0.75 GiB for all samples, in each network; the run may take 0.5 GiB."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(LIMITED), "512"], capture_output=True, text=True, timeout=300
+    )
+    assert (done.returncode, done.stdout) == (0, "28\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GiB", 2**31), ("500MB", 500_000_000), (2**30, 2**30), ("1.5 GiB", 3 * 2**29)]
+)
+def test_sizes(text: Any, size: int) -> None:
+    assert memory.as_bytes(text) == size
+    assert memory.default_memory() >= 2**30
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5min", 300), (2.5, 2.5), ("1h", 3600)])
+def test_times(text: Any, seconds: float) -> None:
+    assert timing.as_seconds(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"memory": "2 gibi"}, "memory='2 gibi': give bytes, or a text such as '2GiB'"),
+        ({"memory": 1000}, "at least 256MiB"),
+        ({"memory": True}, "memory=True"),
+        ({"budget": "soon"}, "budget='soon': give seconds, or a text such as '90s'"),
+        ({"budget": 0}, "budget=0"),
+    ],
+)
+def test_other_sizes_and_times_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        pruned("cnn_batch_norm", **settings)
+
+
+def test_a_time_budget_chooses_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = Pace(seconds=1e-3, work=1e12)  # 6 passes a sample, 1,792 passes beside
+    assert pace.estimate(1000, 1, True) == pytest.approx(6 + 1.792)
+    assert pace.estimate(1000, 2, False) == pytest.approx(6 + 1.792)
+    assert pace.affordable(3.0, 1000, 1, True) == 201
+    assert pace.affordable(0.1, 1000, 1, True) == 32 and pace.affordable(100.0, 1000, 1, True) == 1000
+    monkeypatch.setattr(import_module("secateur.prune"), "pace_of", lambda graph: pace)
+    architecture = ARCHITECTURES["cnn_batch_norm"]
+    settings = {"samples": 64, "surrogate": "shapes", "normalize": "none"}
+    result = secateur.prune(architecture.build(), architecture.example(), budget=2.0, **settings)
+    assert (result.recipe.request.samples, result.recipe.request.budget, result.recipe.used.samples) == (
+        64,
+        2,
+        34,
+    )
+    with pytest.warns(SecateurWarning, match="budget: the run takes about 2 s with 32 samples, the fewest"):
+        secateur.prune(architecture.build(), architecture.example(), budget=0.5, **settings)
+
+
+def test_inputs_take_no_more_than_half_of_the_memory() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=8)).eval()
+    with pytest.warns(
+        SecateurWarning, match=r"samples: 85 of 100 are drawn: more take over half of .* 256 MiB"
+    ):
+        secateur.prune(
+            model,
+            torch.zeros(2, 3, 362, 362),
+            samples=100,
+            memory="256MiB",
+            surrogate="uniform",
+            normalize="none",
+        )
