@@ -38,7 +38,17 @@ from torch import Tensor, nn
 import secateur
 from scaling import exponent
 from shared import arguments, machine, markdown
-from size_networks import NETWORKS, Attention, Built, build, enliven, output_layers, plain, smooth_images
+from size_networks import (
+    NETWORKS,
+    Attention,
+    Built,
+    build,
+    calibration_images,
+    enliven,
+    output_layers,
+    plain,
+    smooth_images,
+)
 
 METHODS = ("secateur", "torch_pruning")
 QUICK: dict[str, Any] = {"method": "scale", "samples": 16}
@@ -46,7 +56,7 @@ IMAGES_SEED = 1_000_003  # not that of the images that the batch norms have seen
 BATCH = 16
 
 # The grid of --law: one value differs from these at a time.
-BASE = {"samples": 256, "size": 32, "depth": 4, "width": 32}
+BASE = {"samples": 256, "size": 16, "depth": 4, "width": 32}
 LAW = {
     "samples": (128, 256, 512, 1024),
     "size": (16, 32, 64),
@@ -59,7 +69,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Job:
-    """One row: what is pruned, and how. `request` is passed on to `prune`."""
+    """One row: what is pruned, and how. `request` is passed on to `secateur.prune`."""
 
     network: str
     method: str
@@ -73,7 +83,7 @@ class Job:
     @property
     def key(self) -> str:
         name = self.network + (" (real weights)" if self.weights else "")
-        request = [f"{k}={v}" for k, v in self.request.items()] if self.method == "secateur" else []
+        request = [f"{k}={v}" for k, v in self.request.items()]
         return "|".join([name, self.method, f"remove={self.remove:g}", f"size={self.size}", *request])
 
 
@@ -127,7 +137,7 @@ def jobs(options: argparse.Namespace, request: dict[str, Any], quick: bool = Fal
             network=name,
             method=method,
             remove=options.remove,
-            request=request,
+            request=request if method == "secateur" else {},
             size=NETWORKS[name].quick if quick else NETWORKS[name].size,
             weights=str(options.weights or "") if name == "efficientnet_lite0" else "",
             images=BATCH if quick else options.images,
@@ -247,7 +257,7 @@ def law_case(name: str, value: int, request: dict[str, Any]) -> Row:
     case = BASE | {name: value}
     torch.manual_seed(0)
     model = plain(case["width"], case["depth"])
-    enliven(model, case["size"])
+    enliven(model, calibration_images(case["size"]))
     example = torch.rand(2, 3, case["size"], case["size"])
     secateur.inspect(model, example)
     floor = reset_peak()
@@ -328,7 +338,7 @@ def tables(rows: dict[str, Row]) -> str:
 
 
 def _line(row: Row) -> list[str]:
-    request = ", ".join(f"{k} {v}" for k, v in row["request"].items()) if row["method"] == "secateur" else ""
+    request = ", ".join(f"{k} {v}" for k, v in row["request"].items())
     given = " (real weights)" if row["weights"] == "given" else ""
     return [
         f"{row['network']}{given}, {row['size']}²",

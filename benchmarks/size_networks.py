@@ -1,8 +1,7 @@
 """Networks of real size, written as people write them, with random weights that keep signals alive.
 
 MobileNetV2, EfficientNet-lite0, ResNet-50, a detector like YOLOv8n, ViT-B/16, and a small network with the
-head of VGG-16. `build` gives each with its example input; every network takes images from [0, 1] unless it
-says otherwise.
+head of VGG-16. `build` gives each with what is to be known of its inputs.
 """
 
 from __future__ import annotations
@@ -24,11 +23,15 @@ _BRANCH = 0.5  # what a residual branch adds, in shares of what the others do: r
 
 @dataclass(frozen=True)
 class Network:
-    """`make` takes the side of the input and gives an untrained network."""
+    """`make` takes the side of the input and gives an untrained network; it takes (x − mean) / std of
+    images.
+    """
 
     make: Callable[[int], nn.Module]
     size: int  # side of the input
-    quick: int  # the smallest side that goes through
+    quick: int  # a small side that goes through
+    mean: float = 0.0
+    std: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,17 @@ class Built:
 
     model: nn.Module
     size: int
-    inputs: dict[str, float | str]  # keyword arguments of `prune`
+    mean: float
+    std: float
+
+    @property
+    def inputs(self) -> dict[str, float | str]:
+        """The keyword arguments of `secateur.prune` that say the same."""
+        return {"mean": self.mean, "std": self.std} if self.mean else {"normalize": "none"}
 
     def prepared(self, images: Tensor) -> Tensor:
         """Images of [0, 1] as the network takes them."""
-        return (images - self.inputs.get("mean", 0.0)) / self.inputs.get("std", 1.0)
+        return (images - self.mean) / self.std
 
 
 # --- MobileNetV2 and EfficientNet-lite0 ---------------------------------------------------------------------
@@ -370,7 +379,7 @@ NETWORKS = {
     "efficientnet_lite0": Network(lambda _: MobileNet(_EFFICIENTNET, same=True), 224, 64),
     "resnet50": Network(lambda _: ResNet50(), 224, 64),
     "detector": Network(Detector, 320, 64),
-    "vit_b_16": Network(ViT, 224, 32),
+    "vit_b_16": Network(ViT, 224, 32, mean=0.5, std=0.5),
     "vgg_head": Network(lambda _: VGGHead(), 56, 56),
 }
 
@@ -378,13 +387,14 @@ NETWORKS = {
 def build(name: str, size: int, weights: Path | None = None) -> Built:
     """The network with random weights, the same each time; or with those of a file."""
     torch.manual_seed(0)
-    model = NETWORKS[name].make(size)
+    network = NETWORKS[name]
+    model = network.make(size).eval()
     if weights is not None:
         load(model, weights)
-        # as the published models were trained: (x − 127) / 128 of pixels
-        return Built(model.eval(), size, {"mean": 127 / 255, "std": 128 / 255})
-    enliven(model, size)
-    return Built(model.eval(), size, {"normalize": "none"})
+        return Built(model, size, mean=127 / 255, std=128 / 255)  # as EfficientNet-lite was trained
+    built = Built(model, size, network.mean, network.std)
+    enliven(model, built.prepared(calibration_images(size)))
+    return built
 
 
 def load(model: nn.Module, path: Path) -> None:
@@ -397,11 +407,11 @@ def load(model: nn.Module, path: Path) -> None:
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, size: int) -> None:
+def enliven(model: nn.Module, images: Tensor) -> None:
     """Random weights that keep signals and gradients alive, as those of a trained network do.
 
     Convolutions and dense layers are drawn as by He et al. 2015, or for a gain of 1 in transformers; batch
-    norms get the statistics of smooth images, and random scales and shifts; outputs vary over images.
+    norms get the statistics of `images`, and random scales and shifts; outputs vary over images.
     """
     transformer = any(isinstance(m, nn.LayerNorm) for m in model.modules())
     for module in model.modules():
@@ -417,7 +427,6 @@ def enliven(model: nn.Module, size: int) -> None:
             module.momentum = 1.0  # the statistics of the one pass below
     for norm in _residual_norms(model):
         norm.weight.mul_(_BRANCH)
-    images = smooth_images(_CALIBRATION, size, seed=1)
     for module in model.modules():
         module.train(isinstance(module, nn.BatchNorm2d))  # nothing is dropped
     model(images)
@@ -463,6 +472,10 @@ def _spread_outputs(model: nn.Module, images: Tensor) -> None:
         scale = _SPREAD / rows.std(1).mean().clamp(min=1e-6)
         layer.weight.mul_(scale)
         layer.bias.sub_(rows.mean(1)).mul_(scale)
+
+
+def calibration_images(size: int) -> Tensor:
+    return smooth_images(_CALIBRATION, size, seed=1)
 
 
 def smooth_images(count: int, size: int, seed: int) -> Tensor:
