@@ -26,6 +26,7 @@ import multiprocessing
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -208,9 +209,11 @@ def secateur_row(job: Job, built: Built, example: Tensor) -> tuple[nn.Module, Ro
     secateur.inspect(plain(4, 1).eval(), torch.rand(2, 3, 8, 8))  # for what torch.export imports at first
     groups = secateur.inspect(built.model, example)
     floor = reset_peak()
-    begin = time.perf_counter()
-    result = secateur.prune(built.model, example, remove=job.remove, **built.inputs, **job.request)
-    seconds = time.perf_counter() - begin
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", secateur.errors.SecateurWarning)
+        begin = time.perf_counter()
+        result = secateur.prune(built.model, example, remove=job.remove, **built.inputs, **job.request)
+        seconds = time.perf_counter() - begin
     return result.model, {
         "seconds": seconds,
         "memory_mib": peak_mib() - floor,
@@ -219,6 +222,8 @@ def secateur_row(job: Job, built: Built, example: Tensor) -> tuple[nn.Module, Ro
         "units": [result.before.units, result.after.units],
         "pinned": {g.name: f"{g.units}: {g.pinned}" for g in groups.groups if g.pinned},
         "blocked": dict(groups.blocked),
+        "samples_used": result.recipe.used.samples,  # fewer than asked where memory would not hold them
+        "warnings": [str(w.message) for w in said if issubclass(w.category, secateur.errors.SecateurWarning)],
         "shortfall": result.shortfall,
         "verdict": None if result.verdict is None else str(result.verdict),
     }
@@ -338,7 +343,10 @@ def tables(rows: dict[str, Row]) -> str:
 
 
 def _line(row: Row) -> list[str]:
-    request = ", ".join(f"{k} {v}" for k, v in row["request"].items())
+    asked = dict(row["request"])
+    if 0 < row.get("samples_used", 0) < asked.get("samples", 0):
+        asked["samples"] = f"{row['samples_used']} of {asked['samples']}"
+    request = ", ".join(f"{k} {v}" for k, v in asked.items())
     given = " (real weights)" if row["weights"] == "given" else ""
     return [
         f"{row['network']}{given}, {row['size']}²",
