@@ -5,7 +5,7 @@
 Each row runs in a process of its own. Rows that size.json already holds are kept, so that the run can be made
 in parts; rows that failed run again. Beside `secateur.prune` stands Torch-Pruning's magnitude pruner (L2) at
 the same ratio. `--law` measures how seconds grow with samples, input size, depth and width. `--quick` looks
-at each network in a minute or less, with few samples of small inputs; its rows are not kept.
+at each network in a minute or two, with few samples of small inputs; its rows are not kept.
 
 Memory is the peak of the process during `prune` beyond what it held before, with the model built and all
 imports done. The error is the root mean square change of an output, in shares of that of the output about its
