@@ -9,7 +9,7 @@ In Python, with `benchmarks/` on the path:
     >>> import networks
     >>> for name in networks.names("report"):
     ...     network = networks.load(name)
-    ...     result = secateur.prune(network.model, network.test_inputs[:1], remove=0.3, **network.options)
+    ...     result = secateur.prune(network.model, network.example, remove=0.3, **network.options)
     ...     print(name, network.measures, network.measure(result.model))
 
 The recipes are rows of `recipes.RECIPES`. Which half a network belongs to is the parity of the CRC-32 of its

@@ -69,15 +69,20 @@ class Samples:
 
 
 def training(name: str, folder: Path) -> tuple[Samples, Samples]:
-    """Training and test samples, from the packages in `folder`; what takes long to make is kept there."""
+    """Training and test samples, from the packages in `folder`."""
+    arrays = _all(name, folder)
+    return samples(name, arrays, "train"), samples(name, arrays, "test")
+
+
+def _all(name: str, folder: Path) -> Arrays:
+    """Both parts of a data set; what is made is kept in `folder`."""
     path = folder / "made" / f"{name}.npz"
     if path.is_file():
-        arrays = arrays_of(path)
-    else:
-        arrays = DATA[name].read(folder)
-        if DATA[name].read.__module__ == made.__name__:
-            write(path, arrays)
-    return samples(name, arrays, "train"), samples(name, arrays, "test")
+        return arrays_of(path)
+    arrays = DATA[name].read(folder)
+    if DATA[name].read.__module__ == made.__name__:
+        write(path, arrays)
+    return arrays
 
 
 def publish(name: str, packages_folder: Path, folder: Path) -> None:
@@ -85,7 +90,7 @@ def publish(name: str, packages_folder: Path, folder: Path) -> None:
     path = folder / f"{name}.npz"
     if DATA[name].shared or path.is_file():
         return
-    arrays = DATA[name].read(packages_folder)
+    arrays = _all(name, packages_folder)
     kept = {key: array for key, array in arrays.items() if key.startswith("test_")}
     chosen = np.random.default_rng(0).permutation(len(arrays["train_images"]))[:ORACLE]
     for key, array in arrays.items():

@@ -1,6 +1,7 @@
 """The families of networks, each a function (recipe, shape of an input, number of outputs) -> nn.Module.
 
-Layers are built by `Kit`, which knows the activation, the norm and the dropout of a recipe.
+Layers are built by `Kit`, which knows the activation, the norm and the dropout of a recipe. What a layer norm
+reads cannot shrink; so with layer norms every layer is followed by a residual block whose hidden units can.
 """
 
 from __future__ import annotations
@@ -25,7 +26,16 @@ ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
 }
-GROUP = 4  # channels of one group of a group norm
+GROUP = 2  # channels of one group of a group norm
+
+
+class Added(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
 
 
 @dataclass(frozen=True)
@@ -62,11 +72,22 @@ class Kit:
         return [layer(i, o, size, stride, size // 2, groups=groups, bias=bias), *self.normed(o)]
 
     def conv_act(self, i: int, o: int, size: int = 3, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-        return [*self.conv(i, o, size, stride, groups), self.act()]
+        """A convolution, its norm, the activation; with layer norm, a convolution and a residual block."""
+        if self.norm != "layer":
+            return [*self.conv(i, o, size, stride, groups), self.act()]
+        layer = nn.Conv2d if self.axes == 2 else nn.Conv1d
+        hidden = [layer(o, 2 * o, 1), self.act(), layer(2 * o, o, 1)]
+        return [
+            layer(i, o, size, stride, size // 2, groups=groups),
+            Added(nn.Sequential(*self.normed(o), *hidden)),
+        ]
 
     def linear_act(self, i: int, o: int) -> list[nn.Module]:
-        norms: dict[Norm, list[nn.Module]] = {"batch": [nn.BatchNorm1d(o)], "layer": [nn.LayerNorm(o)]}
-        return [nn.Linear(i, o), *norms.get(self.norm, []), self.act()]
+        """A linear layer, its norm, the activation; with layer norm, a linear layer and a residual block."""
+        if self.norm == "layer":
+            hidden = (nn.Linear(o, 2 * o), self.act(), nn.Linear(2 * o, o))
+            return [nn.Linear(i, o), Added(nn.Sequential(nn.LayerNorm(o), *hidden))]
+        return [nn.Linear(i, o), *([nn.BatchNorm1d(o)] if self.norm == "batch" else []), self.act()]
 
     def pooled(self, channels: int, outputs: int) -> list[nn.Module]:
         """The mean over the maps, then one linear layer."""
@@ -185,15 +206,6 @@ def densenet(recipe: Recipe, shape: Shape, outputs: int) -> nn.Module:
             layers.append(nn.AvgPool2d(2))
             channels //= 2
     return nn.Sequential(*layers, *kit.normed(channels), kit.act(), *kit.pooled(channels, outputs))
-
-
-class Added(nn.Module):
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.body(x)
 
 
 def mobilenet(recipe: Recipe, shape: Shape, outputs: int) -> nn.Module:

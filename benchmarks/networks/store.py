@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ class Network:
     """A trained network, and samples to measure it on.
 
     Images are inputs in [0, 1] before they are normalised. `model` takes (images − mean) / std, or images as
-    they are where both are empty; so `prune(model, inputs[:1], **options)` is all that pruning may know.
+    they are where both are empty; so `prune(model, example, **options)` is all that pruning may know.
 
     Attributes:
         model: in eval mode.
@@ -71,6 +72,11 @@ class Network:
         """What a user would say of the inputs, as `secateur.prune` takes it."""
         normalised = {"mean": self.mean, "std": self.std} if self.mean else {}
         return {"input_bounds": self.input_bounds, **normalised}
+
+    @property
+    def example(self) -> Tensor:
+        """One input without data, which tells the shape."""
+        return self.taken(torch.full((1, *self.input_shape), 0.5))
 
     @cached_property
     def test_inputs(self) -> Tensor:
