@@ -119,7 +119,7 @@ def _cropped(image: Array, height: int) -> Array:
 
 def spoken(folder: Path) -> Arrays:
     """2,160 and 480 digits in three accents, spoken by espeak-ng (which must be installed): 20 bands of the
-    log spectrum over 50 frames, in [0, 1], (n, 20, 50). No voice is in both parts.
+    log spectrum over 50 frames, uint8 (n, 20, 50). No voice is in both parts.
     """
     arrays = {}
     for part, voices in (("train", VOICES), ("test", TEST_VOICES)):
@@ -127,7 +127,9 @@ def spoken(folder: Path) -> Arrays:
         rows = [(_bands(_said(WORDS[d], f"{accent}+{v}", *how)), d) for v, accent, how, d in ways]
         arrays[f"{part}_images"] = np.stack([bands for bands, _ in rows])
         arrays[f"{part}_labels"] = np.array([digit for _, digit in rows])
-    return scaled(arrays, axes=(0, 1, 2))
+    arrays = scaled(arrays, axes=(0, 1, 2))
+    bytes_of = {name: np.round(255 * arrays[name]) for name in ("train_images", "test_images")}
+    return {**arrays, **{name: values.astype(np.uint8) for name, values in bytes_of.items()}}
 
 
 def _said(word: str, voice: str, speed: int, pitch: int) -> Array:
