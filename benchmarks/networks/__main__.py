@@ -1,4 +1,4 @@
-"""Train the networks that are not in the index yet, one after the other, on one thread.
+"""Train the networks whose recipe is not in the index yet, one after the other, on one thread.
 
     cd benchmarks
     python -m networks --packages DIR [--output DIR] [NAME …]
@@ -20,7 +20,7 @@ import torch
 
 from . import data, training
 from .recipes import RECIPES, Recipe
-from .store import BY_NAME, FOLDER, read_index, save
+from .store import BY_NAME, FOLDER, is_trained, read_index, save
 
 read = lru_cache(maxsize=1)(data.training)  # neighbouring rows share their data
 
@@ -42,7 +42,7 @@ def main() -> None:
     torch.set_num_threads(1)
     chosen = [BY_NAME[name] for name in asked.names] if asked.names else RECIPES
     for recipe in chosen:
-        if asked.names or recipe.name not in read_index(asked.output):
+        if asked.names or not is_trained(recipe, read_index(asked.output)):
             row = trained(recipe, asked.packages, asked.output)
             print(f"{recipe.name:40} {row['measures']} {row['parameters']} {row['seconds']} s", flush=True)
 

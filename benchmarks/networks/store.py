@@ -98,6 +98,11 @@ def read_index(folder: Path = FOLDER) -> dict[str, dict[str, Any]]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def is_trained(recipe: Recipe, index: dict[str, dict[str, Any]]) -> bool:
+    """Whether the index has a network of this very recipe."""
+    return json.dumps(asdict(recipe)) == json.dumps(index.get(recipe.name, {}).get("recipe"))
+
+
 def names(half: Half | None = None, folder: Path = FOLDER) -> tuple[str, ...]:
     """Names of the trained networks, of one half or both, in the order of the table."""
     trained = read_index(folder)
