@@ -54,6 +54,8 @@ PRUNE: list[tuple[str, Any]] = [
     *(("surrogate", value) for value in ("nonsense", 3, None)),
     *(("calibration", value) for value in (3, object(), "")),
     *(("samples", value) for value in (0, -3, 2.5, None, True, "many", torch.nan)),
+    *(("memory", value) for value in (0, "2 gibi", True, [1], "1KB")),
+    *(("budget", value) for value in (0, "soon", True, "-5s", torch.nan)),
     *(("allocation", value) for value in ("fair", None, 1)),
     *(
         ("guard", value)
