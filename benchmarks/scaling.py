@@ -57,7 +57,7 @@ def rank(width: int) -> dict[str, float]:
     everyone = torch.arange(width)
     before = peak_mib()
     begin = time.perf_counter()
-    values, _ = least_partners(features, fan, everyone, everyone)
+    values, _ = least_partners(features, fan, everyone)
     torch.sort(values)
     return {"seconds": time.perf_counter() - begin, "extra MiB": peak_mib() - before}
 

@@ -642,12 +642,12 @@ def test_pairs_are_those_of_the_greedy_search(
         assert len(set(b.tolist())) == len(b) and not used[a].any() and not used[b].any()
 
 
-def test_blocks_of_rows_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_give_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(*shape, generator=generator).tolist()  # noqa: E731
     context, group = layer(draw(40, 6), draw(3, 40))
     whole = least_pairs(context, group, 20)
-    monkeypatch.setattr("secateur.methods.pairs.BLOCK_BYTES", 8 * 40 * 3)
+    monkeypatch.setattr("secateur.methods.pairs.TILE", 7)
     for mine, wanted in zip(least_pairs(context, group, 20), whole, strict=True):
         torch.testing.assert_close(mine, wanted)
 

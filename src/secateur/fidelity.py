@@ -11,11 +11,12 @@ from torch import Tensor
 
 from secateur.decisions import Decision, same
 from secateur.errors import InputError
+from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import run, sizes_of_values
+from secateur.graph.interpret import batches, run
+from secateur.graph.workers import in_order
 from secateur.types import Samples
 
-_BATCH_BYTES = 2**28  # of the values of one pass
 _LEAST_SPREAD = 1e-10  # of the outputs, as a share of their mean square: rounding in float32
 
 
@@ -61,12 +62,15 @@ def fidelity(
 ) -> Fidelity:
     """Compare the outputs under `weights` with the original's, and the decisions that are read from them.
 
-    Cost: two passes of the samples; the values of a pass take about 256 MiB. Raises `InputError` where no
+    Cost: two passes of the samples, in batches of about 64 MiB of values. Raises `InputError` where no
     output is a floating-point number.
     """
-    size = max(1, _BATCH_BYTES // (4 * max(1, sum(sizes_of_values(graph)))))
-    batches = zip(*(x.split(size) for x in samples.inputs), strict=True)
-    parts = [_compared(graph, weights, batch, decision) for batch in batches]
+
+    def one(batch: tuple[Tensor, ...]) -> _Part:
+        return _compared(graph, weights, batch, decision)
+
+    size = batch_size(2 * footprint(graph).peak, samples.inputs)
+    parts = list(in_order(one, batches(samples.inputs, size)))
     moved = torch.cat([p.moved for p in parts])
     if decision is None:
         return Fidelity(moved, _relative(parts))

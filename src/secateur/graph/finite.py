@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import batches, run
 from secateur.graph.node import kind
 from secateur.graph.sources import described
+from secateur.graph.workers import in_order
 
-_BATCH = 256  # samples that are run at once
 _MASKS = {"masked_fill", "where", "full", "full_like", "scalar_tensor", "fill"}  # infinite on purpose
 
 
@@ -24,14 +25,16 @@ def finite_samples(
 
     Cost: one forward pass.
     """
-    parts = []
-    for batch in batches(inputs, _BATCH):
+
+    def one(batch: tuple[Tensor, ...]) -> Tensor:
         good = torch.ones(len(batch[0]), dtype=torch.bool, device=batch[0].device)
         for out in run(graph, batch, tensors):
             if out.is_floating_point() and out.ndim and len(out) % len(good) == 0:
                 good &= torch.isfinite(out).reshape(len(good), -1).all(1)
-        parts.append(good)
-    return torch.cat(parts)
+        return good
+
+    size = batch_size(footprint(graph).peak, inputs)
+    return torch.cat(list(in_order(one, batches(inputs, size))))
 
 
 def first_not_finite(

@@ -7,41 +7,53 @@ import heapq
 import torch
 from torch import Tensor
 
+from secateur.graph.workers import in_order
 from secateur.methods.context import Context, fan_out, incoming
 from secateur.types import Group
 
-BLOCK_BYTES = 2**26  # of the rows of the pair matrix that are in memory at a time
+TILE = 1024  # units in a tile of the pair matrix
 
 
-def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
-    """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for units a of `sources` and b of `targets`.
+def pair_distances(features: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """‖w_a − w_b‖² for units `a` and `b`, from one matrix product; shape: (len(a), len(b))."""
+    x, y = features[a], features[b]
+    distance = torch.addmm(x.square().sum(1, keepdim=True) + y.square().sum(1), x, y.T, alpha=-2.0)
+    return distance.clamp_(min=0.0).masked_fill_(a[:, None] == b[None, :], float("inf"))
 
-    Shape: (sources, targets).
 
-    Srinivas & Babu 2015 (arXiv 1507.06149). Distances come from one matrix product.
+def least_partners(features: Tensor, fan: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
+    """For each unit a of `units`, the other unit b of least s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖².
+
+    Srinivas & Babu 2015 (arXiv 1507.06149). Returns the values and the units b; shapes: (n,). Of equal ones
+    the first, as for a whole matrix. Cost: n²·d / 2 multiplications for d features, in tiles that threads
+    share, since distances are symmetric. Infinite for a unit that is alone.
     """
-    a, b = features[sources], features[targets]
-    distance = torch.addmm(a.square().sum(1, keepdim=True) + b.square().sum(1), a, b.T, alpha=-2.0)
-    return fan[sources, None] * distance.clamp_(min=0.0)
+    blocks = units.split(TILE)
+    value = torch.full((len(units),), float("inf"), dtype=torch.float64)
+    partner = units.roll(-1)
+
+    def nearest(tile: tuple[int, int]) -> list[tuple[int, Tensor, Tensor]]:
+        first, second = tile
+        distance = pair_distances(features, blocks[first], blocks[second])
+        found = [(first, *distance.min(1))]
+        return found if first == second else [*found, (second, *distance.min(0))]
+
+    tiles = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
+    for (first, second), found in zip(tiles, in_order(nearest, tiles), strict=True):
+        for number, distance, index in found:
+            other = blocks[second if number == first else first][index]
+            here = slice(number * TILE, number * TILE + len(distance))
+            better = distance < value[here]
+            value[here] = torch.where(better, distance, value[here])
+            partner[here] = torch.where(better, other, partner[here])
+    return fan[units] * value, partner
 
 
-def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """For each unit a of `sources` the b ≠ a of `targets` of least s(a→b).
-
-    Returns the values and the units b; shapes: (sources,).
-
-    Cost: |sources|·|targets|·d multiplications for d features, in blocks of `BLOCK_BYTES`. Infinite where
-    none is.
-    """
-    block = max(1, BLOCK_BYTES // (8 * len(targets)))
-    values, partners = [], []
-    for rows in sources.split(block):
-        saliency = pair_saliency(features, fan, rows, targets)
-        saliency.masked_fill_(rows[:, None] == targets[None, :], float("inf"))
-        value, column = saliency.min(dim=1)
-        values.append(value)
-        partners.append(targets[column])
-    return torch.cat(values), torch.cat(partners)
+def least_partner(features: Tensor, fan: Tensor, unit: int, targets: Tensor) -> tuple[float, int]:
+    """The same for one unit, among `targets`."""
+    distance = pair_distances(features, torch.tensor([unit]), targets)[0]
+    value, index = distance.min(0)
+    return float(fan[unit] * value), int(targets[index])
 
 
 def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +70,7 @@ def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Ten
         return (torch.empty(0, dtype=torch.int64),) * 2 + (torch.empty(0, dtype=torch.float64),)
 
     rows = sources.nonzero().flatten()
-    values, partners = least_partners(features, fan, rows, rows)
+    values, partners = least_partners(features, fan, rows)
     heap = list(zip(values.tolist(), rows.tolist(), partners.tolist(), strict=True))
     heapq.heapify(heap)
     chosen: list[tuple[float, int, int]] = []
@@ -67,8 +79,8 @@ def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Ten
         if not sources[a] or value == float("inf"):
             continue
         if not targets[b]:  # its partner has been removed meanwhile: queue it again with the next best
-            (value,), (b,) = least_partners(features, fan, torch.tensor([a]), targets.nonzero().flatten())
-            heapq.heappush(heap, (float(value), a, int(b)))
+            value, b = least_partner(features, fan, a, targets.nonzero().flatten())
+            heapq.heappush(heap, (value, a, b))
             continue
         chosen.append((value, a, b))
         sources[a] = targets[a] = sources[b] = False
