@@ -377,7 +377,7 @@ def _checked_recipe(
     from secateur import outputs
     from secateur.arguments import PATH, parsed
     from secateur.cli.reading import check_packages
-    from secateur.report.recipe import beside
+    from secateur.report.recipe import refitted_path
 
     if recipe is None:
         recipe = parsed("--output", output, PATH).with_suffix(".recipe.json")
@@ -385,7 +385,7 @@ def _checked_recipe(
     writes = [
         *outputs.model_outputs(output),
         outputs.Output("--recipe", recipe, outputs.RECIPE),
-        outputs.Output("--recipe", beside(recipe), outputs.SOLVED),
+        outputs.Output("--recipe", refitted_path(recipe), outputs.SOLVED),
     ]
     outputs.check_outputs(outputs.model_files(model, weights, calibration), writes, overwrite)
     return recipe
@@ -480,11 +480,11 @@ def _print(
     if as_json:
         print_json(_as_json(result, output, recipe, timed))
         return
-    from secateur.report.recipe import beside
+    from secateur.report.recipe import refitted_path
 
     print_table(*pruning_table(result, timed, _sizes(model, output)))
     seconds = result.history[-1].seconds
-    solved = f", {beside(recipe)}" if result.recipe.tensors else ""
+    solved = f", {refitted_path(recipe)}" if result.recipe.tensors else ""
     print_result(f"wrote {output}, {recipe}{solved} ({result.recipe.request.method}, {seconds:.1f} s)")
     if result.verdict is not None:
         for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output, inputs)):

@@ -1,4 +1,4 @@
-"""Pairs a→b (a leaves, b stands in for it) in the order of their saliency, without conflicts."""
+"""Pairs a→b (a is removed, b absorbs it) in ascending saliency, without conflicts."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from torch import Tensor
 from secateur.methods.context import Context, fan_out, incoming
 from secateur.types import Group
 
-BLOCK_BYTES = 2**26  # rows of the pair matrix that stand in memory at a time
+BLOCK_BYTES = 2**26  # memory for the rows of the pair matrix that are computed at a time
 
 
 def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> Tensor:
     """s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖² for units a of `sources` and b of `targets`.
 
-    Shape: (sources, targets).
-
     Srinivas & Babu 2015 (arXiv 1507.06149). Distances come from one matrix product.
+
+    Args:
+        features: w, the weights that compute each unit, shape (units, features).
+        fan: ‖W[:, a]‖² of each unit, shape (units,).
+
+    Returns:
+        Shape (sources, targets).
     """
     a, b = features[sources], features[targets]
     distance = torch.addmm(a.square().sum(1, keepdim=True) + b.square().sum(1), a, b.T, alpha=-2.0)
@@ -26,12 +31,12 @@ def pair_saliency(features: Tensor, fan: Tensor, sources: Tensor, targets: Tenso
 
 
 def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """For each unit a of `sources` the b ≠ a of `targets` of least s(a→b).
+    """For each unit a of `sources` the unit b ≠ a of `targets` with the least s(a→b).
 
-    Returns the values and the units b; shapes: (sources,).
+    Cost: |sources|·|targets|·d multiplications for d features, in blocks of `BLOCK_BYTES`.
 
-    Cost: |sources|·|targets|·d multiplications for d features, in blocks of `BLOCK_BYTES`. Infinite where
-    none is.
+    Returns:
+        The values, infinite where there is no b; and the units b. Shapes (sources,).
     """
     block = max(1, BLOCK_BYTES // (8 * len(targets)))
     values, partners = [], []
@@ -45,10 +50,13 @@ def least_partners(features: Tensor, fan: Tensor, sources: Tensor, targets: Tens
 
 
 def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Up to `count` compatible pairs a→b in ascending saliency; shapes: (k,), (k,), (k,).
+    """Up to `count` compatible pairs a→b in ascending saliency.
 
-    Compatible: nobody leaves twice, and who stands in does not leave. Unless `recursive`, a unit that has
-    stood in for another (in this step or before) neither does so again nor leaves.
+    Compatible: no unit is removed twice, and a unit that absorbs another stays. Unless `context.recursive`,
+    a unit that has absorbed another (in this step or before) neither absorbs more nor leaves.
+
+    Returns:
+        The units a, the units b and the saliencies; shapes (k,) with k ≤ `count`.
     """
     alive, used = context.alive[group.name], context.used[group.name]
     features, fan = incoming(context, group), fan_out(context, group)
@@ -66,7 +74,7 @@ def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Ten
         value, a, b = heapq.heappop(heap)
         if not sources[a] or value == float("inf"):
             continue
-        if not targets[b]:  # its partner has left meanwhile: look for the next best and queue again
+        if not targets[b]:  # the partner is gone: find the next best one and queue again
             (value,), (b,) = least_partners(features, fan, torch.tensor([a]), targets.nonzero().flatten())
             heapq.heappush(heap, (float(value), a, int(b)))
             continue

@@ -182,7 +182,7 @@ class Recipe(Record):
         complete = self.model_copy(update={"files": staged_files(Path(path).parent)})
         with written_together():
             if self.tensors:
-                write_atomically(beside(path), lambda file: file.write(self.tensors))
+                write_atomically(refitted_path(path), lambda file: file.write(self.tensors))
             write_atomically(path, lambda file: file.write(complete.sealed()))
 
     def sealed(self) -> bytes:
@@ -195,8 +195,8 @@ class Recipe(Record):
         """Read a recipe and the refitted weights next to it.
 
         Raises:
-            RecipeError: The file is no recipe, has an unknown version, or was changed after it was written,
-                as may files that were written with it.
+            RecipeError: The file is no recipe or has an unknown version; or it, or a file that was written
+                with it, was changed afterwards.
         """
         try:
             data = Path(path).read_bytes()
@@ -212,7 +212,9 @@ class Recipe(Record):
                 f"{path} was changed after it was written; a recipe is evidence. Prune the model again"
             )
         _check_files(path, recipe.files)
-        return recipe.model_copy(update={"seal": "", "tensors": _read_solved(beside(path), recipe.solved)})
+        return recipe.model_copy(
+            update={"seal": "", "tensors": _read_solved(refitted_path(path), recipe.solved)}
+        )
 
 
 def seal_of(content: Mapping[str, Any]) -> str:
@@ -221,7 +223,7 @@ def seal_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def beside(path: str | os.PathLike[str]) -> Path:
+def refitted_path(path: str | os.PathLike[str]) -> Path:
     """The path of the refitted weights of the recipe at `path`."""
     return Path(path).with_suffix(".solved.safetensors")
 
@@ -229,13 +231,13 @@ def beside(path: str | os.PathLike[str]) -> Path:
 def _check_files(path: str | os.PathLike[str], files: Mapping[str, str]) -> None:
     """Compare files that were written with the recipe, if they still exist, with their digests."""
     for name, digest in files.items():
-        beside_it = Path(path).parent / name
-        if beside_it.is_file():
-            with open(beside_it, "rb") as file:
+        other = Path(path).parent / name
+        if other.is_file():
+            with open(other, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 raise RecipeError(
-                    f"{beside_it} is not the file that was written with the recipe {path}: they come from "
+                    f"{other} is not the file that was written with the recipe {path}: they come from "
                     "two runs, or one was changed. Take both from one run, or move the file away to replay "
                     "the recipe alone"
                 )

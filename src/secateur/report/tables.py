@@ -1,4 +1,4 @@
-"""Results as tables for people, one function a kind of result: (columns, rows)."""
+"""Results as tables for people: one function for each kind of result returns (columns, rows)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _FIRST = {  # advice of a verdict → what to do
 
 
 def next_steps(verdict: secateur.Verdict, model: str, output: Path, inputs: str) -> list[str]:
-    """What to run after `prune`, by its verdict; `inputs`: options that say what the model takes."""
+    """What to run after `prune`, by its verdict; `inputs` are options that describe the model's inputs."""
     compare = f"secateur evaluate {output} --original {model}{inputs} --data DATA"
     return [f"next: {_FIRST[verdict.advice]}; then {compare}" if verdict.advice else f"next: {compare}"]
 
