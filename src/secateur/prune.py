@@ -65,7 +65,7 @@ def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
         InputError: The model or the example inputs cannot be used.
         CaptureError: `torch.export` cannot capture the model; the message says what to change.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
         >>> for group in secateur.inspect(net, torch.zeros(1, 4)).groups:
@@ -173,7 +173,7 @@ def prune(
         CaptureError, UnsupportedOpError: The model cannot be used; the message says what to do.
         NothingToPruneError, TargetMissedError: The request cannot be met; the message says what can.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()

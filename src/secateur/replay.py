@@ -39,7 +39,7 @@ def replay(
     Raises:
         RecipeError: The recipe belongs to another model, or was changed.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()

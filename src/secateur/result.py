@@ -28,7 +28,7 @@ class HistoryRow:
         macs: Its multiply-accumulates for one sample.
         seconds: Time since the run began.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
         >>> result = secateur.prune(net, torch.zeros(1, 4), method="saliency", step=0.25)
@@ -70,7 +70,7 @@ class Result:
         stopped: Which budget the next step would have exceeded, or what a callback said; empty if the run
             was not ended early.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()

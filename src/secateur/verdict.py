@@ -12,7 +12,7 @@ from secateur.evaluate.intervals import clopper_pearson
 from secateur.fidelity import Fidelity
 from secateur.report.verdict import Advice, Basis, ClassAgreement, Verdict
 
-# Thresholds of the words; docs/results/verdict.md tells how often they are right.
+# Thresholds of the words; docs/results/verdict.md shows how often they are right.
 FINE, POOR = 0.95, 0.85  # agreement, as it is estimated
 SURELY, LIKELY = 0.90, 0.85  # lower end of the interval, on a user's own inputs and on surrogates
 FINE_DRIFT, POOR_DRIFT = 0.1, 0.5  # relative drift, where the network decides nothing
@@ -61,7 +61,7 @@ def judge(found: Fidelity, basis: Basis, surrogate: str = "", doubts: Sequence[s
     if not math.isfinite(found.drift):
         why.bad.append("the outputs are not finite on some inputs")
     if vanished:
-        why.bad.append(f"classes that the pruned model never gives: {', '.join(map(str, vanished[:10]))}")
+        why.bad.append(f"classes that the pruned model never predicts: {', '.join(map(str, vanished[:10]))}")
     if found.agreement is not None and interval is not None:
         _judge_agreement(why, found, found.agreement, interval[0], worst, own)
     else:
@@ -90,13 +90,13 @@ def _judge_agreement(
     """`least`: the lower end of the interval of the agreement."""
     estimate = _estimate(agreement, own)
     if estimate < FINE:
-        changed = f"about {1 - estimate:.0%} of its decisions are other than the original's"
+        changed = f"about {1 - estimate:.0%} of its decisions differ from the original's"
         (why.bad if estimate < POOR else why.doubtful).append(changed)
     elif least < (SURELY if own else LIKELY):
         why.doubtful.append(_too_few(found.samples, least, own))
         why.too_few = True
     if worst is not None and (share := _estimate(worst.agreement, own)) < POOR:
-        why.doubtful.append(f"about {1 - share:.0%} of the decisions for class {worst.label} are other ones")
+        why.doubtful.append(f"about {1 - share:.0%} of the decisions for class {worst.label} differ")
     if found.relative is not None and found.relative > POOR_DRIFT:
         why.doubtful.append(f"the outputs move by {found.relative:.0%} of their spread")
 
@@ -123,19 +123,17 @@ def _advice(needed: bool, doubted: bool, own: bool, too_few: bool) -> Advice:
 
 
 def _too_few(inputs: int, least: float, own: bool) -> str:
-    said = (
-        f"{inputs:,} {'inputs' if own else 'surrogates'} do not tell whether agreement is above {least:.0%}"
-    )
+    said = f"{inputs:,} {'inputs' if own else 'surrogates'} do not show that agreement is above {least:.0%}"
     few = own and inputs < _ENOUGH // 3
-    return f"{said}; give about {_ENOUGH}, of which a third is kept apart" if few else said
+    return f"{said}; give about {_ENOUGH}, of which a third is held out" if few else said
 
 
 def _of_no_use(found: Fidelity, worst: ClassAgreement | None) -> list[str]:
-    """Why the inputs tell little about any network."""
+    """Why the inputs show little about any network."""
     if found.relative is None and math.isfinite(found.drift):
-        return ["the original's outputs do not vary on these inputs, which tells little; give your own"]
+        return ["the original's outputs do not vary on these inputs, which shows little; give your own"]
     if worst is not None and found.first is not None and worst.inputs == found.first.numel():
-        return [f"the original puts all of these inputs into class {worst.label}, which tells little"]
+        return [f"the original assigns all of these inputs to class {worst.label}, which shows little"]
     return []
 
 

@@ -87,7 +87,7 @@ class Evaluation(Record):
     `agreement_attacks` are attacks on the agreement, which run without labels. `original_…`, `change`,
     `cost_before`, agreement, drift and class shares need the original model.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> net = torch.nn.Linear(3, 2).eval()
         >>> report = secateur.evaluate(net, torch.rand(50, 3), original=net)

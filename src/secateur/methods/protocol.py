@@ -99,7 +99,7 @@ class Method(ABC):
     the other two. A subclass must define `name` and `step`; register it in `secateur.methods.METHODS`, pass
     an instance as `prune(method=...)`, or declare an entry point in the group `secateur.methods`.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> import torch, secateur
         >>> from secateur.methods import Goal, Method, Removal, Task

@@ -132,7 +132,7 @@ class Recipe(Record):
         seal: In a file, SHA-256 of all that is above.
         tensors: The refitted weights at full size, as the content of a safetensors file; not in the JSON.
 
-    Example:
+    Examples:
         >>> import os, tempfile, torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()

@@ -90,7 +90,7 @@ def _agreement(report: secateur.Evaluation) -> Rows:
         )
     if report.vanished_classes:
         rows.append(
-            ("classes that the model never gives", few([str(c) for c in report.vanished_classes]), "")
+            ("classes that the model never predicts", few([str(c) for c in report.vanished_classes]), "")
         )
     if report.drift is not None:
         rows.append(("largest drift of an output", f"{report.drift.largest:.4g}", ""))

@@ -42,7 +42,7 @@ class Verdict(Record):
         vanished: Classes that the original assigns to at least 20 of the inputs and the pruned network to
             none.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
@@ -79,7 +79,7 @@ class Verdict(Record):
         on = (
             "of your inputs, kept apart"
             if own
-            else f"{self.surrogate} surrogates; inputs of your own would tell more"
+            else f"{self.surrogate} surrogates; inputs of your own would show more"
         )
         found = [
             f"verdict: {self.word} (on {self.inputs:,} {on})",
