@@ -120,7 +120,7 @@ def test_windows_are_rows_of_the_whole_image(
     networks, boxes = both(FORMS[name])
     by_windows = tighten.bounded(networks, boxes)
     assert seen_by_windows
-    monkeypatch.setattr(tighten, "_fits_windows", lambda engine, node: False)
+    monkeypatch.setattr(tighten, "_fits_windows", lambda engine, paths, node: False)
     seen_by_windows.clear()
     assert largest_difference(by_windows, tighten.bounded(networks, boxes)) <= 1e-9
     assert not seen_by_windows
@@ -134,7 +134,7 @@ def test_what_windows_do_not_pass_is_bounded_all_the_same(name: str, monkeypatch
     torch.manual_seed(1)
     networks, boxes = both(DENSE[name])
     found = tighten.bounded(networks, boxes)
-    monkeypatch.setattr(tighten, "_fits_windows", lambda engine, node: False)
+    monkeypatch.setattr(tighten, "_fits_windows", lambda engine, paths, node: False)
     assert largest_difference(found, tighten.bounded(networks, boxes)) <= 1e-9
 
 
@@ -148,7 +148,7 @@ def test_windows_that_outgrow_a_small_image(
     networks, boxes = both(net, size=5)
     by_windows = tighten.bounded(networks, boxes)
     assert any(w.height * w.width >= 25 for w in seen_by_windows)
-    monkeypatch.setattr(tighten, "_fits_windows", lambda engine, node: False)
+    monkeypatch.setattr(tighten, "_fits_windows", lambda engine, paths, node: False)
     assert largest_difference(by_windows, tighten.bounded(networks, boxes)) <= 1e-9
 
 

@@ -39,7 +39,7 @@ def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
 class Costs:
     """`parameters_after` and `macs_after` for many removals from one network.
 
-    The whole network is counted once; a removal recounts only the tensors and ops in which its units stand.
+    The whole network is counted once; a removal recounts only the tensors and ops that hold its units.
     """
 
     def __init__(self, graph: Graph, coupling: Coupling) -> None:
@@ -64,7 +64,7 @@ class Costs:
         return (sum(self._whole_macs.values()) - removed) // self.graph.example[0].shape[0]
 
     def _tensors(self, alive: Alive) -> set[str]:
-        """The parameters in which units that leave stand."""
+        """The parameters that hold units to be removed."""
         groups = {group.name: group for group in self.coupling.groups}
         found = {slot.tensor for name in _losing(alive) for slot in groups[name].slots}
         return found & self._parameters

@@ -104,7 +104,7 @@ def _tightened(
     places = by_row(where).nonzero()  # shape: (rows, 2), box and element
     if not len(places):
         return x
-    if engine.samples[0][node].ndim == 4 and node not in paths.unfit:
+    if _fits_windows(engine, paths, node):
         try:
             at_once = _rows_of_windows(engine, node, places, x.lower.shape[1:], (f, g))
             return _by_rows(engine, node, x, places, (f, g), _windows, at_once)
@@ -149,6 +149,11 @@ def _windows(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tenso
     unit = torch.nn.functional.one_hot(channel, channels).to(dtype)[:, None, :, None, None]
     top, left = (place // width).repeat(2), (place % width).repeat(2)
     return torch.cat([unit, -unit]), Window(part[:, 0].repeat(2), top, left, 1, 1)
+
+
+def _fits_windows(engine: Backward, paths: _Paths, node: fx.Node) -> bool:
+    """Whether the node is an image, and windows pass all ops between it and the inputs."""
+    return engine.samples[0][node].ndim == 4 and node not in paths.unfit
 
 
 def _passes_windows(engine: Backward, node: fx.Node) -> bool:

@@ -123,7 +123,7 @@ class _Functional:
             self.now[node] = made
 
     def _freely(self, maker: Maker, view: fx.Node) -> fx.Node | None:
-        """A view that is written to somewhere, by ops that leave the units of other indices free."""
+        """A view that is written to somewhere, made by ops that do not couple the units of other indices."""
         parent = self.captured[view][0][0]
         return READS[kind(view)](maker, view, parent, self.current(parent))
 

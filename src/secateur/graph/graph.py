@@ -75,7 +75,7 @@ class Graph:
 
 
 def tensor_name(node: object) -> str | None:
-    """The name of the tensor that a node stands for; None for ops, inputs and other values."""
+    """The name of the tensor that a node reads; None for ops, inputs and other values."""
     return str(node.target) if isinstance(node, fx.Node) and node.op == "get_attr" else None
 
 

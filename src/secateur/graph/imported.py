@@ -1,4 +1,4 @@
-"""The base class of models that stand for a file of another format."""
+"""The base class of models that were read from a file of another format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which group each unit of a coupling belongs to, and which groups stand in each value."""
+"""Which group each unit of a coupling belongs to, and which groups have units in each value."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def owners(coupling: Coupling) -> tuple[list[str], Tensor]:
 def groups_in_values(
     coupling: Coupling, nodes: Iterable[fx.Node] | None = None
 ) -> dict[fx.Node, tuple[str, ...]]:
-    """The groups whose units stand in the value of each of `nodes`, by default of all nodes with units.
+    """The groups that have units in the value of each of `nodes`, by default of all nodes with units.
 
     Cost: one look at the units of every value, however many groups there are.
     """

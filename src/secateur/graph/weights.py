@@ -18,7 +18,7 @@ _MOVES_VALUES = {*MOVEMENT, *of("padding", "triangle"), "neg"}
 
 
 def check_finite(graph: fx.Graph, tensors: Mapping[str, Tensor]) -> None:
-    """Weights are finite. Infinity may stand where it is compared or added, as in masks and in max(x, −∞)."""
+    """Weights are finite; infinity is allowed where it is compared or added, as in masks and max(x, −∞)."""
     for node in graph.nodes:
         if node.op != "get_attr" or not tensors[str(node.target)].is_floating_point():
             continue

@@ -22,7 +22,7 @@ _END = sys.maxsize  # of a slice without an end
 
 
 class Maker:
-    """Puts new nodes beside an in-place op; they count as made by the same line of code."""
+    """Inserts new nodes at an in-place op; they carry the note of the same line of code."""
 
     def __init__(self, graph: fx.Graph, memory: Memory, node: fx.Node) -> None:
         self.graph, self.memory = graph, memory
@@ -156,7 +156,7 @@ def _pasted(
 def _between(
     maker: Maker, whole: fx.Node, dim: int, start: int, end: int, size: int, value: fx.Node
 ) -> fx.Node:
-    """What stands before `start`, `value`, and what stands from `end` on."""
+    """The part before `start`, `value`, and the part from `end` on."""
     parts = [value]
     if start != 0:
         parts.insert(0, maker.call(aten.slice.Tensor, whole, dim, 0, start))

@@ -31,8 +31,9 @@ def impact(
 ) -> Removal:
     """Among the `pool`·`count` least salient pairs, merge the `count` with the best impact scores.
 
-    `alpha` and `beta` weigh the two parts of the score, see `impact_scores`. Cost: that of `saliency`, and a
-    pass of `pool`·`count` candidates through the following layers, in batches.
+    `alpha` and `beta` weigh the two parts of the score, see `impact_scores`. Cost: that of `saliency`, bounds
+    on the network, and a pass of `pool`·`count` candidates through the following layers, in batches. Over all
+    groups of a step this grows with the square of the depth.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
     best = ranking(*impact_scores(context, group, a, b, alpha, beta))[:count]

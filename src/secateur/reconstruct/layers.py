@@ -33,7 +33,7 @@ class View:
     input: str
     weight: str
     bias: str | None
-    axis: int  # of the weight, along which its inputs stand
+    axis: int  # of the weight, that of its inputs
     # (arguments, input, at) → shape: (samples · positions, B, D)
     rows: Callable[[Arguments, Tensor, Tensor], Tensor]
     outputs: Callable[[Tensor, Tensor], Tensor]  # (output, at) → shape: (samples · positions, B · O)
@@ -88,7 +88,7 @@ def _consumer(graph: Graph, node: fx.Node, uses: Mapping[str, int]) -> Consumer 
     if weight is None or not isinstance(a[view.input], fx.Node) or graph.tensors[weight].ndim < 2:
         return None
     if blocks > 1 and "transpose" in kind(node):
-        return None  # its inputs stand in all blocks along one axis
+        return None  # all blocks share one axis of inputs
     if any(a.get(factor, 1) != 1 for factor in ("alpha", "beta")):
         return None
     taps = graph.tensors[weight][0, 0].numel()

@@ -10,7 +10,7 @@ from secateur.reconstruct.elimination import SolveError
 from secateur.reconstruct.layers import Consumer
 
 
-def told(consumer: Consumer) -> str:
+def described(consumer: Consumer) -> str:
     """A layer that reads units, for a message."""
     return f"{consumer.weight} ({consumer.node.target}, {consumer.node.name})"
 
@@ -22,7 +22,7 @@ def naming(consumer: Consumer) -> Iterator[None]:
         yield
     except SolveError as error:
         raise InputError(
-            f"{told(consumer)}: it cannot be refitted, {error}. Give a larger ridge "
+            f"{described(consumer)}: it cannot be refitted, {error}. Give a larger ridge "
             f"(options={{'ridge': 0.1}}), or "
             "leave the layer whole (ignore=)"
         ) from error

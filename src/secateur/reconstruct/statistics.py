@@ -14,7 +14,7 @@ from secateur.graph.graph import Graph
 from secateur.reconstruct.elimination import Problem, factor
 from secateur.reconstruct.layers import Arguments, Consumer, all_linear, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
-from secateur.reconstruct.naming import naming, told
+from secateur.reconstruct.naming import described, naming
 from secateur.reconstruct.sensitivity import Root, sensitivities
 from secateur.reconstruct.settings import Settings
 from secateur.reconstruct.solve import ridged
@@ -115,9 +115,9 @@ def moments_at(
     total = sum_of(Moments.of(rows, outputs) for (rows,), outputs in blocks)
     if not all(bool(torch.isfinite(part).all()) for part in total.parts):
         raise InputError(
-            f"{told(consumer)}: the second moments of its inputs and outputs are not finite; values overflow "
-            "or are "
-            "NaN there. Give narrower input_bounds, another surrogate, or leave the layer whole (ignore=)"
+            f"{described(consumer)}: the second moments of its inputs and outputs are not finite; values "
+            "overflow or are NaN there. Give narrower input_bounds, another surrogate, or leave the layer "
+            "whole (ignore=)"
         )
     if consumer.bias is None or stats.intercept(consumer):
         return total

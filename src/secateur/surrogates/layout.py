@@ -1,4 +1,4 @@
-"""Where the numbers of one input stand in space: the axes along which natural signals are smooth."""
+"""The layout of one input: the axes of space, along which natural signals are smooth, and of channels."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from secateur.surrogates.box import noise
 from secateur.surrogates.forward import BATCH, forward
 from secateur.surrogates.source import Source
 
-_COLOURS = 4  # at most so many channels stand on a last axis
+_COLOURS = 4  # at most so many channels are on a last axis
 _PROBES = 512
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A draw of shape (n, channels, *space) stands in the input as (n, *shape)."""
+    """How a draw of shape (n, channels, *space) becomes an input of shape (n, *shape)."""
 
     channels: int
     space: tuple[int, ...]  # () in a table of features
@@ -39,7 +39,7 @@ class Layout:
 
 
 def layouts(source: Source, index: int) -> list[Layout]:
-    """How input `index` may stand, the likeliest first.
+    """The possible layouts of input `index`, the likeliest first.
 
     Images are (channels, height, width) or (height, width, colours); of a sequence either axis may be time; a
     vector is a table, unless its neighbours in some grid have like gradients (a flattened image or signal).

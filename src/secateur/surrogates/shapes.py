@@ -1,4 +1,4 @@
-"""Pictures that nobody took: strokes, fallen leaves and clouds, in one, two or three dimensions of space.
+"""Synthetic pictures: strokes, fallen leaves and clouds, in one, two or three dimensions of space.
 
 Networks that train on such pictures learn the features of natural ones (Baradad et al. 2021, arXiv
 2106.05963). Each function draws (n, channels, *space) in the unit cube.
@@ -148,7 +148,7 @@ def _tint(n: int, channels: int, generator: torch.Generator) -> Tensor:
 
 
 def _colours(n: int, channels: int, dims: int, generator: torch.Generator) -> Tensor:
-    """Bright colours for what stands on a dark ground; white where there is one channel."""
+    """Bright colours on a dark ground; white where there is one channel."""
     if channels == 1:
         return torch.ones(n, 1, *[1] * dims)
     return 1 - 0.7 * torch.rand(n, channels, *[1] * dims, generator=generator)

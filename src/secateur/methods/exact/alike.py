@@ -18,7 +18,7 @@ _BLOCK_BYTES = 2**26
 def alike(problem: ExactProblem, group: Group) -> Finding | None:
     """Units whose rows and parameters on the way equal another's up to rounding, batch norm folded in.
 
-    Where only positively homogeneous ops (ReLU, leaky ReLU, pooling, sums) stand on the way, rows and all
+    Where only positively homogeneous ops (ReLU, leaky ReLU, pooling, sums) are on the way, rows and all
     that is added may be s > 0 times the other's: the merge is then W[:, b] += s·W[:, a]. Of several, the
     first stays. Cost: n²·d for n units of d weights, in blocks.
     """

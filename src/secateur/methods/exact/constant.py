@@ -59,7 +59,7 @@ def absorbed(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Whether every consumer can make up for constant `units`, and the shifts of its bias or its norm's mean.
 
-    values: what stands at the input of each consumer, shape (1, …) each. Returns a mask, shape (units,), and
+    values: the input of each consumer, shape (1, …) each. Returns a mask, shape (units,), and
     name → shift, shape (units, O).
     """
     fits, shifts = torch.ones(len(units), dtype=torch.bool), dict[str, Tensor]()

@@ -18,7 +18,7 @@ from secateur.methods.exact.problem import ExactProblem, folded, input_of, reade
 from secateur.methods.rows import rows
 from secateur.types import Group
 
-# relative size of what a row may have beside the others and still be their combination, at least
+# least relative size of the part of a row that is no combination of the others
 _RANK = 1e-10
 _LARGEST = 100.0  # coefficients beyond this would make rounding errors of the model's own precision show
 

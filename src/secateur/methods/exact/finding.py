@@ -1,4 +1,4 @@
-"""Units that can leave exactly, what stands in for them, and what that makes of the tensors."""
+"""Units that can be removed exactly, what replaces them, and the tensors that this changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Finding:
 
 
 def plain(units: Tensor, shifts: Mapping[str, Tensor] | None = None) -> Finding:
-    """Units for which nothing but constants stands in."""
+    """Units that constants alone replace."""
     return Finding(
         units, torch.full_like(units, -1), torch.ones(len(units), dtype=torch.float64), shifts=shifts or {}
     )

@@ -45,7 +45,7 @@ def straight(problem: ExactProblem, group: Group) -> Tensor:
 
     Shape: (units,), bool.
 
-    That is where nothing but movements, weighted sums over positions and identities stand between: an
+    That is where only movements, weighted sums over positions and identities lie between: an
     activation is the identity where its bounds over the box say so.
     """
     found = problem.alive[group.name].clone()
@@ -98,7 +98,7 @@ def _only(problem: ExactProblem, group: Group, allowed: set[str]) -> bool:
 
 
 def _ops(problem: ExactProblem, group: Group) -> list[fx.Node]:
-    """The ops that give the values in which units stand; that of `split` for its parts."""
+    """The ops whose values hold the group's units; `split` itself for its parts."""
     nodes = problem.carriers[group.name]
     sources = (n.all_input_nodes[0] if kind(n) == "getitem" else n for n in nodes)
     return list(dict.fromkeys(sources))

@@ -46,7 +46,7 @@ def make_problem(
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
 ) -> ExactProblem:
-    """The problem of a network as it stands. Raises `UnsupportedOpError` for an op without a rule."""
+    """The problem for the present weights. Raises `UnsupportedOpError` for an op without a rule."""
     floating = [t.dtype for t in graph.tensors.values() if t.is_floating_point()]
     noise = max((8 * torch.finfo(dtype).eps for dtype in floating), default=_LARGEST_NOISE)
     return ExactProblem(
@@ -76,7 +76,7 @@ def bounded(
 
 
 def _carriers(coupling: Coupling) -> dict[str, tuple[fx.Node, ...]]:
-    """Group name → the nodes in whose values its units stand."""
+    """Group name → the nodes whose values hold its units."""
     found: dict[str, list[fx.Node]] = {group.name: [] for group in coupling.prunable}
     for node, names in groups_in_values(coupling).items():
         for name in names:
