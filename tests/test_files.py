@@ -19,7 +19,7 @@ from secateur import outputs
 from secateur.errors import InputError, RecipeError
 from secateur.files import staged_files, write_atomically, written_together
 from secateur.outputs import Output, check_outputs, claim_outputs, model_files, model_outputs
-from secateur.report.recipe import Recipe, beside, seal_of
+from secateur.report.recipe import Recipe, refitted_path, seal_of
 
 
 def put(path: Path, content: bytes) -> None:
@@ -336,7 +336,7 @@ def test_edited_tensors_are_refused(copy: Path, case: str) -> None:
     from safetensors.torch import load, save
 
     change, text = TENSORS[case]
-    path = beside(copy / "s.recipe.json")
+    path = refitted_path(copy / "s.recipe.json")
     tensors = load(path.read_bytes())
     change(tensors)
     path.write_bytes(save(tensors))

@@ -17,7 +17,7 @@ from secateur import methods
 from secateur.errors import InputError, SecateurError
 from secateur.methods import METHODS, Context, Goal, Method, PerGroup, Removal, Task
 from secateur.options import Share
-from secateur.report.recipe import Edit, Recipe, beside, seal_of
+from secateur.report.recipe import Edit, Recipe, refitted_path, seal_of
 from secateur.types import Group
 
 
@@ -132,7 +132,7 @@ def test_a_recipe_of_version_1_is_read(tmp_path: Path) -> None:
     old = {**content, "schema_version": 1, "request": {**content["request"], **used}}
     path = tmp_path / "old.recipe.json"
     path.write_text(json.dumps({**old, "seal": seal_of(old)}))
-    beside(path).write_bytes(recipe.tensors)
+    refitted_path(path).write_bytes(recipe.tensors)
     read = Recipe.load(path)
     assert read.used == recipe.used and read.steps == recipe.steps
     assert torch.equal(

@@ -49,12 +49,12 @@ def test_figures_by_hand() -> None:
             20,
             "inputs kept apart",
             "check",
-            "20 inputs do not tell whether agreement is above 83%; give about 120",
+            "20 inputs do not show that agreement is above 83%; give about 120",
         ),
         (8, 100, "inputs kept apart", "check", "about 8% of its decisions"),
         (20, 100, "inputs kept apart", "do not use", "about 20% of its decisions"),
         (2, 500, "surrogates", "fine", ""),
-        (10, 200, "surrogates", "check", "200 surrogates do not tell whether agreement is above 72%"),
+        (10, 200, "surrogates", "check", "200 surrogates do not show that agreement is above 72%"),
         (40, 200, "surrogates", "check", "about 8% of its decisions"),
         (80, 200, "surrogates", "do not use", "about 18% of its decisions"),
     ],
@@ -70,7 +70,7 @@ def test_the_word(changed: int, inputs: int, basis: str, word: str, reason: str)
 def test_a_class_that_vanishes_and_outputs_that_are_not_finite() -> None:
     first = [0] * 480 + [1] * 20
     gone = judge(of_classes(first, [0] * 500), "inputs kept apart")
-    assert gone.word == "do not use" and gone.vanished == (1,) and "never gives: 1" in gone.reasons[0]
+    assert gone.word == "do not use" and gone.vanished == (1,) and "never predicts: 1" in gone.reasons[0]
     few = judge(of_classes(first[:-1], [0] * 499), "inputs kept apart")
     assert few.vanished == ()  # 19 inputs may be chance
     wild = judge(of_classes([0] * 99, [0] * 99, moved=float("inf")), "inputs kept apart")
@@ -118,7 +118,7 @@ def test_inputs_of_bfloat16() -> None:
 def test_inputs_of_one_class_tell_little() -> None:
     found = judge(of_classes([3] * 99, [3] * 99), "inputs kept apart")
     assert found.word == "check" and found.reasons == (
-        "the original puts all of these inputs into class 3, which tells little",
+        "the original assigns all of these inputs to class 3, which shows little",
     )
 
 

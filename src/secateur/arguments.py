@@ -1,6 +1,6 @@
-"""What an argument may be: one `Rule` for each, applied by `checked` before any work.
+"""Validation of arguments: one `Rule` for each, applied by `checked` before any work.
 
-An error names the argument, what it was, and what it may be.
+An error names the argument, the value given, and the values allowed.
 """
 
 from __future__ import annotations
@@ -21,26 +21,34 @@ from torch.export import ExportedProgram
 
 from secateur.errors import InputError
 
-_LONGEST = 80  # characters of a value in a message
+_LONGEST = 80  # characters of a value in a message, at most
 _MOST = 2**63 - 1
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`parse` gives the value as the code uses it, or raises `ValueError` or `TypeError`."""
+    """What an argument may be."""
 
-    may_be: str  # completes "give …"
-    parse: Callable[[Any], Any]
+    may_be: str  # completes "give …" in the error
+    parse: Callable[[Any], Any]  # returns the value as the code uses it, or raises ValueError or TypeError
 
 
 def checked(rules: Mapping[str, Rule], given: Mapping[str, Any], where: str = "") -> dict[str, Any]:
-    """The parsed value of every argument in `given`. Raises `InputError` for the first that breaks its
-    rule.
+    """Parse every argument in `given`.
+
+    Args:
+        rules: Name → rule, for at least the names in `given`.
+        given: Name → value.
+        where: A prefix of names in errors.
+
+    Raises:
+        InputError: An argument breaks its rule; the first one is reported.
     """
     return {name: parsed(f"{where}{name}", value, rules[name]) for name, value in given.items()}
 
 
 def parsed(name: str, value: Any, rule: Rule) -> Any:
+    """The value as the code uses it. Raises `InputError` if it breaks the rule."""
     try:
         return rule.parse(value)
     except InputError:
@@ -50,7 +58,7 @@ def parsed(name: str, value: Any, rule: Rule) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value in one short line: tensors by shape, objects without a useful `repr` by class."""
+    """A value in one short line: a tensor by its shape, an object without a useful `repr` by its class."""
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         return f"<{type(value).__name__} of shape {tuple(value.shape)}, {value.dtype}>"
     text = " ".join(repr(value).split())
@@ -98,7 +106,7 @@ def number(may_be: str, *, above: float = -math.inf, low: float = -math.inf, hig
 
 
 def one_of(*values: Any) -> Rule:
-    """One of a few values; `1.0` does for `1`, but `True` does not."""
+    """One of a few values; 1.0 counts as 1, but True does not."""
 
     def parse(value: Any) -> Any:
         _require(isinstance(value, str | Integral | Real) and not isinstance(value, bool))
@@ -117,7 +125,7 @@ def flag() -> Rule:
 
 
 def instance(kinds: type | tuple[type, ...], may_be: str) -> Rule:
-    """An object of one of these classes, as it is."""
+    """An object of one of these classes, unchanged."""
 
     def parse(value: Any) -> Any:
         _require(isinstance(value, kinds))
@@ -127,12 +135,12 @@ def instance(kinds: type | tuple[type, ...], may_be: str) -> Rule:
 
 
 def optional(rule: Rule) -> Rule:
-    """The same, or None."""
+    """The same rule, but None is allowed, too."""
     return Rule(f"{rule.may_be}, or None", lambda value: None if value is None else rule.parse(value))
 
 
 def list_of(rule: Rule, may_be: str) -> Rule:
-    """A list or tuple whose items hold to `rule`; a string, a tensor or a single item is none."""
+    """A list or tuple whose items satisfy `rule`; not a string, a tensor or a single item."""
 
     def parse(value: Any) -> tuple[Any, ...]:
         _require(isinstance(value, Sequence) and not isinstance(value, str | bytes))
@@ -181,8 +189,7 @@ def _as_bounds(value: Any) -> Any:
 
 BOUNDS = Rule(
     "the legal range of the inputs as (lower, upper), numbers or tensors that broadcast to one input; for "
-    "several "
-    "inputs a list of such pairs",
+    "several inputs a list of such pairs",
     _as_bounds,
 )
 ONE_PAIR = Rule(
@@ -209,7 +216,7 @@ def _as_deviations(value: Any) -> tuple[float, ...]:
 
 MEAN = optional(Rule("the mean subtracted from the inputs: a number, or one for each channel", _as_channels))
 STD = optional(
-    Rule("what the inputs are then divided by, above 0: a number, or one for each channel", _as_deviations)
+    Rule("the std by which inputs are divided, above 0: a number, or one for each channel", _as_deviations)
 )
 
 MODEL = instance(

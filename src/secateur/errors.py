@@ -1,6 +1,4 @@
-"""One family of errors. Each message names the layer, the op and the shape at fault, and says what to do
-next.
-"""
+"""One family of errors. Each message names the layer, op and shape at fault, and says what to do."""
 
 from collections.abc import Collection
 
@@ -54,6 +52,4 @@ class StopPruning(Exception):
 
 
 class SecateurWarning(UserWarning):
-    """The result is usable, but not all that was asked for; the message says what is missing and what to
-    do.
-    """
+    """The result is usable, but not all that was requested; the message says what is missing."""

@@ -1,4 +1,4 @@
-"""Groups as a table for people: what can go, what is pinned, and why."""
+"""Groups as a table for people: which can shrink, which are pinned, and why."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from secateur.types import Group, Groups
 
 
 def rows(found: Groups, kept: Mapping[str, int] | None = None) -> list[tuple[str, str, str, str]]:
-    """(group, units, slots, state) for each group, and for each tensor that no rule could label."""
+    """(group, units, slots, state) for each group, and for each tensor that no group holds."""
     table = [(g.name, _units(g, kept), _slots(g), _state(g, kept)) for g in found.groups]
     return table + [(name, "", "", f"pinned: {reason}") for name, reason in found.blocked.items()]
 
 
 def table(found: Groups, kept: Mapping[str, int] | None = None) -> str:
-    """The rows as aligned plain text."""
+    """The rows as plain text in aligned columns."""
     lines = [("group", "units", "slots (made by | read by)", "state"), *rows(found, kept)]
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     return "\n".join(

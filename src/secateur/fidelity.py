@@ -1,4 +1,4 @@
-"""How close the outputs of a pruned network are to the original's, on samples: measured in batches."""
+"""Compare the outputs and decisions of a pruned network with the original's, on samples, in batches."""
 
 from __future__ import annotations
 
@@ -17,20 +17,25 @@ from secateur.graph.interpret import batches, run
 from secateur.graph.workers import in_order
 from secateur.types import Samples
 
-_LEAST_SPREAD = 1e-10  # of the outputs, as a share of their mean square: rounding in float32
+_LEAST_SPREAD = 1e-10  # variance as a share of the mean square; less is mere rounding in float32
 
 
 @dataclass(frozen=True, eq=False)
 class Fidelity:
-    """One row for each sample. `first` and `second` are the decisions of the original and of the pruned
-    network, (n, positions, k) as `Decision.classes` gives them; None where the network decides nothing.
+    """How the outputs g(x) of a pruned network differ from the original's f(x), on n samples x.
+
+    Attributes:
+        moved: The largest |g(x) − f(x)| of any output for each sample, shape (n,); infinite where an output
+            is not finite.
+        relative: The root mean square of g(x) − f(x) in units of the standard deviation of f over the
+            samples; None where f hardly varies.
+        first: Decisions of the original, shape (n, positions, k) as `Decision.classes` returns them; None
+            where the network decides nothing.
+        second: The same of the pruned network.
     """
 
-    moved: Tensor  # (n,), the largest |g(x) − f(x)| of any output; infinite where an output is not finite
-    relative: (
-        float | None
-    )  # root of the mean square of g(x) − f(x), in units of the spread of f over the samples; None
-    # where f hardly varies over them
+    moved: Tensor
+    relative: float | None
     first: Tensor | None = None
     second: Tensor | None = None
 
@@ -40,30 +45,37 @@ class Fidelity:
 
     @property
     def drift(self) -> float:
+        """The largest absolute change of any output on any sample."""
         return float(self.moved.max())
 
     @property
     def agreed(self) -> Tensor | None:
-        """The share of each sample's decisions that are the same, (n,)."""
-        return (
-            None
-            if self.first is None or self.second is None
-            else same(self.first, self.second).double().mean(1)
-        )
+        """The share of each sample's decisions that are equal, shape (n,)."""
+        if self.first is None or self.second is None:
+            return None
+        return same(self.first, self.second).double().mean(1)
 
     @property
     def agreement(self) -> float | None:
-        """The share of equal decisions; None where there are none."""
+        """The share of equal decisions; None where the network decides nothing."""
         return None if self.agreed is None else float(self.agreed.mean())
 
 
 def fidelity(
     graph: Graph, weights: Mapping[str, Tensor], samples: Samples, decision: Decision | None = None
 ) -> Fidelity:
-    """Compare the outputs under `weights` with the original's, and the decisions that are read from them.
+    """Compare the outputs with `weights` in place of the original's, and the decisions read from them.
 
-    Cost: two passes of the samples, in batches of about 64 MiB of values. Raises `InputError` where no
-    output is a floating-point number.
+    Cost: two forward passes of the samples, in batches of about 64 MiB of values.
+
+    Args:
+        graph: The captured original.
+        weights: The pruned network's tensors at full size, by name.
+        samples: The inputs.
+        decision: How decisions are read from the outputs; None for a network that decides nothing.
+
+    Raises:
+        InputError: No output is a floating-point number.
     """
 
     def one(batch: tuple[Tensor, ...]) -> _Part:
@@ -81,14 +93,12 @@ def fidelity(
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One batch: see `Fidelity`; sums over its finite samples of (g − f)², f and f², and how many samples
-    they are.
-    """
+    """The part of a `Fidelity` that comes from one batch."""
 
     moved: Tensor
     decided: tuple[Tensor, ...]  # first, second
-    sums: tuple[Tensor, Tensor, Tensor]
-    count: int
+    sums: tuple[Tensor, Tensor, Tensor]  # of (g − f)², f and f² over the finite samples
+    count: int  # of finite samples
 
 
 def _compared(
@@ -110,13 +120,14 @@ def _compared(
 
 
 def _rows(value: Tensor, count: int) -> Tensor:
-    """The output as (samples, numbers); one without a batch axis is the same for all samples."""
+    """An output as a matrix (samples, numbers); without a batch axis, it is repeated for every sample."""
     if value.ndim and len(value) == count:
         return value.double().flatten(1) if value.ndim > 1 else value.double()[:, None]
     return value.double().reshape(1, -1).expand(count, -1)
 
 
 def _relative(parts: list[_Part]) -> float | None:
+    """`Fidelity.relative`, from the sums of all batches."""
     count = sum(p.count for p in parts)
     if not count:
         return None

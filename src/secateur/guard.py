@@ -1,4 +1,4 @@
-"""The guard: how far the outputs may move on samples before a run stops and goes back."""
+"""The guard: budgets on agreement and drift, beyond which a step is undone and the run ends."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from secateur.fidelity import Fidelity, fidelity
 from secateur.graph.graph import Graph
 from secateur.types import Interval, Samples
 
-_BUDGETS = {
-    "agreement": 1.0,
-    "drift": inf,
-    "certified_agreement": 1.0,
-    "certified_drift": inf,
-    "eps": inf,
-}  # largest
-_BALLS = 128  # that are certified after every step
+# Name of a budget → its largest legal value; the smallest is 0.
+_BUDGETS = {"agreement": 1.0, "drift": inf, "certified_agreement": 1.0, "certified_drift": inf, "eps": inf}
+_BALLS = 128  # samples whose balls are certified after every step
 
 
 @dataclass(frozen=True)
 class Guard:
-    """Budgets on samples: the least share of equal decisions, and the largest move of any output.
+    """Budgets that the pruned network must keep, measured on validation samples after every step.
 
-    `certified_…` are the same for every input within `eps` of a sample (L∞), proved and not only seen;
-    without `eps`, the certified drift is that over the whole input box. `head` says what the outputs are, see
-    `secateur.decisions`.
+    Attributes:
+        agreement: The least share of equal decisions, from 0 to 1.
+        drift: The largest absolute change of any output, in the units of the outputs.
+        certified_agreement: As `agreement`, proved for every input within `eps` of a sample.
+        certified_drift: As `drift`, proved for every input within `eps` of a sample; without `eps`, for every
+            input in the input box.
+        eps: The radius of the balls round the samples (L∞), in the units of the inputs.
+        head: What the outputs are, see `secateur.decisions`.
     """
 
     agreement: float | None = None
@@ -46,67 +46,71 @@ class Guard:
 
     @staticmethod
     def parse(budgets: Mapping[str, float | str] | None, calibrated: bool = False) -> Guard | None:
-        """{"agreement": 0.98, "drift": 2.0}, any of the budgets; `InputError` for others, and for what is
-        missing.
+        """A guard from its budgets by name, such as {"agreement": 0.98, "drift": 2.0}; None without any.
+
+        Args:
+            budgets: Any of the fields of `Guard`.
+            calibrated: Whether the user gives inputs, which `certified_agreement` needs.
+
+        Raises:
+            InputError: A budget is unknown, out of range, or needs another one that is missing.
         """
         if not budgets:
             return None
         for name, value in budgets.items():
-            if name == "head":
-                check_head(str(value))
-                continue
-            if name not in _BUDGETS:
-                raise InputError(f"guard: no budget {name!r}; there are {', '.join(_BUDGETS)}")
-            most = _BUDGETS[name]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-                raise InputError(
-                    f"guard: {name}={value!r}; give a number from 0" + (" to 1" if most == 1.0 else "")
-                )
+            _check_budget(name, value)
         guard = Guard(**budgets)  # type: ignore[arg-type]  # just checked
-        if all(getattr(guard, name) is None for name in _BUDGETS):
+        guard._check_together(calibrated)
+        return guard
+
+    def _check_together(self, calibrated: bool) -> None:
+        if all(getattr(self, name) is None for name in _BUDGETS):
             raise InputError(
                 f"guard: head says what the outputs are; give a budget, too: {', '.join(_BUDGETS)}"
             )
-        if guard.certified_agreement is not None and (guard.eps is None or not calibrated):
+        if self.certified_agreement is not None and (self.eps is None or not calibrated):
             raise InputError("guard: certified_agreement needs eps, and inputs of your own (calibration=)")
-        if guard.eps is not None and guard.certified_agreement is None and guard.certified_drift is None:
+        if self.eps is not None and not self._certifies:
             raise InputError(
                 "guard: eps is the radius of certified_agreement and certified_drift; give one of them"
             )
-        return guard
 
     def check(self, graph: Graph) -> None:
-        """Raise `InputError` where a budget does not fit what the model gives."""
+        """Raise `InputError` where a budget on the agreement does not fit a model that decides nothing."""
         self._decision(graph)
 
     def breach(
         self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
     ) -> str:
-        """Which budget the network with `weights` exceeds and by what, or empty."""
-        found = (
-            self._breach_seen(fidelity(graph, weights, samples, self._decision(graph))) if self.looks else ""
-        )
-        certain = self.certified_agreement is not None or self.certified_drift is not None
-        return found or (self._breach_certain(graph, weights, samples, box) if certain else "")
+        """Compare the network with `weights` with the original on `samples`.
+
+        Returns:
+            Which budget is exceeded and by how much; empty where all are kept.
+        """
+        found = ""
+        if self.agreement is not None or self.drift is not None:
+            found = self._breach_on_samples(fidelity(graph, weights, samples, self._decision(graph)))
+        if found or not self._certifies:
+            return found
+        return self._breach_of_bounds(*self._certified(graph, weights, samples, box))
 
     @property
-    def looks(self) -> bool:
-        return self.agreement is not None or self.drift is not None
+    def _certifies(self) -> bool:
+        return self.certified_agreement is not None or self.certified_drift is not None
 
     def _decision(self, graph: Graph) -> Decision | None:
-        """What the graph decides, where a budget asks for it."""
+        """How decisions are read from the outputs; None where no budget needs them."""
         if self.agreement is None and self.certified_agreement is None:
             return None
         found = decision_of(graph, self.head)
         if isinstance(found, NoDecision):
             raise InputError(
                 f"guard: no agreement can be measured, since the model decides nothing ({found.why}); give a "
-                "budget on "
-                'the drift instead, or say what the outputs are: head="binary_logit" (--head)'
+                'budget on the drift instead, or say what the outputs are: head="binary_logit" (--head)'
             )
         return found
 
-    def _breach_seen(self, found: Fidelity) -> str:
+    def _breach_on_samples(self, found: Fidelity) -> str:
         if not found.drift < inf:
             return "the outputs are not finite"
         if self.agreement is not None and found.agreement is not None and found.agreement < self.agreement:
@@ -115,9 +119,18 @@ class Guard:
             return f"drift on samples rose to {found.drift:.4g}, above {self.drift:.4g}"
         return ""
 
-    def _breach_certain(
+    def _breach_of_bounds(self, drift: float, agreement: float) -> str:
+        # `not ≤`, since a bound that is NaN keeps no budget
+        if self.certified_drift is not None and not drift <= self.certified_drift:
+            return f"certified drift rose to {drift:.4g}, above {self.certified_drift:.4g}"
+        if self.certified_agreement is not None and agreement < self.certified_agreement:
+            return f"certified agreement fell to {agreement:.2%}, below {self.certified_agreement:.2%}"
+        return ""
+
+    def _certified(
         self, graph: Graph, weights: Mapping[str, Tensor], samples: Samples, box: Sequence[Interval]
-    ) -> str:
+    ) -> tuple[float, float]:
+        """The certified drift over all balls, and the share of balls with certified agreement."""
         stored = {name: w.to(graph.tensors[name].dtype) for name, w in weights.items()}
         networks = Networks.of(
             without_max_pools(graph), graph.tensors, stored, torch.empty(0, dtype=torch.float64)
@@ -138,17 +151,23 @@ class Guard:
                 ]
                 classes = decide_on(networks.graph, decision, middle, dtype=torch.float64)
                 agreed.append(here.stands(decision, classes, False) & here.stands(decision, classes, True))
-        drift = float(torch.stack(moved).max())  # NaN where one is, and no budget holds that
-        if self.certified_drift is not None and not drift <= self.certified_drift:
-            return f"certified drift rose to {drift:.4g}, above {self.certified_drift:.4g}"
         share = float(torch.cat(agreed).double().mean()) if agreed else 1.0
-        if self.certified_agreement is not None and share < self.certified_agreement:
-            return f"certified agreement fell to {share:.2%}, below {self.certified_agreement:.2%}"
-        return ""
+        return float(torch.stack(moved).max()), share
+
+
+def _check_budget(name: str, value: float | str) -> None:
+    if name == "head":
+        check_head(str(value))
+        return
+    if name not in _BUDGETS:
+        raise InputError(f"guard: no budget {name!r}; there are {', '.join(_BUDGETS)}")
+    most = _BUDGETS[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise InputError(f"guard: {name}={value!r}; give a number from 0" + (" to 1" if most == 1.0 else ""))
 
 
 def _ball(centre: Tensor, whole: Interval, eps: float | None) -> Interval:
-    """The ball round each sample; the box itself where there is no radius."""
+    """The ball round each sample, cut by the box; the box itself where there is no radius."""
     low, high = whole.lower.cpu(), whole.upper.cpu()
     whole = Interval(low.double(), high.double()) if centre.is_floating_point() else Interval(low, high)
     return whole if eps is None else ball(centre, eps, whole)

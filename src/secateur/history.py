@@ -1,4 +1,4 @@
-"""The steps of a run so far, as the recipe and as the history tell them."""
+"""The steps of a run so far, for the recipe and for `Result.history`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from secateur.run import Run
 
 
 class History:
-    """Rows for the caller and steps for the recipe; `stopped` says which callback asked for the end."""
+    """Rows for the caller and steps for the recipe.
+
+    `stopped` is empty until a callback raises `StopPruning`; then it is the reason.
+    """
 
     def __init__(self, callbacks: Sequence[Callable[[HistoryRow], None]]) -> None:
         self.steps, self.rows = list[Step](), list[HistoryRow]()
@@ -21,7 +24,7 @@ class History:
         self._callbacks, self._begin = callbacks, time.perf_counter()
 
     def add(self, run: Run, edits: Sequence[Edit]) -> None:
-        """Record a step that is done, and tell the callbacks."""
+        """Record a finished step and call the callbacks."""
         step = run.record(len(self.steps) + 1, edits)
         seconds = time.perf_counter() - self._begin
         row = HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds)

@@ -41,7 +41,7 @@ class InputSpec(BaseModel):
     `normalize` is a name in `secateur.presets.PRESETS`, in units of the bounds; `mean` and `std` are then its
     own.
 
-    Example:
+    Examples:
         >>> import secateur
         >>> secateur.InputSpec(normalize="minus1to1", input_bounds=(0, 255)).mean
         (127.5,)

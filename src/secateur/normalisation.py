@@ -1,9 +1,9 @@
-"""Which normalisation of its input images a model was trained with, told from the model alone.
+"""Infer from a model alone which normalisation of its input images it was trained with.
 
-A model that takes (x − mean) / std and is given x decides badly, and nothing fails. Its batch norms know
-better: their running statistics are those of normalised images. Without batch norm, biases do: given numbers
-that are too small, or off their mean, units are always on or always off and few classes are left; given
-numbers that are too large, the scores of one image lie apart by hundreds.
+A model that expects (x − mean) / std but is given x predicts badly, without any error. Batch norms show the
+mistake: their running statistics are those of normalised images. Without batch norm, activations show it: if
+inputs are too small or their mean is wrong, units are always active or always inactive, and few classes are
+predicted; if inputs are too large, the scores of one image differ by hundreds.
 """
 
 from __future__ import annotations
@@ -28,31 +28,27 @@ from secateur.surrogates.source import Source
 
 GIVEN = "as given"
 
-_EACH, _FEWEST = 14, 2  # drawings of each kind
-_OWN = 126  # of the user's images
-_NUMBERS = 2**28  # in the values of all nodes, for one candidate
+_EACH, _FEWEST = 14, 2  # drawings of each kind: as many as memory allows, between these two
+_OWN = 126  # of the user's images, at most
+_NUMBERS = 2**28  # values of all nodes in one pass, at most
 
-# How much better another candidate fits where it does so clearly, in nats. Chosen on small networks of known
-# normalisation (benchmarks/normalisation.py) so that no right one is doubted.
+# The margin by which another candidate must fit better to be reported, in nats. Chosen on small networks of
+# known normalisation (benchmarks/normalisation.py) so that no correct one is doubted.
 _CLEAR_BY_BATCH_NORM = 0.2
 _CLEAR = 0.6
-_CLEAR_WITHOUT_CLASSES = 1.2  # nothing then speaks against numbers that are too large
-_LARGE, _HANDICAP = (
-    20.0,
-    0.9,
-)  # numbers so much larger than as given cost as much; biases never speak against them
-_WIDE = 25.0  # spread of scores beyond which a nat is counted for each factor e
-_SILENT, _SILENCE, _LEAST = 0.2, 0.5, 0.01  # information below which so much of a nat is, and where that ends
-
-_CLOSE = (
-    math.log(1.35),
-    0.35,
-)  # candidates of one kind: log ratio of std, difference of means in units of std
+_CLEAR_WITHOUT_CLASSES = 1.2  # larger, since nothing then shows that inputs are too large
+# A candidate with inputs 20 times larger than as given pays 0.9 nats, since biases never count against it.
+_LARGE, _HANDICAP = 20.0, 0.9
+_WIDE = 25.0  # spread of scores; beyond it, each factor e costs a nat
+# Information in nats below which each factor e costs half a nat, down to the last number.
+_SILENT, _SILENCE, _LEAST = 0.2, 0.5, 0.01
+# Candidates within this log ratio of std and this difference of means, in units of std, count as the same.
+_CLOSE = (math.log(1.35), 0.35)
 
 CANDIDATES: dict[int, dict[str, Preset]] = {
     3: {
         "none": PRESETS["none"],
-        "imagenet": PRESETS["imagenet"],  # stands for cifar10, too, which is of the same kind
+        "imagenet": PRESETS["imagenet"],  # covers cifar10, too, which is too close to be told apart
         "minus1to1": PRESETS["minus1to1"],
         "0 to 255": Preset((0.0, 255.0)),
     },
@@ -69,13 +65,21 @@ CANDIDATES: dict[int, dict[str, Preset]] = {
 
 @dataclass(frozen=True)
 class Finding:
-    """What the model says of the normalisation that was assumed."""
+    """How well the assumed normalisation fits the model, compared with others.
 
-    likeliest: str  # a key of `scores`; empty where nothing can be told
-    scores: Mapping[str, float]  # `GIVEN` and other candidates; nats, the less the better
-    clear: bool  # whether the likeliest is another than the one assumed, and fits clearly better
-    evidence: str  # one sentence with figures; where nothing can be told, why
-    preset: Preset | None = None  # the likeliest, where it is another than the one assumed
+    Attributes:
+        likeliest: A key of `scores`; empty where nothing can be inferred.
+        scores: Name of a candidate → how badly it fits, in nats. `GIVEN` is the assumed normalisation.
+        clear: Whether another candidate than the assumed one fits clearly better.
+        evidence: One sentence with figures; where nothing can be inferred, why.
+        preset: The likeliest candidate, if it is not the assumed one.
+    """
+
+    likeliest: str
+    scores: Mapping[str, float]
+    clear: bool
+    evidence: str
+    preset: Preset | None = None
 
 
 def likely_normalisation(
@@ -87,13 +91,23 @@ def likely_normalisation(
     seed: int = 0,
     images: Tensor | None = None,
 ) -> Finding:
-    """Compare the normalisation assumed, (x − mean) / std of images x between `bounds`, with others in use.
+    """Compare the assumed normalisation, (x − mean) / std of images x between `bounds`, with common ones.
 
-    `images` (n, c, h, w): the user's own, in units of `bounds`; of these at most 126 are looked at. Without
-    them, drawings are. Says why in `evidence` where it does not apply: it is for models with one floating
-    input (n, 1 or 3, h, w) and finite bounds. Cost: at most 7 forward passes of 126 images, of fewer where a
-    pass has more than 2**28 values, at least 18. Raises `InputError` for a mean or std of another number of
-    channels.
+    Applies to models with one floating-point input of shape (n, 1 or 3, h, w) and finite bounds; for others,
+    `evidence` says why not. Cost: at most 7 forward passes of 126 images; of fewer, at least 18, where a pass
+    has more than 2**28 values.
+
+    Args:
+        graph: The captured model.
+        bounds: The legal range of the images, (low, high).
+        mean: One value for each channel, one for all, or empty.
+        std: The same.
+        seed: Seed of the drawings.
+        images: The user's own, shape (n, c, h, w), in units of `bounds`; at most 126 are used. Default:
+            drawings.
+
+    Raises:
+        InputError: `mean` or `std` has another number of channels than the images.
     """
     why = _does_not_apply(graph, bounds)
     if why:
@@ -106,7 +120,7 @@ def likely_normalisation(
     generator = torch.Generator().manual_seed(seed)
     source = Source(graph, input_box(graph, (0.0, 1.0), dtype=torch.float32), generator)
     parts = _drawn(source) if images is None else _own(graph, (images - low) / (high - low))
-    return _judged(source, units, parts)
+    return _compared(source, units, parts)
 
 
 def _does_not_apply(graph: Graph, bounds: Any) -> str:
@@ -144,7 +158,7 @@ def _of_units(preset: Preset, channels: int) -> Affine:
 
 
 def _alike(first: Affine, second: Affine) -> bool:
-    """Whether a network could hardly tell: imagenet's statistics and those of CIFAR-10 are one kind."""
+    """Whether two are too close to be told apart, as imagenet's statistics and those of CIFAR-10."""
     (mean, std), (other, width) = first, second
     ratio, difference = _CLOSE
     return bool(((std / width).log().abs() < ratio).all() and ((mean - other).abs() < difference * std).all())
@@ -154,7 +168,7 @@ def _alike(first: Affine, second: Affine) -> bool:
 
 
 def _each(graph: Graph) -> int:
-    """Images in one part, of as many parts as there are drawings."""
+    """The number of images of each kind of drawing."""
     return max(_FEWEST, min(_EACH, _NUMBERS // (len(DRAWINGS) * max(1, sum(sizes_of_values(graph))))))
 
 
@@ -165,15 +179,15 @@ def _drawn(source: Source) -> list[Tensor]:
 
 
 def _own(graph: Graph, images: Tensor) -> list[Tensor]:
-    """One part, as far as a pass is small."""
+    """The user's images: in one batch where memory allows, else in small ones."""
     count = _each(graph)
     return list(images[: min(_OWN, count * len(DRAWINGS))].split(_OWN if count == _EACH else count))
 
 
-# --- the verdict --------------------------------------------------------------------------------------------
+# --- comparison ---------------------------------------------------------------------------------------------
 
 
-def _judged(source: Source, units: Mapping[str, Affine], parts: Sequence[Tensor]) -> Finding:
+def _compared(source: Source, units: Mapping[str, Affine], parts: Sequence[Tensor]) -> Finding:
     like, total = source.graph.example[0], classes(source)
     fits = {
         name: fit(source, [((x.double() - mean) / std).to(like.dtype) for x in parts], classes=total > 0)
@@ -199,7 +213,7 @@ def _judged(source: Source, units: Mapping[str, Affine], parts: Sequence[Tensor]
 
 
 def _clear(found: Fit) -> float:
-    """The margin beyond which another candidate fits clearly better; by what the scores are made of."""
+    """The margin beyond which another candidate fits clearly better; it depends on the available evidence."""
     if not math.isnan(found.batch_norm):
         return _CLEAR_BY_BATCH_NORM
     return _CLEAR_WITHOUT_CLASSES if math.isnan(found.information) else _CLEAR
@@ -215,7 +229,7 @@ def _score(found: Fit) -> float:
 
 
 def _handicap(found: Fit, given: Affine, other: Affine) -> float:
-    """Of a candidate that is to be better than the given one without batch norm."""
+    """What a candidate with much larger inputs than as given pays, without batch norm."""
     larger = bool((given[1] > _LARGE * other[1]).all())
     return _HANDICAP if larger and math.isnan(found.batch_norm) else 0.0
 
@@ -228,7 +242,7 @@ def _described(name: str, preset: Preset) -> str:
 
 
 def _said(given: Fit, best: Fit, total: int, count: int) -> str:
-    """The figures by which the best is better."""
+    """The figures in favour of the best candidate."""
     found = []
     if given.batch_norm > best.batch_norm:
         times = math.expm1(given.batch_norm) / max(math.expm1(best.batch_norm), 1e-3)

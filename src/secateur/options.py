@@ -1,4 +1,4 @@
-"""Options of methods: keyword arguments with a range each, read off the signature of a function or class."""
+"""Options of methods: keyword arguments with a range each, read from a signature."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_args, get_type_hints
 from secateur.arguments import Rule, checked, number, one_of, whole
 from secateur.errors import InputError
 
-# Types for signatures: `norm: Norm = 2` declares an option, its default and what it may be.
+# Types for signatures: `norm: Norm = 2` declares an option, its default and its range.
 AtLeast0 = Annotated[float, number("a number of at least 0", low=0)]
 AtLeast1 = Annotated[float, number("a number of at least 1", low=1)]
 Cosine = Annotated[float, number("a cosine, from -1 to 1", low=-1, high=1)]
@@ -21,15 +21,18 @@ Share = Annotated[float, number("a number from 0 to 1", low=0, high=1)]
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a method: its default, and what it may be."""
+    """One option of a method: its default and its range."""
 
     default: Any
     rule: Rule
 
 
 def options_in(signature_of: Callable[..., Any]) -> dict[str, Option]:
-    """The options of a function or dataclass: parameters whose annotation holds a `Rule`, and keyword-only
-    parameters with a number as default, which may be any number."""
+    """The options of a function or dataclass, by name.
+
+    They are the parameters whose annotation holds a `Rule`, and keyword-only parameters with a number as
+    default, which may be any number.
+    """
     hints = get_type_hints(signature_of, include_extras=True)
     found = dict[str, Option]()
     for p in inspect.signature(signature_of).parameters.values():
@@ -42,7 +45,7 @@ def options_in(signature_of: Callable[..., Any]) -> dict[str, Option]:
 
 
 def checked_options(method: str, known: Mapping[str, Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options given to a method, each within its range; `InputError` for the first that is not."""
+    """The options given to a method. Raises `InputError` for an unknown one, or one out of its range."""
     for name in given:
         if name not in known:
             raise InputError(f"options: {method} has no {name!r}; it has {', '.join(known) or 'none'}")

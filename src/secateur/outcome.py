@@ -1,4 +1,4 @@
-"""What a recipe holds of the outcome: the units that each group keeps, and tensors that no edit tells."""
+"""What a recipe records of the outcome: the units that each group keeps, and the refitted weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from secateur.types import Group
 
 
 def solved_tensors(run: Run) -> dict[str, Any]:
-    """`tensors`, safetensors of refitted weights in the model's precision; `solved`, their SHA-256."""
+    """Two fields of the recipe, or none if nothing was refitted.
+
+    `tensors` is the content of a safetensors file with the refitted weights in the model's precision;
+    `solved` is its SHA-256.
+    """
     graph = run.graph
     found = graph.as_stored(
         {name: run.weights[name].to(graph.tensors[name].dtype) for name in sorted(run.solved)}
@@ -27,7 +31,7 @@ def solved_tensors(run: Run) -> dict[str, Any]:
 
 
 def kept_units(groups: Sequence[Group], alive: Mapping[str, Tensor]) -> tuple[KeptUnits, ...]:
-    """The units that are left of each group, by their original numbers."""
+    """The units that each group keeps, by their original numbers."""
     return tuple(
         KeptUnits(
             group=group.name,

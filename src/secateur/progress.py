@@ -1,7 +1,7 @@
-"""Progress on stderr: a bar for a person at a terminal, elsewhere a plain line every ten seconds.
+"""Progress on stderr: a bar at a terminal, elsewhere a plain line every ten seconds.
 
-The logger `secateur` hears of it, asked for or not: at INFO what was done and for how long, at DEBUG what
-begins.
+The logger `secateur` receives every phase whether progress is shown or not: its end and its duration at INFO,
+its beginning at DEBUG.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Item = TypeVar("Item")
 SECONDS = 10.0  # between two lines
 
 logger = logging.getLogger("secateur")
-logger.addHandler(logging.NullHandler())  # what is heard, and where, is the caller's choice
+logger.addHandler(logging.NullHandler())  # the caller chooses what is shown, and where
 
 
 def track(items: Sequence[Item], description: str, enabled: bool) -> Iterator[Item]:
-    """Yield `items` and report, where it is `enabled`, how many are done."""
+    """Yield `items` and, if `enabled`, report how many are done."""
     with _logged(description):
         for number, item in enumerate(_tracked(items, description, enabled), 1):
             logger.debug("%s: %d of %d", description, number, len(items))
@@ -53,7 +53,7 @@ def notice(said: str, enabled: bool) -> None:
 
 @contextmanager
 def phase(description: str, enabled: bool) -> Iterator[None]:
-    """Report, where it is `enabled`, that work without steps is going on."""
+    """If `enabled`, report that work without steps is going on."""
     shown = Console(stderr=True).status(description) if enabled and sys.stderr.isatty() else None
     with _logged(description), shown or _written(Report(description), enabled):
         yield
@@ -70,9 +70,7 @@ def _logged(description: str) -> Iterator[None]:
 
 
 class Report:
-    """What there is to say of one phase: its name, how many of its steps are done, and for how long it has
-    run.
-    """
+    """The progress of one phase: its name, the number of finished steps, and the time since it began."""
 
     def __init__(self, name: str, steps: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
         self.name, self.steps, self.done = name, steps, 0
@@ -83,7 +81,7 @@ class Report:
         return f"secateur: {self.name}{share} ({self._clock() - self._begin:.0f} s)\n"
 
     def write(self, stream: TextIO, over: threading.Event) -> None:
-        """A line every ten seconds, until it is over."""
+        """Write a line every ten seconds until `over` is set."""
         while not over.wait(SECONDS):
             stream.write(self.line())
             stream.flush()
@@ -91,7 +89,7 @@ class Report:
 
 @contextmanager
 def _written(report: Report, enabled: bool) -> Iterator[None]:
-    """A thread writes the lines, so that one long call does not keep them back."""
+    """Write the lines from a thread, so that one long call does not delay them."""
     if not enabled:
         yield
         return

@@ -52,7 +52,30 @@ from secateur.validation import samples_for, verdict_of, with_doubts
 
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
-    """The groups of a model: their units and slots, and what is pinned and why. Nothing is changed."""
+    """List the groups of a model: their units, their tensors, and why a group cannot shrink.
+
+    The model is not changed.
+
+    Args:
+        model: An `nn.Module` in eval mode, or an exported program.
+        example_inputs: As for `prune`.
+
+    Returns:
+        All groups, prunable and pinned, in the order of the graph; `blocked` names each tensor that no group
+        holds, with the reason.
+
+    Raises:
+        InputError: The model or the example inputs cannot be used.
+        CaptureError: `torch.export` cannot capture the model; the message says what to change.
+
+    Examples:
+        >>> import torch, secateur
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> for group in secateur.inspect(net, torch.zeros(1, 4)).groups:
+        ...     print(group.name, group.units, group.pinned or "prunable")
+        0 16 prunable
+        2 2 an output of the model
+    """
     parsed("model", model, MODEL)
     with reproducible(model):
         graph = capture(model, example_inputs)
@@ -89,64 +112,90 @@ def prune(
     callbacks: Sequence[Callable[[HistoryRow], None]] = (),
     progress: bool = False,
 ) -> Result:
-    """Prune `model` without data and without retraining; the model itself is left as it is.
+    """Remove units of `model` without training data and without retraining.
+
+    A unit is a neuron, a channel or an attention head. The default method removes the units whose removal
+    changes the outputs least and refits the following layers in closed form. The model itself is not changed;
+    the smaller copy is checked against it in float64.
 
     Args:
-        model: an `nn.Module` in eval mode, or an exported program.
-        example_inputs: a tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only
-            shapes and types matter.
-        remove: the share that goes: 0.5 or "50%" of the units of every group, "params=50%", or "macs=50%".
-            Default: 0.5, and for `exact` all that can go.
-        method: `reconstruct`, `exact`, or a name in `secateur.methods.METHODS`; `options` are its parameters.
-            `exact` removes what the function over the input box does not need, in one step, and nothing else;
-            it draws no surrogates, and there is nothing for a guard to stop.
-        input_bounds: the input box, (low, high), numbers or tensors that broadcast to one input; a list of
-            such pairs for several inputs.
-        mean, std: for a model that takes (x − mean) / std of images x: numbers, or one value for each
-            channel. `input_bounds` and `calibration` are then those of the images.
-        normalize: the same by name, `imagenet`, `cifar10` or `minus1to1`; `none` for a model that takes
-            images as they are. Where none of the three is given, it is looked at whether another
-            normalisation fits the model better.
-        surrogate: of what inputs made from the model are; a name in `secateur.surrogates.SURROGATES`, or a
-            function (source, count) → tensor. For `reconstruct`, `allocation="global"` and the guard.
-        calibration: unlabelled inputs of your own in its place: a tensor, an iterable of batches, or a `.npz`
-            path.
-        samples: how many inputs to use. More are slower and more accurate.
-        memory: bytes that the run may take beside the model, such as "2GiB". Inputs take at most half of it
-            (with a warning where that means fewer samples). Values between layers take the rest; those that
+        model: An `nn.Module` in eval mode, or an exported program.
+        example_inputs: A tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only
+            shapes and types matter. Not needed for an exported program.
+        remove: How much to remove: 0.5 or "50%" of the units of every group, "params=50%" of all parameters,
+            or "macs=50%" of all multiply-accumulates. Default: 0.5; for `exact`, all units that it finds.
+        method: The name of a method in `secateur.methods.METHODS`, a `secateur.methods.Method`, or a function
+            (context, group, count) → `Removal`. `reconstruct` is the most accurate. `exact` removes only
+            units whose removal leaves the outputs unchanged over the input box, in one step; it uses no
+            samples and ignores `guard`.
+        options: Parameters of the method, by name.
+        input_bounds: The legal range of the inputs, (low, high): numbers, or tensors that broadcast to one
+            input. For several inputs, a list of such pairs.
+        mean, std: For a model that takes (x − mean) / std of images x: numbers, or one value for each
+            channel. `input_bounds` and `calibration` are then in units of the images.
+        normalize: Mean and std by name: `imagenet`, `cifar10` or `minus1to1`; `none` for a model that takes
+            images as they are. In any case, a warning says if another normalisation fits the model clearly
+            better than the declared one.
+        surrogate: The kind of inputs to generate from the model: a name in `secateur.surrogates.SURROGATES`,
+            or a function (source, count) → tensor. Used by `reconstruct`, by `allocation="global"`, and for
+            the guard and the verdict.
+        calibration: Unlabelled inputs of your own in place of a surrogate: a tensor, an iterable of batches,
+            an array, or the path of a folder of images, an image, an `.npz` or an `.npy` file. A third of
+            them is held out for the guard and the verdict.
+        samples: How many inputs to use; fewer if memory would not hold them.
+        memory: Memory that the run may take beside the model, in bytes or as "2GiB". Inputs take at most half
+            of it; a warning says if that means fewer samples. Values between layers take the rest. Those that
             do not fit go to a scratch file or are computed again, with the same result. Default: a quarter of
             the free memory, at least 1 GiB.
-        budget: time that the run may take, such as "5min": as many samples are used as the estimate allows.
-            It depends on the machine, and so does the result; the recipe records what was used.
-        allocation: `uniform` takes the same share of every group, `global` where it costs the outputs least.
-        guard: budgets on samples, {"agreement": least share of equal decisions, "drift": largest move of an
-            output}, or "certified_agreement", "certified_drift" and "eps": the same for all inputs within eps
-            of a sample, by proof. A step that exceeds a budget is taken back, and the run ends there
-            (`Result.stopped`).
-        head: what the outputs are where `auto` cannot tell, as for `certify`; for guards and the verdict.
-        step: the largest share of a group's units that leaves at a time; 1 prunes in one shot. Default: 1 for
+        budget: Time that the run may take, in seconds or as "5min": as many samples are used as the estimate
+            allows. The estimate depends on the machine, and so does the result; the recipe records the number
+            of samples. Default: no limit.
+        allocation: `uniform` removes the same share of every group; `global` removes more where this changes
+            the outputs less.
+        guard: Budgets, measured on held-out inputs after every step: "agreement", the least share of equal
+            decisions (0 to 1); "drift", the largest change of any output; "certified_agreement" and
+            "certified_drift", the same proved for all inputs within "eps" of these inputs (L∞). A step that
+            exceeds a budget is undone, and the run ends there (`Result.stopped`).
+        head: What the outputs are, as for `evaluate`, where `auto` cannot tell; for the guard and the
+            verdict.
+        step: The largest share of a group's units to remove in one step; 1 prunes in one shot. Default: 1 for
             `reconstruct` without a guard, else 0.0625.
-        recursive: whether a unit that stood in for another may do so again or leave. Without, at most half
-            goes.
-        exact_first: remove what `exact` would before the method begins, as a step of its own that counts
-            towards `remove`; it takes all that is free, even where less was asked.
-        ignore: layers whose outputs stay whole: a glob over layer names, a list of them, or modules of
+        recursive: Whether a kept unit may absorb several others, or leave later itself. With False, methods
+            that merge pairs of units remove at most half of a group.
+        exact_first: Whether to begin with what `exact` removes, as a step of its own. These units count
+            towards `remove`, and all of them are removed even if that is more than `remove`.
+        ignore: Layers whose outputs stay whole: a glob over layer names, a list of globs, or modules of
             `model`.
-        round_to: keep a multiple of this number of units in every group that shrinks. `auto` rounds the
-            channels of 2-D convolutions to what runtimes compute fast (see `secateur.rounded`), so that the
-            whole still reaches `remove`; 1 rounds nothing. How long the models take: `secateur.latency`.
-        seed: of all random numbers.
-        device: where bounds are computed and samples are run (default: the CPU). Choices are made in float64
-            on the CPU.
-        callbacks: called with each `HistoryRow`. One that raises `StopPruning` ends the run there, with the
-            result of that step; give `step` where there should be several.
-        progress: report on stderr: a bar at a terminal, a line every ten seconds elsewhere. The logger
-            `secateur` hears of phases and steps with or without it.
+        round_to: Keep a multiple of this number of units in every group that shrinks. `auto` rounds channels
+            of 2-D convolutions to numbers that runtimes compute fast (see `secateur.rounded`) while the
+            model as a whole still reaches `remove`; 1 rounds nothing. `secateur.latency` times the result.
+        seed: Seed of all random numbers.
+        device: Where bounds are computed and samples are run. Default: the CPU. Units are always chosen on
+            the CPU, in float64.
+        callbacks: Functions that are called with a `HistoryRow` after each step. One that raises
+            `StopPruning` ends the run, with the result of that step; a smaller `step` gives more steps.
+        progress: Whether to report progress on stderr: a bar at a terminal, else a line every ten seconds.
+            The logger `secateur` receives phases and steps in any case.
+
+    Returns:
+        The smaller model, its recipe, a verdict, and what could not be removed and why.
 
     Raises:
-        InputError: an argument cannot be used; it is named before any work is done.
-        CaptureError, UnsupportedOpError: the model cannot be used, with what to do about it.
-        NothingToPruneError, TargetMissedError: the request cannot be met, with what can.
+        InputError: An argument cannot be used. Arguments are checked before any work is done.
+        CaptureError, UnsupportedOpError: The model cannot be used; the message says what to do.
+        NothingToPruneError, TargetMissedError: The request cannot be met; the message says what can.
+
+    Examples:
+        >>> import torch, secateur
+        >>> _ = torch.manual_seed(1)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> result = secateur.prune(net, torch.zeros(1, 4), remove=0.25, samples=256)
+        >>> result.model
+        Sequential(
+          (0): Linear(in_features=4, out_features=12, bias=True)
+          (1): ReLU()
+          (2): Linear(in_features=12, out_features=2, bias=True)
+        )
     """
     request = Request.parse(
         remove=remove,
@@ -239,7 +288,7 @@ def _pruned(
 
 
 def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request) -> Task:
-    """The captured model with what was asked of it; raises where the two do not go together."""
+    """Capture the model and check the request against it."""
     graph = capture(model, example_inputs)
     coupling = couple(graph)
     if request.guard is not None:
@@ -298,7 +347,7 @@ def _timed(task: Task, request: Request) -> Request:
 
 
 def _remove_unneeded(task: Task, history: History) -> None:
-    """Remove what can leave exactly, as a step of its own."""
+    """Remove the units that the outputs do not depend on, as a step of its own."""
     found = unneeded(task, None)
     if found.edits:
         task.run.go_back(found.state)
@@ -317,7 +366,7 @@ def _plan(task: Task, state: Any, method: Method) -> Plan:
 
 
 def _goals(task: Task, plan: Plan, request: Request) -> list[Goal]:
-    """What each step must reach, those left out that are reached already."""
+    """The goal of each step; goals that are reached already are left out."""
     gone = task.gone()
     rows = schedule(
         task.groups, plan.removed, request.step, plan.multiples if request.guard is not None else None
@@ -326,7 +375,7 @@ def _goals(task: Task, plan: Plan, request: Request) -> list[Goal]:
 
 
 def _check_step(task: Task, method: Method, goal: Goal, before: Mapping[str, int]) -> None:
-    """A method must reach its goal, and not go beyond."""
+    """Raise `SecateurError` where a method missed the goal of its step, or removed more."""
     for name, gone in task.gone().items():
         if not goal.gone[name] <= gone <= max(goal.gone[name], before[name]):
             raise SecateurError(
@@ -361,7 +410,7 @@ def _recipe(
 
 
 def _size(task: Task) -> Size:
-    """Before pruning."""
+    """The size of the model before pruning."""
     return Size(
         sum(group.units for group in task.groups),
         parameters_after(task.graph, task.coupling, {}),

@@ -1,4 +1,4 @@
-"""From a recipe back to the pruned model: every edit again, and nothing chosen."""
+"""Rebuild a pruned model from the original and a recipe, without choosing anything again."""
 
 from __future__ import annotations
 
@@ -24,11 +24,29 @@ from secateur.types import Removal
 def replay(
     model: nn.Module | ExportedProgram, recipe: Recipe, example_inputs: ExampleInputs | None = None
 ) -> nn.Module:
-    """Rebuild the pruned model, bit for bit, from the original and its recipe. No method is run, nothing is
-    chosen.
+    """Rebuild the pruned model, bit for bit, from the original and its recipe.
 
-    `example_inputs` is needed only where the model takes more than plain positional tensors. Raises
-    `RecipeError` where the recipe belongs to another model.
+    No method is run: the recipe lists the units to remove and holds the refitted weights.
+
+    Args:
+        model: The original model, as it was given to `prune`.
+        recipe: `Result.recipe`, or a recipe read by `Recipe.load`.
+        example_inputs: As for `prune`; needed only if the model takes more than plain positional tensors.
+
+    Returns:
+        The pruned model. It equals `Result.model`.
+
+    Raises:
+        RecipeError: The recipe belongs to another model, or was changed.
+
+    Examples:
+        >>> import torch, secateur
+        >>> _ = torch.manual_seed(1)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> result = secateur.prune(net, torch.zeros(1, 4), samples=256)
+        >>> again = secateur.replay(net, result.recipe)
+        >>> torch.equal(again[0].weight, result.model[0].weight)
+        True
     """
     parsed("model", model, MODEL)
     parsed("recipe", recipe, instance(Recipe, "a Recipe; Recipe.load reads one"))
@@ -47,10 +65,8 @@ def _replayed(
         part = "graph" if found.ops != recipe.model.ops else "weights"
         raise RecipeError(
             f"the recipe belongs to another model: its {part} differ ({recipe.model.parameters} parameters "
-            "there, "
-            f"{found.parameters} here); replay it on the model that was pruned, with the same example_inputs "
-            "where "
-            "these held None, truth values, numbers or text"
+            f"there, {found.parameters} here); replay it on the model that was pruned, with the same "
+            "example_inputs where these held None, truth values, numbers or text"
         )
     coupling = couple(graph)
     run = Run(graph, coupling)
@@ -80,7 +96,7 @@ def _replay_edits(recipe: Recipe, run: Run) -> None:
 
 
 def _take_solved(recipe: Recipe, run: Run) -> None:
-    """Put the refitted tensors in place; each must be one of the model's, in shape and type."""
+    """Set the refitted tensors; each must have the shape and type of one of the model's."""
     try:
         found = safetensors.torch.load(recipe.tensors) if recipe.solved else {}
     except safetensors.SafetensorError as error:
@@ -92,8 +108,7 @@ def _take_solved(recipe: Recipe, run: Run) -> None:
         if own is None or (tuple(value.shape), value.dtype) != (run.graph.stored_shape(name), own.dtype):
             raise RecipeError(
                 f"the recipe's refitted tensor {name!r} of shape {tuple(value.shape)} and type {value.dtype} "
-                "is none "
-                "of the model"
+                "is none of the model"
             )
     try:
         run.solve({name: value.double() for name, value in run.graph.as_read(found).items()})
@@ -102,19 +117,17 @@ def _take_solved(recipe: Recipe, run: Run) -> None:
 
 
 def _check_outcome(recipe: Recipe, run: Run) -> None:
-    """What came out is what the recipe says: the units that stay, and the digest of all tensors."""
+    """Compare the kept units and the digest of all tensors with those in the recipe."""
     for group in recipe.groups:
         kept = run.alive[group.group].nonzero().flatten().tolist() if group.group in run.alive else None
         if kept != list(group.kept):
             raise RecipeError(
                 f"the recipe contradicts itself: its steps do not leave the units of {group.group!r} that "
-                "`groups` "
-                "names; it was edited. Prune the model again"
+                "`groups` names; it was edited. Prune the model again"
             )
     made = digest_of(typed_tensors(run.graph, run.coupling, run.weights, run.alive))
     if made != recipe.result:
         raise RecipeError(
             "the replayed weights are not those that the recipe was written for: its steps or refitted "
-            "tensors were "
-            "changed, or come from another run. Prune the model again"
+            "tensors were changed, or come from another run. Prune the model again"
         )

@@ -1,4 +1,4 @@
-"""What a run of `prune` hands back."""
+"""The result of `prune`: the smaller model, its recipe, and the history of the run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,24 @@ from secateur.types import Group, Groups
 
 @dataclass(frozen=True)
 class HistoryRow:
-    """One step of the run. Sizes are those of the model that would come out if the run stopped here."""
+    """One step of a run, as callbacks receive it.
+
+    Sizes are those of the model that the run would return if it ended with this step.
+
+    Attributes:
+        step: The number of the step, from 1.
+        units_removed: Units removed so far, over all groups.
+        parameters: Parameters of the smaller model.
+        macs: Its multiply-accumulates for one sample.
+        seconds: Time since the run began.
+
+    Examples:
+        >>> import torch, secateur
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> result = secateur.prune(net, torch.zeros(1, 4), method="saliency", step=0.25)
+        >>> [(row.step, row.units_removed, row.parameters) for row in result.history]
+        [(1, 4, 86), (2, 8, 58)]
+    """
 
     step: int
     units_removed: int
@@ -37,9 +54,33 @@ class Size:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Result:
-    """What `prune` gives: the smaller model, how it came about, and what stayed and why.
+    """The result of `prune`.
 
-    It holds nothing of the original model and can be pickled and copied as far as the model's class can.
+    It holds nothing of the original model, and can be pickled and copied if the model's class can.
+
+    Attributes:
+        model: The smaller model, of the original's class where its `forward` allows it, else an
+            `fx.GraphModule`.
+        recipe: The record from which `replay` rebuilds the same bits.
+        history: One row for each step.
+        before: The size of the original model.
+        groups: All groups of the original model, prunable and pinned.
+        blocked: Tensor name → why no group holds it.
+        shortfall: Why less was removed than requested; empty if nothing is missing.
+        stopped: Which budget the next step would have exceeded, or what a callback said; empty if the run
+            was not ended early.
+
+    Examples:
+        >>> import torch, secateur
+        >>> _ = torch.manual_seed(1)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> result = secateur.prune(net, torch.zeros(1, 4), samples=256)
+        >>> result.before.parameters, result.after.parameters
+        (114, 58)
+        >>> print(result.explain())
+        group  units   slots (made by | read by)  state
+        0      16 → 8  0.weight[0] | 2.weight[1]  prunable
+        2      2       2.weight[0] |              pinned: an output of the model
     """
 
     model: nn.Module
@@ -47,15 +88,15 @@ class Result:
     history: tuple[HistoryRow, ...]
     before: Size
     groups: tuple[Group, ...]
-    blocked: Mapping[str, str]  # tensor → why it could not be looked at
-    shortfall: str  # why less was removed than asked, or empty
-    # which budget of the guard the next step would have exceeded, what a callback said, or empty
+    blocked: Mapping[str, str]
+    shortfall: str
     stopped: str = ""
 
     @property
     def verdict(self) -> Verdict | None:
-        """Whether to trust the smaller model, from what it does on inputs that it was not solved on; None
-        where nothing could be compared, as a warning has said.
+        """Whether to trust the smaller model, from inputs that were not used for refitting.
+
+        None where nothing could be compared; a warning has then said why.
         """
         return self.recipe.verdict
 
@@ -66,7 +107,7 @@ class Result:
         return Size(self.before.units - last.units_removed, last.parameters, last.macs)
 
     def explain(self) -> str:
-        """A table of all groups: units before and after, where they stand, and why a group is pinned."""
+        """A table of all groups: units before and after, their tensors, and why a group cannot shrink."""
         return table(Groups(self.groups, self.blocked), {g.group: len(g.kept) for g in self.recipe.groups})
 
     def _repr_html_(self) -> str:
@@ -76,7 +117,7 @@ class Result:
         return html_table(f"Result: {type(self.model).__name__}", *pruning_table(self), notes)
 
     def __repr__(self) -> str:
-        """The sizes before and after, in a few lines."""
+        """The sizes before and after, and the verdict, in a few lines."""
         sizes = [
             f"  {f.name}: {getattr(self.before, f.name):,} → {getattr(self.after, f.name):,}"
             for f in fields(Size)

@@ -18,8 +18,7 @@ from secateur.types import Group
 
 Share = Callable[[Mapping[str, int]], float]  # units removed of each group → share of the whole that this is
 
-# How much more than asked may go for the sake of round numbers: half of the request, and a tenth of the
-# whole.
+# How much more than requested may be removed for round numbers: half of the request, a tenth of the whole.
 SLACK, SLACK_OF_ALL = 0.5, 0.1
 _EPSILON = 1e-9
 

@@ -1,4 +1,4 @@
-"""The state of one pruning run, and how it moves: decide, check, compensate, record."""
+"""The state of one pruning run, and the operations that change it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,21 @@ from secateur.graph.graph import Graph
 from secateur.report.recipe import Edit, Step
 from secateur.types import Group, Removal
 
-_LARGEST = 1e75  # of a weight
+_LARGEST = 1e75  # absolute value of a weight
 State = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], set[str]]
 
 
 class Run:
-    """The state of a run: full-size weights in float64, the units that are left, and those that stood in."""
+    """The state of a run.
+
+    Attributes:
+        graph: The captured original.
+        coupling: Its groups.
+        weights: All tensors at full size, by name; float64 where floating. Removed units have no effect.
+        alive: Group name → which units are left, shape (units,), bool.
+        used: Group name → which units have absorbed another one, shape (units,), bool.
+        solved: Names of tensors whose values cannot be derived from the list of removals.
+    """
 
     def __init__(self, graph: Graph, coupling: Coupling) -> None:
         self.graph, self.coupling = graph, coupling
@@ -30,11 +39,14 @@ class Run:
         _check_sizes(self.weights)
         self.alive = full(coupling)
         self.used = {name: torch.zeros_like(mask) for name, mask in self.alive.items()}
-        self.solved = set[str]()  # names of tensors whose values do not follow from the edits alone
+        self.solved = set[str]()
 
     def apply(self, group: Group, removal: Removal) -> Edit:
-        """Remove and compensate. Raises `SecateurError` for a removal that contradicts itself or what was
-        done.
+        """Remove units and merge them into those that absorb them.
+
+        Raises:
+            SecateurError: The removal contradicts itself or an earlier one, or a weight becomes NaN or
+                infinite.
         """
         check_removal(removal, self.alive[group.name])
         self.solve(removal.weights)
@@ -44,7 +56,7 @@ class Run:
         return Edit(group=group.name, units=tuple(removal.units.tolist()), into=tuple(removal.into.tolist()))
 
     def solve(self, weights: Mapping[str, Tensor]) -> None:
-        """Take over new values of tensors. Raises `SecateurError` for one that is not finite."""
+        """Set new values of tensors. Raises `SecateurError` for one that is not finite."""
         self._take(weights)
         self.solved |= weights.keys()
 
@@ -60,7 +72,7 @@ class Run:
         self.weights |= weights
 
     def saved(self) -> State:
-        """The state as it is, to go back to once."""
+        """A copy of the state, for one call of `go_back`."""
         alive, used = (
             {name: mask.clone() for name, mask in masks.items()} for masks in (self.alive, self.used)
         )
@@ -96,7 +108,7 @@ def _check_sizes(weights: Mapping[str, Tensor]) -> None:
 
 
 def check_removal(removal: Removal, alive: Tensor) -> None:
-    """Units leave once and never all, stand-ins are there and stay, and all of them exist."""
+    """Raise `SecateurError` unless every unit exists, leaves once, and is absorbed by a unit that stays."""
     units, into = removal.units, removal.into
     named = torch.cat([units, into])
     sound = (

@@ -1,4 +1,4 @@
-"""Which op takes part in which analysis: a table made of the code's own tables."""
+"""Which analysis supports which op: a table made from the tables of the code."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ class Support:
 
     Attributes:
         op: The op's name in ATen, without overload.
-        family: The kind of op that it is.
-        coupled: Whether units pass through it; `whole` where a rule pins them, `no` where no rule is known
-            and they are pinned for that.
+        family: The kind of op.
+        coupled: Whether units pass through it; `whole` where a rule pins them, `no` where they are pinned
+            because there is no rule.
         refit: Whether `reconstruct` can refit its weight.
         interval: Whether its value can be bounded over a box of inputs.
         difference: Whether the change of its value can be bounded, for certificates and the method `impact`.
-        linear: How linear bounds pass it: exactly, by lines, or not at all (they end in intervals there).
-        onnx: The ONNX ops that are read as it.
+        linear: How linear bounds pass through it: exactly, by lines, or not at all (interval bounds are used
+            there).
+        onnx: The ONNX ops that are imported as this op.
     """
 
     op: str
@@ -44,14 +45,14 @@ class Support:
     onnx: tuple[str, ...]
 
     def cells(self) -> tuple[str, ...]:
-        """The row as text, under `COLUMNS`; what is not supported is empty."""
+        """The row as text, one cell for each of `COLUMNS`; empty where not supported."""
         values = (self.coupled, self.refit, self.interval, self.difference, self.linear)
         known = {"no": "", False: "", True: "yes"}
         return (self.op, *(str(known.get(value, value)) for value in values), ", ".join(self.onnx))
 
 
 def support() -> tuple[Support, ...]:
-    """A row for every op that secateur knows, in the order of the alphabet."""
+    """A row for every op that secateur knows, in alphabetical order."""
     return tuple(
         Support(
             op=name,

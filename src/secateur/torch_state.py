@@ -1,6 +1,4 @@
-"""torch's settings that belong to the process or the thread: fixed while a command works, put back
-afterwards.
-"""
+"""Settings of torch for the process or the thread: fixed while secateur works, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -16,8 +14,7 @@ from torch.export import ExportedProgram
 
 # Held where settings of the process are changed or must not change. A thread may take it again.
 ALONE = threading.RLock()
-# Held, after `ALONE`, while torch.export has put its own tensors into a model; who runs a model of the user
-# takes it.
+# Held, after `ALONE`, while torch.export has put its own tensors into a model; take it to run a user's model.
 EXPORTING = threading.RLock()
 
 _ONE_DNN: Any = torch.backends.mkldnn
@@ -26,12 +23,14 @@ _PRODUCTS = (_ONE_DNN.matmul, _ONE_DNN.conv, _ONE_DNN.rnn)
 
 @contextmanager
 def reproducible(model: nn.Module | ExportedProgram, *, threads: int | None = 1) -> Iterator[None]:
-    """The same bits from the same inputs, whatever the caller has set: gradients, inference mode, autocast,
-    default dtype and device, precision of products, number of threads.
+    """Fix the settings of torch on which bits depend, so that the same inputs give the same bits.
 
-    One thread of the process at a time is inside; others wait. `threads` of torch, since sums are rounded
-    differently on more than one; None leaves them. The default dtype is the model's, since its own `forward`
-    may rely on it.
+    These are gradients, inference mode, autocast, default dtype and device, the precision of products, and
+    the number of threads. One thread of the process at a time is inside; others wait.
+
+    Args:
+        model: Its dtype becomes the default dtype, on which its own `forward` may rely.
+        threads: Threads of torch, since sums are rounded differently on more than one; None leaves them.
     """
     with ALONE, ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
@@ -47,7 +46,7 @@ def reproducible(model: nn.Module | ExportedProgram, *, threads: int | None = 1)
 
 @contextmanager
 def no_fast_path() -> Iterator[None]:
-    """Without the fused path of `nn.MultiheadAttention`; to be taken with `ALONE`."""
+    """Disable the fused path of `nn.MultiheadAttention`; hold `ALONE` meanwhile."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -66,8 +65,7 @@ def _settings_of_the_process(dtype: torch.dtype, threads: int | None) -> Iterato
     )
     try:
         torch.set_default_dtype(dtype)
-        # Other threads of torch keep the way in which they round: where this one rounded otherwise, it works
-        # alone.
+        # Other threads of torch keep their own handling of denormals; where it may differ, use one thread.
         torch.set_num_threads(1 if before[2] else threads or before[1])
         torch.set_flush_denormal(False)
         if strict[0]:  # torch imports its compiler for this call
@@ -88,13 +86,13 @@ def _settings_of_the_process(dtype: torch.dtype, threads: int | None) -> Iterato
 
 
 def _flushes_denormals() -> bool:
-    """Whether the smallest numbers become 0, which no bound allows for; torch has no way to ask."""
+    """Whether denormal numbers become 0, which no bound allows for. torch has no function to ask."""
     tiny = torch.full((1,), torch.finfo(torch.float64).tiny, dtype=torch.float64)
     return float(tiny / 2) == 0.0
 
 
 def _default_dtype(model: nn.Module | ExportedProgram) -> torch.dtype:
-    """float64 for a model of float64 numbers, else float32."""
+    """float64 for a model with float64 parameters, else float32."""
     tensors: Iterable[Tensor]
     if isinstance(model, ExportedProgram):
         tensors = model.state_dict.values()

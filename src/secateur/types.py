@@ -1,4 +1,4 @@
-"""The words of secateur as frozen dataclasses, without logic (see the design notes in docs/)."""
+"""The basic types as frozen dataclasses without logic; docs/glossary.md explains the words."""
 
 from __future__ import annotations
 
@@ -10,59 +10,77 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """Where a group's units stand in one tensor: unit u owns the indices `positions[u]` of `axis`.
+    """The indices of a group's units along one axis of one tensor.
 
-    Roles: `producer` (rows that make the unit), `consumer` (columns that read it), `through` (a per-unit
-    parameter on the way: norm scale, depthwise kernel, layer scale).
+    Attributes:
+        tensor: The name of the parameter or buffer.
+        axis: The axis of the tensor.
+        positions: The indices of each unit, shape (units, width), int64; width > 1 for flattened maps,
+            attention heads and grouped convolutions.
+        role: `producer` for weights that compute the units, `consumer` for weights that read them, `through`
+            for a parameter of each unit in between (norm scale, depthwise kernel, layer scale).
     """
 
-    tensor: str  # name of the parameter or buffer
+    tensor: str
     axis: int
-    # shape: (units, width), int64; width > 1 for flattened maps, heads and grouped convolutions
     positions: Tensor
     role: str
 
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Units that stand in the same slots. Unit numbers are the indices used in every edit and in the
-    recipe.
+    """Units that share the same slots. Edits and the recipe use the numbers of these units.
+
+    Attributes:
+        name: The name of the layer that computes the units first, such as `layer1.0.conv1`.
+        units: The number of units.
+        slots: Their indices in each tensor.
+        pinned: Why no unit can be removed; empty for a prunable group.
     """
 
-    name: str  # named after its first producer, e.g. `layer1.0.conv1`
+    name: str
     units: int
     slots: tuple[Slot, ...]
-    pinned: str = ""  # why no unit of the group can leave; empty where they can
+    pinned: str = ""
 
     def having(self, role: str) -> tuple[Slot, ...]:
+        """The slots with this role."""
         return tuple(slot for slot in self.slots if slot.role == role)
 
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """All groups of a model, and the tensors that no rule could label."""
+    """All groups of a model.
 
-    groups: tuple[
-        Group, ...
-    ]  # prunable and pinned; the prunable ones in the order in which the graph makes them
-    blocked: Mapping[str, str]  # tensor → why no rule could label it
+    Attributes:
+        groups: Prunable and pinned groups; the prunable ones in the order of the graph.
+        blocked: Name of a tensor that no group holds → why.
+    """
+
+    groups: tuple[Group, ...]
+    blocked: Mapping[str, str]
 
     @property
     def prunable(self) -> tuple[Group, ...]:
+        """The groups whose units can be removed."""
         return tuple(group for group in self.groups if not group.pinned)
 
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """A decision about one group: these units go; each is stood in for by `into` (−1: by nothing).
+    """Units of one group to remove, and how to compensate for them.
 
-    Where more than a merge makes up for them, `weights` holds the new values of the tensors that change, of
-    full size.
+    Attributes:
+        group: The name of the group.
+        units: The units to remove, shape (k,), int64.
+        into: For each of them the unit that absorbs it, shape (k,), int64; −1 where no unit does.
+        weights: New values of tensors at full size, by name, where merging is not all; the merges are applied
+            to these.
     """
 
     group: str
-    units: Tensor  # shape: (k,), int64
-    into: Tensor  # shape: (k,), int64
+    units: Tensor
+    into: Tensor
     weights: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -76,11 +94,13 @@ class Interval:
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Inputs on which a network is looked at: surrogates, or a user's own.
+    """Inputs used for scoring, refitting or validation: surrogates, or a user's own.
 
-    `tensors` hold values to be used in place of the network's while it is looked at (batch-norm statistics,
-    where the inputs are mere noise).
+    Attributes:
+        inputs: One tensor for each input of the graph; axis 0 is the samples.
+        tensors: Values to use in place of the network's tensors of these names in passes of the samples, such
+            as batch-norm statistics where the inputs are noise.
     """
 
-    inputs: tuple[Tensor, ...]  # one for each input of the graph; axis 0 is the samples
+    inputs: tuple[Tensor, ...]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)

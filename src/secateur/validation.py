@@ -1,4 +1,4 @@
-"""Samples for scoring and refitting, and validation samples, which only the guard and the verdict see."""
+"""Samples for scoring and refitting, and validation samples for the guard and the verdict alone."""
 
 from __future__ import annotations
 
@@ -29,29 +29,32 @@ from secateur.verdict import judge
 
 OWN: Basis = "inputs kept apart"
 SURROGATES: Basis = "surrogates"
-MOST, FEWEST = 512, 64  # surrogates for validation
-_MACS = 10**12  # of all of them in one network
-_SURROGATES = ("shapes", "mixture")  # the second where the first is used for refitting
+MOST, FEWEST = 512, 64  # validation samples that are drawn
+_MACS = 10**12  # multiply-accumulates of one pass of all of them
+_SURROGATES = ("shapes", "mixture")  # for validation; the second where the first is used for refitting
 
 
 @dataclass(frozen=True, eq=False)
 class Validation:
-    """Validation samples, and where they are from."""
+    """Validation samples, and their origin."""
 
     samples: Samples
     basis: Basis
-    surrogate: str = ""  # that they were drawn from
-    doubts: Sequence[str] = ()  # what the verdict must know about the inputs
+    surrogate: str = ""  # from which they were drawn
+    doubts: Sequence[str] = ()  # reasons to doubt that the inputs are as the model expects them
 
 
 def samples_for(
     request: Request, graph: Graph, coupling: Coupling, bounds: Any
 ) -> tuple[Samples | None, Validation | None, UsedInputs]:
-    """Samples for scoring and refitting, and validation samples, with what the recipe records of them.
+    """Draw the samples of a run.
 
-    Where scoring needs samples, a third of a user's own inputs is for validation, else all of them. Without
-    own inputs, validation samples come from another surrogate than the others. The first are None where no
-    sample is needed, the second where they cannot be drawn and no guard needs them (with a warning).
+    If scoring needs samples, a third of a user's own inputs is held out for validation, else all of them are.
+    Without own inputs, validation samples come from another surrogate than those for scoring.
+
+    Returns:
+        Samples for scoring and refitting, None if the method needs none; validation samples, None (with a
+        warning) if they cannot be drawn and no guard needs them; and what the recipe records of both.
     """
     needed, surrogate = request.needs_samples, name_of(request.surrogate)
     draw = partial(
@@ -95,9 +98,7 @@ def _count(samples: Samples | None) -> int:
 
 
 def split(own: Samples, seed: int) -> tuple[Samples, Samples]:
-    """A user's inputs in two parts drawn at random: two thirds for refitting, a third, at least one, for
-    validation.
-    """
+    """Split a user's inputs at random: two thirds for refitting, a third (at least one) for validation."""
     count = len(own.inputs[0])
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     apart = max(1, count // 3)
@@ -109,20 +110,23 @@ def _taken(samples: Samples, rows: Tensor) -> Samples:
 
 
 def validation_surrogate(refitted_on: str) -> str:
-    """A surrogate of another kind than the one used for refitting. Pictures that were not chosen by the
-    model's responses are harder than others, and agreement on them is nearer to that on real inputs.
+    """A surrogate of another kind than the one used for refitting.
+
+    Pictures that were not selected by the model's responses are harder than others, and agreement on them is
+    closer to that on real inputs.
     """
     return next(name for name in _SURROGATES if name != refitted_on)
 
 
 def validation_count(graph: Graph, coupling: Coupling) -> int:
-    """How many validation samples are drawn: 512, or what 10¹² multiply-accumulates allow, at least 64."""
+    """How many validation samples to draw: 512, or what 10¹² multiply-accumulates allow; at least 64."""
     return max(FEWEST, min(MOST, _MACS // max(1, macs_after(graph, coupling, {}))))
 
 
 def with_doubts(validation: Validation | None, request: Request, graph: Graph) -> Validation | None:
-    """Warn, and let the verdict know, where another normalisation of images fits the model clearly better
-    than the declared one.
+    """Warn if another normalisation fits the model clearly better than the declared one.
+
+    The doubt is added to `validation`, so that the verdict mentions it.
     """
     normalisation, images = request.normalisation, None
     if validation is not None and validation.basis == OWN:
@@ -146,8 +150,9 @@ def with_doubts(validation: Validation | None, request: Request, graph: Graph) -
 def verdict_of(
     graph: Graph, weights: Mapping[str, Tensor], validation: Validation, head: Head
 ) -> Verdict | None:
-    """The verdict on the network with these weights; None, with a warning, where no output of the model is a
-    floating-point number.
+    """The verdict on the network with these weights.
+
+    None, with a warning, if no output of the model is a floating-point number.
     """
     if not any(y.is_floating_point() for y in run(graph, graph.example)):
         said = "there is no verdict: the model gives no floating-point output that could be compared"

@@ -135,8 +135,8 @@ def require_rules(graph: Graph) -> None:
     if missing:
         names, place = sorted({told(node) for node in missing}), place_of(missing[0])
         raise UnsupportedOpError(
-            f"{missing[0].name}: there is no rule to bound "
-            f"{told(missing[0])}{f' ({place})' if place else ''}. Ops of this model without a rule: "
+            f"{missing[0].name}: there is no rule to bound {told(missing[0])}"
+            f"{f' ({place})' if place else ''}. Ops of this model without a rule: "
             f"{few(names)}. Rewrite these parts with other ops (`secateur ops` lists those that can be "
             "bounded), or add for each a function and a row of RULES in secateur/bounds/interval.py and "
             "difference.py"

@@ -126,8 +126,7 @@ def _prelu(op: Op, size: Tensor) -> Any:
     return _both(op["self"]) * (1.0 + on_channels(_both(op["weight"]), size.ndim))
 
 
-# The terms of products cancel in δ: of a′b′ − ab = δ_a b′ + a δ_b either may be larger than all that comes
-# out.
+# The terms of products cancel in δ: in a′b′ − ab = δ_a b′ + a δ_b, either may be larger than the result.
 _PRODUCTS: dict[str, Callable[[Op, Tensor], Any]] = {
     "div": _quotient,
     "glu": lambda op, size: 2 * _both(op["self"]).chunk(2, op["dim"])[0],

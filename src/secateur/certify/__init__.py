@@ -104,7 +104,7 @@ def certify(
 
     Cost: N balls of a network with n activations of unknown sign and m multiplications take about 6·N·n·m.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2)).eval()

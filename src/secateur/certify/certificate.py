@@ -71,7 +71,7 @@ class Certificate(Record):
 
     `lower` and `upper` have one row of all outputs for the box; with inputs, one row for each.
 
-    Example:
+    Examples:
         >>> import os, tempfile, torch, secateur
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
         >>> certificate = secateur.certify(net, net, torch.zeros(1, 4))

@@ -52,7 +52,7 @@ def check_certificate(
         VerificationError: the certificate does not belong or does not hold; the message names all that
             differs.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> _ = torch.manual_seed(0)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()

@@ -45,8 +45,8 @@ def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[
         if back[name].shape != tensor.shape or not torch.equal(back[name], _precise(tensor)):
             raise InputError(
                 f"{name} of shape {tuple(tensor.shape)} does not follow from "
-                f"{tuple(graph.tensors[name].shape)} by "
-                "units that leave; certify needs an original and its own pruned form"
+                f"{tuple(graph.tensors[name].shape)} by removing units; certify needs an original and its "
+                "own pruned form"
             )
     _check_outputs(graph, full, pruned, samples)
     return full

@@ -1,4 +1,4 @@
-"""What linear bounds will cost, from interval bounds of the first ball."""
+"""Estimate the cost of linear bounds from interval bounds of the first ball."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from secateur.graph.node import kind
 from secateur.types import Interval
 
 _BENT = {"relu", "relu_", "leaky_relu", "leaky_relu_", "hardtanh", "hardtanh_", "relu6"}
-_PER_SECOND = 1e10  # multiplications of the formula in `certify` on one core; an order of magnitude
-_LONG = 60.0  # seconds
+_PER_SECOND = 1e10  # multiplications of the formula in `certify` on one core, to an order of magnitude
+_LONG = 60.0  # seconds from which a warning is due
 
 
 def warn_if_long(graph: Graph, coupling: Coupling, networks: Networks, boxes: Sequence[Interval]) -> None:
-    """Say before the work begins that linear bounds on all boxes will take more than a minute.
+    """Warn before the work begins if linear bounds on all boxes will take more than a minute.
 
     Cost: interval bounds of one box, about four forward passes.
     """
@@ -43,7 +43,7 @@ def warn_if_long(graph: Graph, coupling: Coupling, networks: Networks, boxes: Se
 
 
 def _signs(networks: Networks, box: Sequence[Interval]) -> tuple[int, int]:
-    """How many activations of the original may be above and below 0 in the box, and how many there are."""
+    """How many activations of the original may have either sign in the box, and how many there are."""
     found = Certified.of(networks, box, linear=False)
     either, total = 0, 0
     for node in networks.graph.nodes:

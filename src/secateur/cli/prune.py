@@ -52,7 +52,7 @@ Remove = Annotated[
         rich_help_panel=COMMON,
         help="How much to remove: 0.5 or 50% of the units (neurons, channels, attention heads) of every "
         "layer, size=50% (or params=50%) of all parameters, or macs=50% of all multiply-accumulates. "
-        "Default: 0.5; with --method exact, all that the outputs do not need.",
+        "Default: 0.5; with --method exact, all units that it finds.",
     ),
 ]
 Faster = Annotated[
@@ -60,8 +60,8 @@ Faster = Annotated[
     Option(
         metavar="TIMES",
         rich_help_panel=COMMON,
-        help="In place of --remove: how many times fewer multiply-accumulates the model is to need, e.g. 2x. "
-        "How much faster it then is depends on the runtime, and is measured at the end.",
+        help="In place of --remove: by how much to divide the number of multiply-accumulates, e.g. 2x. How "
+        "much faster the model becomes depends on the runtime, and is measured at the end.",
     ),
 ]
 MethodOption = Annotated[
@@ -70,13 +70,11 @@ MethodOption = Annotated[
         metavar="NAME",
         autocompletion=lambda: [*Method],
         rich_help_panel=COMMON,
-        help="How units are chosen, and how their removal is compensated. reconstruct: those that change the "
-        "outputs "
-        "least; the layers that read them are solved for anew (most accurate). exact: only what the outputs "
-        "do not "
-        "need at all. saliency, impact, stochastic: similar units are merged. scale: smallest weights go, "
-        "nothing is "
-        "compensated. folding, ridge, scaled_merging: published methods, for comparison.",
+        help="How to choose units and compensate for their removal. reconstruct (most accurate): remove the "
+        "units whose removal changes the outputs least, and refit the layers that follow. exact: remove only "
+        "units whose removal leaves the outputs unchanged. saliency, impact, stochastic: merge similar "
+        "units. scale: remove units with the smallest weights, without compensation. folding, ridge, "
+        "scaled_merging: published methods, for comparison.",
     ),
 ]
 Ignore = Annotated[
@@ -93,8 +91,8 @@ RoundTo = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=COMMON,
-        help="Keep a multiple of this number of units, e.g. 8. 1: any number. auto: numbers of channels that "
-        "runtimes compute fast; odd numbers can make a smaller model slower.",
+        help="Keep a multiple of this number of units in each layer, e.g. 8. 1: any number. auto: numbers of "
+        "channels that runtimes compute fast; other numbers can make a smaller model slower.",
     ),
 ]
 
@@ -105,8 +103,8 @@ SurrogateOption = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=FIDELITY,
-        help="Inputs that are generated from the model, in place of data. auto: what the model responds to "
-        "best. shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: "
+        help="Kind of inputs to generate from the model, in place of data. auto: chosen by how the model "
+        "responds. shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: "
         "optimised for the model. bn_moments: noise with the statistics of batch norm. No effect with "
         "--calibration.",
     ),
@@ -118,7 +116,7 @@ Calibration = Annotated[
         rich_help_panel=FIDELITY,
         help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy "
         "file, or an .npz file with the array images (uint8, or floats in the range of --input-bounds). They "
-        "usually keep more accuracy; a third of them is kept apart to judge the result.",
+        "usually keep more accuracy. A third of them is held out for the budgets and the verdict.",
     ),
 ]
 Samples = Annotated[
@@ -126,8 +124,8 @@ Samples = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=FIDELITY,
-        help="Generated inputs, or inputs of --calibration, to use; fewer if they do not fit into memory. "
-        "Fewer are faster and less accurate.",
+        help="How many generated inputs, or inputs of --calibration, to use; fewer if they do not fit into "
+        "memory. Fewer are faster and less accurate.",
     ),
 ]
 Memory = Annotated[
@@ -155,7 +153,7 @@ AllocationOption = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=FIDELITY,
-        help="uniform: the same share of every layer. global: more of the layers where it changes the "
+        help="uniform: remove the same share of every layer. global: remove more where this changes the "
         "outputs less.",
     ),
 ]
@@ -173,16 +171,16 @@ Step = Annotated[
     Option(
         metavar="SHARE",
         rich_help_panel=FIDELITY,
-        help="Largest share of a layer that is removed at a time, above 0 and up to 1; 1: all at once. "
-        "Smaller is slower. Default: 1 for reconstruct without budgets, else 0.0625.",
+        help="Largest share of a layer to remove in one step, above 0 and up to 1; 1: all at once. Smaller "
+        "is slower. Default: 1 for reconstruct without budgets, else 0.0625.",
     ),
 ]
 Recursive = Annotated[
     bool,
     Option(
         rich_help_panel=FIDELITY,
-        help="Whether a unit that others were merged into may be merged or receive others again. With "
-        "--no-recursive at most half of a layer can go.",
+        help="Whether one kept unit may absorb several others, or be removed later. With --no-recursive, "
+        "methods that merge units remove at most half of a layer.",
     ),
 ]
 ExactFirst = Annotated[
@@ -190,8 +188,8 @@ ExactFirst = Annotated[
     Option(
         "--exact-first",
         rich_help_panel=FIDELITY,
-        help="First remove all units that the outputs do not need. They count towards --remove, and may be "
-        "more.",
+        help="First remove all units that --method exact finds. They count towards --remove, and may be more "
+        "than it.",
     ),
 ]
 
@@ -202,8 +200,8 @@ MinAgreement = Annotated[
     Option(
         metavar="SHARE",
         rich_help_panel=BUDGETS,
-        help="Smallest share, from 0 to 1, of inputs that both models predict alike, e.g. 0.98; counted on "
-        "inputs that are not used otherwise: a third of --calibration, or generated ones. The last model "
+        help="Smallest share, from 0 to 1, of inputs on which both models give the same prediction, e.g. "
+        "0.98. Measured on held-out inputs: a third of --calibration, or generated ones. The last model "
         "within all budgets is written.",
     ),
 ]
@@ -259,8 +257,8 @@ RecipeFile = Annotated[
         "--recipe",
         metavar="PATH",
         rich_help_panel=OUTPUT,
-        help="File for the recipe, a .json file: what was removed, for `secateur replay`. Default: "
-        "small.recipe.json for -o small.onnx.",
+        help="File for the recipe, a .json file that records what was removed, for `secateur replay`. "
+        "Default: small.recipe.json for -o small.onnx.",
     ),
 ]
 TimeIt = Annotated[
@@ -385,7 +383,7 @@ def prune_command(
 
 
 def options_for(*given: tuple[str, str | None]) -> str:
-    """Options as they were given, to be given again."""
+    """Options as text, to be given again."""
     return "".join(f" {name}={value}" for name, value in given if value is not None)
 
 
@@ -397,11 +395,11 @@ def _checked_recipe(
     recipe: Path | None,
     overwrite: bool,
 ) -> Path:
-    """Where the recipe goes, if it and the other files that are written may be: before any work."""
+    """The path of the recipe. Raises `InputError` if one of the files to write may not be written."""
     from secateur import outputs
     from secateur.arguments import PATH, parsed
     from secateur.cli.reading import check_packages
-    from secateur.report.recipe import beside
+    from secateur.report.recipe import refitted_path
 
     if recipe is None:
         recipe = parsed("--output", output, PATH).with_suffix(".recipe.json")
@@ -409,14 +407,14 @@ def _checked_recipe(
     writes = [
         *outputs.model_outputs(output),
         outputs.Output("--recipe", recipe, outputs.RECIPE),
-        outputs.Output("--recipe", beside(recipe), outputs.SOLVED),
+        outputs.Output("--recipe", refitted_path(recipe), outputs.SOLVED),
     ]
     outputs.check_outputs(outputs.model_files(model, weights, calibration), writes, overwrite)
     return recipe
 
 
 def _fewer_macs(faster: str, remove: str | None) -> str:
-    """`2x` as what it asks to remove."""
+    """Convert `2x` to a value of --remove."""
     try:
         times = float(faster.removesuffix("x"))
     except ValueError:
@@ -457,7 +455,7 @@ def _method_options(method: str, pairs: list[str]) -> dict[str, float | int]:
 
 
 def _rounding(text: str) -> Rounding:
-    """As given where it is no number: `prune` says what it may be."""
+    """A number, or the text for `prune` to check."""
     try:
         return int(text)
     except ValueError:
@@ -504,11 +502,11 @@ def _print(
     if as_json:
         print_json(_as_json(result, output, recipe, timed))
         return
-    from secateur.report.recipe import beside
+    from secateur.report.recipe import refitted_path
 
     print_table(*pruning_table(result, timed, _sizes(model, output)))
     seconds = result.history[-1].seconds
-    solved = f", {beside(recipe)}" if result.recipe.tensors else ""
+    solved = f", {refitted_path(recipe)}" if result.recipe.tensors else ""
     print_result(f"wrote {output}, {recipe}{solved} ({result.recipe.request.method}, {seconds:.1f} s)")
     if result.verdict is not None:
         for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output, inputs)):
@@ -516,7 +514,7 @@ def _print(
 
 
 def _sizes(model: str, output: Path) -> tuple[int, int] | None:
-    """Bytes of the files with what lies beside them, where both are of one format."""
+    """Bytes of both models with their external weights, if they have the same format."""
     if Path(model).suffix.lower() != output.suffix.lower() or not Path(model).is_file():
         return None
     before, after = (

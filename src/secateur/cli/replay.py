@@ -38,12 +38,14 @@ def replay_command(
     from secateur.cli.reading import check_packages, example_from, inputs_from, model_from, shape_text
     from secateur.outputs import check_outputs, model_files, model_outputs
     from secateur.progress import phase
-    from secateur.report.recipe import beside
+    from secateur.report.recipe import refitted_path
 
     parsed("RECIPE", recipe, PATH)
     parsed("--output", output, PATH)
     check_packages(model, output)
-    check_outputs(model_files(model, weights, recipe, beside(recipe)), model_outputs(output), overwrite)
+    check_outputs(
+        model_files(model, weights, recipe, refitted_path(recipe)), model_outputs(output), overwrite
+    )
     loaded = model_from(model, weights)
     read = secateur.Recipe.load(recipe)
     shapes = example_shape or [shape_text(s.shape, s.dtype) for s in read.inputs]

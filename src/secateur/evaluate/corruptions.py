@@ -41,7 +41,7 @@ class Corruption:
     for images (n, channels, height, width). The noise of an input depends on `seed` and its place in the
     data.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(16, 3)).eval()
         >>> images, labels = torch.rand(20, 1, 4, 4), torch.zeros(20, dtype=torch.long)

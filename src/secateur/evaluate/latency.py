@@ -34,7 +34,7 @@ _REPEATS, _SECONDS = 50, 3.0  # of each model, but no more turns once both toget
 class Latency:
     """Median milliseconds of a forward pass of one sample.
 
-    Example:
+    Examples:
         >>> Latency(before=2.0, after=1.25, runtime="torch").fell
         True
     """
@@ -72,7 +72,7 @@ def latency(
     Raises:
         InputError: a model cannot be run there.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> wide, narrow = (torch.nn.Sequential(torch.nn.Linear(8, n), torch.nn.ReLU()) for n in (64, 8))
         >>> took = secateur.latency(wide, narrow, torch.zeros(1, 8))

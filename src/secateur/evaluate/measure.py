@@ -93,7 +93,7 @@ def evaluate(
     Raises:
         InputError: arguments, data or models that cannot be measured.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> net = torch.nn.Linear(3, 3, bias=False).eval()
         >>> _ = torch.nn.init.eye_(net.weight)  # decides for the largest number

@@ -81,10 +81,18 @@ class Cost(Record):
 
 
 class Evaluation(Record):
-    """Shares lie in [0, 1]. `accuracy`, `classes` and `attacks` need labels and are empty without them.
+    """The result of `evaluate`. It prints as a table and can be written as JSON.
 
-    `original_…`, `change`, `cost_before` and all that is about agreement, drift and class shares need the
-    original model. Attacks on agreement, `agreement_attacks`, run where there are no labels.
+    All shares lie in [0, 1]. `accuracy`, `classes` and `attacks` need labels and are empty without them;
+    `agreement_attacks` are attacks on the agreement, which run without labels. `original_…`, `change`,
+    `cost_before`, agreement, drift and class shares need the original model.
+
+    Examples:
+        >>> import torch, secateur
+        >>> net = torch.nn.Linear(3, 2).eval()
+        >>> report = secateur.evaluate(net, torch.rand(50, 3), original=net)
+        >>> report.agreement, report.drift.largest, report.cost.parameters
+        (1.0, 0.0, 8)
     """
 
     samples: int

@@ -34,7 +34,7 @@ def load_model(
         InputError: the file is absent, damaged, or of another format; the message then says how to convert
             it.
 
-    Example:
+    Examples:
         >>> import os, tempfile, torch, secateur
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
         >>> path = os.path.join(tempfile.mkdtemp(), "net.pt2")
@@ -81,7 +81,7 @@ def save_model(
         CaptureError: the model cannot be exported.
         VerificationError: onnxruntime computes another function than the model.
 
-    Example:
+    Examples:
         >>> import os, tempfile, torch, secateur
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.ReLU()).eval()
         >>> folder = tempfile.mkdtemp()

@@ -1,4 +1,4 @@
-"""Pruning methods: which units go next, and what makes up for them. One row here, or an entry point, each."""
+"""Pruning methods: which units to remove, and how to compensate. Each is one row here, or an entry point."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ METHODS: dict[str, Method] = {method.name: method for method in _ROWS}
 
 
 def method_names() -> tuple[str, ...]:
-    """Our own methods, and those that installed packages declare."""
+    """The names of our own methods, then of those that installed packages declare."""
     return (*METHODS, *(found.name for found in _declared() if found.name not in METHODS))
 
 
 def method_named(name: str) -> Method:
-    """The method of that name, with its default options; `InputError` where there is none."""
+    """The method of that name, with its default options. Raises `InputError` for an unknown name."""
     if name in METHODS:
         return METHODS[name]
     for found in _declared():
@@ -67,7 +67,10 @@ def method_named(name: str) -> Method:
 
 
 def as_method(value: Any, where: str = "method", name: str = "") -> Method:
-    """A method that the user passes: a `Method`, or a function (context, group, count) → `Removal`."""
+    """Convert what a user passes: a `Method`, or a function (context, group, count) → `Removal`.
+
+    Raises `InputError` for anything else; `where` names the argument in the error.
+    """
     if isinstance(value, type) and issubclass(value, Method):
         value = value()
     if isinstance(value, Method):

@@ -16,15 +16,15 @@ from secateur.types import Group
 class AffineUnits:
     """The units of a group as x ↦ linear·x + constant."""
 
-    linear: Tensor  # rows in the producers, and kernels on the way; shape: (units, weights)
+    linear: Tensor  # rows of the producers, and depthwise kernels; shape: (units, weights)
     constant: Tensor  # shape: (units, constants)
-    normed: bool  # whether there was a batch norm to fold
+    normed: bool  # whether a batch norm was folded in
 
 
 def affine_units(context: Context, group: Group) -> AffineUnits:
-    """The units of a group.
+    """The units of a group as affine functions.
 
-    Norms elsewhere (after a sum, of another kind) are left out: the papers do not cover them.
+    Norms in other places (after a sum) or of another kind are left out: the papers do not cover them.
     """
     norms = own_norms(context.norms, group)
     folded = fold(context.weights, norms)

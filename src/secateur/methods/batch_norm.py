@@ -1,4 +1,4 @@
-"""Batch norms right after layers, and the same network with these norms folded into the layers."""
+"""Batch norms right after layers, and folding them into the layers."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _LAYERS = "linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_tr
 class Norm:
     """A batch norm right after a linear or convolution layer, by the names of its tensors."""
 
-    axis: int  # of the layer's weight, that of its outputs
-    bias: str | None  # the layer's own
+    axis: int  # of the layer's weight: that of its outputs
+    bias: str | None  # of the layer
     scale: str | None
     shift: str | None
     mean: str
@@ -31,9 +31,9 @@ class Norm:
 
 
 def following_norms(graph: Graph) -> dict[str, Norm]:
-    """Weight name → batch norm, for layers whose output only that norm reads.
+    """Weight name → batch norm, for layers whose output is read by that norm alone.
 
-    All tensors of the layer and of the norm are used once.
+    Layers and norms that share a tensor with others are left out.
     """
     found, uses = {}, graph.uses()
     for node in graph.nodes:
@@ -44,7 +44,7 @@ def following_norms(graph: Graph) -> dict[str, Norm]:
 
 
 def _folded_pair(layer: fx.Node) -> tuple[str, Norm] | None:
-    """The weight of a layer and the norm that follows it; None where one cannot be folded into the other."""
+    """The weight of a layer and the norm that follows it; None where the norm cannot be folded."""
     norm = batch_norm_after(layer) if kind(layer) in _LAYERS else None
     statistics = None if norm is None else running_statistics(norm)
     if norm is None or statistics is None:
@@ -64,16 +64,16 @@ def _names(weight: str, norm: Norm) -> list[str]:
 
 
 def own_norms(norms: Mapping[str, Norm], group: Group) -> dict[str, Norm]:
-    """Weight name → batch norm, of the group's producers and depthwise layers."""
+    """Weight name → batch norm, for the group's producers and depthwise layers."""
     own = {slot.tensor for slot in makers(group)}
     return {weight: norms[weight] for weight in norms if weight in own}
 
 
 def fold(tensors: Mapping[str, Tensor], norms: Mapping[str, Norm]) -> dict[str, Tensor]:
-    """γ(Wx + b − μ)/√(σ² + ε) + β as W′x + β′.
+    """Rewrite γ(Wx + b − μ)/√(σ² + ε) + β as W′x + β′.
 
-    Weights are scaled, all constants are in one tensor, and the norm does nothing. Units that make the same
-    function then have equal rows, however their norms are scaled.
+    The weights are scaled, all constants are in one tensor, and the norm becomes the identity. Units that
+    compute the same function then have equal rows, however their norms are scaled.
     """
     folded = dict(tensors)
     for weight, norm in norms.items():

@@ -1,4 +1,4 @@
-"""What a method may use when it decides: the graph, the present weights and the input box; no data."""
+"""What a per-group method may use: the graph, the current weights and the input box; no data."""
 
 from __future__ import annotations
 
@@ -19,30 +19,43 @@ from secateur.types import Group, Interval
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """One moment of a pruning run. Full-size tensors, in which removed units have no effect any more."""
+    """The state of a pruning run when a method is asked for the next removal.
+
+    Attributes:
+        graph: The captured original.
+        weights: The current tensors at full size, by name; float64 where floating. Removed units have no
+            effect in them.
+        box: The legal range of each input, float32, batch 1.
+        generator: The random generator of the run.
+        alive: Group name → which units are left, shape (units,), bool.
+        used: Group name → which units have absorbed another one, shape (units,), bool.
+        recursive: Whether a unit that has absorbed another one may absorb more, or leave.
+        progress: The share of the planned removals that is done, from 0 to 1.
+        norms: Name of a layer's weight → the batch norm right after the layer.
+    """
 
     graph: Graph
-    weights: Mapping[str, Tensor]  # by name, float64 where floating
-    box: Sequence[Interval]  # float32, one for each input, batch 1
+    weights: Mapping[str, Tensor]
+    box: Sequence[Interval]
     generator: torch.Generator
-    alive: Mapping[str, Tensor]  # group name → units that stay so far, bool
-    used: Mapping[str, Tensor]  # group name → units that stood in for another, bool
-    recursive: bool  # whether a unit that stood in for another may do so again, or leave
-    progress: float = 0.0  # share of the planned removals that is done
-    norms: Mapping[str, Norm] = field(default_factory=dict)  # producer weight → the batch norm that follows
+    alive: Mapping[str, Tensor]
+    used: Mapping[str, Tensor]
+    recursive: bool
+    progress: float = 0.0
+    norms: Mapping[str, Norm] = field(default_factory=dict)
 
     @cached_property
     def values(self) -> dict[fx.Node, Any]:
-        """Bounds over the box on every node's value, of the network with batch norms folded; float32."""
+        """Bounds over the box on every node's value, in float32, with batch norms folded."""
         folded = fold(self.weights, self.norms)
         tensors = {name: w.float() if w.is_floating_point() else w for name, w in folded.items()}
         return propagate(self.graph, self.box, tensors, keep=lambda node: True)
 
 
 def incoming(context: Context, group: Group) -> Tensor:
-    """All numbers that make each unit, batch norm folded; shape: (units, features).
+    """All weights that compute each unit, with batch norm folded; shape: (units, features).
 
-    These are its rows in every producer and its parameters on the way (depthwise kernels, norms, scales).
+    These are its rows in every producer, and its own parameters in depthwise kernels, norms and scales.
     """
     folded = fold(context.weights, own_norms(context.norms, group))
     return all_rows(folded, makers(group), group)
@@ -59,15 +72,20 @@ def fan_out(context: Context, group: Group) -> Tensor:
 
 
 def filters(context: Context, group: Group) -> Tensor:
-    """The weights that make each unit, without bias and norm; shape: (units, weights)."""
+    """The weights that compute each unit, without bias and norm; shape: (units, weights)."""
     producers = [slot for slot in group.having("producer") if context.weights[slot.tensor].ndim > 1]
     return all_rows(context.weights, producers, group)
 
 
 def smallest(context: Context, group: Group, count: int, norm: int) -> tuple[Tensor, Tensor]:
-    """The `count` remaining units of the least filter norms (L1 or L2), and the others, sorted.
+    """The `count` remaining units with the smallest filter norms, and the others.
 
-    Cost: n·d for n units of d weights.
+    Args:
+        norm: 1 for L1, 2 for L2.
+
+    Returns:
+        The smallest units in ascending order of their norms, shape (count,); all other remaining units in
+        ascending order of their numbers. Cost: n·d for n units of d weights.
     """
     size = torch.linalg.vector_norm(filters(context, group), ord=norm, dim=1)
     size[~context.alive[group.name]] = torch.inf

@@ -1,4 +1,4 @@
-"""Units that look alike become one: their mean, with its variance restored.
+"""Replace each cluster of similar units by their mean, with its variance restored.
 
 Model Folding, Wang et al., ICLR 2025 (arXiv 2502.10216).
 """
@@ -17,7 +17,7 @@ from secateur.methods.rows import entries, makers, rows
 from secateur.options import AtLeast0, Count
 from secateur.types import Group, Removal
 
-ITERATIONS = 100  # of Lloyd's algorithm, at most
+ITERATIONS = 100  # most iterations of Lloyd's algorithm
 
 
 def folding(
@@ -25,11 +25,12 @@ def folding(
 ) -> Removal:
     """Cluster the n remaining units into n − `count` by k-means; the first of a cluster becomes its mean.
 
-    Clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), side by side over all producers and what
-    stands on the way: equal units leave at no loss. The consumers' columns of a cluster are added up.
-    `repair` is the exponent of the variance correction (Fold-AR): 0 leaves the mean as it is. The best of
-    `restarts` clusterings counts. A unit may replace several, whatever `recursive` says. Cost: n²·d for
-    n units of d weights, and n²·k for k clusters in each iteration of each clustering.
+    The vectors that are clustered and averaged are W/σ, (μ − b)/σ, γ and β (Algorithm 1), concatenated over
+    all producers and other parameters of the units; equal units merge without loss. The consumers' columns
+    of a cluster are added up. `repair` is the exponent of the variance correction (Fold-AR): 0 leaves the
+    mean as it is. The best of `restarts` clusterings is used. A unit may absorb several others, whatever
+    `recursive` says. Cost: n²·d for n units of d weights, and n²·k for k clusters in each iteration of each
+    clustering.
     """
     norms = own_norms(context.norms, group)
     scaled = fold(context.weights, {w: replace(norm, scale=None, shift=None) for w, norm in norms.items()})
@@ -45,11 +46,16 @@ def folding(
 def means(
     context: Context, scaled: Mapping[str, Tensor], group: Group, left: Tensor, head: Tensor, repair: float
 ) -> dict[str, Tensor]:
-    """Producers and norms in which each unit of `left` that heads a cluster has become its mean.
+    """Producers and norms in which the first unit of each cluster has become the cluster's mean.
 
-    head: position in `left`, for each of `left`; scaled: the weights with all norms' statistics brought to 0
-    and 1 but for the means, (μ − b)/σ. Rows and means are then multiplied by the gain of their layer, so that
-    the norm's statistics are right for what the new unit makes.
+    Rows and means are then multiplied by the gain of their layer, so that the norm's statistics fit the
+    output of the new unit.
+
+    Args:
+        scaled: The weights divided by the standard deviation of the norm after them; means are (μ − b)/σ.
+        left: The units that are left, shape (n,).
+        head: For each of them the position in `left` of the first unit of its cluster, shape (n,).
+        repair: The exponent of the gain.
     """
     size = torch.bincount(head, minlength=len(left))
     merged = (size > 1).nonzero().flatten()
@@ -69,10 +75,11 @@ def means(
 
 
 def gain(vectors: Tensor, head: Tensor) -> Tensor:
-    """r = N/√(N + (N² − N)·E[ρ]) of every cluster, at the position of its head; shape: (vectors,).
+    """r = N/√(N + (N² − N)·E[ρ]) of every cluster, at the position of its first vector; shape: (vectors,).
 
-    ρ: cosine of two of its vectors, for the correlation of what they make. Their sum over all pairs is ‖Σ u‖²
-    − N for unit vectors u. The mean of N vectors of equal variance has 1/r² of it. E[ρ] < 0 counts as 0.
+    ρ is the cosine of two vectors of the cluster, an estimate of the correlation of their outputs. Its sum
+    over all pairs is ‖Σ u‖² − N for unit vectors u. The mean of N outputs of equal variance has 1/r² of that
+    variance. E[ρ] < 0 counts as 0.
     """
     size = torch.bincount(head, minlength=len(head)).double()
     units = vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True).clamp_min(
@@ -83,7 +90,7 @@ def gain(vectors: Tensor, head: Tensor) -> Tensor:
 
 
 def k_means(points: Tensor, k: int, generator: torch.Generator, restarts: int) -> Tensor:
-    """The cluster of every point, of `k` that are not empty; shape: (points,).
+    """Assign every point to one of `k` clusters, none of them empty; shape: (points,).
 
     All distances come from one Gram matrix.
     """
@@ -93,7 +100,7 @@ def k_means(points: Tensor, k: int, generator: torch.Generator, restarts: int) -
 
 
 def seeds(gram: Tensor, k: int, generator: torch.Generator) -> Tensor:
-    """k different points, each drawn by its squared distance to those before (k-means++); shape: (k,)."""
+    """Draw k different points by their squared distance to those before (k-means++); shape: (k,)."""
     own = gram.diagonal()
     nearest, drawn = torch.ones_like(own), torch.zeros_like(own, dtype=torch.bool)
     for _ in range(k):
@@ -106,7 +113,7 @@ def seeds(gram: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 
 def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
-    """Clusters from the points `start` on until none changes, and the sum of squared distances to means."""
+    """Lloyd's algorithm from the points `start`: clusters, and the sum of squared distances to means."""
     k, own = len(start), gram.diagonal()[:, None]
     labels = filled(own + own[start].T - 2 * gram[:, start], k)
     for _ in range(ITERATIONS):
@@ -121,9 +128,9 @@ def lloyd(gram: Tensor, start: Tensor) -> tuple[Tensor, float]:
 
 
 def filled(distance: Tensor, k: int) -> Tensor:
-    """The nearest mean of every point.
+    """The nearest mean of every point; shape: (points,).
 
-    A mean that is nearest to no point gets the farthest point that heads no cluster.
+    A mean that is nearest to no point gets the farthest point that is not the first of its cluster.
     """
     near, labels = distance.min(dim=1)
     first = first_members(labels, k)
@@ -134,6 +141,6 @@ def filled(distance: Tensor, k: int) -> Tensor:
 
 
 def first_members(labels: Tensor, k: int) -> Tensor:
-    """The first point of every cluster, the number of points where it has none; shape: (k,)."""
+    """The first point of every cluster; for an empty one, the number of points. Shape: (k,)."""
     first = torch.full((k,), len(labels))
     return first.scatter_reduce_(0, labels, torch.arange(len(labels)), "amin")

@@ -1,4 +1,4 @@
-"""Merge the pairs that move the outputs least, by bounds on the drift that each merge causes (PAODING).
+"""Merge the pairs that change the outputs least, by bounds on the drift of each merge (PAODING).
 
 The idea is that of arXiv 2204.00783 and arXiv 2405.00074; bounds, squashing and tie-breaking are ours.
 """
@@ -31,8 +31,9 @@ def impact(
 ) -> Removal:
     """Among the `pool`·`count` least salient pairs, merge the `count` with the best impact scores.
 
-    Cost: that of saliency, bounds on the network, and a pass of `pool`·`count` candidates through the layers
-    that follow, in batches. Over all groups of a step this grows with the square of the depth.
+    `alpha` and `beta` weigh the two parts of the score, see `impact_scores`. Cost: that of `saliency`, bounds
+    on the network, and a pass of `pool`·`count` candidates through the following layers, in batches. Over all
+    groups of a step this grows with the square of the depth.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
     best = ranking(*impact_scores(context, group, a, b, alpha, beta))[:count]
@@ -40,17 +41,18 @@ def impact(
 
 
 def weights_add_up(options: Mapping[str, float]) -> str:
-    """What is wrong with the two weights of the impact score, or nothing."""
+    """What is wrong with the two weights of the impact score; empty if nothing is."""
     alpha, beta = options["alpha"], options["beta"]
     return "" if math.isclose(alpha + beta, 1.0) else f"{alpha=}, {beta=}: give two weights that add up to 1"
 
 
 def pool_size(count: int, pool: float) -> int:
+    """How many candidate pairs to score for `count` merges."""
     return max(count, round(count * pool))
 
 
 def ranking(score: Tensor, length: Tensor) -> Tensor:
-    """Candidates by score, ties by length, further ties by their order of saliency."""
+    """Order candidates by score, then by length, then by saliency."""
     order = torch.sort(length, stable=True).indices
     return order[torch.sort(score[order], stable=True).indices]
 
@@ -58,10 +60,10 @@ def ranking(score: Tensor, length: Tensor) -> Tensor:
 def impact_scores(
     context: Context, group: Group, a: Tensor, b: Tensor, alpha: float, beta: float
 ) -> tuple[Tensor, Tensor]:
-    """α·squash(L/L₀) + β·squash(E) for each merge a→b, and L itself; shapes: (k,), (k,).
+    """The score α·squash(L/L₀) + β·squash(E) of each merge a→b, and L itself; shapes: (k,), (k,).
 
-    L = Σ_c (hi_c − lo_c) of the output drift, L₀ the same of the output itself, E the interval entropy of the
-    drift. squash(z) = z/(1+z) does not saturate where the logistic function does.
+    L = Σ_c (hi_c − lo_c) is the width of the output drift, L₀ that of the output itself, and E the interval
+    entropy of the drift. squash(z) = z/(1+z) does not saturate where the logistic function does.
     """
     if not len(a):
         return torch.empty(0, dtype=torch.float64), torch.empty(0, dtype=torch.float64)
@@ -83,16 +85,16 @@ def _squash(z: Tensor) -> Tensor:
 
 
 def _per_output(bound: Tensor) -> Tensor:
-    """Maps and sequences of outputs are summed up by their mean bound over all axes but the first two."""
+    """Average the bounds of maps and sequences over all axes but the first two."""
     flat = bound.reshape(bound.shape[0], -1) if bound.ndim < 3 else bound.flatten(2).mean(2)
     return flat.float()
 
 
 def interval_entropy(lower: Tensor, upper: Tensor) -> Tensor:
-    """E = −Σ_i p_i log p_i, p_i the share of intervals j with S_ij ≥ 0.9; input (k, n), output (k,).
+    """E = −Σ_i p_i log p_i, where p_i is the share of intervals j with S_ij ≥ 0.9.
 
-    S_ij = 1 − ½(|lo_i − lo_j| + |hi_i − hi_j|) / (width of the union of i and j); equal points are similar (S
-    = 1).
+    S_ij = 1 − ½(|lo_i − lo_j| + |hi_i − hi_j|) / (width of the union of i and j); S = 1 for equal points.
+    Shapes: input (k, n), output (k,).
     """
     low, other_low = lower[:, :, None], lower[:, None, :]  # shapes: (k, n, 1), (k, 1, n)
     high, other_high = upper[:, :, None], upper[:, None, :]

@@ -1,4 +1,4 @@
-"""Pairs a→b (a is removed and merged into b) in the order of their saliency, without conflicts."""
+"""Pairs a→b (a is removed, b absorbs it) in ascending saliency, without conflicts."""
 
 from __future__ import annotations
 
@@ -57,10 +57,13 @@ def least_partner(features: Tensor, fan: Tensor, unit: int, targets: Tensor) -> 
 
 
 def least_pairs(context: Context, group: Group, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Up to `count` compatible pairs a→b in ascending saliency; shapes: (k,), (k,), (k,).
+    """Up to `count` compatible pairs a→b in ascending saliency.
 
-    Compatible: no unit is removed twice, and none that another was merged into is removed. Unless
-    `recursive`, a unit that another was merged into (in this step or before) is not used again.
+    Compatible: no unit is removed twice, and a unit that absorbs another stays. Unless `context.recursive`,
+    a unit that has absorbed another (in this step or before) neither absorbs more nor leaves.
+
+    Returns:
+        The units a, the units b and the saliencies; shapes (k,) with k ≤ `count`.
     """
     alive, used = context.alive[group.name], context.used[group.name]
     features, fan = incoming(context, group), fan_out(context, group)

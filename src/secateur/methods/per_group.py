@@ -1,4 +1,4 @@
-"""Methods that decide about each group by itself, each a function (context, group, count) → `Removal`."""
+"""Methods that treat each group separately: functions (context, group, count) → `Removal`."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ Choose = Callable[..., Removal]  # (context, group, count, **options)
 
 @dataclass(frozen=True)
 class PerGroup(Method):
-    """`choose(context, group, count, **options)` says which units of a group go, and which others absorb
-    them.
+    """A method made of a function `choose(context, group, count, **options)` → `Removal`.
+
+    The function chooses at most `count` units of the group to remove, and the units that absorb them.
     """
 
     name: str
     choose: Choose
     needs: Literal["weights", "bounds"] = "weights"  # type: ignore[misc]
     merges: bool = False  # whether each unit that leaves is merged into one that stays
-    wrong: Callable[[Mapping[str, Any]], str] | None = None  # what is wrong with the options together, or ""
+    wrong: Callable[[Mapping[str, Any]], str] | None = None  # why options do not fit each other, or ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -45,7 +46,7 @@ class PerGroup(Method):
         return replace(self, options=given)
 
     def most(self, task: Task) -> Mapping[str, int] | None:
-        """Where a unit takes part in one merge at most, half of a group."""
+        """Half of a group, if each unit takes part in one merge at most."""
         if task.recursive or not self.merges:
             return None
         return {group.name: group.units // 2 for group in task.groups}
@@ -54,7 +55,7 @@ class PerGroup(Method):
         return self.advance(task, task.groups, goal)
 
     def advance(self, task: Task, groups: Sequence[Group], goal: Goal) -> list[Edit]:
-        """Bring `groups` to the goal."""
+        """Remove units until `groups` are at their goals; the edits in order."""
         return [edit for group in groups for edit in self._reduced(task, group, goal)]
 
     def _reduced(self, task: Task, group: Group, goal: Goal) -> list[Edit]:

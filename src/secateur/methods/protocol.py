@@ -1,4 +1,4 @@
-"""What a pruning method is: an object that is prepared once and then removes units, one step at a time."""
+"""The interface of a pruning method: prepared once, it then removes units step by step."""
 
 from __future__ import annotations
 
@@ -27,17 +27,34 @@ Needs = Literal["weights", "bounds", "samples"]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """What a run gives to its method; all of it stays the same but the state of `run`."""
+    """What a run gives to its method. Only the state of `run` changes.
 
-    run: Run  # the weights and the units that are left; a method changes it by `run.apply` and `run.solve`
-    groups: Sequence[Group]  # whose units may be removed
-    input_bounds: Any  # of what the model itself takes
-    box: tuple[Interval, ...]  # the same as float32 tensors on the device of the run, one for each input
-    samples: Samples | None  # where the method needs samples, or the allocation is global
-    original: Mapping[str, Tensor]  # the model's tensors, float64 where floating
+    Attributes:
+        run: The current weights and the units that are left; a method changes them with `run.apply` and
+            `run.solve`.
+        groups: The groups whose units may be removed.
+        input_bounds: The legal range of the model's own inputs, after normalisation.
+        box: The same as float32 tensors on the device of the run, one for each input.
+        samples: Inputs for scoring and refitting; None unless the method needs samples or the allocation is
+            global.
+        original: The original's tensors by name, float64 where floating.
+        generator: The random generator of the run.
+        seed: Its seed.
+        target: How much to remove; None for all that the method can remove.
+        allocation: How the target is divided among groups.
+        round_to: As for `prune`.
+        recursive: As for `prune`.
+    """
+
+    run: Run
+    groups: Sequence[Group]
+    input_bounds: Any
+    box: tuple[Interval, ...]
+    samples: Samples | None
+    original: Mapping[str, Tensor]
     generator: torch.Generator
     seed: int
-    target: Target | None = None  # None: all that can go
+    target: Target | None = None
     allocation: Allocation = "uniform"
     round_to: Rounding = 1
     recursive: bool = True
@@ -62,11 +79,11 @@ class Task:
         return max(self.memory // 4, self.memory - taken)
 
     def gone(self) -> dict[str, int]:
-        """How many units of each group are removed so far."""
+        """The number of units removed so far, by group."""
         return {group.name: self.run.gone(group) for group in self.groups}
 
     def statistics(self, settings: Settings) -> LayerStatistics:
-        """Statistics of the layers on the samples, from which costs of units and refits are computed."""
+        """Statistics of the layers on the samples, for the costs of units and for refitting."""
         assert self.samples is not None, "only for a method that needs samples, or a global allocation"
         return layer_statistics(
             self.graph,
@@ -82,10 +99,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Goal:
-    """How many units of each group are to be gone after this step, and after the last."""
+    """The goal of one step, by group."""
 
-    gone: Mapping[str, int]
-    planned: Mapping[str, int]
+    gone: Mapping[str, int]  # units that must be removed after this step
+    planned: Mapping[str, int]  # units that must be removed after the last step
 
 
 class Method(ABC):
@@ -95,7 +112,7 @@ class Method(ABC):
     the other two. A subclass must define `name` and `step`; register it in `secateur.methods.METHODS`, pass
     an instance as `prune(method=...)`, or declare an entry point in the group `secateur.methods`.
 
-    Example:
+    Examples:
         >>> from dataclasses import dataclass
         >>> import torch, secateur
         >>> from secateur.methods import Goal, Method, Removal, Task
@@ -118,45 +135,48 @@ class Method(ABC):
     """
 
     name: str
-    needs: ClassVar[Needs] = "weights"  # what it looks at besides the weights: bounds over the box, samples
-    remove: ClassVar[float | None] = 0.5  # where the caller does not say; None: all that can go
-    lossless: ClassVar[bool] = False  # whether outputs stay as they are, so that a guard has nothing to stop
+    needs: ClassVar[Needs] = "weights"  # what it uses besides the weights: bounds over the box, or samples
+    remove: ClassVar[float | None] = 0.5  # default of `remove`; None: all that the method can remove
+    lossless: ClassVar[bool] = False  # whether outputs do not change, so that a guard is not needed
     preparing: ClassVar[str] = "preparing"  # what `prepare` does, for the progress report
 
     @property
     def known_options(self) -> dict[str, Option]:
-        """Name → default and range of each option."""
+        """Name → default and range, for each option."""
         return options_in(type(self))
 
     @property
     def options_set(self) -> dict[str, Any]:
-        """The options whose values are not the defaults."""
+        """The options that differ from their defaults."""
         found = {name: (getattr(self, name), option.default) for name, option in self.known_options.items()}
         return {name: value for name, (value, default) in found.items() if value != default}
 
     def with_options(self, options: Mapping[str, Any]) -> Self:
-        """The method with these options in place of its own; `InputError` for an unknown or illegal one."""
+        """A copy with these options. Raises `InputError` for an unknown option or one out of its range."""
         found: Self = replace(self, **checked_options(self.name, self.known_options, options))  # type: ignore[type-var]
         return found
 
     def default_step(self, guarded: bool) -> float:
-        """The largest share of a group that leaves at a time, where the caller does not say."""
+        """The default of `step`, the largest share of a group to remove in one step."""
         return 0.0625
 
     def most(self, task: Task) -> Mapping[str, int] | None:
-        """How many units of each group the method can remove at most; None: all but one."""
+        """The most units that the method can remove, by group; None for all but one."""
         return None
 
     def prepare(self, task: Task) -> Any:
-        """Whatever `plan` and `step` need; nothing of `task` is changed."""
+        """Compute what `plan` and `step` need, once; `task` is not changed."""
         return None
 
     def costs(self, task: Task, state: Any) -> dict[str, Tensor]:
-        """For a global allocation: costs at the outputs of each next unit of a group, shape (units − 1,)."""
+        """For a global allocation, the cost at the outputs of removing one more unit.
+
+        Group name → cost of the first, second, … removal, shape (units − 1,).
+        """
         return marginal_costs(task.statistics(Settings()), task.run.alive)
 
     def plan(self, task: Task, state: Any) -> Plan:
-        """How many units of each group are to go."""
+        """How many units to remove from each group."""
         if task.target is None:
             raise InputError(f"remove: {self.name} needs to know how much to remove, such as 0.5")
         costs = self.costs(task, state) if task.allocation == "global" else None
@@ -173,4 +193,4 @@ class Method(ABC):
 
     @abstractmethod
     def step(self, task: Task, state: Any, goal: Goal) -> list[Edit]:
-        """Remove units through `task.run` until `goal.gone` of each group are gone; the edits in order."""
+        """Remove units with `task.run` until `goal.gone` of each group are removed; the edits in order."""

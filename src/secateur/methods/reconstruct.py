@@ -13,12 +13,12 @@ from secateur.methods.saliency import saliency
 from secateur.reconstruct import LayerStatistics, Settings, marginal_costs, reconstruct
 from secateur.report.recipe import Edit
 
-_OTHERS = PerGroup("saliency", saliency)  # for groups that no layer reads that could be refitted
+_OTHERS = PerGroup("saliency", saliency)  # for groups whose units no layer reads that can be refitted
 
 
 @dataclass(frozen=True)
 class Reconstruct(Settings, Method):
-    """Units leave whose removal changes the outputs least, and the layers that read the others are refitted.
+    """Remove the units whose removal changes the outputs least, and refit the layers that follow.
 
     See `Settings` for the options, docs/design.md for the derivation.
     """

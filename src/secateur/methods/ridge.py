@@ -1,4 +1,4 @@
-"""Remove the smallest filters, and let all that stay take over a share of each.
+"""Remove the smallest filters, and express each as a combination of the kept ones.
 
 LBYL, Lee, Kim and Choi, "Training-Free Restoration of Pruned Neural Networks" (arXiv 2502.08474; first
 version 2022).
@@ -29,9 +29,9 @@ def ridge(
 ) -> Removal:
     """Write each removed filter as a combination s_a of the kept ones: W[:, S] += W[:, a]·s_a.
 
-    s_a minimises ‖w_a − Σ s_k·w_k‖² + λ₁·(c_a − Σ s_k·c_k)² + λ₂·‖s_a‖²: the error of the filters, of what
-    batch norm and bias add, and a bound on that of the activation (the paper's three terms), on weights w and
-    constants c with batch norm folded in. λ₂ counts in mean ‖w_k‖². Cost: that of a singular value
+    s_a minimises ‖w_a − Σ s_k·w_k‖² + λ₁·(c_a − Σ s_k·c_k)² + λ₂·‖s_a‖², the paper's three terms: the error
+    of the filters, that of batch norm and bias, and a bound on that of the activation. Batch norm is folded
+    into the weights w and constants c. λ₂ is in units of the mean ‖w_k‖². Cost: that of a singular value
     decomposition, m²·d for m kept units of d weights (d²·m where d < m).
     """
     units, kept = smallest(context, group, count, norm)
@@ -43,11 +43,12 @@ def ridge(
 
 
 def regression(goal: Tensor, basis: Tensor, lam: float) -> Tensor:
-    """argmin_C ‖goal − C·basis‖² + λ‖C‖², λ = `lam` times the mean square norm of the basis.
+    """argmin_C ‖goal − C·basis‖² + λ‖C‖², where λ is `lam` times the mean square norm of the basis.
 
-    Shape: (goal, basis).
+    With basis = U·diag(σ)·Vᵀ, C = goal·V·diag(σ/(σ² + λ))·Uᵀ; for λ = 0, the solution of least norm.
 
-    With basis = U·diag(σ)·Vᵀ, C = goal·V·diag(σ/(σ² + λ))·Uᵀ; where λ is 0, that of least norm.
+    Returns:
+        C, shape (rows of `goal`, rows of `basis`).
     """
     u, sigma, vt = torch.linalg.svd(basis, full_matrices=False)
     shrunk = lam * basis.square().sum() / len(basis)

@@ -1,4 +1,4 @@
-"""The least salient pairs merge (Srinivas & Babu 2015, arXiv 1507.06149): the papers' baseline."""
+"""Merge the least salient pairs (Srinivas & Babu 2015, arXiv 1507.06149): the papers' baseline."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Remove the smallest filters and merge nothing: the baseline, and the papers' way with convolutions."""
+"""Remove the smallest filters without merging: a baseline, and the papers' method for convolutions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from secateur.types import Group, Removal
 
 
 def scale(context: Context, group: Group, count: int, *, norm: Norm = 2) -> Removal:
-    """Remove the `count` units whose filters have the least L1 or L2 norm.
+    """Remove the `count` units whose filters have the smallest L1 or L2 norm.
 
     Cost: n·d for n units of d weights.
     """

@@ -1,4 +1,4 @@
-"""Remove the smallest filters, and merge each, scaled, into the kept one that points the same way.
+"""Remove the smallest filters, and merge each, scaled, into the most similar kept one.
 
 Neuron Merging, Kim et al., NeurIPS 2020 (arXiv 2010.15969).
 """
@@ -27,11 +27,11 @@ def scaled_merging(
 ) -> Removal:
     """Replace w_a by s·w_b, s = ‖w_a‖/‖w_b‖, b the kept unit of the best score: W[:, b] += s·W[:, a].
 
-    ReLU(s·x) = s·ReLU(x) for s > 0, so that a positive multiple of a kept unit leaves at no loss. Where the
-    cosine of w_a and w_b is below `threshold` (`threshold_conv` for units of one convolution), nothing stands
-    in. Defaults are the paper's, which has no residual streams: a unit of several layers needs the larger
-    cosine. A unit may replace several, whatever `recursive` says. Cost: n·d for the norms, k·m·d for k
-    removed and m kept units of d weights.
+    ReLU(s·x) = s·ReLU(x) for s > 0, so that removing a positive multiple of a kept unit loses nothing. If the
+    cosine of w_a and w_b is below `threshold` (`threshold_conv` for units of one convolution), no unit
+    absorbs a. The defaults are the paper's, which has no residual streams: a unit of several layers needs the
+    larger cosine. A unit may absorb several others, whatever `recursive` says. Cost: n·d for the norms, k·m·d
+    for k removed and m kept units of d weights.
     """
     units, kept = smallest(context, group, count, norm)
     score, cosine, scale = likeness(affine_units(context, group), units, kept, lam)
@@ -42,10 +42,10 @@ def scaled_merging(
     one_conv = len(made_by) == 1 and made_by[0] > 2
     near = cosine.gather(1, best)[:, 0] >= (threshold_conv if one_conv else threshold)
     s = scale.gather(1, best)[:, 0]
-    stood_in = near & (s > 0)
-    into = torch.where(stood_in, kept[best[:, 0]], -1)
+    absorbed = near & (s > 0)
+    into = torch.where(absorbed, kept[best[:, 0]], -1)
     # W[:, a] becomes s·W[:, a], which the merge then adds
-    scaled = torch.diag(torch.where(stood_in, s, 1.0) - 1.0)
+    scaled = torch.diag(torch.where(absorbed, s, 1.0) - 1.0)
     return Removal(group.name, units, into, combined(context.weights, group, units, units, scaled))
 
 
@@ -66,7 +66,7 @@ def likeness(made: AffineUnits, units: Tensor, kept: Tensor, lam: float) -> tupl
     scale = torch.where(b > 0, a / b.clamp_min(tiny), 0.0)
     if not made.normed:
         return cosine, cosine, scale
-    # |B|/S·‖w′_a‖, a factor that the range takes out again and that spares a division by zero
+    # |B|/S·‖w′_a‖: the factor avoids a division by zero, and cancels when brought to [0, 1]
     shift = made.constant[units][:, None] * b[..., None] - made.constant[kept][None] * a[..., None]
     distance = torch.linalg.vector_norm(shift, dim=2)
     least, most = distance.amin(dim=1, keepdim=True), distance.amax(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Walk pairs by saliency and accept by impact, as simulated annealing does (arXiv 2204.00783)."""
+"""Visit pairs in ascending saliency and accept them by impact, as in simulated annealing (2204.00783)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ def stochastic(
     pool: AtLeast1 = 2.0,
     temperature: AtLeast0 = 1.0,
 ) -> Removal:
-    """Accept a pair whose score is no worse than the last accepted, another with probability exp(−Δ/T).
+    """Accept a pair if its score is no worse than the last accepted one, else with probability exp(−Δ/T).
 
-    T falls linearly from `temperature` to 0 as the planned removals are used up. If the pool ends before
-    `count` pairs are accepted, the best of the refused make up the number. Cost: that of `impact`.
+    T falls linearly from `temperature` to 0 over the planned removals. If fewer than `count` pairs of the
+    pool are accepted, the best of the refused ones are added. `alpha`, `beta`, `pool` and the cost are those
+    of `impact`.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
     score, length = impact_scores(context, group, a, b, alpha, beta)

@@ -31,13 +31,11 @@ _DTYPES = {str(kind).removeprefix("torch.") for kind in vars(torch).values() if 
 
 
 class Fingerprint(Record):
-    """What the model was: a digest of its tensors (names, shapes, types, values) and one of its graph's
-    ops.
-    """
+    """Identifies a model: digests of its tensors and of its graph."""
 
-    tensors: str
-    ops: str
-    parameters: int
+    tensors: str  # SHA-256 of names, shapes, types and values
+    ops: str  # SHA-256 of the graph's ops and their constants
+    parameters: int  # how many
 
 
 class InputSpec(Record):
@@ -56,7 +54,7 @@ class InputSpec(Record):
 
 
 class Edit(Record):
-    """Units `units` of a group leave; `into[i]` stands in for `units[i]` (−1: nothing does)."""
+    """Units `units` of a group are removed; `into[i]` absorbs `units[i]` (−1: no unit does)."""
 
     group: str
     units: tuple[Annotated[int, Field(ge=0, lt=_MOST)], ...]
@@ -74,7 +72,7 @@ class Step(Record):
 
 
 class KeptUnits(Record):
-    """The original numbers of the units that a group keeps, in their new order, and where its units stand."""
+    """The units that a group keeps, by their original numbers in their new order, and its slots."""
 
     group: str
     units: int
@@ -92,9 +90,9 @@ class RecordedRequest(Record):
     recursive: bool
     ignore: tuple[str, ...]
     round_to: int | Literal["auto"]
-    input_bounds: Any  # of what the model itself takes
-    mean: tuple[float, ...] = ()  # of images, from which these bounds follow
-    std: tuple[float, ...] = ()
+    input_bounds: Any  # of the model's own inputs, after normalisation
+    mean: tuple[float, ...] = ()  # subtracted from images
+    std: tuple[float, ...] = ()  # by which images are then divided
     seed: int
     surrogate: str = ""
     samples: int = 0
@@ -108,14 +106,44 @@ class RecordedRequest(Record):
 class UsedInputs(Record):
     """The inputs that a run has used."""
 
-    samples: int = 0  # for costs and refits; 0: the method uses none
-    surrogate: str = ""  # that they were drawn from
-    calibration: str = ""  # SHA-256 of the user's own, where these were given
-    judged_on: int = 0  # for the guard and the verdict alone
+    samples: int = 0  # number of samples for scoring and refitting; 0: the method uses none
+    surrogate: str = ""  # from which they were drawn
+    calibration: str = ""  # SHA-256 of the user's own inputs, if given
+    judged_on: int = 0  # number of validation samples, for the guard and the verdict alone
 
 
 class Recipe(Record):
-    """Everything that `secateur.replay` needs, and what a reader wants to know."""
+    """A record of a run, in the original model's own indices, from which `replay` rebuilds the same model.
+
+    Attributes:
+        schema_version: The version of the format.
+        versions: Versions of secateur, torch and Python, and the processor's arithmetic.
+        model: Identifies the original model.
+        inputs: Shape and type of each input.
+        request: The arguments of `prune`, defaults filled in.
+        used: The inputs that the run used.
+        achieved: The share that was removed, of what `remove` counts.
+        shortfall: Why less was removed than requested; empty if nothing is missing.
+        steps: The edits of each step, and the size of the model after it.
+        groups: The units that each group keeps.
+        verdict: The verdict on the result.
+        result: SHA-256 of the smaller model's tensors, which `replay` must produce.
+        files: SHA-256 of the files that were written with the recipe, by their paths relative to it.
+        solved: SHA-256 of `tensors`; empty if there are none.
+        seal: In a file, SHA-256 of all that is above.
+        tensors: The refitted weights at full size, as the content of a safetensors file; not in the JSON.
+
+    Examples:
+        >>> import os, tempfile, torch, secateur
+        >>> _ = torch.manual_seed(1)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
+        >>> recipe = secateur.prune(net, torch.zeros(1, 4), method="saliency").recipe
+        >>> path = os.path.join(tempfile.mkdtemp(), "net.recipe.json")
+        >>> recipe.save(path)
+        >>> again = secateur.Recipe.load(path)
+        >>> again.groups[0].kept == recipe.groups[0].kept, again.request.method
+        (True, 'saliency')
+    """
 
     schema_version: Literal[2] = 2
     versions: dict[str, str]
@@ -128,21 +156,16 @@ class Recipe(Record):
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
     verdict: Verdict | None = None
-    result: str = Field(
-        pattern=_SHA256
-    )  # digest of the smaller model's tensors, which replay must give again
-    # files that were written with the recipe, by path from it: SHA-256
+    result: str = Field(pattern=_SHA256)
     files: dict[str, str] = Field(default_factory=dict)
-    solved: str = ""  # SHA-256 of `tensors`, where there are any
-    seal: str = ""  # in a file, SHA-256 of all that is above
-    tensors: bytes = Field(
-        default=b"", exclude=True, repr=False
-    )  # safetensors: values that no edit tells; full size
+    solved: str = ""
+    seal: str = ""
+    tensors: bytes = Field(default=b"", exclude=True, repr=False)
 
     @model_validator(mode="before")
     @classmethod
     def _of_version_1(cls, content: Any) -> Any:
-        """Version 1 kept the inputs that were used in the request."""
+        """Read version 1, which kept the fields of `used` in the request."""
         if not isinstance(content, dict) or content.get("schema_version") != 1:
             return content
         request = content.get("request")
@@ -152,15 +175,15 @@ class Recipe(Record):
         return {**content, "schema_version": 2, "request": kept, "used": used}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the recipe as JSON, and solved tensors beside it (`<name>.solved.safetensors`), as one set.
+        """Write the recipe as JSON, and the refitted weights to `<name>.solved.safetensors` next to it.
 
-        Inside of `written_together`, files that were written before (the model) belong to the set: the recipe
-        holds their digests.
+        Either both files are written or none. Inside `written_together`, files that were written before (the
+        model) belong to the set, and the recipe holds their digests.
         """
         complete = self.model_copy(update={"files": staged_files(Path(path).parent)})
         with written_together():
             if self.tensors:
-                write_atomically(beside(path), lambda file: file.write(self.tensors))
+                write_atomically(refitted_path(path), lambda file: file.write(self.tensors))
             write_atomically(path, lambda file: file.write(complete.sealed()))
 
     def sealed(self) -> bytes:
@@ -170,8 +193,11 @@ class Recipe(Record):
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recipe:
-        """Read a recipe; `RecipeError` where it is not one, or of a version that this secateur does not
-        know.
+        """Read a recipe and the refitted weights next to it.
+
+        Raises:
+            RecipeError: The file is no recipe or has an unknown version; or it, or a file that was written
+                with it, was changed afterwards.
         """
         try:
             data = Path(path).read_bytes()
@@ -187,7 +213,9 @@ class Recipe(Record):
                 f"{path} was changed after it was written; a recipe is evidence. Prune the model again"
             )
         _check_files(path, recipe.files)
-        return recipe.model_copy(update={"seal": "", "tensors": _read_solved(beside(path), recipe.solved)})
+        return recipe.model_copy(
+            update={"seal": "", "tensors": _read_solved(refitted_path(path), recipe.solved)}
+        )
 
 
 def seal_of(content: Mapping[str, Any]) -> str:
@@ -196,24 +224,23 @@ def seal_of(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(plain.encode()).hexdigest()
 
 
-def beside(path: str | os.PathLike[str]) -> Path:
-    """Where the solved tensors of the recipe at `path` stand."""
+def refitted_path(path: str | os.PathLike[str]) -> Path:
+    """The path of the refitted weights of the recipe at `path`."""
     return Path(path).with_suffix(".solved.safetensors")
 
 
 def _check_files(path: str | os.PathLike[str], files: Mapping[str, str]) -> None:
-    """Files that belong to the recipe are those that were written with it, where they are still there."""
+    """Compare files that were written with the recipe, if they still exist, with their digests."""
     for name, digest in files.items():
-        beside_it = Path(path).parent / name
-        if beside_it.is_file():
-            with open(beside_it, "rb") as file:
+        other = Path(path).parent / name
+        if other.is_file():
+            with open(other, "rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
             if found != digest:
                 raise RecipeError(
-                    f"{beside_it} is not the file that was written with the recipe {path}: they come from "
-                    "two runs, or "
-                    "one was changed. Take both from one run, or move the file away to replay the recipe "
-                    "alone"
+                    f"{other} is not the file that was written with the recipe {path}: they come from "
+                    "two runs, or one was changed. Take both from one run, or move the file away to replay "
+                    "the recipe alone"
                 )
 
 
@@ -241,19 +268,13 @@ def fingerprint(graph: Graph) -> Fingerprint:
 
 
 def _signatures(graph: Graph) -> Iterator[tuple[Any, ...]]:
-    """Each op with its constants; other nodes by number, since their names depend on how the model was
-    written.
-    """
+    """Each op with its constants; other nodes by number, since their names depend on the model's code."""
     number = {node: i for i, node in enumerate(graph.nodes)}
 
     def plain(leaf: Any) -> Any:
-        return (
-            f"#{number[leaf]}"
-            if isinstance(leaf, fx.Node)
-            else ""
-            if isinstance(leaf, torch.device)
-            else leaf
-        )
+        if isinstance(leaf, fx.Node):
+            return f"#{number[leaf]}"
+        return "" if isinstance(leaf, torch.device) else leaf
 
     for node in graph.nodes:
         if node.op == "call_function":
@@ -281,8 +302,9 @@ def input_specs(example: Sequence[Tensor]) -> tuple[InputSpec, ...]:
 
 
 def versions() -> dict[str, str]:
-    """Of the software; and `arithmetic`, what bits depend on besides: processor, kernels and libraries of
-    products.
+    """Versions of the software; `arithmetic` is the processor, its kernels and the libraries for products.
+
+    Equal bits depend on all of these.
     """
     told = [line.strip(" -") for line in torch.__config__.show().splitlines()]
     libraries = [line.partition(" for ")[0] for line in told if "Math Kernel" in line or "MKL-DNN" in line]

@@ -1,4 +1,4 @@
-"""The base of all that is written as JSON."""
+"""The base class of everything that is written as JSON."""
 
 from __future__ import annotations
 
@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Record(BaseModel):
-    """Fields do not change, and no others are read."""
+    """A frozen model; unknown fields are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -11,7 +11,7 @@ from secateur.printable import printable
 def html_table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], notes: Sequence[str] = ()
 ) -> str:
-    """A table with a title, and lines below it. All text may hold names from files."""
+    """A table with a title, and lines below it. Text is escaped, since it may hold names from files."""
 
     def cells(tag: str, texts: Sequence[str]) -> str:
         return "<tr>" + "".join(f"<{tag}>{_safe(text)}</{tag}>" for text in texts) + "</tr>"

@@ -1,4 +1,4 @@
-"""Results as tables for people, one function a kind of result: (columns, rows)."""
+"""Results as tables for people: one function for each kind of result returns (columns, rows)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _FIRST = {  # advice of a verdict → what to do
 
 
 def next_steps(verdict: secateur.Verdict, model: str, output: Path, inputs: str) -> list[str]:
-    """What to run after `prune`, by its verdict; `inputs`: options that say what the model takes."""
+    """What to run after `prune`, by its verdict; `inputs` are options that describe the model's inputs."""
     compare = f"secateur evaluate {output} --original {model}{inputs} --data DATA"
     return [f"next: {_FIRST[verdict.advice]}; then {compare}" if verdict.advice else f"next: {compare}"]
 
@@ -90,7 +90,7 @@ def _agreement(report: secateur.Evaluation) -> Rows:
         )
     if report.vanished_classes:
         rows.append(
-            ("classes that the model never gives", few([str(c) for c in report.vanished_classes]), "")
+            ("classes that the model never predicts", few([str(c) for c in report.vanished_classes]), "")
         )
     if report.drift is not None:
         rows.append(("largest drift of an output", f"{report.drift.largest:.4g}", ""))

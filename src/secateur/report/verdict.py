@@ -1,4 +1,4 @@
-"""What `prune` says of its result: whether to use it, and the figures behind that."""
+"""The verdict of `prune` on its result: whether to use it, and the figures behind that."""
 
 from __future__ import annotations
 
@@ -13,32 +13,50 @@ Advice = Literal["", "say the normalisation", "give inputs", "give more inputs",
 
 
 class ClassAgreement(Record):
-    """Of the inputs (positions, of dense outputs) that the original puts into class `label`, the share that
-    the pruned network puts there, too.
-    """
+    """Agreement on the inputs that the original assigns to one class; of dense outputs, on positions."""
 
-    label: int
-    inputs: int
-    agreement: float
+    label: int  # the class
+    inputs: int  # how many inputs the original assigns to it
+    agreement: float  # share of these that the pruned network assigns to it, too
 
 
 class Verdict(Record):
-    """What the pruned network does on `inputs` inputs that it was not solved on, and in a word whether to use
-    it.
+    """Whether to use a pruned network, from its outputs on inputs that were not used for refitting.
 
-    `agreement` is the share of equal decisions. On inputs of a user's own, `interval` is its 95 %
-    Clopper–Pearson interval. On surrogates, which are harder than real inputs, it is where agreement on real
-    inputs is likely to lie. Both are None for a network that decides nothing.
+    Attributes:
+        word: *fine*, *check* or *do not use*; the thresholds are in `secateur.verdict.judge`.
+        reasons: Why it is not *fine*.
+        advice: What to do first, if it is not *fine*.
+        basis: Whether the inputs are a user's own, held out, or surrogates.
+        surrogate: The name of the surrogate, if the basis is surrogates.
+        inputs: The number of these inputs.
+        agreement: The share of decisions that equal the original's; None for a network that decides nothing.
+        interval: On a user's own inputs, the 95 % Clopper–Pearson interval of the agreement. On surrogates,
+            which are harder than real inputs, the range where agreement on real inputs is likely to lie.
+            None for a network that decides nothing.
+        drift: The largest absolute change of any output.
+        typical_drift: The median over the inputs of the largest absolute change of an output.
+        relative_drift: The root mean square change of the outputs, in units of their spread (standard
+            deviation) over the inputs; None if they do not vary.
+        worst_class: The class with the least agreement.
+        vanished: Classes that the original assigns to at least 20 of the inputs and the pruned network to
+            none.
 
-    An output moves by at most `drift`, and in the median over the inputs by `typical_drift`; `relative_drift`
-    is the root of the mean square of all moves in units of the outputs' spread, None where they do not vary.
+    Examples:
+        >>> import torch, secateur
+        >>> _ = torch.manual_seed(1)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> own = torch.rand(300, 4)  # unlabelled inputs; a third of them is held out
+        >>> verdict = secateur.prune(net, own[:1], remove=0.25, calibration=own).verdict
+        >>> verdict.word, verdict.basis, verdict.inputs
+        ('fine', 'inputs kept apart', 100)
     """
 
     word: Word
-    reasons: tuple[str, ...]  # why it is not fine
-    advice: Advice  # what to do first, where it is not
+    reasons: tuple[str, ...]
+    advice: Advice
     basis: Basis
-    surrogate: str = ""  # which, where the basis is surrogates
+    surrogate: str = ""
     inputs: int
     agreement: float | None
     interval: tuple[float, float] | None
@@ -46,9 +64,7 @@ class Verdict(Record):
     typical_drift: float
     relative_drift: float | None
     worst_class: ClassAgreement | None
-    vanished: tuple[
-        int, ...
-    ]  # classes that the original gives to at least 20 of the inputs and the pruned to none
+    vanished: tuple[int, ...]
 
     def __str__(self) -> str:
         return "\n".join(self.lines())
@@ -58,12 +74,12 @@ class Verdict(Record):
         return html_table("Verdict", (), (), self.lines())
 
     def lines(self) -> list[str]:
-        """The verdict in a few lines: the word, what it rests on, and the figures."""
+        """The verdict in a few lines: the word, the inputs behind it, and the figures."""
         own = self.basis != "surrogates"
         on = (
             "of your inputs, kept apart"
             if own
-            else f"{self.surrogate} surrogates; inputs of your own would tell more"
+            else f"{self.surrogate} surrogates; inputs of your own would show more"
         )
         found = [
             f"verdict: {self.word} (on {self.inputs:,} {on})",

@@ -23,7 +23,7 @@ class APGD(Attack):
     rounding that hides it where the model is sure. The random starts depend on `seed`, the restart and the
     input's place in the data.
 
-    Example:
+    Examples:
         >>> import secateur
         >>> [secateur.APGD(0.1, "l2", loss).name for loss in ("ce", "margin")]
         ['apgd100_l2_eps0.1', 'apgd100-margin_l2_eps0.1']

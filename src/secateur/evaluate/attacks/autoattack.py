@@ -27,7 +27,7 @@ class AutoAttack(Attack):
     feature. What is drawn at random depends on `seed` and on the batch size. Slow: thousands of forward
     passes for each input that withstands.
 
-    Example:
+    Examples:
         >>> import secateur
         >>> # needs the optional package pyautoattack
         >>> secateur.AutoAttack(8 / 255).name  # doctest: +SKIP

@@ -21,7 +21,7 @@ class FGSM(Attack):
     The step has the length `eps`, in input units: along the sign of the gradient in L∞, along the gradient
     itself in L2.
 
-    Example:
+    Examples:
         >>> import torch, secateur
         >>> net = torch.nn.Linear(4, 3).eval()
         >>> with torch.no_grad():

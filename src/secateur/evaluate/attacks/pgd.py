@@ -26,7 +26,7 @@ class PGD(Attack):
     the input's place in the data, not on the batch size. `loss` is `ce` (cross-entropy), `margin` (of the
     logits) or `dlr` (the margin, rescaled; three classes or more).
 
-    Example:
+    Examples:
         >>> import secateur
         >>> attack = secateur.PGD(8 / 255, steps=40, restarts=5)
         >>> attack.name, round(attack.step, 5)

@@ -150,8 +150,7 @@ _MADE: dict[str, Callable[[Node, Sequence[Any], list[list[int]]], int]] = {
     "Upsample": _resized,
     **dict.fromkeys(
         "Add And BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean "
-        "Min Mod "
-        "Mul Or PRelu Pow Sub Sum Where Xor".split(),
+        "Min Mod Mul Or PRelu Pow Sub Sum Where Xor".split(),
         _broadcast,
     ),
     EXPANDED_LIKE: _broadcast,

@@ -25,8 +25,7 @@ FOLDED = set(
     "GatherND Greater GreaterOrEqual Identity IsInf IsNaN Less LessOrEqual Log Max Min Mod Mul Neg NonZero "
     "Not OneHot Or Pad Pow Range Reciprocal ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum Reshape "
     "Round ScatterElements ScatterND Sigmoid Sign Sin Slice Split Sqrt Squeeze Sub Sum Tan Tanh Tile TopK "
-    "Transpose Trilu Unique Unsqueeze "
-    "Where Xor".split()
+    "Transpose Trilu Unique Unsqueeze Where Xor".split()
 )
 FOLDED_BYTES = 2**28  # of one value
 _SHAPES = ("Shape", "Size")

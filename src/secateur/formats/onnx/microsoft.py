@@ -111,8 +111,7 @@ def _quick_gelu(node: Node, x: Tensor) -> Tensor:
 
 def _skip_layer_norm(
     node: Node, x: Tensor, skip: Tensor, gamma: Tensor, beta: Tensor | None = None,
-    bias: Tensor | None = None,
-    weight: Tensor | None = None,
+    bias: Tensor | None = None, weight: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     total = _sum(node, x, skip, bias, weight)
     y = F.layer_norm(total, total.shape[-1:], gamma, beta, node.attribute("epsilon", 1e-12))
@@ -147,8 +146,8 @@ def _with_sum(node: Node, y: Tensor, total: Tensor) -> list[Tensor]:
 
 def _embed_layer_norm(
     node: Node, ids: Tensor, segments: Tensor | None, words: Tensor, positions: Tensor,
-    segment_table: Tensor | None,
-    gamma: Tensor, beta: Tensor, mask: Tensor | None = None, places: Tensor | None = None,
+    segment_table: Tensor | None, gamma: Tensor, beta: Tensor, mask: Tensor | None = None,
+    places: Tensor | None = None,
 ) -> list[Tensor]:  # fmt: skip
     """The norm of the sum of embeddings, how many tokens each sample has, and the sum."""
     at = positions[: ids.shape[1]] if places is None else F.embedding(places, positions)

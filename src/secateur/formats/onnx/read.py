@@ -484,8 +484,8 @@ def _place(
     ):
         raise InputError(
             f"{path}: {tensor.name!r} of shape {list(tensor.dims)} needs {declared:,} bytes; the model names "
-            "bytes "
-            f"{offset:,} to {offset + length:,} of {location!r}, which has {size:,}. Copy the file again"
+            f"bytes {offset:,} to {offset + length:,} of {location!r}, which has {size:,}. Copy the file "
+            "again"
         )
     return offset, length
 

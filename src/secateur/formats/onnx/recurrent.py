@@ -183,8 +183,7 @@ SETTINGS: dict[str, set[int]] = {kind: {1} for kind in _GATES}  # the lengths
 
 def _gru(
     input: Tensor, hx: Tensor, params: list[Tensor], has_biases: bool, num_layers: int, dropout: float,
-    train: bool,
-    bidirectional: bool, batch_first: bool,
+    train: bool, bidirectional: bool, batch_first: bool,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Arguments and results are those of `torch.gru`, for one layer."""
     x = input.transpose(0, 1) if batch_first else input

@@ -84,8 +84,8 @@ def _values(inputs: Sequence[Array], model: str, name: str) -> list[Array]:
     except Exception as error:  # onnxruntime has several families of its own
         raise UnsupportedOpError(
             f"{name} has no rule, and onnxruntime cannot run it alone on values of shapes "
-            f"{[x.shape for x in inputs]}: "
-            f"{str(error).strip().splitlines()[0][:200]}. Export the model without it"
+            f"{[x.shape for x in inputs]}: {str(error).strip().splitlines()[0][:200]}. Export the model "
+            "without it"
         ) from error
     if not all(isinstance(v, np.ndarray) and v.dtype.kind in "fiub" for v in values):
         raise UnsupportedOpError(f"{name} has no rule, and gives something else than tensors of numbers")

@@ -80,9 +80,8 @@ def clean_inputs(archive: Archive) -> bytes:
     if not content:
         return b""
     try:
-        with zipfile.ZipFile(
-            io.BytesIO(content)
-        ) as inner:  # the older pickle layout is no zip, and is refused
+        # the older pickle layout is no zip file, and is refused
+        with zipfile.ZipFile(io.BytesIO(content)) as inner:
             if any(info.compress_type != zipfile.ZIP_STORED for info in inner.infolist()):
                 raise ValueError("compressed records")
         inputs = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
