@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 
 from secateur.budget import budget as largest_array
@@ -46,6 +48,12 @@ def _free() -> int:
         except (AttributeError, ValueError):
             return 0
     return min(available, 4 * largest_array())
+
+
+def give_back() -> None:
+    """Return memory that was freed to the system, where the C library keeps it otherwise (glibc)."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def shown(size: int) -> str:

@@ -23,6 +23,7 @@ from secateur.graph.coupling import couple, stored_groups
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
 from secateur.history import History
+from secateur.memory import give_back
 from secateur.methods import Goal, Method, Task
 from secateur.methods.exact.method import unneeded
 from secateur.methods.per_group import Choose
@@ -244,6 +245,7 @@ def _pruned(
     with report("drawing samples"):
         samples, validation, used = samples_for(request, graph, coupling, task.input_bounds)
         validation = with_doubts(validation, request, graph)
+    give_back()
     task = replace(task, samples=samples)
     with report(method.preparing):
         state = method.prepare(task)
