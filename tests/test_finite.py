@@ -4,6 +4,7 @@ ever.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -119,13 +120,23 @@ def test_fewer_samples_than_asked_are_warned_about() -> None:
 
 
 def test_fewer_samples_than_memory_holds_are_warned_about() -> None:
-    """A value of 10⁶ numbers for each sample: some forty of them in 1 GiB."""
-    model = nn.Sequential(nn.Linear(4, 10**6), nn.ReLU(), nn.Linear(10**6, 2), nn.Flatten()).eval()
-    with pytest.warns(SecateurWarning, match=r"samples: 44 of 10{12} are drawn; .* do not fit into 1 GiB"):
-        draw_samples(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", None, 10**12, None, 0)
-    own = Calibration(torch.rand(50, 4), (0.0, 1.0))
-    with pytest.warns(SecateurWarning, match="calibration: 44 inputs are used; .* do not fit into 1 GiB"):
-        draw_samples(capture(model, torch.zeros(2, 4)), (0.0, 1.0), "uniform", own, 48, None, 0)
+    """Inputs of 4 MB, which may take half of 256 MiB; small ones count as 4 KiB."""
+    large = capture(nn.Sequential(nn.Flatten(), nn.Linear(10**6, 2)).eval(), torch.zeros(2, 10**3, 10**3))
+    draw = partial(
+        draw_samples, input_bounds=(0.0, 1.0), surrogate="uniform", device=None, seed=0, memory=2**28
+    )
+    with pytest.warns(
+        SecateurWarning, match=r"samples: 33 of 10{12} are drawn: more take .* memory of 256 MiB"
+    ):
+        draw(large, calibration=None, count=10**12)
+    own = Calibration(torch.rand(50, 10**3, 10**3), (0.0, 1.0))
+    with pytest.warns(
+        SecateurWarning, match=r"calibration: 33 inputs are used: .*raise it \(memory=, --memory\)"
+    ):
+        draw(large, calibration=own, count=48)
+    small = capture(nn.Linear(4, 2).eval(), torch.zeros(2, 4))
+    with pytest.warns(SecateurWarning, match="samples: 32768 of 40000 are drawn"):
+        draw(small, calibration=None, count=40000)
 
 
 def test_tokens_out_of_the_vocabulary_are_named() -> None:

@@ -38,6 +38,7 @@ class Calibration:
     bounds: Any
 
 
+_LEAST_BYTES = 4096  # that a sample is taken to need, however small its input
 _DRAWS = 3  # of samples, where the model is not finite on some
 
 
@@ -194,7 +195,7 @@ def own(
 def affordable(graph: Graph, count: int, memory: int) -> int:
     """`count`, or as many samples as take half of `memory` bytes; at least 32."""
     each = sum(x[0].numel() * x.element_size() for x in graph.example)
-    return min(count, max(32, memory // 2 // max(1, each)))
+    return min(count, max(32, memory // 2 // max(_LEAST_BYTES, each)))
 
 
 def _as_tuple(value: Any) -> tuple[Tensor, ...]:
