@@ -25,7 +25,7 @@ from secateur.methods import Goal, Method, Task
 from secateur.methods.exact.method import unneeded
 from secateur.methods.per_group import Choose
 from secateur.outcome import kept_units, solved_tensors
-from secateur.plan import AUTO, Plan, Rounding, require_groups, schedule, selected
+from secateur.plan import AUTO, Plan, Rounding, Target, require_groups, schedule, selected
 from secateur.progress import phase, track
 from secateur.report.recipe import (
     Recipe,
@@ -36,6 +36,7 @@ from secateur.report.recipe import (
     input_specs,
     versions,
 )
+from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
 from secateur.request import Request
 from secateur.result import HistoryRow, Result, Size
@@ -43,6 +44,9 @@ from secateur.run import Run
 from secateur.samples import Surrogate
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
+from secateur.timing.clock import Clock
+from secateur.timing.goal import TowardsLatency
+from secateur.timing.measure import measured_times, network_after
 from secateur.torch_state import reproducible
 from secateur.types import Groups, Interval
 from secateur.validation import samples_for, verdict_of, with_doubts
@@ -90,7 +94,10 @@ def prune(
         model: an `nn.Module` in eval mode, or an exported program.
         example_inputs: a tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only
             shapes and types matter.
-        remove: the share that goes: 0.5 or "50%" of the units of every group, "params=50%", or "macs=50%".
+        remove: the share that goes: 0.5 or "50%" of the units of every group, or "params=50%", "macs=50%",
+            "bytes=50%" (of the parameters and buffers that the model reads), "latency=30%"; or the time that
+            one sample is to take, "latency=3ms". Latency is measured on this machine, in the runtime where the
+            model is usually run (`Result.latency`); so plans differ between machines and between runs.
             Default: 0.5, and for `exact` all that can go.
         method: `reconstruct`, `exact`, or a name in `secateur.methods.METHODS`; `options` are its parameters.
             `exact` removes what the function over the input box does not need, in one step, and nothing else;
@@ -162,18 +169,23 @@ def prune(
         progress=progress,
     )
     parsed("model", model, MODEL)
+    threads = torch.get_num_threads()  # the models will run on
     with reproducible(model):
-        return _pruned(model, example_inputs, request)
+        return _pruned(model, example_inputs, request, threads)
 
 
 def _pruned(
-    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request
+    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request, threads: int
 ) -> Result:
     method, history = request.method, History(request.callbacks)
     report = partial(phase, enabled=request.progress)
     with report("capturing the model"):
         task = _task(model, example_inputs, request)
     run, graph, coupling = task.run, task.graph, task.coupling
+    timed = None
+    if request.target is not None and request.target.quantity == "latency":
+        with report("measuring the latency of layers"):
+            timed, task = _timed(model, example_inputs, task, request.target, threads)
     if request.exact_first:
         with report("looking for units that the function does not need"):
             _remove_unneeded(task, history)
@@ -183,7 +195,10 @@ def _pruned(
     task = replace(task, samples=samples)
     with report(method.preparing):
         state = method.prepare(task)
-        plan = _plan(task, state, method)
+        if timed is None:
+            plan = _plan(task, state, method)
+        else:
+            plan = timed.plan(lambda latency: _plan(replace(task, latency=latency), state, method))
 
     stopped = ""
     for goal in track(_goals(task, plan, request), "pruning", request.progress):
@@ -205,16 +220,19 @@ def _pruned(
         )
     if stopped:
         said = f"stopped after step {len(history.steps)}: {stopped}"
-        plan = plan.cut_short(graph, coupling, task.groups, run.alive, said)
+        plan = plan.cut_short(graph, coupling, task.groups, run.alive, said, task.latency)
 
     with report("making and checking the smaller model"):
         small = shrink(model, graph, coupling, run.weights, run.alive)
+    if timed is not None:
+        with report("measuring its latency"):
+            plan = timed.measured(plan, small, stopped=bool(stopped))
     with report("judging it"):
         verdict = None if validation is None else verdict_of(graph, run.weights, validation, request.head)
     recorded = request.recorded(request.ignored(model), task.input_bounds)
     return Result(
         small,
-        _recipe(task, recorded, plan, history, used, verdict),
+        _recipe(task, recorded, plan, history, used, verdict, None if timed is None else timed.record),
         tuple(history.rows),
         _size(task),
         stored_groups(graph, coupling.groups),
@@ -250,6 +268,21 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
         round_to=request.round_to,
         recursive=request.recursive,
     )
+
+
+def _timed(
+    model: nn.Module | ExportedProgram,
+    example_inputs: ExampleInputs | None,
+    task: Task,
+    target: Target,
+    threads: int,
+) -> tuple[TowardsLatency, Task]:
+    """The times of the network, and the task with a share for a latency that was asked in milliseconds."""
+    clock = Clock(model, example_inputs, threads)
+    predictor = measured_times(model, task.graph, task.coupling, task.groups, clock)
+    target = target.resolved(predictor({}))
+    build = partial(network_after, model, task.graph, task.coupling)
+    return TowardsLatency(clock, build, target, predictor), replace(task, target=target, latency=predictor)
 
 
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
@@ -305,6 +338,7 @@ def _recipe(
     history: History,
     used: UsedInputs,
     verdict: Verdict | None,
+    latency: LatencyRecord | None,
 ) -> Recipe:
     run, graph = task.run, task.graph
     return Recipe(
@@ -316,6 +350,7 @@ def _recipe(
         verdict=verdict,
         achieved=plan.achieved,
         shortfall=plan.shortfall,
+        latency=latency,
         steps=tuple(history.steps),
         groups=kept_units(stored_groups(graph, task.groups), run.alive),
         result=digest_of(typed_tensors(graph, task.coupling, run.weights, run.alive)),

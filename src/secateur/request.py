@@ -18,7 +18,7 @@ from secateur.errors import InputError
 from secateur.guard import Guard
 from secateur.inputs import Normalisation
 from secateur.methods import METHODS, Method, as_method, method_named
-from secateur.plan import AUTO, Allocation, Rounding, Target
+from secateur.plan import AUTO, REMOVE, Allocation, Rounding, Target
 from secateur.presets import PRESETS
 from secateur.report.recipe import RecordedRequest
 from secateur.samples import Calibration, Surrogate, name_of
@@ -184,7 +184,7 @@ _PAIRS = "a dict of names and values"
 RULES: dict[str, Rule] = {
     "remove": may.optional(
         Rule(
-            "the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'",
+            REMOVE,
             lambda value: value,
         )
     ),

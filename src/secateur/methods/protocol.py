@@ -17,6 +17,7 @@ from secateur.graph.graph import Graph
 from secateur.methods.batch_norm import Norm, following_norms
 from secateur.options import Option, checked_options, options_in
 from secateur.plan import Allocation, Plan, Rounding, Target, make_plan
+from secateur.quantities import After
 from secateur.reconstruct import LayerStatistics, Settings, layer_statistics, marginal_costs
 from secateur.report.recipe import Edit
 from secateur.run import Run
@@ -41,6 +42,7 @@ class Task:
     allocation: Allocation = "uniform"
     round_to: Rounding = 1
     recursive: bool = True
+    latency: After | None = None  # for a target in latency: milliseconds after a removal, predicted
 
     @property
     def graph(self) -> Graph:
@@ -156,6 +158,7 @@ class Method(ABC):
             costs,
             task.gone(),
             self.most(task),
+            task.latency,
         )
 
     @abstractmethod

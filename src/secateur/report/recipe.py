@@ -23,6 +23,7 @@ from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.graph import Graph
 from secateur.graph.node import kind
 from secateur.report.record import Record
+from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
 
 _MOST = 2**31  # numbers in an input, units in a group
@@ -127,6 +128,7 @@ class Recipe(Record):
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
     verdict: Verdict | None = None
+    latency: LatencyRecord | None = None  # for a target in latency: what was measured, and the plan's table
     result: str = Field(
         pattern=_SHA256
     )  # digest of the smaller model's tensors, which replay must give again
