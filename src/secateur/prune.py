@@ -96,8 +96,8 @@ def prune(
             shapes and types matter.
         remove: the share that goes: 0.5 or "50%" of the units of every group, or "params=50%", "macs=50%",
             "bytes=50%" (of the parameters and buffers that the model reads), "latency=30%"; or the time that
-            one sample is to take, "latency=3ms". Latency is measured on this machine, in the runtime where the
-            model is usually run (`Result.latency`); so plans differ between machines and between runs.
+            one sample is to take, "latency=3ms". Latency is measured on this machine, in the runtime where
+            the model is usually run (`Result.latency`); so plans differ between machines and between runs.
             Default: 0.5, and for `exact` all that can go.
         method: `reconstruct`, `exact`, or a name in `secateur.methods.METHODS`; `options` are its parameters.
             `exact` removes what the function over the input box does not need, in one step, and nothing else;

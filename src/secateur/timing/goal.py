@@ -89,8 +89,8 @@ class TowardsLatency:
             share=(1 - high, 1 - low),
             table=self.predictor.table,
         )
-        shortfall = plan.shortfall if stopped else _shortfall(self.target, turns, self.record)
-        return replace(plan, achieved=1 - turns.ratio, shortfall=shortfall)
+        missed = "" if stopped else _shortfall(self.target, turns, self.record)
+        return replace(plan, achieved=1 - turns.ratio, shortfall=plan.shortfall or missed)
 
 
 def _shortfall(target: Target, turns: Turns, record: LatencyRecord) -> str:
@@ -99,12 +99,12 @@ def _shortfall(target: Target, turns: Turns, record: LatencyRecord) -> str:
     if target.ms is not None and turns.after_interval[0] > target.ms + _NOISE * turns.before:
         said = " to ".join(f"{ms:.3g}" for ms in turns.after_interval)
         return (
-            f"one sample takes {turns.after:.3g} ms ({said}; {record.table.where}) where {target.ms:.3g} ms was "
-            "asked"
+            f"one sample takes {turns.after:.3g} ms ({said}; {record.table.where}) where {target.ms:.3g} ms "
+            "was asked"
         )
     if target.ms is None and 1 - low < target.share - _NOISE:
         return (
-            f"{1 - turns.ratio:.2%} of latency removed ({1 - high:.2%} to {1 - low:.2%}; {record.table.where}) "
-            f"where {target.share:.2%} was asked"
+            f"{1 - turns.ratio:.2%} of latency removed ({1 - high:.2%} to {1 - low:.2%}; "
+            f"{record.table.where}) where {target.share:.2%} was asked"
         )
     return ""
