@@ -84,14 +84,13 @@ def pruned(
     low, high = (1 - ratio for ratio in reversed(turns.ratio_interval))
     with torch.no_grad():
         guesses = torch.cat([result.model(batch).argmax(1) for batch in images.split(500)])
+    told = result.latency
     return {
         "latency_gone": 1 - turns.ratio,
         "interval": [low, high],
         "macs_gone": 1 - result.after.macs / result.before.macs,
         "accuracy": float((guesses == labels).double().mean()),
-        "predicted_gone": None
-        if result.latency is None
-        else 1 - result.latency.predicted / result.latency.before,
+        "predicted_gone": None if told is None else 1 - told.predicted / told.before,
         "shortfall": result.shortfall,
         "seconds": seconds,
     }

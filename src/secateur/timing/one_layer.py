@@ -86,15 +86,15 @@ def _attributes(shape: Shape) -> dict[str, Any]:
     """Settings of a convolution as ONNX writes them."""
     kernel, settings = shape.weight[2:], dict(shape.settings)
 
-    def spread(name: str) -> list[int]:
-        value = settings.get(name, 1)
+    def spread(name: str, default: int = 0) -> list[int]:
+        value = settings.get(name, default)
         values = list(value) if isinstance(value, tuple) else [value]
         return values * len(kernel) if len(values) == 1 else values
 
     found: dict[str, Any] = {
         "kernel_shape": kernel,
-        "strides": spread("stride"),
-        "dilations": spread("dilation"),
+        "strides": spread("stride", 1),
+        "dilations": spread("dilation", 1),
     }
     if isinstance(settings.get("padding"), str):
         return found | {"auto_pad": "SAME_UPPER" if settings["padding"] == "same" else "VALID"}
