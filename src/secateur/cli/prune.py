@@ -479,6 +479,12 @@ def _print(
 ) -> None:
     if result.shortfall:
         say(result.shortfall)
+    found = by_suffix(output)
+    if result.latency is not None and found is not None and found.runtime != result.latency.table.runtime:
+        say(
+            f"latency was measured in {result.latency.table.runtime}, and {output} is for {found.runtime}; "
+            "to plan for that, prune an .onnx file"
+        )
     if as_json:
         print_json(_as_json(result, output, recipe, timed))
         return

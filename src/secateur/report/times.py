@@ -40,7 +40,7 @@ class TimeTable(Record):
 
     runtime: Literal["torch", "onnxruntime"]
     threads: int | None  # None: the runtime's own choice
-    batch: int = 1
+    batch: int = 1  # of whole networks; layers are timed on one sample
     rows: tuple[LayerTimes, ...]
     weights: Weights
     # (sum of the parts, measured) of whole networks of the planned shapes, ascending: what the sum is read as

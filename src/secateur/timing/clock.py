@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 
 from secateur.evaluate.cost import turns_of
 from secateur.evaluate.latency import example_of, one_sample_pass, usual_runtime
+from secateur.evaluate.runtime import fixed_batch
 from secateur.formats.format import Runtime
 from secateur.graph.example import ExampleInputs
 
@@ -35,7 +36,8 @@ class Turns:
 class Clock:
     """Times networks against the original, in the runtime where that is usually run.
 
-    `threads`: of torch, as the caller has set them; onnxruntime takes its own number.
+    `threads`: of torch, as the caller has set them; onnxruntime takes its own number. The batch is one
+    sample, or what the model fixes.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Clock:
     ) -> None:
         self.runtime: Runtime = usual_runtime(model)
         self.threads = threads if self.runtime == "torch" else None
+        self.batch = (fixed_batch(model) if isinstance(model, nn.Module) else None) or 1
         self._example = example_of(model, example_inputs)
         self._whole = self._pass(model)
 

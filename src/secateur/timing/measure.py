@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -19,7 +21,7 @@ from secateur.report.times import LayerTimes, TimeTable
 from secateur.run import Run
 from secateur.surgery import shrink
 from secateur.timing.clock import Clock
-from secateur.timing.one_layer import empty_pass, layer_pass
+from secateur.timing.one_layer import Pass, empty_pass, layer_pass
 from secateur.timing.parts import Axis, Layer, Parts, Shape, parts_of
 from secateur.timing.predict import Predictor, fitted, rising, sums, weighed
 from secateur.types import Group, Removal
@@ -28,6 +30,7 @@ _FRACTIONS = (1.0, 0.75, 0.5, 0.25, 0.125)  # of the widths that are measured
 _FEWER = (1.0, 0.5, 0.125)  # for layers that take long
 _ANCHORS = (0.5, 0.125)  # shares of all groups that stay in the whole networks
 _REPEATS, _SECONDS = 30, 10.0  # of each width; for all layers together, as far as `_FEWER` widths allow
+_MOST_NUMBERS = 2**26  # of weights that are held at a time
 _CPU = torch.device("cpu")
 
 _Key = tuple[Runtime, int | None, Shape, tuple[int, ...], tuple[int, ...]]
@@ -59,6 +62,7 @@ def measured_times(
     table = TimeTable(
         runtime=clock.runtime,
         threads=clock.threads,
+        batch=clock.batch,
         rows=rows,
         weights=weights,
         corrections=((weighed(found[0], weights), times[0]),),
@@ -121,12 +125,19 @@ def _row(layers: Sequence[Layer], clock: Clock, seconds: float) -> LayerTimes:
 def _measured(
     layer: Layer, inputs: Sequence[int], outputs: Sequence[int], runtime: Runtime, seconds: float
 ) -> tuple[tuple[float, ...], ...]:
-    """Medians, less that of an empty call; shape: (inputs, outputs)."""
-    passes: list[Callable[[], object]] = [empty_pass(runtime)]
+    """Medians, less that of an empty call; shape: (inputs, outputs).
+
+    All widths take turns, but for layers whose weights would fill the memory: these are timed one by one.
+    """
+    make: list[Callable[[], Pass]] = [partial(empty_pass, runtime)]
     for width in inputs:
         ends = outputs if len(outputs) > 1 else [_beside(layer, width)]
-        passes += [layer_pass(runtime, layer.shape, width, end) for end in ends]
-    turns = turns_of(passes, _CPU, repeats=_REPEATS, warm_up=1, limit_s=seconds)
+        make += [partial(layer_pass, runtime, layer.shape, width, end) for end in ends]
+    together = len(make) if math.prod(layer.shape.weight) * len(make) <= _MOST_NUMBERS else 1
+    turns = list[list[float]]()
+    for start in range(0, len(make), together):
+        passes, limit = [one() for one in make[start : start + together]], seconds * together / len(make)
+        turns += turns_of(passes, _CPU, repeats=_REPEATS, warm_up=1, limit_s=limit)
     call, *found = (1000 * statistics.median(times) for times in turns)
     count = len(outputs)
     return rising([[max(0.0, ms - call) for ms in found[i : i + count]] for i in range(0, len(found), count)])
