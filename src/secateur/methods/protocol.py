@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
@@ -43,6 +43,8 @@ class Task:
     round_to: Rounding = 1
     recursive: bool = True
     latency: After | None = None  # for a target in latency: milliseconds after a removal, predicted
+    # costs of a global allocation by group, kept where a plan is made again for another prediction
+    costs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
@@ -148,14 +150,15 @@ class Method(ABC):
         """How many units of each group are to go."""
         if task.target is None:
             raise InputError(f"remove: {self.name} needs to know how much to remove, such as 0.5")
-        costs = self.costs(task, state) if task.allocation == "global" else None
+        if task.allocation == "global" and not task.costs:
+            task.costs.update(self.costs(task, state))
         return make_plan(
             task.graph,
             task.coupling,
             task.groups,
             task.target,
             task.round_to,
-            costs,
+            task.costs if task.allocation == "global" else None,
             task.gone(),
             self.most(task),
             task.latency,
