@@ -238,7 +238,7 @@ def test_ways_to_say_how_much(remove: float | str, share: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "remove", [0, 1, 1.5, -0.1, "0%", "100%", "half", "latency=50%", "", "params=", math.nan, True]
+    "remove", [0, 1, 1.5, -0.1, "0%", "100%", "half", "watts=50%", "", "params=", math.nan, True]
 )
 def test_no_share_at_all(remove: Any) -> None:
     with pytest.raises(InputError, match=r"give the share that goes, between 0 and 1: 0\.5, '50%'"):

@@ -19,7 +19,8 @@ from torch import nn
 
 import secateur
 from architectures import ARCHITECTURES
-from secateur import memory, timing
+from secateur import memory
+from secateur import pace as paces
 from secateur.errors import InputError, SecateurWarning
 from secateur.graph import footprint as footprints
 from secateur.graph import stages, workers
@@ -27,9 +28,9 @@ from secateur.graph.capture import capture
 from secateur.graph.footprint import batch_size, footprint, multiplications
 from secateur.graph.store import Both, Store
 from secateur.graph.workers import in_order
+from secateur.pace import Pace
 from secateur.surrogates.effort import effort_for
 from secateur.surrogates.source import Source
-from secateur.timing import Pace
 
 
 def pruned(name: str, **settings: Any) -> str:
@@ -183,7 +184,7 @@ def test_sizes(text: Any, size: int) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5min", 300), (2.5, 2.5), ("1h", 3600)])
 def test_times(text: Any, seconds: float) -> None:
-    assert timing.as_seconds(text) == seconds
+    assert paces.as_seconds(text) == seconds
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates of a network after a removal, from the graph alone: nothing is run."""
+"""Parameters, multiply-accumulates and bytes of a network after a removal, from the graph; nothing is run."""
 
 from __future__ import annotations
 
@@ -37,24 +37,38 @@ def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
 
 
 class Costs:
-    """`parameters_after` and `macs_after` for many removals from one network.
+    """Sizes of one network after many removals.
 
     The whole network is counted once; a removal recounts only the tensors and ops that hold its units.
     """
 
     def __init__(self, graph: Graph, coupling: Coupling) -> None:
         self.graph, self.coupling = graph, coupling
-        self._parameters = set(graph.parameters)
+        self._parameters = dict.fromkeys(graph.parameters, 1)
+        stored = (name for name, aliases in graph.aliases.items() if aliases)
+        self._bytes = {name: graph.tensors[name].element_size() for name in stored}
 
     def parameters(self, alive: Alive) -> int:
         """Parameters of the shrunk model."""
-        shapes = {name: list(self.graph.tensors[name].shape) for name in self._tensors(alive)}
+        return self._weighed(alive, self._parameters)
+
+    def bytes(self, alive: Alive) -> int:
+        """Bytes of the parameters and buffers that the shrunk model reads, each shared one once."""
+        return self._weighed(alive, self._bytes)
+
+    def _weighed(self, alive: Alive, weights: Mapping[str, int]) -> int:
+        """The numbers that are left in the tensors of `weights`, each number as often as its tensor says."""
+        groups = {group.name: group for group in self.coupling.groups}
+        changed = {slot.tensor for name in _losing(alive) for slot in groups[name].slots} & weights.keys()
+        shapes = {name: list(self.graph.tensors[name].shape) for name in changed}
         for (name, axis), keep in kept_indices(self.graph, self.coupling, alive).items():
             if name in shapes:
                 shapes[name][axis] = len(keep)
-        numbers = {name: math.prod(shape) for name, shape in shapes.items()}
-        full_size = {name: self.graph.tensors[name].numel() for name in numbers}
-        return self._whole_parameters + sum(numbers.values()) - sum(full_size.values())
+        whole = sum(weight * self.graph.tensors[name].numel() for name, weight in weights.items())
+        return whole - sum(
+            weights[name] * (self.graph.tensors[name].numel() - math.prod(shape))
+            for name, shape in shapes.items()
+        )
 
     def macs(self, alive: Alive) -> int:
         """Multiply-accumulates of the shrunk model for one sample."""
@@ -62,16 +76,6 @@ class Costs:
         recounted = _macs_of(self.graph, self.coupling, alive, nodes)
         removed = sum(self._whole_macs[node] - count for node, count in recounted.items())
         return (sum(self._whole_macs.values()) - removed) // self.graph.example[0].shape[0]
-
-    def _tensors(self, alive: Alive) -> set[str]:
-        """The parameters that hold units to be removed."""
-        groups = {group.name: group for group in self.coupling.groups}
-        found = {slot.tensor for name in _losing(alive) for slot in groups[name].slots}
-        return found & self._parameters
-
-    @cached_property
-    def _whole_parameters(self) -> int:
-        return sum(self.graph.tensors[name].numel() for name in self._parameters)
 
     @cached_property
     def _whole_macs(self) -> dict[fx.Node, int]:
@@ -105,6 +109,11 @@ def _losing(alive: Alive) -> list[str]:
 def _counted(graph: Graph) -> list[fx.Node]:
     """The ops whose multiply-accumulates are counted."""
     return [node for node in graph.nodes if node.op == "call_function" and kind(node) in _MACS]
+
+
+def macs_of_op(node: fx.Node, shape: Callable[[Any], Shape]) -> int:
+    """Multiply-accumulates of one op, 0 of one that is not counted; `shape` gives that of any value."""
+    return _MACS[kind(node)](node, shape) if kind(node) in _MACS else 0
 
 
 def _macs_of(graph: Graph, coupling: Coupling, alive: Alive, nodes: Iterable[fx.Node]) -> dict[fx.Node, int]:

@@ -1,4 +1,4 @@
-"""From a requested share of units, parameters or MACs to the units that each group loses in each step."""
+"""From a requested share of a quantity to the units that each group loses in each step."""
 
 from __future__ import annotations
 
@@ -13,49 +13,76 @@ import torch
 from torch import Tensor
 
 from secateur.channels import aligned_units, block_units
-from secateur.cost import Costs
 from secateur.errors import InputError, NothingToPruneError, TargetMissedError, few
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
+from secateur.quantities import QUANTITIES, After, Measure, Quantity
 from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
 
 Rounding = int | Literal["auto"]
 Allocation = Literal["uniform", "global"]
 AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
-Quantity = Literal["units", "params", "macs"]
 
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
 
-_QUANTITIES: dict[str, Quantity] = {"units": "units", "params": "params", "size": "params", "macs": "macs"}
+# "size" is that of the weights in a file.
+_NAMES: dict[str, Quantity] = {**{name: name for name in QUANTITIES}, "size": "params"}
+REMOVE = (
+    "the share that goes, between 0 and 1: 0.5, '50%', 'params=50%', 'macs=50%', 'bytes=50%' or "
+    "'latency=30%'; or the time that stays: 'latency=3ms'"
+)
 
 
 @dataclass(frozen=True)
 class Target:
-    """What to remove: `share` (between 0 and 1) of `quantity`."""
+    """What to remove: `share` (between 0 and 1) of `quantity`; or all above `ms` milliseconds of latency.
+
+    With `ms`, `share` is 0 until the latency of the whole network is known (`resolved`).
+    """
 
     quantity: Quantity
     share: float
+    ms: float | None = None
 
     @staticmethod
     def parse(remove: float | str) -> Target:
-        """Read 0.5, "50%", "units=50%", "params=50%" or "macs=0.5"; always the share that goes.
+        """Read 0.5, "50%", "units=50%", "macs=0.5" and the like: the share that goes; or "latency=3ms".
 
-        "size", that of the weights in a file, is the parameters.
+        Raises `InputError` for anything else.
         """
         name, _, amount = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
-        quantity = _QUANTITIES.get(name.strip() or "units")
-        try:
-            text = str(amount).strip()
-            share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-        except ValueError:
-            share = math.nan
+        quantity, text = _NAMES.get(name.strip() or "units"), str(amount).strip()
+        if quantity == "latency" and text.endswith("ms"):
+            ms = _number(text.removesuffix("ms"))
+            if 0 < ms < math.inf:
+                return Target(quantity, 0.0, ms)
+        share = _number(text[:-1]) / 100 if text.endswith("%") else _number(text)
         if quantity is None or not 0 < share < 1:
-            raise InputError(
-                f"remove={remove!r}: give the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or "
-                "'macs=50%'"
-            )
+            raise InputError(f"remove={remove!r}: give {REMOVE}")
         return Target(quantity, share)
+
+    def resolved(self, whole: float) -> Target:
+        """With `share` filled in, for a network of `whole` milliseconds.
+
+        Raises `NothingToPruneError` where it takes no more than `ms` already.
+        """
+        if self.ms is None:
+            return self
+        if self.ms >= whole:
+            raise NothingToPruneError(
+                f"one sample takes {whole:.3g} ms already, no more than the {self.ms:.3g} ms asked for; ask "
+                "for less time, or leave the model as it is"
+            )
+        return replace(self, share=1 - self.ms / whole)
+
+
+def _number(text: str) -> float:
+    """NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 @dataclass(frozen=True)
@@ -70,11 +97,17 @@ class Plan:
     multiples: Mapping[str, int] = field(default_factory=dict)
 
     def cut_short(
-        self, graph: Graph, coupling: Coupling, groups: Sequence[Group], alive: Mapping[str, Tensor], why: str
+        self,
+        graph: Graph,
+        coupling: Coupling,
+        groups: Sequence[Group],
+        alive: Mapping[str, Tensor],
+        why: str,
+        latency: After | None = None,
     ) -> Plan:
         """The plan as far as it was carried out, and why no further."""
         removed = {group.name: int((~alive[group.name]).sum()) for group in groups}
-        achieved = _Measure(graph, coupling, groups, self.requested.quantity).share(removed)
+        achieved = Measure(graph, coupling, groups, self.requested.quantity, latency).share(removed)
         return replace(self, removed=removed, achieved=achieved, shortfall=why)
 
 
@@ -114,18 +147,21 @@ def make_plan(
     costs: Mapping[str, Tensor] | None = None,
     gone: Mapping[str, int] | None = None,
     most: Mapping[str, int] | None = None,
+    latency: After | None = None,
 ) -> Plan:
     """The least uniform ratio that meets `target`; with `costs`, the least price that each group pays alike.
 
-    `costs[group]` is what each next unit costs, shape: (units − 1,); the price is this per parameter, MAC or
-    unit that goes with it. Groups without costs stay whole. With a number as `round_to`, kept units are
-    rounded up to a multiple of it, so that no group loses more than its share. With `AUTO`, they are rounded
-    to whole blocks of channels in such a way that the whole reaches the request (see `rounded_removal`);
+    `costs[group]` is what each next unit costs, shape: (units − 1,); the price is this per parameter, MAC,
+    unit, byte or millisecond that goes with it. Groups without costs stay whole. With a number as `round_to`,
+    kept units are rounded up to a multiple of it, so that no group loses more than its share. With `AUTO`,
+    they are rounded to whole blocks of channels in such a way that the whole reaches the request (see
+    `rounded_removal`);
     networks without blocks are not rounded. Every group keeps at least one unit and, with `AUTO`, loses no
-    more than `most` where the request can be met so. Units that are `gone` already count. Raises
-    `NothingToPruneError` and `TargetMissedError`.
+    more than `most` where the request can be met so. Units that are `gone` already count. `latency` gives the
+    milliseconds after a removal, for a target in latency. Raises `NothingToPruneError` and
+    `TargetMissedError`.
     """
-    gone, measure = gone or {}, _Measure(graph, coupling, groups, target.quantity)
+    gone, measure = gone or {}, Measure(graph, coupling, groups, target.quantity, latency)
     if costs is not None:
         ladder = _prices(measure, costs)
     else:
@@ -176,18 +212,19 @@ def capped(
     target: Target | None,
     round_to: Rounding,
     found: Mapping[str, int],
+    latency: After | None = None,
 ) -> dict[str, int]:
     """Units of each group to remove, of those that an exact method has `found` to be removable.
 
     No more than `target` asks for, in a way that multiples of `round_to` stay. A result that is given again
-    is not reduced further. A target in parameters or MACs takes the least uniform ratio that meets it. `AUTO`
-    does not round: no other units could be removed in place of those that would stay.
+    is not reduced further. A target in another quantity than units takes the least uniform ratio that meets
+    it. `AUTO` does not round: no other units could be removed in place of those that would stay.
     """
     wanted = dict(found)
     if target is not None and target.quantity == "units":
         wanted = {g.name: min(found[g.name], _share_of(g, target.share)) for g in groups}
     elif target is not None:
-        measure = _Measure(graph, coupling, groups, target.quantity)
+        measure = Measure(graph, coupling, groups, target.quantity, latency)
         if measure.share(found) > target.share:
             ladder = {
                 g.name: torch.arange(1, found[g.name] + 1, dtype=torch.float64) / g.units for g in groups
@@ -202,10 +239,11 @@ def as_done(
     groups: Sequence[Group],
     target: Target | None,
     removed: Mapping[str, int],
+    latency: After | None = None,
 ) -> Plan:
     """The plan of a removal that has already been done; `target` may have asked for more."""
     requested = target or Target("units", 1.0)
-    achieved = _Measure(graph, coupling, groups, requested.quantity).share(removed)
+    achieved = Measure(graph, coupling, groups, requested.quantity, latency).share(removed)
     shortfall = ""
     if target is not None and achieved < target.share - _EPSILON:
         asked = f"{achieved:.2%} of {target.quantity} removed where {target.share:.2%} was asked"
@@ -249,7 +287,7 @@ def _rounded(
 
 
 def _in_blocks(
-    measure: _Measure,
+    measure: Measure,
     target: Target,
     blocks: Mapping[str, int],
     ladder: Mapping[str, Tensor],
@@ -268,20 +306,19 @@ def _in_blocks(
     return removed
 
 
-def _prices(measure: _Measure, costs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _prices(measure: Measure, costs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The price of each next unit, never falling, since units leave in order; shape: (units − 1,) each."""
     prices = {}
     for g in measure.groups:
         if g.name not in costs:
             prices[g.name] = torch.full((g.units - 1,), torch.inf, dtype=torch.float64)
             continue
-        saved = max(1, measure.whole - measure.after({g.name: 1}))
-        prices[g.name] = (costs[g.name] / saved).cummax(0).values
+        prices[g.name] = (costs[g.name] / measure.saved_by_one(g)).cummax(0).values
     return prices
 
 
 def _least_that_reaches(
-    measure: _Measure,
+    measure: Measure,
     target: Target,
     multiples: Mapping[str, int],
     ladder: Mapping[str, Tensor],
@@ -310,32 +347,6 @@ def _missed(coupling: Coupling, target: Target, multiple: int, most: float) -> T
         f"{target.share:.2%} of {target.quantity} cannot go: with one unit (or {multiple}) left in every "
         f"group, {most:.2%} is gone. Pinned: {_why_not(coupling)}"
     )
-
-
-class _Measure:
-    """The requested quantity of a network, and the share of it that a removal takes."""
-
-    def __init__(self, graph: Graph, coupling: Coupling, groups: Sequence[Group], quantity: Quantity) -> None:
-        self.graph, self.coupling, self.groups, self.quantity = graph, coupling, groups, quantity
-        self._costs = Costs(graph, coupling)
-        self.whole = self.after({})
-
-    def after(self, removed: Mapping[str, int]) -> int:
-        """Units, parameters or MACs that are left; `removed`: units that each group loses."""
-        if self.quantity == "units":
-            return sum(g.units - removed.get(g.name, 0) for g in self.groups)
-        alive = _any_alive(self.groups, removed)
-        return self._costs.parameters(alive) if self.quantity == "params" else self._costs.macs(alive)
-
-    def share(self, removed: Mapping[str, int]) -> float:
-        """The share of the whole that goes."""
-        return 1.0 - self.after(removed) / self.whole
-
-
-def _any_alive(groups: Sequence[Group], removed: Mapping[str, int]) -> dict[str, Tensor]:
-    """For groups that lose units, masks with the right number gone; which ones does not matter to sizes."""
-    losing = {g.name: g.units for g in groups if removed.get(g.name, 0)}
-    return {name: torch.arange(units) >= removed[name] for name, units in losing.items()}
 
 
 def _why_not(coupling: Coupling) -> str:

@@ -28,7 +28,8 @@ from secateur.methods import Goal, Method, Task
 from secateur.methods.exact.method import unneeded
 from secateur.methods.per_group import Choose
 from secateur.outcome import kept_units, solved_tensors
-from secateur.plan import AUTO, Plan, Rounding, require_groups, schedule, selected
+from secateur.pace import pace_of, shown
+from secateur.plan import AUTO, Plan, Rounding, Target, require_groups, schedule, selected
 from secateur.progress import notice, phase, track
 from secateur.report.recipe import (
     Recipe,
@@ -39,6 +40,7 @@ from secateur.report.recipe import (
     input_specs,
     versions,
 )
+from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
 from secateur.request import Request
 from secateur.result import HistoryRow, Result, Size
@@ -46,10 +48,12 @@ from secateur.run import Run
 from secateur.samples import Surrogate
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
-from secateur.timing import pace_of, shown
+from secateur.timing.clock import Clock
+from secateur.timing.goal import TowardsLatency
+from secateur.timing.measure import measured_times, network_after
 from secateur.torch_state import reproducible
 from secateur.types import Groups, Interval
-from secateur.validation import samples_for, verdict_of, with_doubts
+from secateur.validation import Validation, samples_for, verdict_of, with_doubts
 
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
@@ -124,7 +128,10 @@ def prune(
         example_inputs: A tensor, a tuple of tensors or a dict of keyword arguments; axis 0 is the batch. Only
             shapes and types matter. Not needed for an exported program.
         remove: How much to remove: 0.5 or "50%" of the units of every group, "params=50%" of all parameters,
-            or "macs=50%" of all multiply-accumulates. Default: 0.5; for `exact`, all units that it finds.
+            "macs=50%" of all multiply-accumulates, "bytes=50%" of the stored weights, "latency=30%" of the
+            time of one sample, or all above a time, "latency=3ms". Latency is measured on this machine, in
+            the runtime where the model is usually run (`Result.latency`), so that plans differ between
+            machines and runs. Default: 0.5; for `exact`, all units that it finds.
         method: The name of a method in `secateur.methods.METHODS`, a `secateur.methods.Method`, or a function
             (context, group, count) → `Removal`. `reconstruct` is the most accurate. `exact` removes only
             units whose removal leaves the outputs unchanged over the input box, in one step; it uses no
@@ -225,23 +232,28 @@ def prune(
         progress=progress,
     )
     parsed("model", model, MODEL)
+    threads = torch.get_num_threads()  # the models will run on
     with reproducible(model):
-        return _pruned(model, example_inputs, request)
+        return _pruned(model, example_inputs, request, threads)
 
 
 def _pruned(
-    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request
+    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request, threads: int
 ) -> Result:
     method, history = request.method, History(request.callbacks)
     report = partial(phase, enabled=request.progress)
     with report("capturing the model"):
         task = _task(model, example_inputs, request)
     run, graph, coupling = task.run, task.graph, task.coupling
+    timed = None
+    if request.target is not None and request.target.quantity == "latency":
+        with report("measuring the latency of layers"):
+            timed, task = _timed(model, example_inputs, task, request.target, threads)
     if request.exact_first:
-        with report("looking for units that the function does not need"):
+        with report("looking for units that can be removed exactly"):
             _remove_unneeded(task, history)
     recorded = request.recorded(request.ignored(model), task.input_bounds)
-    request = _timed(task, request)
+    request = _paced(task, request)
     with report("drawing samples"):
         samples, validation, used = samples_for(request, graph, coupling, task.input_bounds)
         validation = with_doubts(validation, request, graph)
@@ -249,37 +261,30 @@ def _pruned(
     task = replace(task, samples=samples)
     with report(method.preparing):
         state = method.prepare(task)
-        plan = _plan(task, state, method)
+        if timed is None:
+            plan = _plan(task, state, method)
+        else:
+            plan = timed.plan(lambda latency: _plan(replace(task, latency=latency), state, method))
 
-    stopped = ""
-    for goal in track(_goals(task, plan, request), "pruning", request.progress):
-        if stopped := history.stopped:
-            break
-        before, gone = run.saved(), task.gone()
-        edits = method.step(task, state, goal)
-        _check_step(task, method, goal, gone)
-        if request.guard is not None and validation is not None:
-            box = input_box(graph, task.input_bounds)
-            stopped = request.guard.breach(graph, run.weights, validation.samples, box)
-        if stopped:
-            run.go_back(before)
-            break
-        history.add(run, edits)
+    stopped = _steps(task, state, plan, request, validation, history)
     if not history.steps:
         raise TargetMissedError(
             f"the guard stopped the first step: {stopped}; allow more, or take a smaller step"
         )
     if stopped:
         said = f"stopped after step {len(history.steps)}: {stopped}"
-        plan = plan.cut_short(graph, coupling, task.groups, run.alive, said)
+        plan = plan.cut_short(graph, coupling, task.groups, run.alive, said, task.latency)
 
     with report("making and checking the smaller model"):
         small = shrink(model, graph, coupling, run.weights, run.alive)
-    with report("judging it"):
+    if timed is not None:
+        with report("measuring its latency"):
+            plan = timed.measured(plan, small, stopped=bool(stopped))
+    with report("comparing it with the original"):
         verdict = None if validation is None else verdict_of(graph, run.weights, validation, request.head)
     return Result(
         small,
-        _recipe(task, recorded, plan, history, used, verdict),
+        _recipe(task, recorded, plan, history, used, verdict, None if timed is None else timed.record),
         tuple(history.rows),
         _size(task),
         stored_groups(graph, coupling.groups),
@@ -287,6 +292,27 @@ def _pruned(
         plan.shortfall,
         stopped,
     )
+
+
+def _steps(
+    task: Task, state: Any, plan: Plan, request: Request, validation: Validation | None, history: History
+) -> str:
+    """Remove units step by step until the plan is carried out, or a guard or a callback stops; why, or ""."""
+    method, run, stopped = request.method, task.run, ""
+    for goal in track(_goals(task, plan, request), "pruning", request.progress):
+        if stopped := history.stopped:
+            break
+        before, gone = run.saved(), task.gone()
+        edits = method.step(task, state, goal)
+        _check_step(task, method, goal, gone)
+        if request.guard is not None and validation is not None:
+            box = input_box(task.graph, task.input_bounds)
+            stopped = request.guard.breach(task.graph, run.weights, validation.samples, box)
+        if stopped:
+            run.go_back(before)
+            break
+        history.add(run, edits)
+    return stopped
 
 
 def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request) -> Task:
@@ -318,6 +344,21 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     )
 
 
+def _timed(
+    model: nn.Module | ExportedProgram,
+    example_inputs: ExampleInputs | None,
+    task: Task,
+    target: Target,
+    threads: int,
+) -> tuple[TowardsLatency, Task]:
+    """The times of the network, and the task with a share for a latency that was asked in milliseconds."""
+    clock = Clock(model, example_inputs, threads)
+    predictor = measured_times(model, task.graph, task.coupling, task.groups, clock)
+    target = target.resolved(predictor({}))
+    build = partial(network_after, model, task.graph, task.coupling)
+    return TowardsLatency(clock, build, target, predictor), replace(task, target=target, latency=predictor)
+
+
 def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> tuple[Interval, ...]:
     box = input_box(graph, input_bounds, dtype=torch.float32)
     warn_without_width(graph, box)
@@ -326,11 +367,11 @@ def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> 
     )
 
 
-def _timed(task: Task, request: Request) -> Request:
+def _paced(task: Task, request: Request) -> Request:
     """Say how long the run will take; with a time budget, as many samples as it allows."""
     if not request.needs_samples:
         return request
-    share = 0.5 if request.target is None else request.target.share
+    share = 0.5 if task.target is None else task.target.share
     steps, drawn = max(1, math.ceil(share / request.step)), request.calibration is None
     pace, samples = pace_of(task.graph), request.samples
     if request.budget is not None:
@@ -393,6 +434,7 @@ def _recipe(
     history: History,
     used: UsedInputs,
     verdict: Verdict | None,
+    latency: LatencyRecord | None,
 ) -> Recipe:
     run, graph = task.run, task.graph
     return Recipe(
@@ -404,6 +446,7 @@ def _recipe(
         verdict=verdict,
         achieved=plan.achieved,
         shortfall=plan.shortfall,
+        latency=latency,
         steps=tuple(history.steps),
         groups=kept_units(stored_groups(graph, task.groups), run.alive),
         result=digest_of(typed_tensors(graph, task.coupling, run.weights, run.alive)),

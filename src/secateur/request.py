@@ -12,14 +12,14 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from secateur import arguments as may
-from secateur import memory, timing
+from secateur import memory, pace
 from secateur.arguments import Rule
 from secateur.decisions import HEADS, Head
 from secateur.errors import InputError
 from secateur.guard import Guard
 from secateur.inputs import Normalisation
 from secateur.methods import METHODS, Method, as_method, method_named
-from secateur.plan import AUTO, Allocation, Rounding, Target
+from secateur.plan import AUTO, REMOVE, Allocation, Rounding, Target
 from secateur.presets import PRESETS
 from secateur.report.recipe import RecordedRequest
 from secateur.samples import Calibration, Surrogate, name_of
@@ -189,7 +189,7 @@ _PAIRS = "a dict of names and values"
 RULES: dict[str, Rule] = {
     "remove": may.optional(
         Rule(
-            "the share that goes, between 0 and 1: 0.5, '50%', 'params=50%' or 'macs=50%'",
+            REMOVE,
             lambda value: value,
         )
     ),
@@ -211,7 +211,7 @@ RULES: dict[str, Rule] = {
     ),
     "samples": may.whole(1, "a whole number of inputs, at least 1"),
     "memory": may.optional(Rule(memory.MAY_BE, memory.as_bytes)),
-    "budget": may.optional(Rule(timing.MAY_BE, timing.as_seconds)),
+    "budget": may.optional(Rule(pace.MAY_BE, pace.as_seconds)),
     "allocation": may.one_of("uniform", "global"),
     "guard": may.optional(may.instance(Mapping, _PAIRS)),
     "head": may.one_of(*HEADS),

@@ -11,6 +11,7 @@ from secateur.explain import table
 from secateur.report.recipe import Recipe
 from secateur.report.summary import html_table
 from secateur.report.tables import pruning_table
+from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
 from secateur.types import Group, Groups
 
@@ -101,6 +102,11 @@ class Result:
         return self.recipe.verdict
 
     @property
+    def latency(self) -> LatencyRecord | None:
+        """For a target in latency: what was predicted and measured; else None. See `secateur.latency`."""
+        return self.recipe.latency
+
+    @property
     def after(self) -> Size:
         """The size of the smaller model."""
         last = self.history[-1]
@@ -112,7 +118,8 @@ class Result:
 
     def _repr_html_(self) -> str:
         """For notebooks."""
-        notes = [text for text in (self.shortfall, self.stopped) if text]
+        notes = [] if self.latency is None else [f"latency: {self.latency.told()}"]
+        notes += [text for text in (self.shortfall, self.stopped) if text]
         notes += [] if self.verdict is None else self.verdict.lines()
         return html_table(f"Result: {type(self.model).__name__}", *pruning_table(self), notes)
 
@@ -122,6 +129,7 @@ class Result:
             f"  {f.name}: {getattr(self.before, f.name):,} → {getattr(self.after, f.name):,}"
             for f in fields(Size)
         ]
+        sizes += [] if self.latency is None else [f"  latency: {self.latency.told()}"]
         notes = [f"  {name}: {text}" for name in ("shortfall", "stopped") if (text := getattr(self, name))]
         method, steps = self.recipe.request.method, len(self.history)
         head = f"Result: {type(self.model).__name__} by {method}, {steps} step{'s' if steps > 1 else ''}"

@@ -51,7 +51,9 @@ Remove = Annotated[
         metavar="SHARE",
         rich_help_panel=COMMON,
         help="How much to remove: 0.5 or 50% of the units (neurons, channels, attention heads) of every "
-        "layer, size=50% (or params=50%) of all parameters, or macs=50% of all multiply-accumulates. "
+        "layer, size=50% (or params=50%) of all parameters, macs=50% of all multiply-accumulates, bytes=50% "
+        "of the stored weights, latency=30% of the time of one sample, or all above a time, latency=3ms. "
+        "Time is measured on this machine: in onnxruntime for an .onnx file, else in torch. "
         "Default: 0.5; with --method exact, all units that it finds.",
     ),
 ]
@@ -499,6 +501,12 @@ def _print(
 ) -> None:
     if result.shortfall:
         say(result.shortfall)
+    found = by_suffix(output)
+    if result.latency is not None and found is not None and found.runtime != result.latency.table.runtime:
+        say(
+            f"latency was measured in {result.latency.table.runtime}, and {output} is for {found.runtime}; "
+            "to plan for that, prune an .onnx file"
+        )
     if as_json:
         print_json(_as_json(result, output, recipe, timed))
         return
@@ -508,6 +516,8 @@ def _print(
     seconds = result.history[-1].seconds
     solved = f", {refitted_path(recipe)}" if result.recipe.tensors else ""
     print_result(f"wrote {output}, {recipe}{solved} ({result.recipe.request.method}, {seconds:.1f} s)")
+    if result.latency is not None:
+        print_result(f"latency: {result.latency.told()}")
     if result.verdict is not None:
         for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output, inputs)):
             print_result(line)
@@ -538,6 +548,9 @@ def _as_json(
         "parameters": [before.parameters, after.parameters],
         "macs": [before.macs, after.macs],
         "latency_ms": None if timed is None else [timed.before, timed.after],
+        "latency_planned": None
+        if result.latency is None
+        else result.latency.model_dump(mode="json", exclude={"table"}),
         "latency_runtime": None if timed is None else timed.runtime,
         "seconds": after.seconds,
         "class": type(result.model).__name__,

@@ -62,6 +62,19 @@ def latency_ms(
 
     Turns keep a busy machine from favouring one model; what a pass runs is the caller's (see `runtime`).
     """
+    times = turns_of(passes, device, repeats=repeats, warm_up=warm_up, limit_s=limit_s)
+    return [1000 * statistics.median(seconds) for seconds in times]
+
+
+def turns_of(
+    passes: Sequence[Callable[[], object]],
+    device: torch.device,
+    *,
+    repeats: int,
+    warm_up: int,
+    limit_s: float,
+) -> list[list[float]]:
+    """The seconds of each of `passes` in every turn that is timed, in order."""
     times: list[list[float]] = [[] for _ in passes]
     begin = time.perf_counter()
     with torch.no_grad():
@@ -72,7 +85,7 @@ def latency_ms(
                 elapsed = _seconds(run, device)
                 if turn >= warm_up:
                     seconds.append(elapsed)
-    return [1000 * statistics.median(seconds) for seconds in times]
+    return times
 
 
 def _seconds(run: Callable[[], object], device: torch.device) -> float:

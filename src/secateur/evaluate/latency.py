@@ -79,17 +79,26 @@ def latency(
         >>> took.runtime, took.before > 0
         ('torch', True)
     """
-    if runtime is None:
-        usual = [found.runtime for found in map(_format, (before, after)) if found is not None]
-        runtime = "onnxruntime" if "onnxruntime" in usual else "torch"
+    runtime = usual_runtime(before, after) if runtime is None else runtime
     check_runtime(runtime)
-    if example_inputs is None:
-        example_inputs = _own_example(before)
-    if example_inputs is None:
-        raise InputError("example_inputs is needed: give one tensor of a legal input, or a tuple of them")
-    passes = [_forward_pass(model, example_inputs, runtime) for model in (before, after)]
+    example_inputs = example_of(before, example_inputs)
+    passes = [one_sample_pass(model, example_inputs, runtime) for model in (before, after)]
     first, second = latency_ms(passes, torch.device("cpu"), repeats=_REPEATS, warm_up=1, limit_s=_SECONDS)
     return Latency(first, second, runtime)
+
+
+def usual_runtime(*models: Timed) -> Runtime:
+    """onnxruntime where one of the models came as ONNX."""
+    usual = [found.runtime for found in map(_format, models) if found is not None]
+    return "onnxruntime" if "onnxruntime" in usual else "torch"
+
+
+def example_of(model: Timed, example_inputs: ExampleInputs | None) -> ExampleInputs:
+    """The inputs that are given, or the model's own; `InputError` where there are none."""
+    found = _own_example(model) if example_inputs is None else example_inputs
+    if found is None:
+        raise InputError("example_inputs is needed: give one tensor of a legal input, or a tuple of them")
+    return found
 
 
 def _format(model: Timed) -> Format | None:
@@ -107,12 +116,12 @@ def _own_example(model: Timed) -> ExampleInputs | None:
     return found
 
 
-def _forward_pass(model: Timed, example_inputs: ExampleInputs, runtime: Runtime) -> Callable[[], object]:
+def one_sample_pass(model: Timed, example_inputs: ExampleInputs, runtime: Runtime) -> Callable[[], object]:
     """A pass of one sample that has run once."""
     args, kwargs = pytree.tree_map(_first, split_inputs(example_inputs))
     if runtime == "onnxruntime":
         tensors = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        run = session_pass(inference_session(_proto(model, example_inputs)), tensors)
+        run = session_pass(inference_session(_proto(model, example_inputs), spin=False), tensors)
     elif isinstance(model, nn.Module | ExportedProgram):
         with ALONE:
             module = as_module(model)

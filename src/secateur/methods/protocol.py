@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Literal, Self
 
@@ -17,6 +17,7 @@ from secateur.graph.graph import Graph
 from secateur.methods.batch_norm import Norm, following_norms
 from secateur.options import Option, checked_options, options_in
 from secateur.plan import Allocation, Plan, Rounding, Target, make_plan
+from secateur.quantities import After
 from secateur.reconstruct import LayerStatistics, Settings, layer_statistics, marginal_costs
 from secateur.report.recipe import Edit
 from secateur.run import Run
@@ -59,6 +60,9 @@ class Task:
     round_to: Rounding = 1
     recursive: bool = True
     memory: int = 2**30  # bytes that the run may take beside the model
+    latency: After | None = None  # for a target in latency: milliseconds after a removal, predicted
+    # costs of a global allocation by group, kept where a plan is made again for another prediction
+    costs: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def graph(self) -> Graph:
@@ -179,16 +183,18 @@ class Method(ABC):
         """How many units to remove from each group."""
         if task.target is None:
             raise InputError(f"remove: {self.name} needs to know how much to remove, such as 0.5")
-        costs = self.costs(task, state) if task.allocation == "global" else None
+        if task.allocation == "global" and not task.costs:
+            task.costs.update(self.costs(task, state))
         return make_plan(
             task.graph,
             task.coupling,
             task.groups,
             task.target,
             task.round_to,
-            costs,
+            task.costs if task.allocation == "global" else None,
             task.gone(),
             self.most(task),
+            task.latency,
         )
 
     @abstractmethod

@@ -23,6 +23,7 @@ from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.graph import Graph
 from secateur.graph.node import kind
 from secateur.report.record import Record
+from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
 
 _MOST = 2**31  # numbers in an input, units in a group
@@ -156,6 +157,8 @@ class Recipe(Record):
     steps: tuple[Step, ...]
     groups: tuple[KeptUnits, ...]
     verdict: Verdict | None = None
+    # for a target in latency: what was measured, and the table of the plan
+    latency: LatencyRecord | None = None
     result: str = Field(pattern=_SHA256)
     files: dict[str, str] = Field(default_factory=dict)
     solved: str = ""

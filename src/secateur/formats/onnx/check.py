@@ -269,13 +269,18 @@ def check_written(before: Proto, after: Proto) -> None:
         ) from error
 
 
-def inference_session(proto: Proto, optimised: bool = True) -> Any:
-    """The model in onnxruntime; `InputError` where that refuses it."""
+def inference_session(proto: Proto, optimised: bool = True, *, spin: bool = True) -> Any:
+    """The model in onnxruntime; `InputError` where that refuses it.
+
+    `spin`: whether its threads wait actively for the next run, and so take time from other sessions.
+    """
     require_packages("onnxruntime")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
+    if not spin:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if not optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     content = serialized(proto)

@@ -38,7 +38,7 @@ class Exact(Method):
     needs: ClassVar[Needs] = "bounds"
     remove: ClassVar[float | None] = None
     lossless: ClassVar[bool] = True
-    preparing: ClassVar[str] = "looking for units that the function does not need"
+    preparing: ClassVar[str] = "looking for units that can be removed exactly"
 
     def default_step(self, guarded: bool) -> float:
         return 1.0
@@ -50,7 +50,7 @@ class Exact(Method):
         return found
 
     def plan(self, task: Task, state: Unneeded) -> Plan:
-        return as_done(task.graph, task.coupling, task.groups, task.target, state.gone)
+        return as_done(task.graph, task.coupling, task.groups, task.target, state.gone, task.latency)
 
     def step(self, task: Task, state: Unneeded, goal: Goal) -> list[Edit]:
         task.run.go_back(state.state)
@@ -61,7 +61,7 @@ def unneeded(task: Task, target: Target | None) -> Unneeded:
     """All units that can leave exactly, no more than `target` asks; the run stays as it is."""
     run, before = task.run, task.run.saved()
     most: Callable[[Mapping[str, int]], dict[str, int]] = partial(
-        capped, task.graph, task.coupling, task.groups, target, task.round_to
+        capped, task.graph, task.coupling, task.groups, target, task.round_to, latency=task.latency
     )
     edits = debloat(run, task.groups, task.input_bounds, task.seed, most)
     found = Unneeded(edits, run.saved(), task.gone())

@@ -1,0 +1,1 @@
+"""Latency after a removal: layers are measured, a sum predicts, whole networks correct it."""
