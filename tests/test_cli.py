@@ -494,8 +494,9 @@ def test_own_inputs_and_global_allocation(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     before, after = json.loads(done.stdout)["parameters"]
     assert after <= 0.6 * before
-    request = json.loads((folder / "own.recipe.json").read_text())["request"]
-    assert request["allocation"] == "global" and request["calibration"] and request["surrogate"] == ""
+    recipe = json.loads((folder / "own.recipe.json").read_text())
+    assert recipe["request"]["allocation"] == "global"
+    assert recipe["used"]["calibration"] and recipe["used"]["surrogate"] == ""
 
 
 def test_interrupt_leaves_no_file(tmp_path: Path) -> None:

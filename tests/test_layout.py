@@ -15,11 +15,13 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 # Each module may import those of lower layers and of its own; `__init__` gives out names and may import all.
 LAYERS = {
     **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "settings"), 0),
-    **dict.fromkeys(("torch_state", "printable", "budget", "options", "presets", "preprocessor"), 0),
+    **dict.fromkeys(
+        ("torch_state", "printable", "budget", "memory", "options", "presets", "preprocessor"), 0
+    ),
     **dict.fromkeys(("graph", "decisions"), 1),
     **dict.fromkeys(("bounds", "surrogates", "inputs", "data"), 2),
     **dict.fromkeys(("reconstruct", "compensate", "surgery", "cost", "channels", "rounded", "quantities"), 3),
-    **dict.fromkeys(("samples", "guard", "fidelity", "verdict", "normalisation", "outputs"), 3),
+    **dict.fromkeys(("samples", "guard", "fidelity", "verdict", "normalisation", "outputs", "pace"), 3),
     **dict.fromkeys(("plan", "run", "certify", "timing"), 4),
     "methods": 5,
     **dict.fromkeys(("request", "result", "outcome", "replay"), 6),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -57,19 +57,15 @@ class Request:
 
     @staticmethod
     def parse(**given: Any) -> Request:
-        """Raises `InputError` naming the first argument that cannot be used, what it was and what it may
-        be.
-        """
+        """Raises `InputError` naming the first argument that cannot be used, its value and what it may be."""
         values = may.checked(RULES, given)
         method: Method = values["method"].with_options(values["options"] or {})
         remove = method.remove if values["remove"] is None else values["remove"]
         mean, std, name = (values.pop(argument) for argument in ("mean", "std", "normalize"))
         normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
-        budgets = dict(values.pop("guard") or {})
-        head = budgets.get("head", values["head"])
-        if budgets and head != "auto":
-            budgets["head"] = head
-        own, guard = values["calibration"], Guard.parse(budgets, values["calibration"] is not None)
+        budgets, head = _budgets(values.pop("guard"), values["head"])
+        own = values["calibration"]
+        guard = Guard.parse(budgets, own is not None)
         del values["options"]
         values |= {
             "method": method,
@@ -122,6 +118,15 @@ class Request:
             for part in self.ignore
             for pattern in ([part] if isinstance(part, str) else _patterns(model, part))
         )
+
+
+def _budgets(given: Mapping[str, float | str] | None, head: Head) -> tuple[dict[str, float | str], Head]:
+    """The guard's budgets, and what the outputs are: the guard's own `head` takes precedence."""
+    budgets = dict(given or {})
+    head = cast(Head, budgets.get("head", head))
+    if budgets and head != "auto":
+        budgets["head"] = head
+    return budgets, head
 
 
 def _patterns(model: nn.Module | ExportedProgram, module: nn.Module) -> list[str]:
