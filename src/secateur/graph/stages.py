@@ -21,10 +21,12 @@ from secateur.graph.interpret import as_work, batches, call_op, precision_of
 from secateur.graph.node import bound_arguments
 from secateur.graph.store import Both, Store, Values, scratch_room
 from secateur.graph.workers import in_order, worker_count
+from secateur.memory import give_back
 
 Found = TypeVar("Found")
 
 _DISK = 5e8  # bytes a second that a scratch file is taken to give
+_WORTH_GIVING_BACK = 2**28  # bytes of values of all samples
 _WORK = 2e10  # multiply-accumulates a second that a worker is taken to do
 
 
@@ -151,6 +153,8 @@ def _stage(passes: _Passes, store: Store, start: int, stop: int, visitor: Visito
             store.save(batch, values)
     if keep:
         store.drop_older(keep == "disk")
+    if passes.bytes_before(stop) > _WORTH_GIVING_BACK:
+        give_back()
     return stop if keep else start
 
 

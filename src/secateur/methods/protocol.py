@@ -78,9 +78,9 @@ class Task:
         return following_norms(self.graph)
 
     def _memory_of_values(self) -> int:
-        """What the samples, and half as many for validation, leave of the memory; at least a quarter."""
+        """What twice the samples (others are for validation) leave of the memory; at least a quarter."""
         taken = 0 if self.samples is None else sum(x.nbytes for x in self.samples.inputs)
-        return max(self.memory // 4, self.memory - taken * 3 // 2)
+        return max(self.memory // 4, self.memory - 2 * taken)
 
     def gone(self) -> dict[str, int]:
         """The number of units removed so far, by group."""

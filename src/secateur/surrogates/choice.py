@@ -80,11 +80,11 @@ def bn_inversion(source: Source, count: int) -> Samples:
     found, count = families(source), min(count, 2 * _MOVED)
     effort = effort_for(source, count, len(found))
     start = _kept(source, _judged(source, found, effort), count, effort.candidates, steps=0)
-    order = torch.randperm(len(start[0]), generator=source.generator)
-    still = len(order) - min(effort.moved, len(order) - len(order) // 2)
-    moved = match_batch_norm(source, take(start, order[still:]), steps=effort.steps)
-    inputs = join([take(start, order[:still]), moved] if still else [moved])
-    return standardised(source.graph, inputs, source.memory)
+    count = len(start[0])
+    order = torch.randperm(count, generator=source.generator)[: min(effort.moved, count - count // 2)]
+    for x, moved in zip(start, match_batch_norm(source, take(start, order), steps=effort.steps), strict=True):
+        x[order] = moved  # in place: the samples may be large
+    return standardised(source.graph, start, source.memory)
 
 
 def auto(source: Source, count: int) -> Inputs | Samples:
