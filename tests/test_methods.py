@@ -139,3 +139,41 @@ def test_a_recipe_of_version_1_is_read(tmp_path: Path) -> None:
         secateur.replay(network(), read)(torch.ones(1, 6)),
         secateur.replay(network(), recipe)(torch.ones(1, 6)),
     )
+
+
+RETURNED: dict[str, tuple[Any, str]] = {
+    "nothing": (lambda c, g, n: None, "returned a NoneType; give a secateur.methods.Removal"),
+    "a list": (lambda c, g, n: [], "returned a list"),
+    "another group": (lambda c, g, n: Removal("2", torch.tensor([0]), torch.tensor([-1])), "removal of '2'"),
+    "no tensor": (lambda c, g, n: Removal(g.name, [0], torch.tensor([-1])), r"returned units=\[0\]"),
+    "floats": (lambda c, g, n: Removal(g.name, torch.zeros(1), torch.tensor([-1])), "give an int64 tensor"),
+    "too many": (lambda c, g, n: first(c, g, n + 3), "units where at most"),
+    "changed weights": (
+        lambda c, g, n: (c.weights["2.weight"].zero_(), first(c, g, n))[1],
+        r"changed 2\.weight of context\.weights in place",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", RETURNED)
+def test_what_a_function_returns_is_checked(case: str) -> None:
+    function, message = RETURNED[case]
+    with pytest.raises(SecateurError, match=message):
+        pruned(method=function)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (lambda edits: [], "returned edits of 0 units but removed 8"),
+        (lambda edits: edits + edits, "returned edits of 16 units but removed 8"),
+        (lambda edits: None, "returned a NoneType"),
+    ],
+)
+def test_edits_that_a_step_returns_are_those_that_it_applied(told: Any, message: str) -> None:
+    class Teller(Last):
+        def step(self, task: Task, state: list[str], goal: Goal) -> Any:
+            return told(super().step(task, state, goal))
+
+    with pytest.raises(SecateurError, match=message):
+        pruned(method=Teller(), step=1.0)

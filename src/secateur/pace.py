@@ -84,5 +84,5 @@ def _repeated(x: Tensor, count: int) -> Tensor:
 def shown(seconds: float) -> str:
     """For messages: 40 s, 3 min, 1.5 h."""
     if seconds < 90:
-        return f"{max(1, round(seconds))} s"
+        return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -32,6 +33,7 @@ from secateur.pace import pace_of, shown
 from secateur.plan import AUTO, Plan, Rounding, Target, require_groups, schedule, selected
 from secateur.progress import notice, phase, track
 from secateur.report.recipe import (
+    Edit,
     Recipe,
     RecordedRequest,
     UsedInputs,
@@ -156,8 +158,9 @@ def prune(
             do not fit go to a scratch file or are computed again, with the same result. Default: a quarter of
             the free memory, at least 1 GiB.
         budget: Time that the run may take, in seconds or as "5min": as many samples are used as the estimate
-            allows. The estimate depends on the machine, and so does the result; the recipe records the number
-            of samples. Default: no limit.
+            allows. It covers passes of the samples, which take most of the time in large networks; a warning
+            says if the run took longer. The estimate depends on the machine, and so does the result; the
+            recipe records the number of samples. Default: no limit.
         allocation: `uniform` removes the same share of every group; `global` removes more where this changes
             the outputs less.
         guard: Budgets, measured on held-out inputs after every step: "agreement", the least share of equal
@@ -240,7 +243,7 @@ def prune(
 def _pruned(
     model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request, threads: int
 ) -> Result:
-    method, history = request.method, History(request.callbacks)
+    method, history, begin = request.method, History(request.callbacks), time.perf_counter()
     report = partial(phase, enabled=request.progress)
     with report("capturing the model"):
         task = _task(model, example_inputs, request)
@@ -282,6 +285,7 @@ def _pruned(
             plan = timed.measured(plan, small, stopped=bool(stopped))
     with report("comparing it with the original"):
         verdict = None if validation is None else verdict_of(graph, run.weights, validation, request.head)
+    _check_time(time.perf_counter() - begin, request)
     return Result(
         small,
         _recipe(task, recorded, plan, history, used, verdict, None if timed is None else timed.record),
@@ -305,6 +309,7 @@ def _steps(
         before, gone = run.saved(), task.gone()
         edits = method.step(task, state, goal)
         _check_step(task, method, goal, gone)
+        _check_edits(task, method, edits, before[1])
         if request.guard is not None and validation is not None:
             box = input_box(task.graph, task.input_bounds)
             stopped = request.guard.breach(task.graph, run.weights, validation.samples, box)
@@ -389,6 +394,18 @@ def _paced(task: Task, request: Request) -> Request:
     return request
 
 
+def _check_time(seconds: float, request: Request) -> None:
+    """Warn where the run took much longer than its budget."""
+    if request.budget is not None and seconds > 1.2 * request.budget + 1.0:
+        warnings.warn(
+            f"budget: the run took {shown(seconds)}, the budget is {shown(request.budget)}; the estimate "
+            "covers "
+            "passes of the samples, not capture, elimination, refits or the timing of layers",
+            SecateurWarning,
+            stacklevel=2,
+        )
+
+
 def _remove_unneeded(task: Task, history: History) -> None:
     """Remove the units that the outputs do not depend on, as a step of its own."""
     found = unneeded(task, None)
@@ -425,6 +442,23 @@ def _check_step(task: Task, method: Method, goal: Goal, before: Mapping[str, int
                 f"{name}: the method {method.name} has removed {gone} units after a step whose goal was "
                 f"{goal.gone[name]}; its `step` must bring every group to its goal"
             )
+
+
+def _check_edits(task: Task, method: Method, edits: object, alive: Mapping[str, Tensor]) -> None:
+    """Raise `SecateurError` where the edits that a step returned are not the removals that it applied."""
+    if not isinstance(edits, list) or not all(isinstance(edit, Edit) for edit in edits):
+        raise SecateurError(
+            f"`step` of the method {method.name} returned a {type(edits).__name__}; give a list of what "
+            "`task.run.apply` returned"
+        )
+    told = sorted((edit.group, unit) for edit in edits for unit in edit.units)
+    done = [(g, int(u)) for g, mask in alive.items() for u in (mask & ~task.run.alive[g]).nonzero().flatten()]
+    if told != sorted(done):
+        raise SecateurError(
+            f"`step` of the method {method.name} returned edits of {len(told)} units but removed "
+            f"{len(done)}; give "
+            "each that `task.run.apply` returned, once"
+        )
 
 
 def _recipe(

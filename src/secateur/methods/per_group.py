@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
-from secateur.errors import InputError, TargetMissedError
+import torch
+from torch import Tensor
+
+from secateur.arguments import shown
+from secateur.errors import InputError, SecateurError, TargetMissedError, few
 from secateur.methods.context import Context
 from secateur.methods.protocol import Goal, Method, Task
 from secateur.options import Option, checked_options, options_in
@@ -58,6 +62,22 @@ class PerGroup(Method):
         """Remove units until `groups` are at their goals; the edits in order."""
         return [edit for group in groups for edit in self._reduced(task, group, goal)]
 
+    def _check(self, removal: Any, group: Group, need: int) -> None:
+        """Raise `SecateurError` for what is no removal of at most `need` units of the group."""
+        where = f"{group.name}: the method {self.name} returned"
+        if not isinstance(removal, Removal):
+            raise SecateurError(f"{where} a {type(removal).__name__}; give a secateur.methods.Removal")
+        if removal.group != group.name:
+            raise SecateurError(
+                f"{where} a removal of {removal.group!r}; give the units of the group it was asked for"
+            )
+        for name in ("units", "into"):
+            value = getattr(removal, name)
+            if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.ndim != 1:
+                raise SecateurError(f"{where} {name}={shown(value)}; give an int64 tensor of shape (k,)")
+        if len(removal.units) > need:
+            raise SecateurError(f"{where} {len(removal.units)} units where at most {need} were asked for")
+
     def _reduced(self, task: Task, group: Group, goal: Goal) -> list[Edit]:
         run, edits = task.run, list[Edit]()
         while (need := goal.gone[group.name] - run.gone(group)) > 0:
@@ -72,8 +92,17 @@ class PerGroup(Method):
                 progress=run.gone(group) / goal.planned[group.name],
                 norms=task.norms,
             )
+            before = {name: weight._version for name, weight in run.weights.items()}
             removal = self.choose(context, group, need, **self.options)
-            if not 0 < len(removal.units) <= need:
+            self._check(removal, group, need)
+            changed = [name for name, weight in run.weights.items() if weight._version != before[name]]
+            if changed:
+                raise SecateurError(
+                    f"the method {self.name} changed {few(changed)} of context.weights in place; return new "
+                    "values "
+                    "in Removal.weights"
+                )
+            if not len(removal.units):
                 raise TargetMissedError(
                     f"{group.name}: {self.name} finds {len(removal.units)} units to remove where {need} are "
                     f"needed, with {run.gone(group)} of {group.units} units gone; use recursive=True or "
