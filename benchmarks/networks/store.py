@@ -4,8 +4,8 @@ FOLDER/index.json          a row for each: recipe, half, measures on test sample
 FOLDER/NAME.safetensors    weights, float32
 FOLDER/data/DATA.npz       test and oracle samples of data sets that are not shared
 
-`weights/` beside this file holds most of the networks as they were trained once: SECATEUR_NETWORKS names it, and
-training goes on where its index ends, or where a recipe has changed since.
+`weights/` beside this file holds most of the networks as they were trained once: SECATEUR_NETWORKS names
+it, and training goes on where its index ends, or where a recipe has changed since.
 """
 
 from __future__ import annotations
