@@ -309,7 +309,7 @@ def _steps(
         before, gone = run.saved(), task.gone()
         edits = method.step(task, state, goal)
         _check_step(task, method, goal, gone)
-        _check_edits(task, method, edits, before[1])
+        _check_edits(task, method, edits, before.alive)
         if request.guard is not None and validation is not None:
             box = input_box(task.graph, task.input_bounds)
             stopped = request.guard.breach(task.graph, run.weights, validation.samples, box)
@@ -399,8 +399,7 @@ def _check_time(seconds: float, request: Request) -> None:
     if request.budget is not None and seconds > 1.2 * request.budget + 1.0:
         warnings.warn(
             f"budget: the run took {shown(seconds)}, the budget is {shown(request.budget)}; the estimate "
-            "covers "
-            "passes of the samples, not capture, elimination, refits or the timing of layers",
+            "covers passes of the samples, not capture, elimination, refits or the timing of layers",
             SecateurWarning,
             stacklevel=2,
         )
@@ -456,8 +455,7 @@ def _check_edits(task: Task, method: Method, edits: object, alive: Mapping[str, 
     if told != sorted(done):
         raise SecateurError(
             f"`step` of the method {method.name} returned edits of {len(told)} units but removed "
-            f"{len(done)}; give "
-            "each that `task.run.apply` returned, once"
+            f"{len(done)}; give each that `task.run.apply` returned, once"
         )
 
 

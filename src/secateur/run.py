@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +17,15 @@ from secateur.report.recipe import Edit, Step
 from secateur.types import Group, Removal
 
 _LARGEST = 1e75  # absolute value of a weight
-State = tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], set[str]]
+
+
+class State(NamedTuple):
+    """The state of a run at one moment; see `Run`."""
+
+    weights: dict[str, Tensor]
+    alive: dict[str, Tensor]
+    used: dict[str, Tensor]
+    solved: set[str]
 
 
 class Run:
@@ -76,7 +85,7 @@ class Run:
         alive, used = (
             {name: mask.clone() for name, mask in masks.items()} for masks in (self.alive, self.used)
         )
-        return dict(self.weights), alive, used, set(self.solved)
+        return State(dict(self.weights), alive, used, set(self.solved))
 
     def go_back(self, state: State) -> None:
         self.weights, self.alive, self.used, self.solved = state

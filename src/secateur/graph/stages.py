@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -24,6 +24,7 @@ from secateur.graph.workers import in_order, worker_count
 from secateur.memory import give_back
 
 Found = TypeVar("Found")
+Keep = Literal["memory", "disk", ""]
 
 _DISK = 5e8  # bytes a second that a scratch file is taken to give
 _WORTH_GIVING_BACK = 2**28  # bytes of values of all samples
@@ -131,14 +132,21 @@ def run_stages(
     with Store(len(passes.inputs)) as store:
         position = 0
         for index, node in enumerate(passes.sizes.nodes):
-            if node in stops and visitor.wants(node, passes.differs(index)):
-                position = _stage(passes, store, position, index, visitor, memory)
+            if node not in stops:
+                continue
+            changed = passes.changed_before(index)
+            if visitor.wants(node, differs=not changed.isdisjoint(node.all_input_nodes)):
+                needed = passes.bytes_before(index, changed)
+                keep = _where(passes, position, index, needed, memory)
+                _stage(passes, store, position, index, visitor, keep)
+                if needed > _WORTH_GIVING_BACK:
+                    give_back()
+                position = index if keep else position
                 visitor.finish(node)
 
 
-def _stage(passes: _Passes, store: Store, start: int, stop: int, visitor: Visitor[Found], memory: int) -> int:
-    """Bring all batches to one node, from the values at node `start`; where the kept values stand then."""
-    keep = _where(passes, start, stop, memory)
+def _stage(passes: _Passes, store: Store, start: int, stop: int, visitor: Visitor[Found], keep: Keep) -> None:
+    """Bring all batches to one node, from the values that were kept at node `start`."""
     written = store.begin(keep == "disk") if keep else None
 
     def one(batch: int) -> tuple[Found, Values | None]:
@@ -153,14 +161,10 @@ def _stage(passes: _Passes, store: Store, start: int, stop: int, visitor: Visito
             store.save(batch, values)
     if keep:
         store.drop_older(keep == "disk")
-    if passes.bytes_before(stop) > _WORTH_GIVING_BACK:
-        give_back()
-    return stop if keep else start
 
 
-def _where(passes: _Passes, start: int, stop: int, memory: int) -> str:
-    """Where the values before node `stop` are kept: "memory", "disk", or "": they are computed again."""
-    needed = passes.bytes_before(stop)
+def _where(passes: _Passes, start: int, stop: int, needed: int, memory: int) -> Keep:
+    """Where values of `needed` bytes before node `stop` are kept; "": they are computed again."""
     if needed <= memory:
         return "memory"
     both = 2 * multiplications(passes.graph, passes.sizes, start, stop)
@@ -224,13 +228,8 @@ class _Passes:
 
         return fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of)
 
-    def differs(self, index: int) -> bool:
-        """Whether an argument of the node at `index` can differ between the networks as they are now."""
-        changed = self._changed(index)
-        return any(source in changed for source in self.sizes.nodes[index].all_input_nodes)
-
-    def _changed(self, index: int) -> set[fx.Node]:
-        """Ops before `index` whose values can differ."""
+    def changed_before(self, index: int) -> set[fx.Node]:
+        """Ops before `index` whose values can differ between the networks as they are now."""
         found = set[fx.Node]()
         for node in self.sizes.nodes[:index]:
             if node.op != "call_function":
@@ -240,9 +239,8 @@ class _Passes:
                 found.add(node)
         return found
 
-    def bytes_before(self, index: int) -> int:
-        """That the values which nodes from `index` on read take for all samples, in both networks."""
-        changed = self._changed(index)
+    def bytes_before(self, index: int, changed: Collection[fx.Node]) -> int:
+        """That the values which nodes from `index` on read take for all samples, twice where `changed`."""
         numbers = sum(
             self.sizes.numbers[node] * (2 if node in changed else 1) for node in self.sizes.alive(index)
         )

@@ -78,7 +78,17 @@ def _sweep(
     sweep(stats.graph, nodes, stats.original, weights, inputs, visitor, stats.memory)
 
 
-class _Refit:
+class _Rows:
+    """What all visitors measure: rows of a consumer's input and target."""
+
+    def __init__(self, stats: LayerStatistics) -> None:
+        self.stats = stats
+
+    def measure(self, reading: Reading) -> Rows:
+        return rows_at(self.stats, reading)
+
+
+class _Refit(_Rows):
     """Chooses a group's units at its first consumer, and refits every consumer that reads something else."""
 
     def __init__(
@@ -88,7 +98,8 @@ class _Refit:
         alive: dict[str, Tensor],
         need: Mapping[str, int],
     ) -> None:
-        self.stats, self.weights, self.alive, self.need = stats, weights, alive, need
+        super().__init__(stats)
+        self.weights, self.alive, self.need = weights, alive, need
         self.removals = list[Removal]()
         self.todo = {group.name for group in stats.groups if need.get(group.name, 0) > 0}
         self.later = _moments_of_several(stats, weights, self.todo)
@@ -100,9 +111,6 @@ class _Refit:
         touched = differs or any(group.name in self.todo for group in groups)
         left = touched or not bool(features_left(self.stats, weight, self.alive).all())
         return left and weight not in self.solved
-
-    def measure(self, reading: Reading) -> Rows:
-        return rows_at(self.stats, reading)
 
     def finish(self, consumer: Consumer, moments: Moments) -> None:
         here = without_bias(self.stats, consumer, moments)
@@ -131,20 +139,18 @@ def marginal_costs(stats: LayerStatistics, alive: Mapping[str, Tensor]) -> dict[
     return visitor.costs
 
 
-class _Costs:
+class _Costs(_Rows):
     """Eliminates all units of each group, on the original network, at the group's last consumer."""
 
     def __init__(self, stats: LayerStatistics, alive: Mapping[str, Tensor]) -> None:
-        self.stats, self.alive = stats, alive
+        super().__init__(stats)
+        self.alive = alive
         self.read = {group.name: {c.node for c in stats.consumers_of(group)} for group in stats.groups}
         self.known = dict[fx.Node, Moments]()
         self.costs = dict[str, Tensor]()
 
     def wants(self, consumer: Consumer, differs: bool) -> bool:
         return bool(self.stats.readers.get(consumer.weight, ()))
-
-    def measure(self, reading: Reading) -> Rows:
-        return rows_at(self.stats, reading)
 
     def finish(self, consumer: Consumer, moments: Moments) -> None:
         self.known[consumer.node] = without_bias(self.stats, consumer, moments)
@@ -194,17 +200,15 @@ def _moments_of_several(
     return visitor.moments
 
 
-class _Measure:
+class _Measure(_Rows):
     """Takes moments and changes nothing."""
 
     def __init__(self, stats: LayerStatistics) -> None:
-        self.stats, self.moments = stats, dict[fx.Node, Moments]()
+        super().__init__(stats)
+        self.moments = dict[fx.Node, Moments]()
 
     def wants(self, consumer: Consumer, differs: bool) -> bool:
         return True
-
-    def measure(self, reading: Reading) -> Rows:
-        return rows_at(self.stats, reading)
 
     def finish(self, consumer: Consumer, moments: Moments) -> None:
         self.moments[consumer.node] = without_bias(self.stats, consumer, moments)
