@@ -5,6 +5,7 @@ networks.
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,13 @@ from secateur.bounds.box import input_box
 from secateur.errors import InputError, RecipeError, TargetMissedError
 from secateur.graph.capture import capture
 from secateur.graph.interpret import run
-from secateur.reconstruct.elimination import Problem, eliminate
+from secateur.reconstruct.elimination import DenseInverse, Problem, eliminate
+from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Consumer, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.robust import perturbed
 from secateur.reconstruct.sensitivity import Root, _Sum
-from secateur.reconstruct.solve import best_weights
+from secateur.reconstruct.solve import best_weights, mean_error, repaired, system
 from secateur.reconstruct.sweep import Reading, Rows, sweep
 from secateur.report.recipe import Recipe
 from secateur.surrogates import Source
@@ -49,17 +51,28 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 # --- elimination --------------------------------------------------------------------------------------------
 
 
-def problem(units: int, width: int, outputs: int, blocks: int, seed: int) -> Problem:
+@dataclass(frozen=True)
+class Case:
+    curvature: Tensor
+    weight: Tensor
+    features: Tensor
+
+    @property
+    def problem(self) -> Problem:
+        return Problem(DenseInverse(torch.linalg.inv(self.curvature)), self.weight, self.features)
+
+
+def case(units: int, width: int, outputs: int, blocks: int, seed: int) -> Case:
     """Features in shuffled order, so that a unit's do not stand side by side."""
     size = units * width
     x = normal(blocks, 3 * size, size, seed=seed)
     order = torch.randperm(size, generator=drawn(seed)).reshape(units, width)
-    return Problem(
+    return Case(
         x.mT @ x / len(x[0]) + 0.05 * torch.eye(size), normal(blocks, outputs, size, seed=seed + 1), order
     )
 
 
-def loss_without(p: Problem, gone: list[int]) -> float:
+def loss_without(p: Case, gone: list[int]) -> float:
     """min tr (W′ − W)A(W′ − W)ᵀ over W′ that are 0 on the features of `gone`, solved from scratch."""
     left = torch.ones(p.curvature.shape[1], dtype=torch.bool)
     left[p.features[gone].flatten()] = False
@@ -73,8 +86,8 @@ def loss_without(p: Problem, gone: list[int]) -> float:
 @pytest.mark.parametrize(("width", "blocks"), [(1, 1), (3, 1), (2, 2)])
 @pytest.mark.parametrize("seed", range(3))
 def test_costs_are_those_of_solving_from_scratch(width: int, blocks: int, seed: int) -> None:
-    problems = [problem(6, width, 4, blocks, seed), problem(6, 1, 3, 1, seed + 10)]
-    order, costs = eliminate(problems, torch.ones(6, dtype=torch.bool), 5)
+    problems = [case(6, width, 4, blocks, seed), case(6, 1, 3, 1, seed + 10)]
+    order, costs = eliminate([p.problem for p in problems], torch.ones(6, dtype=torch.bool), 5)
     before = 0.0
     for k in range(5):
         total = sum(loss_without(p, order[: k + 1].tolist()) for p in problems)
@@ -88,8 +101,8 @@ def test_costs_are_those_of_solving_from_scratch(width: int, blocks: int, seed: 
 
 def test_first_choice_is_the_best_of_all_and_pairs_come_close() -> None:
     """Greedy is exact for one unit; the best pair costs no more than what greedy finds."""
-    p = problem(6, 2, 4, 1, 7)
-    _, costs = eliminate([p], torch.ones(6, dtype=torch.bool), 2)
+    p = case(6, 2, 4, 1, 7)
+    _, costs = eliminate([p.problem], torch.ones(6, dtype=torch.bool), 2)
     assert float(costs[0]) == pytest.approx(min(loss_without(p, [u]) for u in range(6)))
     best = min(loss_without(p, list(pair)) for pair in itertools.combinations(range(6), 2))
     assert best <= float(costs.sum()) * (1 + 1e-9)
@@ -97,7 +110,7 @@ def test_first_choice_is_the_best_of_all_and_pairs_come_close() -> None:
 
 def test_the_dead_stay_out() -> None:
     alive = torch.tensor([True, False, True, True])
-    assert 1 not in eliminate([problem(4, 2, 3, 1, 0)], alive, 2)[0].tolist()
+    assert 1 not in eliminate([case(4, 2, 3, 1, 0).problem], alive, 2)[0].tolist()
 
 
 def test_best_weights_solve_the_ridge_regression() -> None:
@@ -110,6 +123,37 @@ def test_best_weights_solve_the_ridge_regression() -> None:
     goal = torch.cat([y0 / 200**0.5, lam**0.5 * present[0][:, alive].T])
     torch.testing.assert_close(found[0][:, alive], torch.linalg.lstsq(stacked, goal).solution.T)
     assert bool((found[0][:, 2] == 0).all())
+
+
+@pytest.mark.parametrize("intercept", [True, False])
+@pytest.mark.parametrize(("blocks", "width"), [(1, 1), (2, 3)])
+def test_few_rows_give_what_their_moments_give(blocks: int, width: int, intercept: bool) -> None:
+    size = 6 * width
+    x, y, present = (
+        normal(blocks, 4, size),
+        normal(blocks, 4, 3, seed=1) + 2.0,
+        normal(blocks, 3, size, seed=2),
+    )
+    rows, moments = FewRows(x, y), Moments.of(x, y)
+    left = torch.ones(size, dtype=torch.bool)
+    features = torch.randperm(size, generator=drawn()).reshape(6, width)
+    left[features[2]] = False
+    alive = torch.arange(6) != 2
+    bias = normal(blocks, 3, seed=5)
+    for few, dense in ((rows, moments), (rows.without(bias), moments.without(bias))):
+        found, wanted = (best_weights(m, present, left, 0.1, intercept) for m in (few, dense))
+        torch.testing.assert_close(found, wanted)
+        torch.testing.assert_close(mean_error(few, found), mean_error(dense, wanted))
+        torch.testing.assert_close(repaired(few, found, 0.5), repaired(dense, wanted, 0.5))
+        orders, costs = zip(
+            *(
+                eliminate([Problem(inverse, weight, features)], alive, 4)
+                for inverse, weight in (system(m, present, left, 0.1, intercept) for m in (few, dense))
+            ),
+            strict=True,
+        )
+        torch.testing.assert_close(costs[0], costs[1])
+        assert orders[0].tolist() == orders[1].tolist()
 
 
 # --- layers as matrices -------------------------------------------------------------------------------------
@@ -170,7 +214,7 @@ def test_rows_times_matrix_is_what_the_layer_gives(name: str, seed: int, share: 
                 torch.testing.assert_close(rows @ matrix.mT + bias, y, rtol=1e-4, atol=1e-5)
             return found
 
-        def finish(self, consumer: Consumer, moments: Moments) -> None:
+        def finish(self, consumer: Consumer, moments: Moments | FewRows) -> None:
             seen.append(moments.count)
 
     x = torch.randn(5, *shape)

@@ -14,8 +14,9 @@ from torch import Tensor, fx
 
 from secateur.compensate import merged
 from secateur.reconstruct.elimination import eliminate
+from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Consumer
-from secateur.reconstruct.moments import Moments
+from secateur.reconstruct.moments import Moments, sum_of
 from secateur.reconstruct.naming import naming
 from secateur.reconstruct.robust import perturbed
 from secateur.reconstruct.settings import Settings
@@ -26,7 +27,6 @@ from secateur.reconstruct.statistics import (
     layer_statistics,
     problem_of,
     rows_at,
-    sum_of,
     without_bias,
 )
 from secateur.reconstruct.sweep import Reading, Rows, Visitor, sweep
@@ -112,7 +112,7 @@ class _Refit(_Rows):
         left = touched or not bool(features_left(self.stats, weight, self.alive).all())
         return left and weight not in self.solved
 
-    def finish(self, consumer: Consumer, moments: Moments) -> None:
+    def finish(self, consumer: Consumer, moments: Moments | FewRows) -> None:
         here = without_bias(self.stats, consumer, moments)
         for group in self.stats.readers.get(consumer.weight, ()):
             if group.name in self.todo:
@@ -146,13 +146,13 @@ class _Costs(_Rows):
         super().__init__(stats)
         self.alive = alive
         self.read = {group.name: {c.node for c in stats.consumers_of(group)} for group in stats.groups}
-        self.known = dict[fx.Node, Moments]()
+        self.known = dict[fx.Node, Moments | FewRows]()
         self.costs = dict[str, Tensor]()
 
     def wants(self, consumer: Consumer, differs: bool) -> bool:
         return bool(self.stats.readers.get(consumer.weight, ()))
 
-    def finish(self, consumer: Consumer, moments: Moments) -> None:
+    def finish(self, consumer: Consumer, moments: Moments | FewRows) -> None:
         self.known[consumer.node] = without_bias(self.stats, consumer, moments)
         for group in self.stats.readers[consumer.weight]:
             if self.read[group.name] <= self.known.keys() and group.name not in self.costs:
@@ -190,7 +190,7 @@ def _out_of_view(stats: LayerStatistics, weights: Mapping[str, Tensor]) -> dict[
 
 def _moments_of_several(
     stats: LayerStatistics, weights: dict[str, Tensor], names: set[str]
-) -> dict[fx.Node, Moments]:
+) -> dict[fx.Node, Moments | FewRows]:
     """Moments, as the network stands, at the consumers of those groups that have more than one."""
     several = [found for g in stats.groups if g.name in names and len(found := stats.consumers_of(g)) > 1]
     wanted = {consumer.node: consumer for found in several for consumer in found}
@@ -205,16 +205,18 @@ class _Measure(_Rows):
 
     def __init__(self, stats: LayerStatistics) -> None:
         super().__init__(stats)
-        self.moments = dict[fx.Node, Moments]()
+        self.moments = dict[fx.Node, Moments | FewRows]()
 
     def wants(self, consumer: Consumer, differs: bool) -> bool:
         return True
 
-    def finish(self, consumer: Consumer, moments: Moments) -> None:
+    def finish(self, consumer: Consumer, moments: Moments | FewRows) -> None:
         self.moments[consumer.node] = without_bias(self.stats, consumer, moments)
 
 
-def _others(stats: LayerStatistics, consumer: Consumer, moments: Mapping[fx.Node, Moments]) -> list[Moments]:
+def _others(
+    stats: LayerStatistics, consumer: Consumer, moments: Mapping[fx.Node, Moments | FewRows]
+) -> list[Moments | FewRows]:
     """Moments at the other uses of a consumer's weight, where they were taken."""
     return [
         moments[c.node] for c in stats.consumers[consumer.weight] if c is not consumer and c.node in moments
@@ -225,7 +227,7 @@ def _chosen(
     stats: LayerStatistics,
     group: Group,
     count: int,
-    moments: Mapping[fx.Node, Moments],
+    moments: Mapping[fx.Node, Moments | FewRows],
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
 ) -> Removal:
@@ -240,7 +242,7 @@ def _chosen(
 def _solve(
     stats: LayerStatistics,
     consumer: Consumer,
-    moments: Moments,
+    moments: Moments | FewRows,
     weights: dict[str, Tensor],
     alive: Mapping[str, Tensor],
 ) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -20,11 +21,43 @@ class SolveError(ArithmeticError):
     """A system of equations cannot be solved; the layer at fault is named by the caller."""
 
 
+class Inverse(Protocol):
+    """A⁻¹ of one layer, A positive definite; B channel groups, D features."""
+
+    def blocks(self, features: Tensor) -> Tensor:
+        """A⁻¹_FF for the features of every unit, of shape (units, m); shape: (B, units, m, m)."""
+
+    def rows(self, features: Tensor) -> Tensor:
+        """A⁻¹_F: for the features of one unit, of shape (m,); shape: (B, m, D)."""
+
+    def leave_out(self, gone: Tensor, rows: Tensor, step: Tensor) -> None:
+        """Subtract rowsᵀ step, and make the part of the features `gone`, of shape (m,), the identity."""
+
+
+class DenseInverse:
+    """A⁻¹ as a matrix, which changes."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._matrix = matrix
+
+    def blocks(self, features: Tensor) -> Tensor:
+        return self._matrix[:, features[:, :, None], features[:, None, :]]
+
+    def rows(self, features: Tensor) -> Tensor:
+        return self._matrix[:, features]
+
+    def leave_out(self, gone: Tensor, rows: Tensor, step: Tensor) -> None:
+        self._matrix -= rows.mT @ step
+        self._matrix[:, gone] = 0.0
+        self._matrix[:, :, gone] = 0.0
+        self._matrix[:, gone, gone] = 1.0
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """One layer that reads the units. B channel groups, D features, O outputs."""
 
-    curvature: Tensor  # A, positive definite; shape: (B, D, D)
+    inverse: Inverse  # A⁻¹; `eliminate` changes it
     weight: Tensor  # √S W*, W* its optimum while all units are there; shape: (B, any, D)
     features: Tensor  # of each unit; shape: (units, features of a unit)
 
@@ -32,50 +65,45 @@ class Problem:
 def eliminate(problems: Sequence[Problem], alive: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` units to remove, in order, and the cost of each, summed over the layers.
 
-    Greedy, and exact at each step.
+    Greedy, and exact at each step. The problems' inverses are used up.
 
-    Cost for U units of m features: B·D³ once, then count · B·(m·D² + U·m²·(m + O)). Memory: B·D² numbers.
+    Cost for U units of m features: count · B·(m·D² + U·m²·(m + O)). Memory: B·O·D numbers.
     """
-    inverses = [torch.cholesky_inverse(factor(problem.curvature)) for problem in problems]
     weights = [problem.weight.clone() for problem in problems]
     alive = alive.clone()
     order, costs = [], []
     for _ in range(count):
         total = torch.zeros(len(alive), dtype=torch.float64)
-        for problem, inverse, weight in zip(problems, inverses, weights, strict=True):
-            total += _costs(inverse, weight, problem.features)
+        for problem, weight in zip(problems, weights, strict=True):
+            total += _costs(problem.inverse, weight, problem.features)
         total[~alive] = torch.inf
         unit = int(total.argmin())
         order.append(unit)
         costs.append(total[unit])
         alive[unit] = False
-        for problem, inverse, weight in zip(problems, inverses, weights, strict=True):
-            _leave_out(inverse, weight, problem.features[unit])
+        for problem, weight in zip(problems, weights, strict=True):
+            _leave_out(problem.inverse, weight, problem.features[unit])
     return torch.tensor(order, dtype=torch.int64), torch.stack(costs) if costs else torch.zeros(0)
 
 
-def _costs(inverse: Tensor, weight: Tensor, features: Tensor) -> Tensor:
+def _costs(inverse: Inverse, weight: Tensor, features: Tensor) -> Tensor:
     """tr W_F (A⁻¹_FF)⁻¹ W_Fᵀ for every unit; shape: (units,)."""
+    block = inverse.blocks(features)
     if features.shape[1] == 1:
-        single = features[:, 0]
-        costs: Tensor = (weight[:, :, single].square().sum(1) / inverse[:, single, single]).sum(0)
-        return costs
-    block = inverse[:, features[:, :, None], features[:, None, :]]  # shape: (B, units, m, m)
+        single: Tensor = (weight[:, :, features[:, 0]].square().sum(1) / block[:, :, 0, 0]).sum(0)
+        return single
     columns = weight[:, :, features].movedim(1, -1)  # shape: (B, units, m, O)
     half: Tensor = torch.linalg.solve_triangular(factor(block), columns, upper=False)
     return half.square().sum((0, 2, 3))
 
 
-def _leave_out(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
-    """Update the optimum and A⁻¹, in place, for W_F = 0; the features' own block becomes the identity."""
-    rows = inverse[:, gone]  # shape: (B, m, D)
+def _leave_out(inverse: Inverse, weight: Tensor, gone: Tensor) -> None:
+    """Update the optimum and A⁻¹, in place, for W_F = 0."""
+    rows = inverse.rows(gone)
     step = torch.cholesky_solve(rows, factor(rows[:, :, gone]))  # (A⁻¹_FF)⁻¹ A⁻¹_F:
     weight -= weight[:, :, gone] @ step
-    inverse -= rows.mT @ step
     weight[:, :, gone] = 0.0
-    inverse[:, gone] = 0.0
-    inverse[:, :, gone] = 0.0
-    inverse[:, gone, gone] = 1.0
+    inverse.leave_out(gone, rows, step)
 
 
 def factor(matrix: Tensor) -> Tensor:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from secateur.reconstruct.few_rows import FewRows
+
 _ROWS = 2048  # that are multiplied at once, at least
 _NARROW = 128  # features up to which products in float64 cost next to nothing
+_WIDE = 4096  # features from which rows stay as they are while they are few
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +52,21 @@ class Moments:
     def parts(self) -> tuple[Tensor, ...]:
         return self.x, self.y, self.xx, self.yx, self.yy
 
+    @property
+    def means(self) -> tuple[Tensor, Tensor]:
+        return self.x / self.count, self.y / self.count
+
+    def without(self, bias: Tensor) -> Moments:
+        """The same with `bias`, of shape (B, O), taken off the targets."""
+        y = self.y - self.count * bias
+        yx = self.yx - bias[:, :, None] * self.x[:, None]
+        return replace(self, y=y, yx=yx, yy=self.yy - bias * (self.y + y))
+
+    def variances(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the outputs that `weight` gives, and of the targets; shapes: (B, O)."""
+        xx, _ = self.normal(True)
+        return ((weight @ xx) * weight).sum(2), self.yy / self.count - (self.y / self.count).square()
+
     def normal(self, intercept: bool) -> tuple[Tensor, Tensor]:
         """E[xxᵀ] and E[yxᵀ], about the means where an intercept takes these up.
 
@@ -64,7 +83,7 @@ class MomentSum:
     """Moments of blocks of rows that arrive one after the other.
 
     Rows are collected before they are multiplied, since a product of few rows costs as much memory traffic as
-    one of many.
+    one of many. Of very wide layers they are kept as long as they are less than half of the features.
     """
 
     def __init__(self) -> None:
@@ -76,16 +95,33 @@ class MomentSum:
         self._x.append(x)
         self._y.append(y)
         self._waiting += x.shape[1]
-        if self._waiting >= _ROWS:
+        if self._waiting >= max(_ROWS, _most_kept(x.shape[2])):
             self._multiply()
 
-    def total(self) -> Moments:
+    def total(self) -> Moments | FewRows:
+        assert self._total is not None or self._waiting, "no rows"
+        if self._total is None and self._waiting < _most_kept(self._x[0].shape[2]):
+            return FewRows(torch.cat(self._x, 1), torch.cat(self._y, 1))
+        return self._multiply()
+
+    def _multiply(self) -> Moments:
         if self._waiting:
-            self._multiply()
-        assert self._total is not None, "no rows"
+            found = Moments.of(torch.cat(self._x, 1), torch.cat(self._y, 1))
+            self._total = found if self._total is None else self._total + found
+            self._x, self._y, self._waiting = [], [], 0
+        assert self._total is not None
         return self._total
 
-    def _multiply(self) -> None:
-        found = Moments.of(torch.cat(self._x, 1), torch.cat(self._y, 1))
-        self._total = found if self._total is None else self._total + found
-        self._x, self._y, self._waiting = [], [], 0
+
+def sum_of(parts: Sequence[Moments | FewRows]) -> Moments | FewRows:
+    """Of rows alone they stay rows."""
+    rows = [part for part in parts if isinstance(part, FewRows)]
+    if len(rows) == len(parts):
+        return FewRows(torch.cat([part.x for part in rows], 1), torch.cat([part.y for part in rows], 1))
+    first, *rest = (Moments.of(p.x, p.y) if isinstance(p, FewRows) else p for p in parts)
+    return sum(rest, first)
+
+
+def _most_kept(features: int) -> int:
+    """Rows of a very wide layer, of which there must be less for them to be kept; 0 for other layers."""
+    return features // 2 if features >= _WIDE else 0

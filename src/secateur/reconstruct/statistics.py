@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
@@ -11,13 +11,14 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
-from secateur.reconstruct.elimination import Problem, factor
+from secateur.reconstruct.elimination import Problem
+from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Consumer, all_linear, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
 from secateur.reconstruct.naming import described, naming
 from secateur.reconstruct.sensitivity import Root, sensitivities
 from secateur.reconstruct.settings import Settings
-from secateur.reconstruct.solve import ridged
+from secateur.reconstruct.solve import system
 from secateur.reconstruct.sweep import Reading, Rows
 from secateur.types import Group, Interval, Samples
 
@@ -117,7 +118,7 @@ def rows_at(stats: LayerStatistics, reading: Reading) -> Rows:
     return list(blocks)
 
 
-def without_bias(stats: LayerStatistics, consumer: Consumer, total: Moments) -> Moments:
+def without_bias(stats: LayerStatistics, consumer: Consumer, total: Moments | FewRows) -> Moments | FewRows:
     """The moments with the bias taken off the targets, where it must stay as it is.
 
     Raises `InputError` for moments that are not finite.
@@ -130,15 +131,7 @@ def without_bias(stats: LayerStatistics, consumer: Consumer, total: Moments) -> 
         )
     if consumer.bias is None or stats.intercept(consumer):
         return total
-    bias = stats.original[consumer.bias].reshape(consumer.blocks, -1)
-    return replace(total, y=total.y - total.count * bias, yx=total.yx - bias[:, :, None] * total.x[:, None])
-
-
-def sum_of(moments: Iterable[Moments]) -> Moments:
-    first, *rest = moments
-    for other in rest:
-        first = first + other
-    return first
+    return total.without(stats.original[consumer.bias].reshape(consumer.blocks, -1))
 
 
 def features_left(stats: LayerStatistics, weight: str, alive: Mapping[str, Tensor]) -> Tensor:
@@ -153,7 +146,7 @@ def features_left(stats: LayerStatistics, weight: str, alive: Mapping[str, Tenso
 def problem_of(
     stats: LayerStatistics,
     consumer: Consumer,
-    moments: Moments,
+    moments: Moments | FewRows,
     group: Group,
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
@@ -161,14 +154,8 @@ def problem_of(
     """What leaving out units of `group` costs at one consumer; removed features have no part in it any
     more.
     """
-    xx, yx = moments.normal(stats.intercept(consumer))
     present = consumer.view.matrix(weights[consumer.weight], consumer.blocks)
-    gone = (~features_left(stats, consumer.weight, alive)).nonzero().flatten()
-    curvature, strength = ridged(xx, stats.settings.ridge)
-    goal = yx + strength * present
-    for tensor in (curvature, curvature.mT, goal):
-        tensor[:, :, gone] = 0.0
-    curvature[:, gone, gone] = 1.0
+    left = features_left(stats, consumer.weight, alive)
     with naming(consumer):
-        optimum = torch.cholesky_solve(goal.mT, factor(curvature)).mT
-    return Problem(curvature, stats.roots[consumer.node].times(optimum), consumer.features(group))
+        inverse, optimum = system(moments, present, left, stats.settings.ridge, stats.intercept(consumer))
+    return Problem(inverse, stats.roots[consumer.node].times(optimum), consumer.features(group))

@@ -14,6 +14,7 @@ from secateur.graph.graph import Graph, tensor_name
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.stages import Arrival, TensorName, run_stages
 from secateur.graph.store import Both
+from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Arguments, Consumer
 from secateur.reconstruct.moments import Moments, MomentSum
 
@@ -43,7 +44,7 @@ class Visitor(Protocol):
     def measure(self, reading: Reading) -> Rows:
         """Of one batch; called in several threads."""
 
-    def finish(self, consumer: Consumer, moments: Moments) -> None:
+    def finish(self, consumer: Consumer, moments: Moments | FewRows) -> None:
         """With the moments of all batches; may change the pruned tensors."""
 
 
