@@ -47,7 +47,7 @@ class DenseInverse:
         return self._matrix[:, features]
 
     def leave_out(self, gone: Tensor, rows: Tensor, step: Tensor) -> None:
-        self._matrix -= rows.mT @ step
+        self._matrix.baddbmm_(rows.mT, step, alpha=-1)
         self._matrix[:, gone] = 0.0
         self._matrix[:, :, gone] = 0.0
         self._matrix[:, gone, gone] = 1.0
@@ -67,43 +67,61 @@ def eliminate(problems: Sequence[Problem], alive: Tensor, count: int) -> tuple[T
 
     Greedy, and exact at each step. The problems' inverses are used up.
 
-    Cost for U units of m features: count · B·(m·D² + U·m²·(m + O)). Memory: B·O·D numbers.
+    Cost for U units of m features: count · B·(m·D·(D + O) + U·m³). Memory: B·O·D numbers.
     """
-    weights = [problem.weight.clone() for problem in problems]
+    layers = [_Layer(problem) for problem in problems]
     alive = alive.clone()
     order, costs = [], []
     for _ in range(count):
         total = torch.zeros(len(alive), dtype=torch.float64)
-        for problem, weight in zip(problems, weights, strict=True):
-            total += _costs(problem.inverse, weight, problem.features)
+        for layer in layers:
+            total += layer.costs()
         total[~alive] = torch.inf
         unit = int(total.argmin())
         order.append(unit)
         costs.append(total[unit])
         alive[unit] = False
-        for problem, weight in zip(problems, weights, strict=True):
-            _leave_out(problem.inverse, weight, problem.features[unit])
+        for layer in layers:
+            layer.leave_out(unit)
     return torch.tensor(order, dtype=torch.int64), torch.stack(costs) if costs else torch.zeros(0)
 
 
-def _costs(inverse: Inverse, weight: Tensor, features: Tensor) -> Tensor:
-    """tr W_F (A⁻¹_FF)⁻¹ W_Fᵀ for every unit; shape: (units,)."""
-    block = inverse.blocks(features)
-    if features.shape[1] == 1:
-        single: Tensor = (weight[:, :, features[:, 0]].square().sum(1) / block[:, :, 0, 0]).sum(0)
-        return single
-    columns = weight[:, :, features].movedim(1, -1)  # shape: (B, units, m, O)
-    half: Tensor = torch.linalg.solve_triangular(factor(block), columns, upper=False)
-    return half.square().sum((0, 2, 3))
+class _Layer:
+    """A problem while units leave: the optimum W, and the blocks WᵀW of every unit."""
 
+    def __init__(self, problem: Problem) -> None:
+        self.inverse, self.features = problem.inverse, problem.features
+        self.weight = problem.weight.clone()
+        columns = self._by_unit(self.weight)  # shape: (B, units, O, m)
+        self.gram = columns.mT @ columns
 
-def _leave_out(inverse: Inverse, weight: Tensor, gone: Tensor) -> None:
-    """Update the optimum and A⁻¹, in place, for W_F = 0."""
-    rows = inverse.rows(gone)
-    step = torch.cholesky_solve(rows, factor(rows[:, :, gone]))  # (A⁻¹_FF)⁻¹ A⁻¹_F:
-    weight -= weight[:, :, gone] @ step
-    weight[:, :, gone] = 0.0
-    inverse.leave_out(gone, rows, step)
+    def costs(self) -> Tensor:
+        """tr W_F (A⁻¹_FF)⁻¹ W_Fᵀ for every unit; shape: (units,)."""
+        blocks = self.inverse.blocks(self.features)
+        if blocks.shape[-1] == 1:
+            ratio: Tensor = (self.gram / blocks)[:, :, 0, 0]
+        else:
+            ratio = torch.cholesky_solve(self.gram, factor(blocks)).diagonal(dim1=2, dim2=3).sum(2)
+        return ratio.sum(0).clamp_min(0.0)
+
+    def leave_out(self, unit: int) -> None:
+        """Update the optimum and A⁻¹, in place, for W_F = 0."""
+        gone = self.features[unit]
+        rows = self.inverse.rows(gone)
+        step = torch.cholesky_solve(rows, factor(rows[:, :, gone]))  # (A⁻¹_FF)⁻¹ A⁻¹_F:
+        column = self.weight[:, :, gone]
+        # (W − W_F s)ᵀ(W − W_F s) = WᵀW − hᵀs − sᵀh with h = W_Fᵀ(W − ½ W_F s)
+        cross = column.mT @ self.weight - 0.5 * (column.mT @ column) @ step
+        half = self._by_unit(cross).mT @ self._by_unit(step)
+        self.gram -= half + half.mT
+        self.gram[:, unit] = 0.0
+        self.weight.baddbmm_(column, step, alpha=-1)
+        self.weight[:, :, gone] = 0.0
+        self.inverse.leave_out(gone, rows, step)
+
+    def _by_unit(self, matrix: Tensor) -> Tensor:
+        """Columns by the unit that they belong to; (B, any, D) → (B, units, any, m)."""
+        return matrix[:, :, self.features].movedim(2, 1)
 
 
 def factor(matrix: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class LowRankInverse:
 
     def leave_out(self, gone: Tensor, rows: Tensor, step: Tensor) -> None:
         """Cost: B·m·(n + m)·D."""
-        self._solved -= self._solved[:, :, gone] @ step
+        self._solved.baddbmm_(self._solved[:, :, gone], step, alpha=-1)
         self._solved[:, :, gone] = 0.0
         self._gone = self._gone.clone()
         self._gone[gone] = True
