@@ -14,7 +14,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 
 # Each module may import those of lower layers and of its own; `__init__` gives out names and may import all.
 LAYERS = {
-    **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "settings"), 0),
+    **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "amounts", "settings"), 0),
     **dict.fromkeys(
         ("torch_state", "printable", "budget", "memory", "options", "presets", "preprocessor"), 0
     ),

@@ -175,14 +175,17 @@ def test_memory_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2**31), ("500MB", 500_000_000), (2**30, 2**30), ("1.5 GiB", 3 * 2**29)]
+    ("text", "size"),
+    [("2GiB", 2**31), ("500MB", 500_000_000), (2**30, 2**30), ("1.5 GiB", 3 * 2**29), ("5e8", 500_000_000)],
 )
 def test_sizes(text: Any, size: int) -> None:
     assert memory.as_bytes(text) == size
     assert memory.default_memory() >= 2**30
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5min", 300), (2.5, 2.5), ("1h", 3600)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5min", 300), (2.5, 2.5), ("1h", 3600), ("2e2 s", 200)]
+)
 def test_times(text: Any, seconds: float) -> None:
     assert paces.as_seconds(text) == seconds
 
@@ -190,11 +193,20 @@ def test_times(text: Any, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory": "2 gibi"}, "memory='2 gibi': give bytes, or a text such as '2GiB'"),
+        (
+            {"memory": "2 gibi"},
+            r"memory='2 gibi': give bytes, or a text with a unit \(B, kB, .* TiB\) such as '2GiB', at least",
+        ),
         ({"memory": 1000}, "at least 256MiB"),
         ({"memory": True}, "memory=True"),
-        ({"budget": "soon"}, "budget='soon': give seconds, or a text such as '90s'"),
+        ({"memory": "1e400"}, "memory='1e400'"),
+        (
+            {"budget": "soon"},
+            r"budget='soon': give seconds, or a text with a unit \(s, sec, min, h\) such as '5min', above 0",
+        ),
         ({"budget": 0}, "budget=0"),
+        ({"budget": "1.2.3s"}, "budget='1.2.3s'"),
+        ({"budget": "-5min"}, "budget='-5min'"),
     ],
 )
 def test_other_sizes_and_times_are_refused(settings: dict[str, Any], message: str) -> None:

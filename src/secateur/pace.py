@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from secateur.amounts import amount, may_be
 from secateur.graph.footprint import batch_size, footprint, multiplications
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.graph.workers import in_order, worker_count
 from secateur.surrogates.effort import passes_for
 
-MAY_BE = "seconds, or a text such as '90s', '5min' or '1h'"
 _UNITS = {"": 1.0, "s": 1.0, "sec": 1.0, "min": 60.0, "h": 3600.0}
+MAY_BE = f"{may_be('seconds', _UNITS, '5min')}, above 0"
 _FEWEST = 32  # samples
 _SWEEP = 3.0  # passes of a sample at a step: both networks, and parts of them again
 _SENSED = (256, 3)  # samples of the backward pass, and passes that each costs
@@ -25,13 +25,11 @@ _VALIDATED = 2 * 512
 
 
 def as_seconds(value: object) -> float:
-    """A number of seconds, or a text with a unit; raises `ValueError` for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    """A number of seconds, or a text with a unit; raises `ValueError` for anything else, or 0."""
+    seconds = amount(value, _UNITS)
+    if not seconds:
         raise ValueError
-    found = re.fullmatch(r"\s*([0-9.]+)\s*([a-z]*)\s*", str(value))
-    if found is None or found[2] not in _UNITS or not float(found[1]) > 0:
-        raise ValueError
-    return float(found[1]) * _UNITS[found[2]]
+    return seconds
 
 
 @dataclass(frozen=True)
