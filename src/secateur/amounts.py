@@ -53,6 +53,6 @@ def _parts(value: object) -> tuple[float, str]:
     found = _AMOUNT.fullmatch(value) if isinstance(value, str) else None
     if found is not None:
         return float(found[1]), found[2]
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < math.inf:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < math.inf:
         raise ValueError(f"{value!r} is not a number with a unit")
     return float(value), ""
