@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from secateur.bounds import difference, interval, linear, maxima, relaxed
+from secateur.errors import InputError
 from secateur.graph import rules
 from secateur.graph.ops import OPS, Family
 from secateur.graph.values import unknown
@@ -81,9 +84,31 @@ def _linear(op: str) -> Linear:
     return "lines" if op in relaxed.RELAXED or op == maxima.POOL else "no"
 
 
-def as_text() -> str:
-    """The table in aligned columns, one line for each op."""
-    lines = [tuple(COLUMNS), *(row.cells() for row in support())]
+def named(names: Sequence[str]) -> tuple[Support, ...]:
+    """The rows of the ops of these names, in ATen or in ONNX, in any case; all of them without names.
+
+    Raises `InputError` for a name that no row has.
+    """
+    rows = support()
+    by_name: dict[str, list[Support]] = {}
+    for row in rows:
+        for name in (row.op, *row.onnx):
+            by_name.setdefault(name.lower(), []).append(row)
+    for name in names:
+        if name.lower() not in by_name:
+            close = get_close_matches(name.lower(), by_name, n=5)
+            spelled = sorted(
+                {other for row in rows for other in (row.op, *row.onnx) if other.lower() in close}
+            )
+            meant = f"there are similar ones: {', '.join(spelled)}; all are" if spelled else "all ops are"
+            raise InputError(f"{name!r} is no op that secateur knows; {meant} in the table of `secateur ops`")
+    wanted = {row.op for name in names for row in by_name[name.lower()]}
+    return tuple(row for row in rows if row.op in wanted or not names)
+
+
+def as_text(rows: Sequence[Support] | None = None) -> str:
+    """The table in aligned columns, one line for each op; of all ops, unless `rows` are given."""
+    lines = [tuple(COLUMNS), *(row.cells() for row in (support() if rows is None else rows))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
