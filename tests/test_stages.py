@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,12 +25,12 @@ import secateur
 from architectures import ARCHITECTURES
 from secateur import memory
 from secateur import pace as paces
-from secateur.errors import InputError, SecateurWarning
+from secateur.errors import InputError, SecateurError, SecateurWarning
 from secateur.graph import footprint as footprints
 from secateur.graph import stages, workers
 from secateur.graph.capture import capture
 from secateur.graph.footprint import batch_size, footprint, multiplications
-from secateur.graph.store import Both, Store
+from secateur.graph.store import Both, Scratch, Store
 from secateur.graph.workers import in_order
 from secateur.pace import Pace
 from secateur.surrogates.effort import effort_for
@@ -84,6 +88,49 @@ def test_values_in_a_scratch_file_come_back(tmp_path: Path, monkeypatch: pytest.
     assert found[other].original[-1] == 7 and found[other].pruned[0] == 2
     for x, y in zip(parts, found[other].original[:-1], strict=True):
         assert x.dtype == y.dtype and torch.equal(x, y)
+
+
+class Full:
+    """A file on a disk with room for so many bytes, which takes a part of what is written last."""
+
+    def __init__(self, room: int) -> None:
+        self.file, self.room = io.BytesIO(), room
+
+    def write(self, content: memoryview) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = self.file.write(content[: min(self.room, 5)])
+        self.room -= count
+        return count
+
+    def readinto(self, content: memoryview) -> int:
+        return self.file.readinto(content[:3])
+
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_a_full_disk_under_the_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a write and of a read are followed by the rest; then the folder and the bytes are named."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **settings: Full(100))
+    value, scratch = torch.randn(4, 4), Scratch(3 * 2**30)
+    assert torch.equal(scratch.read(scratch.write(value)), value)
+    with pytest.raises(
+        SecateurError, match=rf"in {re.escape(str(tmp_path))}: No space left .*; it takes 3 GiB,"
+    ) as e:
+        scratch.write(value)
+    assert "TMPDIR" in str(e.value) and "--memory" in str(e.value)
+
+
+def test_a_run_on_a_full_disk(small_batches: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "_where", lambda *where: "disk")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **settings: Full(1000))
+    with pytest.raises(SecateurError, match=r"cannot be written in .*: No space left on device; it takes"):
+        pruned("cnn_batch_norm")
 
 
 def test_work_comes_in_order_and_errors_end_it() -> None:

@@ -89,21 +89,14 @@ def named(names: Sequence[str]) -> tuple[Support, ...]:
 
     Raises `InputError` for a name that no row has.
     """
-    rows = support()
-    by_name: dict[str, list[Support]] = {}
-    for row in rows:
-        for name in (row.op, *row.onnx):
-            by_name.setdefault(name.lower(), []).append(row)
+    rows, wanted = support(), {name.lower() for name in names}
+    known = {name.lower(): name for row in rows for name in (*row.onnx, row.op)}
     for name in names:
-        if name.lower() not in by_name:
-            close = get_close_matches(name.lower(), by_name, n=5)
-            spelled = sorted(
-                {other for row in rows for other in (row.op, *row.onnx) if other.lower() in close}
-            )
-            meant = f"there are similar ones: {', '.join(spelled)}; all are" if spelled else "all ops are"
+        if name.lower() not in known:
+            close = [known[other] for other in get_close_matches(name.lower(), known, n=5)]
+            meant = f"there are similar ones: {', '.join(close)}; all are" if close else "all ops are"
             raise InputError(f"{name!r} is no op that secateur knows; {meant} in the table of `secateur ops`")
-    wanted = {row.op for name in names for row in by_name[name.lower()]}
-    return tuple(row for row in rows if row.op in wanted or not names)
+    return tuple(row for row in rows if not names or wanted & {n.lower() for n in (row.op, *row.onnx)})
 
 
 def as_text(rows: Sequence[Support] | None = None) -> str:
