@@ -471,14 +471,19 @@ def _timed(
     output: Path,
     example: tuple[Any, ...] | dict[str, Any],
 ) -> secateur.Latency | None:
-    """Time one sample before and after, where the result will run.
+    """Time one sample before and after, where the result will run; what `prune` has timed there stands.
 
     On stderr: why it was not timed, or that it takes no less time.
     """
-    found = by_suffix(output)
+    from secateur.evaluate.latency import usual_runtime
+
+    found, planned = by_suffix(output), result.latency
     after = output if found is not None and found.proto is not None else result.model
     try:
-        timed = secateur.latency(original, after, example)
+        if planned is not None and planned.table.runtime == usual_runtime(original, after):
+            timed = secateur.Latency(planned.before, planned.after, planned.table.runtime)
+        else:
+            timed = secateur.latency(original, after, example)
     except SecateurError as error:
         say(f"the latency was not measured: {error}")
         return None

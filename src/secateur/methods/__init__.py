@@ -104,8 +104,8 @@ def _check_name(method: Method, where: str) -> None:
     own = METHODS.get(name)
     if own is not None and not _same(method, own):
         raise InputError(
-            f"{where}: {name!r} is the name of a method of secateur itself, so that recipes would not tell the "
-            f"two apart; give this one another name (built in: {', '.join(METHODS)})"
+            f"{where}: {name!r} is the name of a method of secateur itself, so that recipes would not "
+            f"tell the two apart; give this one another name (built in: {', '.join(METHODS)})"
         )
 
 

@@ -128,7 +128,8 @@ class Recipe(Record):
         inputs: Shape and type of each input.
         request: The arguments of `prune`, defaults filled in.
         used: The inputs that the run used.
-        achieved: The share that was removed, of what `remove` counts.
+        achieved: The share that was removed, of what `remove` counts; of latency, as measured in the end.
+        latency: For a target in latency: what was predicted and measured, and the table of times.
         shortfall: Why less was removed than requested; empty if nothing is missing.
         steps: The edits of each step, and the size of the model after it.
         groups: The units that each group keeps.
