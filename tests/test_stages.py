@@ -12,6 +12,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from itertools import cycle
 from pathlib import Path
@@ -29,10 +30,13 @@ from secateur.errors import InputError, SecateurError, SecateurWarning
 from secateur.graph import footprint as footprints
 from secateur.graph import stages, workers
 from secateur.graph.capture import capture
+from secateur.graph.coupling import couple
 from secateur.graph.footprint import batch_size, footprint, multiplications
 from secateur.graph.store import Both, Scratch, Store
 from secateur.graph.workers import in_order
 from secateur.pace import Pace
+from secateur.reconstruct import Settings
+from secateur.reconstruct.effort import Rows, SolveTime, solve_time
 from secateur.surrogates.effort import effort_for
 from secateur.surrogates.source import Source
 
@@ -262,12 +266,14 @@ def test_other_sizes_and_times_are_refused(settings: dict[str, Any], message: st
 
 
 def test_a_time_budget_chooses_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = Pace(seconds=1e-3, work=1e12)  # 6 passes a sample, 1,792 passes beside
-    assert pace.estimate(1000, 1, True) == pytest.approx(6 + 1.792)
-    assert pace.estimate(1000, 2, False) == pytest.approx(6 + 1.792)
-    assert pace.affordable(3.0, 1000, 1, True) == 201
-    assert pace.affordable(0.1, 1000, 1, True) == 32 and pace.affordable(100.0, 1000, 1, True) == 1000
-    monkeypatch.setattr(import_module("secateur.prune"), "pace_of", lambda graph: pace)
+    # 6 passes a sample, 1,792 passes beside
+    pace = Pace(seconds=1e-3, work=1e12, steps=1, drawn=True, judged=512, solves=SolveTime())
+    assert pace.estimate(1000) == pytest.approx(6 + 1.792)
+    assert replace(pace, steps=2, drawn=False).estimate(1000) == pytest.approx(6 + 1.792)
+    assert pace.affordable(3.0, 1000) == 201
+    assert pace.affordable(0.1, 1000) == 32 and pace.affordable(100.0, 1000) == 1000
+    assert pace.affordable(0.1, 16) == 16
+    monkeypatch.setattr(import_module("secateur.prune"), "_pace", lambda task, request: pace)
     architecture = ARCHITECTURES["cnn_batch_norm"]
     settings = {"samples": 64, "surrogate": "shapes", "normalize": "none"}
     result = secateur.prune(architecture.build(), architecture.example(), budget=2.0, **settings)
@@ -278,6 +284,37 @@ def test_a_time_budget_chooses_the_samples(monkeypatch: pytest.MonkeyPatch) -> N
     )
     with pytest.warns(SecateurWarning, match="budget: the run takes about 2 s with 32 samples, the fewest"):
         secateur.prune(architecture.build(), architecture.example(), budget=0.5, **settings)
+
+
+@pytest.mark.parametrize(("given", "samples", "judged_on"), [(2000, 32, 512), (300, 32, 100), (30, 20, 10)])
+def test_a_budget_leaves_what_a_verdict_needs(
+    given: int, samples: int, judged_on: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer inputs are refitted on; a third of the inputs, up to 512, is held out as without a budget."""
+    monkeypatch.setattr(Pace, "affordable", lambda *given: 32)
+    monkeypatch.setattr(import_module("secateur.validation"), "MOST", 512)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    own = torch.rand(given, 4)
+    used = secateur.prune(model, own[:1], calibration=own, budget="1h", normalize="none").recipe.used
+    assert (used.samples, used.judged_on) == (samples, judged_on)
+
+
+def test_the_estimate_counts_eliminations_and_refits() -> None:
+    """Cubic in the width; the moments of a convolution are taken from some of its positions."""
+    times = SolveTime(eliminations=3.0, refits=2.0, rows=(Rows(1, 10_000, 1e-3), Rows(64, 10_000, 1e-3)))
+    assert times.estimate(100, 1) == pytest.approx(3 + 2 + 0.1 + 6.4)
+    assert times.estimate(1000, 2) == pytest.approx(3 + 2 * (2 + 1 + 10))
+
+    def estimated(width: int) -> SolveTime:
+        model = nn.Sequential(
+            *(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()), nn.Linear(width, 2)
+        )
+        graph = capture(model.eval(), torch.zeros(2, 4))
+        return solve_time(graph, couple(graph).prunable, lambda group: group.units // 2, Settings())
+
+    narrow, wide = estimated(64), estimated(256)
+    assert 20 < wide.refits / narrow.refits < 64 and wide.eliminations > narrow.eliminations > 0
+    assert [row.positions for row in wide.rows] == [1, 1]
 
 
 def test_inputs_take_no_more_than_half_of_the_memory() -> None:

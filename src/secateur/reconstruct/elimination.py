@@ -43,18 +43,18 @@ def eliminate(problems: Sequence[Problem], alive: Tensor, count: int) -> tuple[T
     for _ in range(count):
         total = torch.zeros(len(alive), dtype=torch.float64)
         for problem, inverse, weight in zip(problems, inverses, weights, strict=True):
-            total += _costs(inverse, weight, problem.features)
+            total += costs_of(inverse, weight, problem.features)
         total[~alive] = torch.inf
         unit = int(total.argmin())
         order.append(unit)
         costs.append(total[unit])
         alive[unit] = False
         for problem, inverse, weight in zip(problems, inverses, weights, strict=True):
-            _leave_out(inverse, weight, problem.features[unit])
+            leave_out(inverse, weight, problem.features[unit])
     return torch.tensor(order, dtype=torch.int64), torch.stack(costs) if costs else torch.zeros(0)
 
 
-def _costs(inverse: Tensor, weight: Tensor, features: Tensor) -> Tensor:
+def costs_of(inverse: Tensor, weight: Tensor, features: Tensor) -> Tensor:
     """tr W_F (A⁻¹_FF)⁻¹ W_Fᵀ for every unit; shape: (units,)."""
     if features.shape[1] == 1:
         single = features[:, 0]
@@ -66,7 +66,7 @@ def _costs(inverse: Tensor, weight: Tensor, features: Tensor) -> Tensor:
     return half.square().sum((0, 2, 3))
 
 
-def _leave_out(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
+def leave_out(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
     """Update the optimum and A⁻¹, in place, for W_F = 0; the features' own block becomes the identity."""
     rows = inverse[:, gone]  # shape: (B, m, D)
     step = torch.cholesky_solve(rows, factor(rows[:, :, gone]))  # (A⁻¹_FF)⁻¹ A⁻¹_F:
