@@ -8,6 +8,7 @@ import copy
 import json
 import warnings
 from functools import cache
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import secateur
 from architectures import ARCHITECTURES
 from helpers import coupled
 from secateur.certify import Certificate, certify
+from secateur.certify.certificate import InputSet
 from secateur.certify.checking import check_certificate
 from secateur.certify.embed import embedded
 from secateur.errors import InputError, SecateurWarning, TargetMissedError, VerificationError
@@ -363,7 +365,16 @@ def test_a_certificate_survives_its_file(tmp_path: Path) -> None:
         record["dtype"] == "float64" and record["rounding"] == "outward" and len(record["assumptions"]) == 3
     )
     assert record["original"] != record["pruned"]
+    bounds = {"lower": ((-inf,),), "upper": ((inf,),), "input_set": InputSet(input_bounds=[-inf, 1.0])}
+    infinite = found.model_copy(update={**bounds, "found": None})
+    infinite.save(tmp_path / "c.json")
+    record = json.loads((tmp_path / "c.json").read_text(), parse_constant=pytest.fail)
+    assert record["lower"] == [["-Infinity"]] and record["input_set"]["input_bounds"] == ["-Infinity", 1.0]
+    assert Certificate.load(tmp_path / "c.json") == infinite
     (tmp_path / "c.json").write_text('{"schema_version": 9}')
+    with pytest.raises(InputError, match=r"this certificate is of version 9, which is newer .* \(up to 1\)"):
+        Certificate.load(tmp_path / "c.json")
+    (tmp_path / "c.json").write_text('{"schema_version": 0}')
     with pytest.raises(InputError, match="is not a certificate of version 1"):
         Certificate.load(tmp_path / "c.json")
     with pytest.raises(InputError, match=r"cannot read .*none\.json"):

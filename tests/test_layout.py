@@ -14,9 +14,10 @@ SOURCE = Path(__file__).parents[1] / "src" / "secateur"
 
 # Each module may import those of lower layers and of its own; `__init__` gives out names and may import all.
 LAYERS = {
-    **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "settings"), 0),
+    **dict.fromkeys(("types", "errors", "files", "progress", "arguments", "amounts", "settings"), 0),
     **dict.fromkeys(
-        ("torch_state", "printable", "budget", "memory", "options", "presets", "preprocessor"), 0
+        ("torch_state", "strict_json", "printable", "budget", "memory", "options", "presets", "preprocessor"),
+        0,
     ),
     **dict.fromkeys(("graph", "decisions"), 1),
     **dict.fromkeys(("bounds", "surrogates", "inputs", "data"), 2),
@@ -34,7 +35,7 @@ FORBIDDEN = {  # part → parts that it may not import
     "evaluate": {"prune", "run", "methods", "cli"},
 }
 ALLOWED = {
-    "report": {"report", "graph", "errors", "files", "types", "printable"}
+    "report": {"report", "graph", "errors", "files", "types", "printable", "strict_json"}
 }  # part → the only parts that it may import
 OPTIONAL = (
     *(

@@ -105,6 +105,34 @@ def test_what_is_no_method_is_refused(method: Any) -> None:
         pruned(method=method)
 
 
+@pytest.mark.parametrize("name", ["", "my method", "a\x1b[2J", "a\nb", "Größe", "-o", "9", "x" * 65, 3, None])
+def test_a_name_of_a_method_is_a_plain_word(name: Any) -> None:
+    with pytest.raises(InputError, match=r"method: the name of the PerGroup is .*; it must have up to 64"):
+        pruned(method=PerGroup(name, first))
+
+
+def test_a_method_needs_a_name() -> None:
+    class Nameless(Last):
+        name = None  # type: ignore[assignment]
+
+    with pytest.raises(InputError, match="the name of the Nameless is None"):
+        pruned(method=Nameless)
+
+
+def test_names_of_our_own_methods_are_taken() -> None:
+    with pytest.raises(InputError, match="'saliency' is the name of a method of secateur itself"):
+        pruned(method=PerGroup("saliency", first))
+    own = METHODS["saliency"]
+    assert isinstance(own, PerGroup)
+    for method in (own, own.choose):
+        assert pruned(method=method, remove=0.25).recipe.request.method == "saliency"
+
+
+def test_a_lambda_is_a_custom_method() -> None:
+    result = pruned(method=lambda context, group, count: first(context, group, count), remove=0.25)
+    assert result.recipe.request.method == "custom"
+
+
 @pytest.mark.parametrize(
     "name", [n for n, m in METHODS.items() if isinstance(m, PerGroup) and m.needs == "weights"]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import secateur
 from secateur.errors import InputError, VerificationError
+from secateur.graph import export as exporting
 
 onnx = pytest.importorskip("onnx")
 ort = pytest.importorskip("onnxruntime")
@@ -114,3 +116,23 @@ def test_certificates_of_imported_models(file: Path) -> None:
     small = secateur.prune(model, remove=0.3).model
     found = secateur.certify(model, small, inputs=torch.rand(3, 1, 8, 8), eps=0.01)
     assert found.found is not None and all(f <= d for f, d in zip(found.found, found.drift, strict=True))
+
+
+def test_a_run_exports_an_imported_model_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The places of its values are noted on the way; a model that has changed since is captured again."""
+    counted, export = list[str](), exporting._exported
+
+    def counting(model: nn.Module, *given: Any) -> Any:
+        counted.append(type(model).__name__)
+        return export(model, *given)
+
+    monkeypatch.setattr(exporting, "_exported", counting)
+    model = secateur.load_model(file)
+    assert isinstance(model, nn.Module)
+    settings = {"remove": 0.5, "method": "scale", "normalize": "none", "round_to": 1}
+    before = secateur.prune(model, **settings)
+    assert counted == ["OnnxModel"] and before.after.units < before.before.units
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    after = secateur.prune(model, **settings)
+    assert counted == ["OnnxModel"] * 2 and after.recipe.model.tensors != before.recipe.model.tensors

@@ -16,6 +16,7 @@ from secateur import cost, decisions
 from secateur.bounds import difference, interval, linear, relaxed, rounding, windows
 from secateur.bounds.activations import SLOPES, TURNING
 from secateur.cli import app
+from secateur.errors import InputError
 from secateur.graph import meaning, ops, places, rules
 from secateur.graph.ops import OPS
 from secateur.reconstruct.layers import VIEWS
@@ -184,3 +185,22 @@ def test_the_command_prints_the_table() -> None:
 def test_the_page_of_the_documentation_holds_the_table() -> None:
     lines = as_markdown().splitlines()
     assert len(lines) == len(OPS) + 2 and "| `conv2d` | yes | yes | yes | yes | exact | Conv |" in lines
+
+
+def test_the_command_prints_some_ops() -> None:
+    """By their names in ATen or in ONNX, in any case."""
+    run = lambda *names: CliRunner().invoke(app, ["ops", *names]).output.splitlines()  # noqa: E731
+    assert [line.split()[0] for line in run("Conv", "RELU")] == ["op", "conv1d", "conv2d", "conv3d", "relu"]
+    assert [row["op"] for row in json.loads("\n".join(run("conv2d", "--json")))] == ["conv2d"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("conv2", r"'conv2' is no op that secateur knows; there are similar ones: .*conv2d.* `secateur ops`"),
+        ("xyzzy", "is no op that secateur knows; all ops are in the table of `secateur ops`"),
+    ],
+)
+def test_an_unknown_op(name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        CliRunner().invoke(app, ["ops", name], catch_exceptions=False)

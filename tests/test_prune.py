@@ -20,6 +20,7 @@ from torch.export import Dim, export
 import secateur
 from architectures import ARCHITECTURES
 from helpers import batch_of, coupled, outputs, same_bits, snapshot
+from secateur.cli.printing import print_json
 from secateur.cost import macs_after, parameters_after
 from secateur.errors import InputError, NothingToPruneError, RecipeError, TargetMissedError
 from secateur.graph.capture import capture
@@ -31,7 +32,7 @@ from secateur.methods.context import Context
 from secateur.methods.impact import interval_entropy, ranking
 from secateur.methods.pairs import least_pairs
 from secateur.plan import Target, make_plan, schedule, selected
-from secateur.report.recipe import Edit, Recipe
+from secateur.report.recipe import Edit, Recipe, seal_of
 from secateur.types import Group, Slot
 
 RATIOS = tuple(
@@ -695,16 +696,56 @@ def changed(**fields: Any) -> bytes:
     return json.dumps(json.loads(recipe().model_dump_json()) | fields).encode()
 
 
+def no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def test_numbers_that_are_not_finite_are_texts_in_a_recipe(tmp_path: Path) -> None:
+    found = recipe()
+    assert found.verdict is not None
+    request = found.request.model_copy(
+        update={"input_bounds": [-math.inf, 1.0], "guard": {"drift": math.inf}}
+    )
+    update = {"verdict": found.verdict.model_copy(update={"drift": math.inf}), "request": request}
+    infinite = found.model_copy(update=update)
+    infinite.save(tmp_path / "a.json")
+    record = json.loads((tmp_path / "a.json").read_text(), parse_constant=no_constant)
+    assert record["verdict"]["drift"] == "Infinity" and record["request"]["input_bounds"] == ["-Infinity", 1]
+    again = Recipe.load(tmp_path / "a.json")
+    assert again.verdict == infinite.verdict and again.request == request
+
+    content = infinite.model_dump(mode="json")  # as earlier versions have written it
+    content["request"]["input_bounds"] = [None, 1.0]
+    old = json.dumps({**content, "seal": seal_of(content)})
+    assert "Infinity," in old
+    (tmp_path / "b.json").write_text(old)
+    assert Recipe.load(tmp_path / "b.json").verdict == infinite.verdict
+
+
+def test_json_of_commands_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"drift": math.inf, "rows": [(math.nan, 1.0)]})
+    assert json.loads(capsys.readouterr().out, parse_constant=no_constant) == {
+        "drift": "Infinity",
+        "rows": [["NaN", 1.0]],
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (changed(schema_version=3), "is not a recipe of version 1 or 2: schema_version: Input should be 2"),
+        (
+            changed(schema_version=3, versions={"secateur": "9.1"}),
+            r"this recipe is of version 3, which is newer than this secateur \S+ reads \(up to 2\); upgrade "
+            "secateur to 9.1, which wrote it, or later",
+        ),
+        (changed(schema_version=10**400), "newer than .* upgrade secateur to"),
+        (changed(schema_version=0), "is not a recipe of version 1 or 2: schema_version: Input should be 2"),
         (changed(surprise=1), "is not a recipe of version 1 or 2: surprise: Extra inputs are not permitted"),
         (changed(steps="none"), "is not a recipe of version 1 or 2: steps"),
         (b"{", "is not a recipe of version 1 or 2: the file: Invalid JSON"),
         (b"\x80\x02", "is not a recipe of version 1"),
     ],
-    ids=["version", "extra", "steps", "cut_off", "pickle"],
+    ids=["newer", "much_newer", "version", "extra", "steps", "cut_off", "pickle"],
 )
 def test_no_recipe(content: bytes, text: str, tmp_path: Path) -> None:
     path = tmp_path / "recipe.json"

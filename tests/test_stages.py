@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import io
+import os
+import re
 import subprocess
 import sys
 import tempfile
 import textwrap
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from itertools import cycle
 from pathlib import Path
@@ -21,14 +26,17 @@ import secateur
 from architectures import ARCHITECTURES
 from secateur import memory
 from secateur import pace as paces
-from secateur.errors import InputError, SecateurWarning
+from secateur.errors import InputError, SecateurError, SecateurWarning
 from secateur.graph import footprint as footprints
 from secateur.graph import stages, workers
 from secateur.graph.capture import capture
+from secateur.graph.coupling import couple
 from secateur.graph.footprint import batch_size, footprint, multiplications
-from secateur.graph.store import Both, Store
+from secateur.graph.store import Both, Scratch, Store
 from secateur.graph.workers import in_order
 from secateur.pace import Pace
+from secateur.reconstruct import Settings
+from secateur.reconstruct.effort import Rows, SolveTime, solve_time
 from secateur.surrogates.effort import effort_for
 from secateur.surrogates.source import Source
 
@@ -84,6 +92,49 @@ def test_values_in_a_scratch_file_come_back(tmp_path: Path, monkeypatch: pytest.
     assert found[other].original[-1] == 7 and found[other].pruned[0] == 2
     for x, y in zip(parts, found[other].original[:-1], strict=True):
         assert x.dtype == y.dtype and torch.equal(x, y)
+
+
+class Full:
+    """A file on a disk with room for so many bytes, which takes a part of what is written last."""
+
+    def __init__(self, room: int) -> None:
+        self.file, self.room = io.BytesIO(), room
+
+    def write(self, content: memoryview) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        count = self.file.write(content[: min(self.room, 5)])
+        self.room -= count
+        return count
+
+    def readinto(self, content: memoryview) -> int:
+        return self.file.readinto(content[:3])
+
+    def seek(self, place: int) -> int:
+        return self.file.seek(place)
+
+    def close(self) -> None:
+        self.file.close()
+
+
+def test_a_full_disk_under_the_scratch_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of a write and of a read are followed by the rest; then the folder and the bytes are named."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **settings: Full(100))
+    value, scratch = torch.randn(4, 4), Scratch(3 * 2**30)
+    assert torch.equal(scratch.read(scratch.write(value)), value)
+    with pytest.raises(
+        SecateurError, match=rf"in {re.escape(str(tmp_path))}: No space left .*; it takes 3 GiB,"
+    ) as e:
+        scratch.write(value)
+    assert "TMPDIR" in str(e.value) and "--memory" in str(e.value)
+
+
+def test_a_run_on_a_full_disk(small_batches: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stages, "_where", lambda *where: "disk")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **settings: Full(1000))
+    with pytest.raises(SecateurError, match=r"cannot be written in .*: No space left on device; it takes"):
+        pruned("cnn_batch_norm")
 
 
 def test_work_comes_in_order_and_errors_end_it() -> None:
@@ -186,14 +237,17 @@ def test_memory_is_bounded(model: str, units: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2**31), ("500MB", 500_000_000), (2**30, 2**30), ("1.5 GiB", 3 * 2**29)]
+    ("text", "size"),
+    [("2GiB", 2**31), ("500MB", 500_000_000), (2**30, 2**30), ("1.5 GiB", 3 * 2**29), ("5e8", 500_000_000)],
 )
 def test_sizes(text: Any, size: int) -> None:
     assert memory.as_bytes(text) == size
     assert memory.default_memory() >= 2**30
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("5min", 300), (2.5, 2.5), ("1h", 3600)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("5min", 300), (2.5, 2.5), ("1h", 3600), ("2e2 s", 200)]
+)
 def test_times(text: Any, seconds: float) -> None:
     assert paces.as_seconds(text) == seconds
 
@@ -201,11 +255,20 @@ def test_times(text: Any, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"memory": "2 gibi"}, "memory='2 gibi': give bytes, or a text such as '2GiB'"),
+        (
+            {"memory": "2 gibi"},
+            r"memory='2 gibi': give bytes, or a text with a unit \(B, kB, .* TiB\) such as '2GiB', at least",
+        ),
         ({"memory": 1000}, "at least 256MiB"),
         ({"memory": True}, "memory=True"),
-        ({"budget": "soon"}, "budget='soon': give seconds, or a text such as '90s'"),
+        ({"memory": "1e400"}, "memory='1e400'"),
+        (
+            {"budget": "soon"},
+            r"budget='soon': give seconds, or a text with a unit \(s, sec, min, h\) such as '5min', above 0",
+        ),
         ({"budget": 0}, "budget=0"),
+        ({"budget": "1.2.3s"}, "budget='1.2.3s'"),
+        ({"budget": "-5min"}, "budget='-5min'"),
     ],
 )
 def test_other_sizes_and_times_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -214,12 +277,14 @@ def test_other_sizes_and_times_are_refused(settings: dict[str, Any], message: st
 
 
 def test_a_time_budget_chooses_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    pace = Pace(seconds=1e-3, work=1e12)  # 6 passes a sample, 1,792 passes beside
-    assert pace.estimate(1000, 1, True) == pytest.approx(6 + 1.792)
-    assert pace.estimate(1000, 2, False) == pytest.approx(6 + 1.792)
-    assert pace.affordable(3.0, 1000, 1, True) == 201
-    assert pace.affordable(0.1, 1000, 1, True) == 32 and pace.affordable(100.0, 1000, 1, True) == 1000
-    monkeypatch.setattr(import_module("secateur.prune"), "pace_of", lambda graph: pace)
+    # 6 passes a sample, 1,792 passes beside
+    pace = Pace(seconds=1e-3, work=1e12, steps=1, drawn=True, judged=512, solves=SolveTime())
+    assert pace.estimate(1000) == pytest.approx(6 + 1.792)
+    assert replace(pace, steps=2, drawn=False).estimate(1000) == pytest.approx(6 + 1.792)
+    assert pace.affordable(3.0, 1000) == 201
+    assert pace.affordable(0.1, 1000) == 32 and pace.affordable(100.0, 1000) == 1000
+    assert pace.affordable(0.1, 16) == 16
+    monkeypatch.setattr(import_module("secateur.prune"), "_pace", lambda task, request: pace)
     architecture = ARCHITECTURES["cnn_batch_norm"]
     settings = {"samples": 64, "surrogate": "shapes", "normalize": "none"}
     result = secateur.prune(architecture.build(), architecture.example(), budget=2.0, **settings)
@@ -230,6 +295,37 @@ def test_a_time_budget_chooses_the_samples(monkeypatch: pytest.MonkeyPatch) -> N
     )
     with pytest.warns(SecateurWarning, match="budget: the run takes about 2 s with 32 samples, the fewest"):
         secateur.prune(architecture.build(), architecture.example(), budget=0.5, **settings)
+
+
+@pytest.mark.parametrize(("given", "samples", "judged_on"), [(2000, 32, 512), (300, 32, 100), (30, 20, 10)])
+def test_a_budget_leaves_what_a_verdict_needs(
+    given: int, samples: int, judged_on: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer inputs are refitted on; a third of the inputs, up to 512, is held out as without a budget."""
+    monkeypatch.setattr(Pace, "affordable", lambda *given: 32)
+    monkeypatch.setattr(import_module("secateur.validation"), "MOST", 512)
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
+    own = torch.rand(given, 4)
+    used = secateur.prune(model, own[:1], calibration=own, budget="1h", normalize="none").recipe.used
+    assert (used.samples, used.judged_on) == (samples, judged_on)
+
+
+def test_the_estimate_counts_eliminations_and_refits() -> None:
+    """Cubic in the width; the moments of a convolution are taken from some of its positions."""
+    times = SolveTime(eliminations=3.0, refits=2.0, rows=(Rows(1, 10_000, 1e-3), Rows(64, 10_000, 1e-3)))
+    assert times.estimate(100, 1) == pytest.approx(3 + 2 + 0.1 + 6.4)
+    assert times.estimate(1000, 2) == pytest.approx(3 + 2 * (2 + 1 + 10))
+
+    def estimated(width: int) -> SolveTime:
+        model = nn.Sequential(
+            *(nn.Linear(4, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()), nn.Linear(width, 2)
+        )
+        graph = capture(model.eval(), torch.zeros(2, 4))
+        return solve_time(graph, couple(graph).prunable, lambda group: group.units // 2, Settings())
+
+    narrow, wide = estimated(64), estimated(256)
+    assert 20 < wide.refits / narrow.refits < 64 and wide.eliminations > narrow.eliminations > 0
+    assert [row.positions for row in wide.rows] == [1, 1]
 
 
 def test_inputs_take_no_more_than_half_of_the_memory() -> None:

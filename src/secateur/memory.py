@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 
+from secateur.amounts import amount, may_be
 from secateur.budget import budget as largest_array
 
 _LEAST = 2**30
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-MAY_BE = "bytes, or a text such as '2GiB' or '500MB', at least 256MiB"
+MAY_BE = f"{may_be('bytes', _UNITS, '2GiB')}, at least 256MiB"
 _SMALLEST = 2**28
 
 
 def as_bytes(value: object) -> int:
     """A number of bytes, or a text with a unit; raises `ValueError` for anything else, or too little."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError
-    found = re.fullmatch(r"\s*([0-9.]+(?:[eE][+]?[0-9]+)?)\s*([A-Za-z]*)\s*", str(value))
-    if found is None or found[2] not in _UNITS:
-        raise ValueError
-    size = float(found[1]) * _UNITS[found[2]]
+    size = amount(value, _UNITS)
     if not _SMALLEST <= size < 2**62:
         raise ValueError
     return int(size)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Final, Literal
@@ -12,6 +13,7 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
+from secateur.amounts import amount, as_share
 from secateur.channels import aligned_units, block_units
 from secateur.errors import InputError, NothingToPruneError, TargetMissedError, few
 from secateur.graph.coupling import Coupling
@@ -28,6 +30,7 @@ _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of 
 
 # "size" is that of the weights in a file.
 _NAMES: dict[str, Quantity] = {**{name: name for name in QUANTITIES}, "size": "params"}
+_MILLISECONDS = {"ms": 1.0}
 REMOVE = (
     "the share that goes, between 0 and 1: 0.5, '50%', 'params=50%', 'macs=50%', 'bytes=50%' or "
     "'latency=30%'; or the time that stays: 'latency=3ms'"
@@ -51,16 +54,15 @@ class Target:
 
         Raises `InputError` for anything else.
         """
-        name, _, amount = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
-        quantity, text = _NAMES.get(name.strip() or "units"), str(amount).strip()
-        if quantity == "latency" and text.endswith("ms"):
-            ms = _number(text.removesuffix("ms"))
-            if 0 < ms < math.inf:
+        name, _, stated = remove.rpartition("=") if isinstance(remove, str) else ("", "", remove)
+        quantity = _NAMES.get(name.strip() or "units")
+        with suppress(ValueError):
+            if quantity == "latency" and (ms := amount(stated, _MILLISECONDS)) > 0:
                 return Target(quantity, 0.0, ms)
-        share = _number(text[:-1]) / 100 if text.endswith("%") else _number(text)
-        if quantity is None or not 0 < share < 1:
-            raise InputError(f"remove={remove!r}: give {REMOVE}")
-        return Target(quantity, share)
+        with suppress(ValueError):
+            if quantity is not None and 0 < (goes := as_share(stated)) < 1:
+                return Target(quantity, goes)
+        raise InputError(f"remove={remove!r}: give {REMOVE}")
 
     def resolved(self, whole: float) -> Target:
         """With `share` filled in, for a network of `whole` milliseconds.
@@ -75,14 +77,6 @@ class Target:
                 "for less time, or leave the model as it is"
             )
         return replace(self, share=1 - self.ms / whole)
-
-
-def _number(text: str) -> float:
-    """NaN where it is none."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 @dataclass(frozen=True)

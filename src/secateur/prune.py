@@ -29,9 +29,11 @@ from secateur.methods import Goal, Method, Task
 from secateur.methods.exact.method import unneeded
 from secateur.methods.per_group import Choose
 from secateur.outcome import kept_units, solved_tensors
-from secateur.pace import pace_of, shown
+from secateur.pace import Pace, pass_time, shown
 from secateur.plan import AUTO, Plan, Rounding, Target, require_groups, schedule, selected
 from secateur.progress import notice, phase, track
+from secateur.reconstruct import Settings
+from secateur.reconstruct.effort import solve_time
 from secateur.report.recipe import (
     Edit,
     Recipe,
@@ -54,8 +56,8 @@ from secateur.timing.clock import Clock
 from secateur.timing.goal import TowardsLatency
 from secateur.timing.measure import measured_times, network_after
 from secateur.torch_state import reproducible
-from secateur.types import Groups, Interval
-from secateur.validation import Validation, samples_for, verdict_of, with_doubts
+from secateur.types import Group, Groups, Interval
+from secateur.validation import Validation, samples_for, validation_count, verdict_of, with_doubts
 
 
 def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None = None) -> Groups:
@@ -158,9 +160,9 @@ def prune(
             do not fit go to a scratch file or are computed again, with the same result. Default: a quarter of
             the free memory, at least 1 GiB.
         budget: Time that the run may take, in seconds or as "5min": as many samples are used as the estimate
-            allows. It covers passes of the samples, which take most of the time in large networks; a warning
-            says if the run took longer. The estimate depends on the machine, and so does the result; the
-            recipe records the number of samples. Default: no limit.
+            allows. A warning says if the run took longer. Inputs that are held out for the guard and the
+            verdict are not cut below what a verdict needs. The estimate depends on the machine, and so does
+            the result; the recipe records the number of samples. Default: no limit.
         allocation: `uniform` removes the same share of every group; `global` removes more where this changes
             the outputs less.
         guard: Budgets, measured on held-out inputs after every step: "agreement", the least share of equal
@@ -256,9 +258,9 @@ def _pruned(
         with report("looking for units that can be removed exactly"):
             _remove_unneeded(task, history)
     recorded = request.recorded(request.ignored(model), task.input_bounds)
-    request = _paced(task, request)
+    refitted_on = _paced(task, request)
     with report("drawing samples"):
-        samples, validation, used = samples_for(request, graph, coupling, task.input_bounds)
+        samples, validation, used = samples_for(request, graph, coupling, task.input_bounds, refitted_on)
         validation = with_doubts(validation, request, graph)
     give_back()
     task = replace(task, samples=samples)
@@ -372,17 +374,15 @@ def _box(graph: Graph, input_bounds: Any, device: torch.device | str | None) -> 
     )
 
 
-def _paced(task: Task, request: Request) -> Request:
-    """Say how long the run will take; with a time budget, as many samples as it allows."""
+def _paced(task: Task, request: Request) -> int:
+    """Say how long the run will take; the number of samples to refit on: those that a time budget allows."""
+    samples = request.samples
     if not request.needs_samples:
-        return request
-    share = 0.5 if task.target is None else task.target.share
-    steps, drawn = max(1, math.ceil(share / request.step)), request.calibration is None
-    pace, samples = pace_of(task.graph), request.samples
+        return samples
+    pace = _pace(task, request)
     if request.budget is not None:
-        samples = pace.affordable(request.budget, samples, steps, drawn)
-        request = replace(request, samples=samples)
-    seconds = pace.estimate(samples, steps, drawn)
+        samples = pace.affordable(request.budget, samples)
+    seconds = pace.estimate(samples)
     notice(f"{samples:,} samples, about {shown(seconds)}", request.progress)
     if request.budget is not None and seconds > request.budget:
         warnings.warn(
@@ -391,7 +391,25 @@ def _paced(task: Task, request: Request) -> Request:
             SecateurWarning,
             stacklevel=2,
         )
-    return request
+    return samples
+
+
+def _pace(task: Task, request: Request) -> Pace:
+    """Cost: a few batches, and a few steps of elimination."""
+    share = 0.5 if task.target is None else task.target.share
+    scored = request.allocation == "global"  # then all units are eliminated once, for their costs
+
+    def leaving(group: Group) -> int:
+        refitted = request.method.needs == "samples"
+        return scored * (group.units - 1) + refitted * math.ceil(share * group.units)
+
+    return Pace(
+        *pass_time(task.graph),
+        steps=max(1, math.ceil(share / request.step)),
+        drawn=request.calibration is None,
+        judged=validation_count(task.graph, task.coupling),
+        solves=solve_time(task.graph, task.groups, leaving, Settings()),
+    )
 
 
 def _check_time(seconds: float, request: Request) -> None:
@@ -399,7 +417,7 @@ def _check_time(seconds: float, request: Request) -> None:
     if request.budget is not None and seconds > 1.2 * request.budget + 1.0:
         warnings.warn(
             f"budget: the run took {shown(seconds)}, the budget is {shown(request.budget)}; the estimate "
-            "covers passes of the samples, not capture, elimination, refits or the timing of layers",
+            "covers passes of the samples, elimination and refits, not capture or the timing of layers",
             SecateurWarning,
             stacklevel=2,
         )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Literal
 
 from secateur.bounds import difference, interval, linear, maxima, relaxed
+from secateur.errors import InputError
 from secateur.graph import rules
 from secateur.graph.ops import OPS, Family
 from secateur.graph.values import unknown
@@ -81,9 +84,24 @@ def _linear(op: str) -> Linear:
     return "lines" if op in relaxed.RELAXED or op == maxima.POOL else "no"
 
 
-def as_text() -> str:
-    """The table in aligned columns, one line for each op."""
-    lines = [tuple(COLUMNS), *(row.cells() for row in support())]
+def named(names: Sequence[str]) -> tuple[Support, ...]:
+    """The rows of the ops of these names, in ATen or in ONNX, in any case; all of them without names.
+
+    Raises `InputError` for a name that no row has.
+    """
+    rows, wanted = support(), {name.lower() for name in names}
+    known = {name.lower(): name for row in rows for name in (*row.onnx, row.op)}
+    for name in names:
+        if name.lower() not in known:
+            close = [known[other] for other in get_close_matches(name.lower(), known, n=5)]
+            meant = f"there are similar ones: {', '.join(close)}; all are" if close else "all ops are"
+            raise InputError(f"{name!r} is no op that secateur knows; {meant} in the table of `secateur ops`")
+    return tuple(row for row in rows if not names or wanted & {n.lower() for n in (row.op, *row.onnx)})
+
+
+def as_text(rows: Sequence[Support] | None = None) -> str:
+    """The table in aligned columns, one line for each op; of all ops, unless `rows` are given."""
+    lines = [tuple(COLUMNS), *(row.cells() for row in (support() if rows is None else rows))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

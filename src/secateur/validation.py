@@ -45,12 +45,14 @@ class Validation:
 
 
 def samples_for(
-    request: Request, graph: Graph, coupling: Coupling, bounds: Any
+    request: Request, graph: Graph, coupling: Coupling, bounds: Any, refitted_on: int
 ) -> tuple[Samples | None, Validation | None, UsedInputs]:
-    """Draw the samples of a run.
+    """Draw the samples of a run, `refitted_on` for scoring and refitting (fewer than asked for under a time
+    budget).
 
     If scoring needs samples, a third of a user's own inputs is held out for validation, else all of them are.
-    Without own inputs, validation samples come from another surrogate than those for scoring.
+    A budget leaves a third of as many as `validation_count` says. Without own inputs, validation samples come
+    from another surrogate than those for scoring.
 
     Returns:
         Samples for scoring and refitting, None if the method needs none; validation samples, None (with a
@@ -68,15 +70,19 @@ def samples_for(
     used = UsedInputs(surrogate=surrogate if needed and request.calibration is None else "")
     samples = None
     if request.calibration is not None:
-        most = request.samples + (request.samples + 1) // 2 if needed else request.samples
+        most = _with_a_third(request.samples) if needed else request.samples
+        cut = refitted_on if refitted_on < request.samples else None
+        if cut is not None:
+            enough = max(_with_a_third(cut), 3 * validation_count(graph, coupling))
+            most = min(most, enough)
         own = draw(request.surrogate, request.calibration, most, seed=request.seed)
         used = used.model_copy(update={"calibration": digest(own)})
         if not needed or _count(own) > 1:
-            samples, kept_apart = split(own, request.seed) if needed else (None, own)
+            samples, kept_apart = split(own, request.seed, cut) if needed else (None, own)
             return samples, Validation(kept_apart, OWN), _counted(used, samples, kept_apart)
         samples = own
     elif needed:
-        samples = draw(request.surrogate, None, request.samples, seed=request.seed)
+        samples = draw(request.surrogate, None, refitted_on, seed=request.seed)
     other = validation_surrogate(surrogate if needed else "")
     count = affordable(graph, validation_count(graph, coupling), request.memory // 2)
     try:
@@ -97,12 +103,20 @@ def _count(samples: Samples | None) -> int:
     return 0 if samples is None else len(samples.inputs[0])
 
 
-def split(own: Samples, seed: int) -> tuple[Samples, Samples]:
-    """Split a user's inputs at random: two thirds for refitting, a third (at least one) for validation."""
+def _with_a_third(count: int) -> int:
+    """As many inputs as leave `count` when a third is held out."""
+    return count + (count + 1) // 2
+
+
+def split(own: Samples, seed: int, most: int | None = None) -> tuple[Samples, Samples]:
+    """Split a user's inputs at random: two thirds, and at most `most`, for refitting; a third, and at least
+    one, for validation.
+    """
     count = len(own.inputs[0])
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
     apart = max(1, count // 3)
-    return _taken(own, order[apart:].sort().values), _taken(own, order[:apart].sort().values)
+    refitted_on = order[apart:][:most]
+    return _taken(own, refitted_on.sort().values), _taken(own, order[:apart].sort().values)
 
 
 def _taken(samples: Samples, rows: Tensor) -> Samples:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from secateur.decisions import Head
 from secateur.errors import InputError
 from secateur.files import write_atomically
+from secateur.report.newer import why_newer
 from secateur.report.recipe import Fingerprint
-from secateur.report.record import Record
+from secateur.report.record import Plain, Record
 from secateur.report.summary import html_table
 from secateur.report.tables import certificate_table
+from secateur.strict_json import dumps
 
+SCHEMA: Final = 1
 Method = Literal["linear", "interval"]
 
 ASSUMPTIONS = (
@@ -30,7 +33,7 @@ ASSUMPTIONS = (
 class InputSet(Record):
     """All inputs of the box, or of the L∞ balls of radius `eps` round given ones, cut with the box."""
 
-    input_bounds: Any
+    input_bounds: Plain
     # With mean and std, bounds, eps and inputs are those of images x, and the models take (x − mean) / std.
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
@@ -69,7 +72,8 @@ class Share(Record):
 class Certificate(Record):
     """Bounds on g(x) − f(x), g the pruned model and f the original, for every x of the input set.
 
-    `lower` and `upper` have one row of all outputs for the box; with inputs, one row for each.
+    `lower` and `upper` have one row of all outputs for the box; with inputs, one row for each. In a file,
+    infinite bounds are the texts "Infinity" and "-Infinity".
 
     Examples:
         >>> import os, tempfile, torch, secateur
@@ -81,7 +85,7 @@ class Certificate(Record):
         True
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1] = SCHEMA
     input_set: InputSet
     method: Method  # linear (and intervals), or interval
     # what the outputs were taken for: a name in secateur.decisions; not in older files
@@ -138,16 +142,19 @@ class Certificate(Record):
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the certificate as JSON, atomically."""
-        write_atomically(path, lambda file: file.write((self.model_dump_json(indent=1) + "\n").encode()))
+        write_atomically(path, lambda file: file.write((dumps(self.model_dump(mode="json")) + "\n").encode()))
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Certificate:
         """Read a certificate; `InputError` where the file is none."""
         try:
-            return Certificate.model_validate_json(Path(path).read_bytes())
+            data = Path(path).read_bytes()
+            return Certificate.model_validate_json(data)
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror}") from error
         except ValidationError as error:
+            if newer := why_newer(data, SCHEMA):
+                raise InputError(f"{path}: this certificate {newer}") from error
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise InputError(f"{path} is not a certificate of version 1: {where}: {first['msg']}") from error

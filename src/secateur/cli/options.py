@@ -130,7 +130,12 @@ HeadOption = Annotated[
 
 AsJson = Annotated[
     bool,
-    Option("--json", rich_help_panel=OUTPUT, help="Print the result as JSON instead of a table."),
+    Option(
+        "--json",
+        rich_help_panel=OUTPUT,
+        help="Print the result as JSON instead of a table; numbers that are not finite are the texts "
+        "Infinity, -Infinity and NaN.",
+    ),
 ]
 Overwrite = Annotated[
     bool,

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from secateur.printable import printable
+from secateur.strict_json import dumps
 
 
 def say(message: str) -> None:
@@ -24,7 +24,8 @@ def print_line(text: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=1))
+    """Plain data; see `strict_json` for numbers that are not finite."""
+    print(dumps(value))
 
 
 def print_result(message: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Exit, Option
 
 import secateur
+from secateur.amounts import amount, as_share
 from secateur.cli.exit_codes import TARGET_MISSED
 from secateur.cli.names import Allocation, Head, Method, Surrogate
 from secateur.cli.options import (
@@ -418,10 +419,10 @@ def _checked_recipe(
 def _fewer_macs(faster: str, remove: str | None) -> str:
     """Convert `2x` to a value of --remove."""
     try:
-        times = float(faster.removesuffix("x"))
+        times = amount(faster, {"": 1.0, "x": 1.0})
     except ValueError:
         times = 0.0
-    if not 1 < times < math.inf:
+    if not times > 1:
         raise InputError(f"--faster {faster}: give how many times faster, above 1, e.g. 2x")
     if remove is not None:
         raise InputError("--faster and --remove say the same; give one of them")
@@ -434,12 +435,12 @@ def _least_agreement(loss: str | None, agreement: float | None) -> float | None:
     if agreement is not None:
         raise InputError("--max-loss and --min-agreement say the same; give one of them")
     try:
-        share = float(loss[:-1]) / 100 if loss.endswith("%") else float(loss)
+        lost = as_share(loss)
     except ValueError:
-        share = math.nan
-    if not 0 <= share < 1:
+        lost = math.nan
+    if not 0 <= lost < 1:
         raise InputError(f"--max-loss {loss}: give the share of predictions that may change, e.g. 1% or 0.01")
-    return 1 - share
+    return 1 - lost
 
 
 def _method_options(method: str, pairs: list[str]) -> dict[str, float | int]:
@@ -470,14 +471,19 @@ def _timed(
     output: Path,
     example: tuple[Any, ...] | dict[str, Any],
 ) -> secateur.Latency | None:
-    """Time one sample before and after, where the result will run.
+    """Time one sample before and after, where the result will run; what `prune` has timed there stands.
 
     On stderr: why it was not timed, or that it takes no less time.
     """
-    found = by_suffix(output)
+    from secateur.evaluate.latency import usual_runtime
+
+    found, planned = by_suffix(output), result.latency
     after = output if found is not None and found.proto is not None else result.model
     try:
-        timed = secateur.latency(original, after, example)
+        if planned is not None and planned.table.runtime == usual_runtime(original, after):
+            timed = secateur.Latency(planned.before, planned.after, planned.table.runtime)
+        else:
+            timed = secateur.latency(original, after, example)
     except SecateurError as error:
         say(f"the latency was not measured: {error}")
         return None

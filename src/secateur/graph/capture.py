@@ -47,8 +47,11 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
             it refuses the inputs, its control flow depends on data, or it fixes the batch size.
         InputError: there are no example inputs, or they hold values that a graph cannot take.
     """
-    program, leaves = _exported(model, example_inputs)
-    module = _flat_module(program)
+    return graph_of(model, *_exported(model, example_inputs))
+
+
+def graph_of(model: nn.Module | ExportedProgram, module: fx.GraphModule, leaves: list[Any]) -> Graph:
+    """The graph of an export of `model`; `module` is changed. `leaves`: a value for each of its inputs."""
     check_quantised_ops(module.graph)
     check_values(dict(module.state_dict()))
     make_functional(module, leaves)
@@ -65,19 +68,21 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
 def _exported(
     model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None
-) -> tuple[ExportedProgram, list[Any]]:
-    """The program of the model, and a value for each of its inputs."""
+) -> tuple[fx.GraphModule, list[Any]]:
+    """The model as a flat graph, and a value for each of its inputs."""
     if isinstance(model, ExportedProgram):
-        return model, leaves_for(model, example_inputs)
+        return _flat_module(model), leaves_for(model, example_inputs)
     if example_inputs is None and isinstance(model, Imported):
         example_inputs = model.example_inputs
     if example_inputs is None:
         raise InputError("example_inputs is needed to capture an nn.Module: give one tensor of a legal input")
     check_fit(model)
     args, kwargs = at_least_two(*split_inputs(example_inputs))
-    if isinstance(model, Imported):
-        model.check(args)
-    return export_program(model, args, kwargs), pytree.tree_leaves((args, kwargs))
+    leaves = pytree.tree_leaves((args, kwargs))
+    if not isinstance(model, Imported):
+        return _flat_module(export_program(model, args, kwargs)), leaves
+    model.check(args)
+    return model.traced(lambda: _flat_module(export_program(model, args, kwargs))), leaves
 
 
 def _flat_module(program: ExportedProgram) -> fx.GraphModule:

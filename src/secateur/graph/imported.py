@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 
 class Imported(nn.Module, ABC):
@@ -22,3 +22,7 @@ class Imported(nn.Module, ABC):
     @abstractmethod
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise where the module does not compute what the file says."""
+
+    def traced(self, export: Callable[[], fx.GraphModule]) -> fx.GraphModule:
+        """What `export` gives for the module; an importer may note more of it."""
+        return export()

@@ -138,16 +138,28 @@ def run_stages(
             if visitor.wants(node, differs=not changed.isdisjoint(node.all_input_nodes)):
                 needed = passes.bytes_before(index, changed)
                 keep = _where(passes, position, index, needed, memory)
-                _stage(passes, store, position, index, visitor, keep)
+                written = store.begin(keep == "disk", needed) if keep else None
+                _stage(passes, store, position, index, visitor, written)
+                if keep:
+                    store.drop_older(keep == "disk")
                 if needed > _WORTH_GIVING_BACK:
                     give_back()
                 position = index if keep else position
                 visitor.finish(node)
 
 
-def _stage(passes: _Passes, store: Store, start: int, stop: int, visitor: Visitor[Found], keep: Keep) -> None:
-    """Bring all batches to one node, from the values that were kept at node `start`."""
-    written = store.begin(keep == "disk") if keep else None
+def _stage(
+    passes: _Passes,
+    store: Store,
+    start: int,
+    stop: int,
+    visitor: Visitor[Found],
+    written: Callable[[Values], Values] | None,
+) -> None:
+    """Bring all batches to one node, from the values that were kept at node `start`.
+
+    `written`: what values go through to be kept; None: they are not kept.
+    """
 
     def one(batch: int) -> tuple[Found, Values | None]:
         values = store.load(batch)
@@ -159,8 +171,6 @@ def _stage(passes: _Passes, store: Store, start: int, stop: int, visitor: Visito
         visitor.add(found)
         if values is not None:
             store.save(batch, values)
-    if keep:
-        store.drop_older(keep == "disk")
 
 
 def _where(passes: _Passes, start: int, stop: int, needed: int, memory: int) -> Keep:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Any, Self
@@ -14,6 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
+
+from secateur.errors import SecateurError
+from secateur.memory import shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +38,15 @@ Values = dict[fx.Node, Both]
 
 
 class Scratch:
-    """A file for tensors without a name in the file system, so that it is gone with the process."""
+    """A file for tensors without a name in the file system, so that it is gone with the process.
 
-    def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.TemporaryFile(prefix="secateur-", buffering=0)  # noqa: SIM115  # closed by `close`
-        self._end, self._lock = 0, threading.Lock()
+    `size`: bytes that it is going to take, for messages. Raises `SecateurError` where the disk is full.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size, self._end, self._lock = size, 0, threading.Lock()
+        with self._named():
+            self._file: IO[bytes] = tempfile.TemporaryFile(prefix="secateur-", buffering=0)  # noqa: SIM115  # closed by `close`
 
     def write(self, leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
@@ -47,7 +55,8 @@ class Scratch:
         with self._lock:
             place = _Place(self, self._end, leaf.shape, leaf.dtype, leaf.device)
             self._file.seek(self._end)
-            self._file.write(content.data)
+            with self._named():
+                _write_all(self._file, content.data)
             self._end += content.nbytes
         return place
 
@@ -55,11 +64,24 @@ class Scratch:
         content = np.empty(place.shape.numel() * place.dtype.itemsize, dtype=np.uint8)
         with self._lock:
             self._file.seek(place.offset)
-            self._file.readinto(content)  # type: ignore[attr-defined]
+            _read_all(self._file, content.data)
         return torch.from_numpy(content).view(place.dtype).reshape(place.shape).to(place.device)
 
     def close(self) -> None:
         self._file.close()
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Errors of the system name the folder, the bytes and the ways out."""
+        try:
+            yield
+        except OSError as error:
+            raise SecateurError(
+                f"the scratch file for values between layers cannot be written in {_folder()}: "
+                f"{error.strerror or error}; it takes {shown(self._size)}, of which {shown(self._end)} were "
+                "written. Free as much there, name another folder (environment variable TMPDIR), or let the "
+                "run take more memory, so that it needs no such file (memory=, --memory)"
+            ) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +116,13 @@ class Store:
         """The values of a batch; the caller may add and remove some."""
         return {node: value.mapped(_read) for node, value in self._values[batch].items()}
 
-    def begin(self, on_disk: bool) -> Callable[[Values], Values]:
-        """A new generation; gives what its values must go through before `save`, in any thread."""
+    def begin(self, on_disk: bool, size: int = 0) -> Callable[[Values], Values]:
+        """A new generation of `size` bytes; gives what its values must go through before `save`, in any
+        thread.
+        """
         if not on_disk:
             return lambda values: values
-        file = Scratch()
+        file = Scratch(size)
         self._files.append(file)
         return lambda values: {node: value.mapped(file.write) for node, value in values.items()}
 
@@ -113,10 +137,34 @@ class Store:
         self._files = kept
 
 
+def _write_all(file: IO[bytes], content: memoryview) -> None:
+    """In several calls: one writes at most 2 GiB, and less where the disk becomes full."""
+    while content:
+        content = content[file.write(content) :]
+
+
+def _read_all(file: IO[bytes], content: memoryview) -> None:
+    while content:
+        count = file.readinto(content)  # type: ignore[attr-defined]
+        if not count:
+            raise SecateurError(f"the scratch file in {_folder()} was cut short while the run was using it")
+        content = content[count:]
+
+
 def _read(leaf: Any) -> Any:
     return leaf.file.read(leaf) if isinstance(leaf, _Place) else leaf
 
 
 def scratch_room() -> int:
-    """Bytes that scratch files may take: half of what is free where they are made."""
-    return shutil.disk_usage(tempfile.gettempdir()).free // 2
+    """Bytes that scratch files may take: half of what is free where they are made; 0 where none can be."""
+    try:
+        return shutil.disk_usage(tempfile.gettempdir()).free // 2
+    except OSError:
+        return 0
+
+
+def _folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except OSError:
+        return "any folder for temporary files"

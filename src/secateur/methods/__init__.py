@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "secateur.methods"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 
 _ROWS: tuple[Method, ...] = (
     Reconstruct(),
@@ -69,18 +71,49 @@ def method_named(name: str) -> Method:
 def as_method(value: Any, where: str = "method", name: str = "") -> Method:
     """Convert what a user passes: a `Method`, or a function (context, group, count) → `Removal`.
 
-    Raises `InputError` for anything else; `where` names the argument in the error.
+    Raises `InputError` for anything else, and for a name that recipes and the command line cannot carry;
+    `where` names the argument in the error.
     """
     if isinstance(value, type) and issubclass(value, Method):
         value = value()
+    if callable(value) and not isinstance(value, Method) and _takes_a_group(value):
+        value = PerGroup(name or _name_of(value), value)
     if isinstance(value, Method):
+        _check_name(value, where)
         return value
-    if callable(value) and _takes_a_group(value):
-        return PerGroup(name or getattr(value, "__name__", "custom"), value)
     raise InputError(
         f"{where}={shown(value)}: give one of {', '.join(METHODS)}, a secateur.methods.Method, or a function "
         "(context, group, count) → Removal"
     )
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """The name of a function; `custom` for a lambda, or an object without a name."""
+    name = getattr(function, "__name__", "")
+    return name if _NAME.fullmatch(name) else "custom"
+
+
+def _check_name(method: Method, where: str) -> None:
+    """Raise `InputError` where the name is no plain word, or that of a method of our own."""
+    name = getattr(method, "name", None)
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f"{where}: the name of the {type(method).__name__} is {shown(name)}; it must have up to 64 "
+            "letters (a to z), digits, '_', '-' and '.', and begins with a letter or '_'"
+        )
+    own = METHODS.get(name)
+    if own is not None and not _same(method, own):
+        raise InputError(
+            f"{where}: {name!r} is the name of a method of secateur itself, so that recipes would not "
+            f"tell the two apart; give this one another name (built in: {', '.join(METHODS)})"
+        )
+
+
+def _same(method: Method, own: Method) -> bool:
+    """Whether `method` is `own`, with whatever options."""
+    if isinstance(method, PerGroup) and isinstance(own, PerGroup):
+        return method.choose is own.choose
+    return type(method) is type(own)
 
 
 def _takes_a_group(function: Callable[..., Any]) -> bool:

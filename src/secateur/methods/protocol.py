@@ -113,7 +113,8 @@ class Method(ABC):
     """A pruning method. Subclasses are frozen dataclasses whose fields are the options.
 
     `prune` calls `prepare` once, `plan` once, and `step` for every step; what `prepare` returns is handed to
-    the other two. A subclass must define `name` and `step`; register it in `secateur.methods.METHODS`, pass
+    the other two. A subclass must define `step` and `name`, a word of letters, digits, "_", "-" and "." that
+    no other method has; register it in `secateur.methods.METHODS`, pass
     an instance as `prune(method=...)`, or declare an entry point in the group `secateur.methods`.
 
     Examples:

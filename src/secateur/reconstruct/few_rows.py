@@ -43,14 +43,14 @@ class FewRows:
         return given.var(1, correction=0), self.y.double().var(1, correction=0)
 
 
-def best_weights(rows: FewRows, present: Tensor, left: Tensor, ridge: float, intercept: bool) -> Tensor:
+def weights_from_rows(rows: FewRows, present: Tensor, left: Tensor, ridge: float, intercept: bool) -> Tensor:
     """`solve.best_weights` for few rows. Cost: B·n·D·(n + O). Memory: B·(2·O + 2·n)·D numbers."""
     x, y, lam = _scaled(rows, left, ridge, intercept)
     present = present * left
     return present + _step(x, y, lam, present)
 
 
-def system(
+def system_from_rows(
     rows: FewRows, present: Tensor, left: Tensor, ridge: float, intercept: bool
 ) -> tuple[LowRankInverse, Tensor]:
     """`solve.system` for few rows."""

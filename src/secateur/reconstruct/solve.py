@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from secateur.reconstruct import few_rows
 from secateur.reconstruct.elimination import DenseInverse, Inverse, factor
-from secateur.reconstruct.few_rows import FewRows
+from secateur.reconstruct.few_rows import FewRows, system_from_rows, weights_from_rows
 from secateur.reconstruct.moments import Moments
 
 
@@ -29,7 +28,7 @@ def best_weights(
     present: W, shape (B, O, D); left: shape (D,), bool. Where there is no `intercept`, c = 0. Cost: B·D³.
     """
     if isinstance(moments, FewRows):
-        return few_rows.best_weights(moments, present, left, ridge, intercept)
+        return weights_from_rows(moments, present, left, ridge, intercept)
     xx, yx = moments.normal(intercept)
     a, lam = _ridged(xx, left, ridge)
     goal = yx[:, :, left] + lam * present[:, :, left]
@@ -46,7 +45,7 @@ def system(
     Arguments and cost as for `best_weights`.
     """
     if isinstance(moments, FewRows):
-        return few_rows.system(moments, present, left, ridge, intercept)
+        return system_from_rows(moments, present, left, ridge, intercept)
     xx, yx = moments.normal(intercept)
     curvature, lam = _ridged(xx, left, ridge)
     goal, gone = yx + lam * present, (~left).nonzero().flatten()

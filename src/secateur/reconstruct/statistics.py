@@ -111,11 +111,15 @@ def rows_at(stats: LayerStatistics, reading: Reading) -> Rows:
     consumer = reading.consumer
     weight = stats.original[consumer.weight]
     features = weight.shape[consumer.view.axis] * consumer.taps
-    limit = max(stats.settings.rows, _ROWS_PER_FEATURE * features)
-    share = max(1, -(-limit // reading.samples))
+    share = max(1, -(-rows_wanted(stats.settings, features) // reading.samples))
     generator = torch.Generator().manual_seed(stats.seed + reading.start)
     blocks = blocks_of_rows(consumer, reading.arguments, reading.pruned, reading.target, share, generator)
     return list(blocks)
+
+
+def rows_wanted(settings: Settings, features: int) -> int:
+    """How many rows the moments of a layer are taken from, at least, where there are as many."""
+    return max(settings.rows, _ROWS_PER_FEATURE * features)
 
 
 def without_bias(stats: LayerStatistics, consumer: Consumer, total: Moments | FewRows) -> Moments | FewRows:

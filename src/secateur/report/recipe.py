@@ -10,10 +10,10 @@ import platform
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import from_json
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
@@ -22,10 +22,13 @@ from secateur.errors import RecipeError
 from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.graph import Graph
 from secateur.graph.node import kind
-from secateur.report.record import Record
+from secateur.report.newer import why_newer
+from secateur.report.record import Plain, Record
 from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
+from secateur.strict_json import dumps, read, written
 
+SCHEMA: Final = 2
 _MOST = 2**31  # numbers in an input, units in a group
 _SHA256 = r"^[0-9a-f]{64}$"
 _DTYPES = {str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
@@ -91,7 +94,7 @@ class RecordedRequest(Record):
     recursive: bool
     ignore: tuple[str, ...]
     round_to: int | Literal["auto"]
-    input_bounds: Any  # of the model's own inputs, after normalisation
+    input_bounds: Plain  # of the model's own inputs, after normalisation
     mean: tuple[float, ...] = ()  # subtracted from images
     std: tuple[float, ...] = ()  # by which images are then divided
     seed: int
@@ -99,7 +102,7 @@ class RecordedRequest(Record):
     samples: int = 0
     budget: float | None = None  # seconds
     allocation: str = "uniform"
-    guard: dict[str, float | str] = Field(default_factory=dict)
+    guard: Annotated[dict[str, float | str], BeforeValidator(read)] = Field(default_factory=dict)
     head: str = "auto"
     exact_first: bool = False
 
@@ -116,6 +119,8 @@ class UsedInputs(Record):
 class Recipe(Record):
     """A record of a run, in the original model's own indices, from which `replay` rebuilds the same model.
 
+    In a file, numbers that are not finite are the texts "Infinity", "-Infinity" and "NaN".
+
     Attributes:
         schema_version: The version of the format.
         versions: Versions of secateur, torch and Python, and the processor's arithmetic.
@@ -123,7 +128,8 @@ class Recipe(Record):
         inputs: Shape and type of each input.
         request: The arguments of `prune`, defaults filled in.
         used: The inputs that the run used.
-        achieved: The share that was removed, of what `remove` counts.
+        achieved: The share that was removed, of what `remove` counts; of latency, as measured in the end.
+        latency: For a target in latency: what was predicted and measured, and the table of times.
         shortfall: Why less was removed than requested; empty if nothing is missing.
         steps: The edits of each step, and the size of the model after it.
         groups: The units that each group keeps.
@@ -146,7 +152,7 @@ class Recipe(Record):
         (True, 'saliency')
     """
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2] = SCHEMA
     versions: dict[str, str]
     model: Fingerprint
     inputs: tuple[InputSpec, ...]
@@ -191,15 +197,15 @@ class Recipe(Record):
 
     def sealed(self) -> bytes:
         """The recipe as JSON, with a digest of its content."""
-        content = self.model_dump(mode="json")
-        return (json.dumps({**content, "seal": seal_of(content)}, indent=1) + "\n").encode()
+        content = written(self.model_dump(mode="json"))
+        return (dumps({**content, "seal": seal_of(content)}) + "\n").encode()
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Recipe:
         """Read a recipe and the refitted weights next to it.
 
         Raises:
-            RecipeError: The file is no recipe or has an unknown version; or it, or a file that was written
+            RecipeError: The file is no recipe, or one of a newer secateur; or it, or a file that was written
                 with it, was changed afterwards.
         """
         try:
@@ -208,6 +214,8 @@ class Recipe(Record):
         except OSError as error:
             raise RecipeError(f"cannot read {path}: {error.strerror}") from error
         except ValidationError as error:
+            if newer := why_newer(data, SCHEMA):
+                raise RecipeError(f"{path}: this recipe {newer}") from error
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
             raise RecipeError(f"{path} is not a recipe of version 1 or 2: {where}: {first['msg']}") from error

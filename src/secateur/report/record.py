@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer
+
+from secateur.strict_json import read, written
+
+# Numbers in lists, of which pydantic knows no type: by itself it writes infinite ones as null.
+Plain = Annotated[Any, BeforeValidator(read), PlainSerializer(written, when_used="json")]
 
 
 class Record(BaseModel):

@@ -53,7 +53,10 @@ class TimeTable(Record):
 
 
 class LatencyRecord(Record):
-    """Milliseconds of one sample; the original and the result were measured in turns, in the end."""
+    """Milliseconds of one sample; the original and the result were measured in turns, in the end.
+
+    `Recipe.achieved` is 1 − after / before.
+    """
 
     before: float
     predicted: float  # when the network of this size had not been measured yet
@@ -66,6 +69,7 @@ class LatencyRecord(Record):
         """In one line."""
         low, high = self.share
         return (
-            f"{self.before:.3g} → {self.after:.3g} ms for one sample, predicted {self.predicted:.3g} "
-            f"({low:.1%} to {high:.1%} less; {self.table.where})"
+            f"{self.before:.3g} → {self.after:.3g} ms for one sample, {1 - self.after / self.before:.1%} "
+            f"less ({low:.1%} to {high:.1%}; {self.table.where}); predicted {self.predicted:.3g} ms, "
+            f"{1 - self.predicted / self.before:.1%} less"
         )

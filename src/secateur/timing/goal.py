@@ -80,31 +80,38 @@ class TowardsLatency:
         `stopped`: the plan was not carried out to its end, and says why.
         """
         turns = self.clock.compare(small)
-        low, high = turns.ratio_interval
+        achieved = 1 - turns.after / turns.before
+        low, high = (1 - ratio for ratio in reversed(turns.ratio_interval))
         stays = self.predictor(plan.removed) / self.predictor({}) if stopped else self._predicted
         self.record = LatencyRecord(
             before=turns.before,
             predicted=turns.before * stays,
             after=turns.after,
-            share=(1 - high, 1 - low),
+            share=(min(low, achieved), max(high, achieved)),
             table=self.predictor.table,
         )
-        missed = "" if stopped else _shortfall(self.target, turns, self.record)
-        return replace(plan, achieved=1 - turns.ratio, shortfall=plan.shortfall or missed)
+        shortfall = plan.shortfall if stopped else _shortfall(self.target, turns, self.record, plan.shortfall)
+        return replace(plan, achieved=achieved, shortfall=shortfall)
 
 
-def _shortfall(target: Target, turns: Turns, record: LatencyRecord) -> str:
-    """What was missed by more than the noise of the measurement; empty where nothing was."""
-    low, high = turns.ratio_interval
-    if target.ms is not None and turns.after_interval[0] > target.ms + _NOISE * turns.before:
-        said = " to ".join(f"{ms:.3g}" for ms in turns.after_interval)
-        return (
-            f"one sample takes {turns.after:.3g} ms ({said}; {record.table.where}) where {target.ms:.3g} ms "
-            "was asked"
-        )
-    if target.ms is None and 1 - low < target.share - _NOISE:
-        return (
-            f"{1 - turns.ratio:.2%} of latency removed ({1 - high:.2%} to {1 - low:.2%}; "
-            f"{record.table.where}) where {target.share:.2%} was asked"
-        )
-    return ""
+def _shortfall(target: Target, turns: Turns, record: LatencyRecord, predicted: str) -> str:
+    """What was missed as measured, and whether by no more than measurements differ by; empty where nothing
+    was.
+
+    `predicted`: the shortfall of the plan, which tells why.
+    """
+    noise = _NOISE * turns.before
+    if target.ms is not None:
+        missed, noisy = turns.after > target.ms, turns.after_interval[0] <= target.ms + noise
+        low, high = (f"{ms:.3g}" for ms in turns.after_interval)
+        found, asked = f"one sample takes {turns.after:.3g} ms", f"{target.ms:.3g} ms"
+    else:
+        gone = 1 - turns.after / turns.before
+        missed, noisy = gone < target.share, record.share[1] >= target.share - _NOISE
+        low, high = (f"{share:.2%}" for share in record.share)
+        found, asked = f"{gone:.2%} of latency removed", f"{target.share:.2%}"
+    if not missed:
+        return ""
+    within = ", a difference within the noise" if noisy else ""
+    why = f"; predicted: {predicted}" if predicted else ""
+    return f"{found} ({low} to {high}; {record.table.where}) where {asked} was asked{within}{why}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from secateur.formats.onnx.check import check_import, check_written
 from secateur.formats.onnx.model import OnnxGraph
+from secateur.formats.onnx.places import watched
 from secateur.formats.onnx.write import shrunk
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
@@ -27,6 +28,10 @@ class OnnxModel(OnnxGraph, Shrinks):
         if not self.checked:
             check_import(self, inputs)
             self.checked = True
+
+    def traced(self, export: Callable[[], fx.GraphModule]) -> fx.GraphModule:
+        """With the places of all values noted, which `shrunk` needs."""
+        return watched(self, export)
 
     def shrunk(
         self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]

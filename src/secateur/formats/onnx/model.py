@@ -6,7 +6,8 @@ Values that shapes are worked out from stay numbers (see `host`), so that torch.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from keyword import iskeyword
 from typing import Any
@@ -43,6 +44,20 @@ _FAILURES = (
 )
 
 
+class Seen:
+    """What a run saw. Export puts back attributes that a module sets, but not what is in them."""
+
+    def __init__(self) -> None:
+        self.env: dict[str, Any] = {}
+        self.names: list[str] = []  # of the tensors
+
+    def noted(self, env: dict[str, Any]) -> list[Tensor]:
+        """The tensors among the values."""
+        self.env = env
+        self.names = [name for name, value in env.items() if isinstance(value, Tensor)]
+        return [env[name] for name in self.names]
+
+
 class OnnxGraph(nn.Module):
     """Runs `proto` on torch tensors. `forward` takes the model's inputs in order, with any batch size."""
 
@@ -73,6 +88,7 @@ class OnnxGraph(nn.Module):
         on_tensors = [n for n in self.nodes if n.outputs[0] not in self.on_numbers]
         for name, is_parameter in _tensors_read(on_tensors, self.constants).items():
             self._keep(name, is_parameter)  # last: their names must be free
+        self._seen: Seen | None = None
         self.eval()
 
     def _nodes_of(self, proto: Proto) -> list[Node]:
@@ -95,9 +111,20 @@ class OnnxGraph(nn.Module):
         return tuple(torch.zeros((2, *shape), dtype=dtype) for shape, dtype in map(shape_of, self.inputs))
 
     def forward(self, *inputs: Tensor) -> Any:
-        found = self.values(inputs)
+        found = self.values(inputs, everything=self._seen is not None)
         outputs = [as_output(name, found[name]) for name in self.outputs]
+        if self._seen is not None:
+            return [*outputs, *self._seen.noted(found)]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    @contextmanager
+    def watched(self) -> Iterator[Seen]:
+        """Meanwhile, `forward` notes all values, and returns the tensors among them after the outputs."""
+        self._seen = Seen()
+        try:
+            yield self._seen
+        finally:
+            self._seen = None
 
     def values(self, inputs: Sequence[Tensor], everything: bool = False) -> dict[str, Any]:
         """Values of the outputs, or of everything, by their names in the model."""

@@ -2,67 +2,93 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from torch import Tensor, fx
+from torch import fx
+from torch.utils import _pytree as pytree
 
 from secateur.errors import VerificationError
-from secateur.formats.onnx.model import OnnxGraph, as_output
-from secateur.graph.capture import capture
-from secateur.graph.graph import Graph
-from secateur.graph.imported import Imported
+from secateur.formats.onnx.model import OnnxGraph, Seen
+from secateur.graph.capture import graph_of
+from secateur.graph.graph import Graph, copied
 from secateur.graph.layouts import read_as_used
 from secateur.graph.node import kind
+from secateur.torch_state import ALONE, EXPORTING
 
 
-class _Seen:
-    """What the last run saw; export puts back attributes that a module sets, but not what is in them."""
+@dataclass(frozen=True, eq=False)
+class _Watched:
+    """An export that returns every value after the model's own outputs, and what tracing saw."""
 
-    def __init__(self) -> None:
-        self.env: dict[str, Any] = {}
-        self.names: list[str] = []
+    module: fx.GraphModule
+    seen: Seen
 
 
-class _Everything(Imported):
-    """The same model, with every value as an output."""
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """What follows from it, without a reference to the graph itself, so that this may go."""
 
-    def __init__(self, model: OnnxGraph) -> None:
-        super().__init__()
-        self.model, self.seen = model, _Seen()
+    positions: dict[str, int]  # value → number of the op or input
+    env: dict[str, Any]
 
-    @property
-    def example_inputs(self) -> tuple[Tensor, ...]:
-        return self.model.example_inputs
 
-    def check(self, inputs: Sequence[Tensor]) -> None:
-        """The model itself was checked."""
+# By the module of a graph, which is captured anew in every run: nothing here outlives a change of the model.
+_known: WeakKeyDictionary[fx.GraphModule, _Watched | _Places] = WeakKeyDictionary()
 
-    def forward(self, *inputs: Tensor) -> list[Tensor]:
-        env = self.seen.env = self.model.values(inputs, everything=True)
-        self.seen.names = [name for name, value in env.items() if isinstance(value, Tensor)]
-        outputs = [as_output(name, env[name]) for name in self.model.outputs]
-        return [*outputs, *(env[name] for name in self.seen.names)]
+
+def watched(model: OnnxGraph, export: Callable[[], fx.GraphModule]) -> fx.GraphModule:
+    """What `export` gives for the model, from one export that returns all values, which is kept beside it."""
+    with ALONE, EXPORTING, model.watched() as seen:
+        everything = export()
+    own = fx.GraphModule(everything, copied(everything.graph))
+    _known[own] = _Watched(everything, seen)
+    _end_with(own.graph, len(model.outputs))
+    for node in reversed(own.graph.nodes):
+        if node.op == "call_function" and not node.users and not node.is_impure():
+            own.graph.erase_node(node)
+    own.recompile()
+    return own
+
+
+def _end_with(graph: fx.Graph, count: int) -> None:
+    """Keep the first `count` outputs: the model's own, as its `forward` returns them."""
+    (result,) = (n for n in graph.nodes if n.op == "output")
+    result.args = (list(pytree.tree_leaves(result.args[0])[:count]),)
+    spec = pytree.tree_structure(0 if count == 1 else tuple(range(count)))
+    graph._codegen.pytree_info = graph._codegen.pytree_info._replace(out_spec=spec)  # type: ignore[attr-defined]
 
 
 def where_values_are(model: OnnxGraph, graph: Graph) -> tuple[dict[str, fx.Node], dict[str, Any]]:
-    """Value → its node in `graph`, and the values that tracing saw (with the numbers among them)."""
-    watched = _Everything(model).eval()
-    other = capture(watched, graph.example)
+    """Value → its node in `graph`, and the values that tracing saw (with the numbers among them).
+
+    `graph` is a capture of `model`.
+    """
+    found = _known[graph.module]
+    if isinstance(found, _Watched):
+        found = _known[graph.module] = _places(model, graph, found)
+    ops = _ops(graph.module.graph)
+    return {name: ops[position] for name, position in found.positions.items()}, found.env
+
+
+def _places(model: OnnxGraph, graph: Graph, found: _Watched) -> _Places:
+    other = graph_of(model, found.module, list(graph.example))
     own = len(model.outputs)
-    outputs = list(other.outputs)
-    found = dict(zip(watched.seen.names, outputs[own:], strict=True))
-    (result,) = (n for n in other.module.graph.nodes if n.op == "output")
-    result.args = (outputs[:own],)
+    nodes = dict(zip(found.seen.names, other.outputs[own:], strict=True))
+    _end_with(other.module.graph, own)
     other.module.graph.eliminate_dead_code()
     read_as_used(other.module, other.tensors, reshaped=False)
     ours, theirs = _ops(graph.module.graph), _ops(other.module.graph)
     if [kind(n) for n in ours] != [kind(n) for n in theirs]:
         raise VerificationError(
-            "two captures of the ONNX model differ. This is a fault in secateur; please report it"
+            "the values of the ONNX model are not found in its graph. This is a fault in secateur; please "
+            "report it"
         )
-    twin = dict(zip(theirs, ours, strict=True))
-    return {name: twin[node] for name, node in found.items() if node in twin}, watched.seen.env
+    position = {node: i for i, node in enumerate(theirs)}
+    positions = {name: position[node] for name, node in nodes.items() if node in position}
+    return _Places(positions, found.seen.env)
 
 
 def _ops(graph: fx.Graph) -> list[fx.Node]:
