@@ -14,15 +14,14 @@ from secateur.graph.batch_norm import running_statistics
 from secateur.graph.interpret import batches
 from secateur.graph.workers import in_order, worker_count
 from secateur.surrogates.box import widths
-from secateur.surrogates.forward import as_log_probabilities, classes, forward, join
+from secateur.surrogates.forward import forward, join
 from secateur.surrogates.source import Inputs, Source
 
 _BATCH = (8, 256)  # inputs whose statistics are matched together
 _WAITING = 2**28  # of all that are matched side by side
 _NUMBERS = 2**27  # in the values of these
-STEPS = 20
+STEPS = 40
 _RATE = 0.05  # of Adam, in units of the box
-_CLASSES = 0.1  # weight of the cross-entropy
 _FLOOR = 1e-6
 
 
@@ -38,8 +37,8 @@ def require_batch_norm(source: Source, name: str) -> None:
         )
 
 
-def mismatch(source: Source, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """How far the inputs' statistics are from the running ones, as a mean over all norms; and the outputs.
+def mismatch(source: Source, inputs: Inputs) -> Tensor:
+    """How far the inputs' statistics are from the running ones, as a mean over all norms.
 
     Of each channel (μ − μ₀)²/σ₀² + ½ log²(σ²/σ₀²), after Yin et al. 2020 (DeepInversion, arXiv 1912.08795),
     whose differences of variances let the largest channels rule.
@@ -56,8 +55,8 @@ def mismatch(source: Source, inputs: Inputs) -> tuple[Tensor, tuple[Tensor, ...]
             ratio = (var / variance + _FLOOR).log()
             found.append(((mu - mean).square() / variance + 0.5 * ratio.square()).mean())
 
-    outputs = forward(source, inputs, observe)
-    return torch.stack(found).mean(), outputs
+    forward(source, inputs, observe)
+    return torch.stack(found).mean()
 
 
 def _statistics(source: Source) -> dict[fx.Node, tuple[Tensor, Tensor]]:
@@ -74,23 +73,18 @@ def _statistics(source: Source) -> dict[fx.Node, tuple[Tensor, Tensor]]:
 def match_batch_norm(source: Source, inputs: Inputs, *, steps: int = STEPS) -> Inputs:
     """Move `inputs` by Adam until batch norm finds its running statistics in them.
 
-    Where the model has classes, it is to find all of them, evenly. Cost: `steps` forward and backward passes,
-    in batches of 8 to 256 inputs, whose statistics are taken together: as many as 512 MiB of values hold.
+    Nothing draws them to classes: a class that an input does not show moves it away from the data. Cost:
+    `steps` forward and backward passes, in batches of 8 to 256 inputs, whose statistics are taken together:
+    as many as 512 MiB of values hold.
     """
-    total, count = classes(source), len(inputs[0])
+    count = len(inputs[0])
     size = max(_BATCH[0], min(_BATCH[1], _NUMBERS // source.sizes.total))
     parts = list(batches(inputs, math.ceil(count / math.ceil(count / size))))
-    orders = [torch.randperm(len(part[0]), generator=source.generator) for part in parts]
-
-    def one(number: int) -> Inputs:
-        targets = orders[number] % total if total else None
-        return _match(source, parts[number], targets, steps)
-
     workers = max(1, min(worker_count(), _WAITING // (len(parts[0][0]) * source.sizes.total)))
-    return join(list(in_order(one, range(len(parts)), workers)))
+    return join(list(in_order(lambda part: _match(source, part, steps), parts, workers)))
 
 
-def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -> Inputs:
+def _match(source: Source, inputs: Inputs, steps: int) -> Inputs:
     floating = [i for i, x in enumerate(inputs) if x.is_floating_point()]
     moves = {i: torch.zeros_like(inputs[i]).requires_grad_() for i in floating}  # in units of the box
     adam = torch.optim.Adam(list(moves.values()), lr=_RATE)
@@ -98,7 +92,7 @@ def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -
         for group in adam.param_groups:
             group["lr"] = _RATE * min(1.0, (step + 1) / 5) * (0.52 + 0.48 * math.cos(math.pi * step / steps))
         adam.zero_grad()
-        loss = _loss(source, _moved(source, inputs, moves), targets)
+        loss = mismatch(source, _moved(source, inputs, moves))
         if not loss.requires_grad:  # no gradient reaches the inputs
             break
         loss.backward()
@@ -117,14 +111,6 @@ def _match(source: Source, inputs: Inputs, targets: Tensor | None, steps: int) -
 def _moved(source: Source, inputs: Inputs, moves: Mapping[int, Tensor]) -> Inputs:
     """The inputs after moves in units of the box."""
     return tuple(x + moves[i] * widths(source, i) if i in moves else x for i, x in enumerate(inputs))
-
-
-def _loss(source: Source, inputs: Inputs, targets: Tensor | None) -> Tensor:
-    loss, outputs = mismatch(source, inputs)
-    if targets is None:
-        return loss
-    log_p = as_log_probabilities(source, outputs[0])
-    return loss - _CLASSES * log_p.gather(1, targets[:, None]).mean()
 
 
 def _inside(source: Source, index: int, x: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ _FEWEST = 32  # samples by which a family is judged
 _NUMBERS = 2**27  # in the values that are there at a time, for the samples of one family
 _TEMPERATURE = 0.004  # of agreement: a family so much behind the best has 1/e of its share
 _BN_TEMPERATURE = 0.1  # the same, of the mismatch of statistics
-_MOVED = 512  # samples, at most, that are moved to match batch norm, and as many that are not
+_MOST = 1024  # samples, at most, where some of them are moved to match batch norm
 _LEAST = 0.1  # share of the best below which a family is left out
 _LENGTH = 0.011  # of a step, root of the mean square in units of the box
 _SOFTNESS = 1.0  # points
@@ -71,13 +71,13 @@ def inversion(source: Source, count: int) -> Inputs:
 
 
 def bn_inversion(source: Source, count: int) -> Samples:
-    """Drawings, half of them moved until batch norm finds its running statistics; then norms are corrected.
+    """Drawings, some of them moved until batch norm finds its running statistics; then norms are corrected.
 
-    At most 1,024 samples, since moving them takes the time. Cost: 20 forward and backward passes of half of
-    them; of fewer in large networks, see `effort`. Raises `InputError` where the model has no batch norm.
+    At most 1,024 samples, since moving them takes the time. Cost: 40 forward and backward passes of a quarter
+    of them; of fewer in large networks, see `effort`. Raises `InputError` where the model has no batch norm.
     """
     require_batch_norm(source, "bn_inversion")
-    found, count = families(source), min(count, 2 * _MOVED)
+    found, count = families(source), min(count, _MOST)
     effort = effort_for(source, count, len(found))
     start = _kept(source, _judged(source, found, effort), count, effort.candidates, steps=0)
     count = len(start[0])
@@ -126,7 +126,7 @@ def _judged(source: Source, found: Sequence[Family], effort: Effort) -> list[tup
     draws = [chosen(source, family, probes, effort.candidates) for family in found]
     if has_batch_norm(source):
         with torch.no_grad():
-            scores = [-float(mismatch(source, x)[0]) for x in draws]
+            scores = [-float(mismatch(source, x)) for x in draws]
     else:
         directions = draw_probes(source, draws[0])
         scores = [agreement(source, x, directions) for x in draws]
