@@ -1,0 +1,262 @@
+"""A sequential or functional model as a torch module, its layers under their own names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from keyword import iskeyword
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.budget import check_input
+from secateur.errors import InputError, SecateurError, UnsupportedOpError
+from secateur.formats.keras.calls import Call, Ref, filled, functional_calls, structure_refs
+from secateur.formats.keras.layer import Layer, Made
+from secateur.formats.keras.recurrent import Bidirectional
+from secateur.formats.keras.spec import Json, Spec, spec_of
+from secateur.formats.keras.table import layer_of
+from secateur.formats.keras.value import Value
+from secateur.graph.export import first_line
+
+MODELS = ("Sequential", "Functional", "Model")
+_MOST_LAYERS = 20_000
+_DEEPEST = 32  # models in models
+_READ_MASKS = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "TimeDistributed", "GlobalAveragePooling1D")
+_DTYPES = {
+    **{name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64", "bool", "uint8")},
+    **{name: getattr(torch, name) for name in ("int8", "int16", "int32", "int64")},
+}
+_FAILURES = (RuntimeError, TypeError, ValueError, ArithmeticError, IndexError, KeyError, AttributeError)
+Shapes = dict[tuple[str, int], tuple[list[tuple[int, ...]], list[tuple[int, ...]]]]
+
+
+class Network(nn.Module):
+    """The layers of a model and the order in which they run.
+
+    `layers` has every layer but the inputs by its name in the file; `seen` collects, where it is a dict, the
+    shapes that each call takes and gives.
+    """
+
+    def __init__(self, spec: Spec, depth: int = 0) -> None:
+        super().__init__()
+        self.spec, self.training = spec, False
+        self.seen: Shapes | None = None
+        if depth > _DEEPEST:
+            raise InputError(f"{spec} is one of more than {_DEEPEST} models in each other")
+        self.specs = specs_of(spec)
+        self.calls, self.inputs, self.outputs = _wiring(spec, self.specs)
+        self.layers = dict[str, nn.Module]()
+        for own in self.specs:
+            if own.kind != "InputLayer":
+                self.layers[own.name] = module = _module_of(own, depth)
+                self.add_module(_free_name(self, own.name), module)
+
+    def forward(self, *given: Any, **ignored: Any) -> Any:
+        """Run as a layer of another model."""
+        outputs = self.run(_flat_values(given))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def run(self, given: Sequence[Value]) -> list[Value]:
+        if len(given) != len(self.inputs):
+            names = ", ".join(ref.layer for ref in self.inputs)
+            raise InputError(f"{self.spec} takes {len(self.inputs)} inputs ({names}), not {len(given)}")
+        env: dict[tuple[str, int], list[Value]] = {
+            (ref.layer, ref.call): [x] for ref, x in zip(self.inputs, given, strict=True)
+        }
+        if self.seen is not None:
+            self.seen |= {key: ([], [x.shape]) for key, (x,) in env.items()}
+        for call in self.calls:
+            if call.key not in env:
+                env[call.key] = self._called(call, env)
+        return [self._output(ref, env) for ref in self.outputs]
+
+    def _output(self, ref: Ref, env: dict[tuple[str, int], list[Value]]) -> Value:
+        found = env.get((ref.layer, ref.call), [])
+        if ref.output >= len(found):
+            raise InputError(f"{self.spec} gives {ref}, which there is not")
+        return found[ref.output]
+
+    def _called(self, call: Call, env: dict[tuple[str, int], list[Value]]) -> list[Value]:
+        for ref in call.refs():
+            self._output(ref, env)
+        args, kwargs = filled(call.args, env), filled(call.kwargs, env)
+        layer = self.layers[call.layer]
+        kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask") or isinstance(v, Value)}
+        try:
+            result = layer(*args, **kwargs)
+        except SecateurError:
+            raise
+        except _FAILURES as error:
+            shapes = [v.shape for v in _flat_values([args, list(kwargs.values())])]
+            raise InputError(
+                f"{layer.spec} cannot be run on values of shapes {shapes}: {first_line(error)}"
+            ) from error
+        results = result if isinstance(result, list) else [result]
+        if self.seen is not None:
+            taken = [tuple(v.shape) for v in _flat_values([args, list(kwargs.values())])]
+            self.seen[call.key] = taken, [tuple(v.shape) for v in results]
+        return results
+
+    def input_specs(self) -> list[tuple[str, tuple[int | None, ...], torch.dtype]]:
+        """(name, shape with its batch axis, type) of every input."""
+        by_name = {spec.name: spec for spec in self.specs}
+        return [_input_of(by_name[ref.layer]) for ref in self.inputs]
+
+
+def _flat_values(given: Any) -> list[Value]:
+    if isinstance(given, Value):
+        return [given]
+    inner = given.values() if isinstance(given, dict) else given if isinstance(given, list | tuple) else ()
+    return [value for part in inner for value in _flat_values(part)]
+
+
+def specs_of(spec: Spec) -> list[Spec]:
+    """The layers of a model as the file describes them; a sequential one without an input gets one."""
+    layers = spec.config.get("layers")
+    if not isinstance(layers, list) or not 0 < len(layers) <= _MOST_LAYERS:
+        spec.refuse("has no layers, or too many")
+    specs = [spec_of(raw, spec.keras_2) for raw in layers]
+    if spec.kind == "Sequential" and specs[0].kind != "InputLayer":
+        shape = spec.get("build_input_shape") or specs[0].get("batch_input_shape")
+        if shape is None:
+            spec.refuse("does not tell the shape of its input; save it once it was built or called")
+        config = {"name": f"{spec.name}_input", "batch_shape": shape, "dtype": specs[0].get("dtype")}
+        specs.insert(0, Spec("InputLayer", f"{spec.name}_input", config, {}, spec.keras_2))
+    names = [own.name for own in specs]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        spec.refuse(f"has two layers called {twice!r}")
+    return specs
+
+
+def _wiring(spec: Spec, specs: list[Spec]) -> tuple[list[Call], list[Ref], list[Ref]]:
+    """The calls, and what the inputs and outputs are."""
+    if spec.kind == "Sequential":
+        chain = [Call(specs[0].name, 0, [], {})]
+        for own in specs[1:]:
+            if own.kind == "InputLayer":
+                spec.refuse(f"has a second input, {own.name!r}")
+            chain.append(Call(own.name, 0, [Ref(chain[-1].layer, 0, 0)], {}))
+        return chain, [Ref(specs[0].name, 0, 0)], [Ref(chain[-1].layer, 0, 0)]
+    calls = functional_calls(specs)
+    known = {call.key for call in calls}
+    inputs = structure_refs(spec.config.get("input_layers"), f"{spec}: input_layers")
+    outputs = structure_refs(spec.config.get("output_layers"), f"{spec}: output_layers")
+    kinds = {own.name: own.kind for own in specs}
+    outputs = [
+        replace(ref, call=ref.call - 1) if (ref.layer, ref.call) not in known and ref.call > 0 else ref
+        for ref in outputs
+    ]
+    for ref in (*inputs, *outputs):
+        if (ref.layer, ref.call) not in known:
+            spec.refuse(f"has {ref} as an input or output, which is not in the model")
+    if any(kinds[ref.layer] != "InputLayer" for ref in inputs) or not inputs or not outputs:
+        spec.refuse("has no inputs or no outputs, or an input that is no InputLayer")
+    return calls, inputs, outputs
+
+
+def _module_of(spec: Spec, depth: int) -> nn.Module:
+    if spec.kind in MODELS:
+        return Network(spec, depth + 1)
+    maker = _WRAPPERS.get(spec.kind)
+    return layer_of(spec) if maker is None else maker(spec)
+
+
+def _inner(raw: Any, outer: Spec) -> Spec:
+    """The layer that a wrapper has."""
+    if not isinstance(raw, dict):
+        outer.refuse("wraps no layer")
+    return spec_of(raw, outer.keras_2)
+
+
+class TimeDistributed(Layer):
+    """A layer that works on the last axis, run at every step."""
+
+    _INNER = ("Dense", "Dropout", "Activation", "ReLU", "LeakyReLU", "LayerNormalization")
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        own = _inner(spec.get("layer"), spec)
+        if own.kind not in self._INNER:
+            spec.unsupported(f"wraps {own}, which has no rule; {', '.join(self._INNER)} have")
+        self.layer = layer_of(own)
+
+    def variables(self) -> Any:
+        own = self.layer.spec.name
+        return tuple(
+            replace(v, name=f"layer.{v.name}", part="layer", called=own) for v in self.layer.variables()
+        )
+
+    def hold(self, arrays: Any) -> None:
+        self.layer.hold({v.name: arrays[f"layer.{v.name}"] for v in self.layer.variables()})
+
+    def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Any:
+        return self.layer(Value(x.plain()))
+
+    def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
+        own = {name.removeprefix("layer."): value for name, value in weights.items()}
+        self.layer.resize(config["layer"]["config"], own, made)
+
+
+_WRAPPERS: dict[str, Callable[[Spec], Layer]] = {
+    "TimeDistributed": TimeDistributed,
+    "Bidirectional": lambda spec: Bidirectional(spec, _inner),
+}
+
+
+def _free_name(owner: nn.Module, name: str) -> str:
+    """The name, as far as torch can hold it: names become code where torch writes its graphs out."""
+    plain = re.sub(r"[^\w/:-]", "_", name, flags=re.ASCII)
+    plain = f"{plain}_" if iskeyword(plain) or plain == "self" else plain
+    while hasattr(owner, plain) or plain in owner._modules:
+        plain += "_"
+    return plain
+
+
+def _input_of(spec: Spec) -> tuple[str, tuple[int | None, ...], torch.dtype]:
+    shape = spec.get("batch_shape") or spec.get("batch_input_shape")
+    if not isinstance(shape, list) or len(shape) < 1:
+        spec.refuse("has no shape")
+    if not all(n is None or (type(n) is int and 0 < n < 2**31) for n in shape):
+        spec.refuse(f"has the shape {str(shape)[:60]}, which is none")
+    told = spec.get("dtype") or "float32"
+    if isinstance(told, dict):  # a policy: inputs come in the type of its variables
+        inner = told.get("config")
+        told = inner.get("name", "float32") if isinstance(inner, dict) else "float32"
+    told = str(told).removeprefix("mixed_")
+    name = "float32" if str(spec.get("dtype")).find("mixed") >= 0 else told
+    if name not in _DTYPES:
+        spec.unsupported(f"has values of type {name[:40]}; there are {', '.join(_DTYPES)}")
+    if spec.flag("sparse") or spec.flag("ragged") or spec.flag("optional"):
+        spec.unsupported("is sparse, ragged or optional, which has no rule")
+    return spec.name, tuple(shape), _DTYPES[name]
+
+
+def examples(network: Network) -> tuple[Tensor, ...]:
+    """Two samples of zeros for each input. Raises `InputError` where an axis has no size."""
+    found = []
+    for name, shape, dtype in network.input_specs():
+        if None in shape[1:]:
+            open_axes = ",".join("?" if n is None else str(n) for n in shape[1:])
+            raise InputError(
+                f"the input {name!r} leaves axes open ({open_axes}); say one size: --example-shape, or example_inputs"
+            )
+        sizes = tuple(n for n in shape[1:] if n is not None)
+        check_input(f"the input {name!r}", (2, *sizes), dtype)
+        found.append(torch.zeros((2, *sizes), dtype=dtype))
+    return tuple(found)
+
+
+def check_masks(network: Network) -> None:
+    """Refuse a mask of an embedding that a later layer would read."""
+    specs = [part.spec for part in network.modules() if isinstance(part, Layer | Network)]
+    masked = [s for s in specs if s.kind == "Embedding" and s.flag("mask_zero")]
+    readers = [s for s in specs if s.kind in _READ_MASKS or "Attention" in s.kind]
+    if masked and readers:
+        raise UnsupportedOpError(
+            f"{masked[0]} has mask_zero=True, and {readers[0]} reads its mask, which has no rule; build the model "
+            "with mask_zero=False"
+        )

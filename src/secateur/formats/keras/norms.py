@@ -1,0 +1,220 @@
+"""Norms, and shifts and scales of the inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from secateur.formats.keras.layer import Elementwise, Layer, Made, Variable
+from secateur.formats.keras.spec import Json, Spec
+from secateur.formats.keras.value import Value
+
+
+class Norm(Layer):
+    """What all norms have: a scale and a shift, each of which may be absent."""
+
+    def __init__(self, spec: Spec, epsilon: float = 1e-3) -> None:
+        super().__init__(spec)
+        self.axes, self.epsilon = spec.axes("axis"), spec.number("epsilon", epsilon)
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
+
+    def variables(self) -> tuple[Variable, ...]:
+        rank = len(self.axes)
+        scale = (Variable("weight", "gamma", rank=rank),) if self.spec.flag("scale", True) else ()
+        shift = (Variable("bias", "beta", rank=rank),) if self.spec.flag("center", True) else ()
+        return (*scale, *shift)
+
+    def check(self) -> None:
+        if self.weight is not None:
+            self.expect_shape("bias", *self.weight.shape)
+
+    def by_channel(self, x: Value) -> tuple[Tensor, bool]:
+        """`x` with the axis of the norm at 1, and whether it is last in Keras."""
+        axis = self.axes[0] % x.ndim
+        if len(self.axes) > 1 or axis not in (1, x.ndim - 1):
+            self.spec.unsupported(f"has axis={self.spec.get('axis')}; there are rules for the second and the last")
+        last = axis == x.ndim - 1 and x.ndim > 2
+        return (x.channels_first() if last else x.plain()), last
+
+
+class BatchNorm(Norm):
+    def variables(self) -> tuple[Variable, ...]:
+        return (
+            *super().variables(),
+            Variable("running_mean", "moving_mean", trainable=False),
+            Variable("running_var", "moving_variance", trainable=False),
+        )
+
+    def check(self) -> None:
+        for name in ("weight", "bias", "running_var"):
+            self.expect_shape(name, len(self.running_mean))
+        if self.spec.flag("renorm"):
+            self.spec.unsupported("has renorm=True, which has no rule")
+
+    def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
+        maps, last = self.by_channel(x)
+        statistics = self.running_mean, self.running_var
+        y = F.batch_norm(maps, *statistics, self.weight, self.bias, False, 0.0, self.epsilon)  # type: ignore[arg-type]
+        return Value(y, last)
+
+
+class LayerNorm(Norm):
+    """Over the last axes."""
+
+    def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
+        axes = sorted(axis % x.ndim for axis in self.axes)
+        if axes != list(range(x.ndim - len(axes), x.ndim)) or self.spec.flag("rms_scaling"):
+            self.spec.unsupported(f"has axis={self.spec.get('axis')} or RMS scaling; the last axes have a rule")
+        plain = x.plain()
+        shape = [plain.shape[axis] for axis in axes]
+        return Value(F.layer_norm(plain, shape, self.weight, self.bias, self.epsilon))
+
+
+class RmsNorm(Layer):
+    """x / √(mean of x² + ε), times a scale."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.epsilon = spec.number("epsilon", 1e-6)
+        if spec.axes("axis") != (-1,):
+            spec.unsupported(f"has axis={spec.get('axis')}; the last axis has a rule")
+
+    def variables(self) -> tuple[Variable, ...]:
+        return (Variable("weight", "scale"),)
+
+    def forward(self, x: Value) -> Value:
+        plain = x.plain()
+        return Value(F.rms_norm(plain, [plain.shape[-1]], self.weight, self.epsilon))  # type: ignore[arg-type]
+
+
+class GroupNorm(Norm):
+    """Groups of channels; −1 stands for one channel in each."""
+
+    def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
+        maps, last = self.by_channel(x)
+        groups = self.spec.axes("groups", 32)[0] if self.spec.get("groups") == -1 else self.spec.whole("groups", 32)
+        groups = maps.shape[1] if groups == -1 else groups
+        if groups < 1 or maps.shape[1] % groups:
+            self.spec.refuse(f"has groups={groups}, which do not divide its {maps.shape[1]} channels")
+        return Value(F.group_norm(maps, groups, self.weight, self.bias, self.epsilon), last)
+
+    def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
+        if made and config.get("groups", 32) != -1:
+            before, after = made[-1]
+            config["groups"] = self.spec.whole("groups", 32) * after[1] // before[1]
+
+
+class Unit(Layer):
+    """Divided by its length."""
+
+    def forward(self, x: Value) -> Value:
+        axes = [x.axis(axis) for axis in self.spec.axes("axis")]
+        square = (x.tensor * x.tensor).sum(axes, keepdim=True)
+        return x.like(x.tensor * torch.rsqrt(square.clamp(min=1e-12)))
+
+
+class Scale(Layer):
+    """`LayerScale` of ConvNeXt: a factor for each channel."""
+
+    def variables(self) -> tuple[Variable, ...]:
+        return (Variable("weight", "gamma"),)
+
+    def check(self) -> None:
+        self.expect("projection_dim", len(self.weight))
+
+    def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
+        return Value(x.plain() * self.weight)
+
+    def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
+        config["projection_dim"] = len(weights["weight"])
+
+
+class Normalization(Layer):
+    """(x − mean) / √variance, with numbers of the file or of the configuration."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        self.axes = () if spec.get("axis") is None else spec.axes("axis")
+        if len(self.axes) > 1 or (self.axes and self.axes[0] != -1) or spec.flag("invert"):
+            spec.unsupported(f"has axis={spec.get('axis')} or invert=True; the last axis has a rule")
+
+    def variables(self) -> tuple[Variable, ...]:
+        if self.spec.get("mean") is not None:
+            return ()
+        rank = len(self.axes)
+        return tuple(Variable(n, n, rank=rank, trainable=False) for n in ("mean", "variance"))
+
+    def hold(self, arrays: Mapping[str, Tensor]) -> None:
+        if self.spec.get("mean") is not None:
+            for name in ("mean", "variance"):
+                self.register_buffer(name, numbers(self.spec, name))
+        super().hold(arrays)
+
+    def forward(self, x: Value) -> Value:
+        plain = x.plain()
+        plain = plain if plain.is_floating_point() else plain.to(self.mean.dtype)  # type: ignore[arg-type]
+        deviation = torch.sqrt(self.variance).clamp(min=1e-7)  # type: ignore[arg-type]
+        return Value((plain - self.mean) / deviation)
+
+
+def numbers(spec: Spec, key: str) -> Tensor:
+    """A number of the configuration, or a list of them in any depth, as a flat tensor or a scalar."""
+    value = spec.get(key)
+    if isinstance(value, dict):  # an array of NumPy
+        value = value.get("config", {}).get("value") if isinstance(value.get("config"), dict) else None
+    while isinstance(value, list) and len(value) == 1 and isinstance(value[0], list):
+        value = value[0]
+    flat = value if isinstance(value, list) else [value]
+    if not flat or not all(type(n) in (int, float) for n in flat) or len(flat) > 2**20:
+        spec.refuse(f"has {key} that are no numbers")
+    return torch.tensor(flat if isinstance(value, list) else flat[0], dtype=torch.float32)
+
+
+def rescaling_of(spec: Spec) -> Callable[[Tensor], Tensor]:
+    scale, offset = spec.number("scale", 1.0), spec.number("offset", 0.0)
+
+    def function(x: Tensor) -> Tensor:
+        x = x if x.is_floating_point() else x.to(torch.float32)
+        y = x if scale == 1 else x * scale
+        return y if offset == 0 else y + offset
+
+    return function
+
+
+class RescalingByChannel(Layer):
+    """`Rescaling` with a scale or an offset for each channel, which is last."""
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        for name in ("scale", "offset"):
+            self.register_buffer(name, numbers(spec, name))
+
+    def forward(self, x: Value) -> Value:
+        plain = x.plain()
+        return Value((plain if plain.is_floating_point() else plain.to(torch.float32)) * self.scale + self.offset)
+
+
+def rescaling(spec: Spec) -> Layer:
+    if any(isinstance(spec.get(key), list) for key in ("scale", "offset")):
+        return RescalingByChannel(spec)
+    return Elementwise(spec, rescaling_of)
+
+
+LAYERS: dict[str, Callable[[Spec], Layer]] = {
+    "BatchNormalization": BatchNorm,
+    "BatchNormalizationV1": BatchNorm,
+    "BatchNormalizationV2": BatchNorm,
+    "LayerNormalization": LayerNorm,
+    "GroupNormalization": partial(GroupNorm, epsilon=1e-3),
+    "RMSNormalization": RmsNorm,
+    "UnitNormalization": Unit,
+    "LayerScale": Scale,
+    "Normalization": Normalization,
+    "Rescaling": rescaling,
+}

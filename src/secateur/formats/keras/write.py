@@ -1,0 +1,184 @@
+"""A pruned Keras model: the user's file with smaller weights, and the sizes of the configuration that follow.
+
+Names, order, compile configuration and metadata stay as they are.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from secateur.formats.keras.calls import KERAS_TENSOR, is_history
+from secateur.formats.keras.imported import KerasModel
+from secateur.formats.keras.layer import Layer, Made
+from secateur.formats.keras.network import Network
+from secateur.formats.keras.source import Source
+from secateur.formats.keras.spec import Json
+from secateur.graph.coupling import Coupling
+from secateur.graph.graph import Graph
+from secateur.graph.node import kind
+from secateur.graph.ops import of
+from secateur.surgery.sizes import alive_units, kept_shape
+
+Array = np.ndarray[Any, Any]
+_MAKES_SHAPES = {*of("reshape"), "unflatten", "group_norm"}
+_INPUT_SHAPES = ("batch_shape", "batch_input_shape")
+
+
+def shrunk(
+    model: KerasModel,
+    graph: Graph,
+    coupling: Coupling,
+    small: Mapping[str, Tensor],
+    alive: Mapping[str, Tensor],
+) -> KerasModel:
+    """A new model with the tensors of `small`, by their names in `graph`; `model` is left as it is."""
+    weights = _weights_of(model, graph, small)
+    made = _made_shapes(graph, coupling, alive)
+    copies = dict[int, Any]()
+    config: Json = copy.deepcopy(model.source.config, copies)
+    written = dict[str, Tensor]()
+    for name, layer in model.named_modules():
+        if not isinstance(layer, Layer) or id(layer.spec.config) not in copies:
+            continue
+        own: Json = copies[id(layer.spec.config)]
+        mine = {v.name: weights[f"{name}.{v.name}"] for v in layer.variables()}
+        layer.resize(own, mine, made.get(name, ()))
+        mine = dict(layer.rescaled(mine, own))
+        for one in model.stored:
+            if one.layer is layer:
+                written[one.path] = one.variable.to_keras(mine[one.variable.name], own)
+    arrays = {**model.source.arrays, **{path: as_array(tensor) for path, tensor in written.items()}}
+    smaller = KerasModel(model.source.with_config(config, arrays))
+    _write_shapes(smaller, [x[:1] for x in graph.example])
+    return smaller
+
+
+def arrays_of(model: KerasModel) -> dict[str, Array]:
+    """All arrays of the file, by path, in the layout of Keras."""
+    found = dict(model.source.arrays)
+    for one in model.stored:
+        tensor: Any = one.layer
+        for part in one.variable.name.split("."):
+            tensor = getattr(tensor, part)
+        found[one.path] = as_array(one.variable.to_keras(tensor, one.layer.spec.config))
+    return found
+
+
+def as_array(tensor: Tensor) -> Array:
+    """bfloat16 as integers of two bytes."""
+    tensor = tensor.detach().cpu()
+    return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
+
+
+def _weights_of(model: KerasModel, graph: Graph, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor of the model by its path: the smaller one, or its own where the graph does not read it."""
+    names = {alias: name for name, aliases in graph.aliases.items() for alias in (name, *aliases)}
+    own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    return {path: small[names[path]] if names.get(path) in small else value for path, value in own.items()}
+
+
+def _made_shapes(graph: Graph, coupling: Coupling, alive: Mapping[str, Tensor]) -> dict[str, Made]:
+    """Path of a layer → the shapes that its reshapes and group norms made and make."""
+    table, found = alive_units(coupling, alive), dict[str, list[tuple[Any, Any]]]()
+    for node in graph.nodes:
+        stack = node.meta.get("nn_module_stack")
+        if node.op != "call_function" or not stack or kind(node) not in _MAKES_SHAPES:
+            continue
+        path = re.sub(r"@\d+", "", str(list(stack.values())[-1][0]))
+        units = coupling.units[node]
+        found.setdefault(path, []).append((tuple(units.shape), tuple(kept_shape(units, table))))
+    return dict(found)
+
+
+# --- shapes in the configuration ----------------------------------------------------------------------------
+
+
+def _write_shapes(model: KerasModel, inputs: Sequence[Tensor]) -> None:
+    """Put the shapes that values have now in the place of those that the configuration tells."""
+    networks = [part for part in model.modules() if isinstance(part, Network)]
+    for network in networks:
+        network.seen = {}
+    try:
+        with torch.no_grad():
+            model(*inputs)
+        _of_network(model)
+    finally:
+        for network in networks:
+            network.seen = None
+
+
+def _of_network(network: Network) -> None:
+    seen = network.seen or {}
+    gave = {key: outputs for key, (_, outputs) in seen.items()}
+    for spec in network.specs:
+        taken = seen.get((spec.name, 0), ([], []))[0]
+        _set_tensors(spec.raw.get("inbound_nodes"), gave)
+        _set_built(spec.raw, taken)
+        for key in ("layer", "backward_layer"):
+            if isinstance(spec.config.get(key), dict):
+                _set_built(spec.config[key], taken)
+        inner = network.layers.get(spec.name)
+        if isinstance(inner, Network):
+            _set_inputs(inner, taken)
+            _of_network(inner)
+
+
+def _set_tensors(value: Any, gave: Mapping[tuple[str, int], Sequence[Sequence[int]]]) -> None:
+    """In the arguments of calls, which tell the shape of each value."""
+    if isinstance(value, list):
+        for inner in value:
+            _set_tensors(inner, gave)
+    elif isinstance(value, dict) and value.get("class_name") == KERAS_TENSOR:
+        config = value["config"]
+        history = config.get("keras_history")
+        if is_history(history) and (history[0], history[1]) in gave and "shape" in config:
+            config["shape"] = _renewed(config["shape"], gave[history[0], history[1]][history[2]])
+    elif isinstance(value, dict):
+        for inner in value.values():
+            _set_tensors(inner, gave)
+
+
+def _set_built(raw: Json, taken: Sequence[Sequence[int]]) -> None:
+    """In what a layer is built with."""
+    built = raw.get("build_config")
+    if not isinstance(built, dict) or not taken:
+        return
+    if "input_shape" in built:
+        built["input_shape"] = _renewed(built["input_shape"], taken[0], taken)
+    shapes = built.get("shapes_dict")
+    if isinstance(shapes, dict):
+        for key, shape in zip(list(shapes), taken, strict=False):
+            shapes[key] = _renewed(shapes[key], shape, taken)
+
+
+def _set_inputs(network: Network, taken: Sequence[Sequence[int]]) -> None:
+    """In the inputs of a model within a model."""
+    for ref, shape in zip(network.inputs, taken, strict=False):
+        for spec in network.specs:
+            if spec.name == ref.layer or spec is network.specs[min(1, len(network.specs) - 1)]:
+                for key in _INPUT_SHAPES:
+                    if key in spec.config:
+                        spec.config[key] = _renewed(spec.config[key], shape)
+    if "build_input_shape" in network.spec.config and taken:
+        network.spec.config["build_input_shape"] = _renewed(network.spec.config["build_input_shape"], taken[0])
+
+
+def _renewed(old: Any, new: Sequence[int], several: Sequence[Sequence[int]] = ()) -> Any:
+    """The shape `new` as the file writes it: free axes stay free; of a list of shapes each by its own."""
+    if isinstance(old, dict) and "items" in old:
+        return old | {"items": _renewed(old["items"], new, several)}
+    if not isinstance(old, list):
+        return old
+    if old and all(isinstance(part, list | dict) for part in old):
+        return [_renewed(part, shape) for part, shape in zip(old, several or [new], strict=False)]
+    ending = list(new)[len(new) - len(old) + 1 :] if len(old) > 1 else []  # a wrapped layer has fewer axes
+    if len(ending) != len(old) - 1:
+        return old
+    return [old[0], *(None if size is None else int(n) for size, n in zip(old[1:], ending, strict=True))]
