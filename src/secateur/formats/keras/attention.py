@@ -92,6 +92,9 @@ class MultiHeadAttention(Layer):
         if sizes:
             (*_, heads, key_dim), _, (*_, value_dim) = sizes[:3]
             config |= {"num_heads": heads, "key_dim": key_dim, "value_dim": value_dim}
+        outputs = len(weights["output_weight"])
+        if config.get("output_shape") is not None or outputs != weights["query_weight"].shape[1]:
+            config["output_shape"] = [outputs]
 
     def rescaled(self, weights: Mapping[str, Tensor], config: Json) -> Mapping[str, Tensor]:
         """Queries with which 1/√(new width) gives what 1/√(old width) gave."""

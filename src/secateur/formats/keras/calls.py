@@ -176,10 +176,10 @@ def _sorted(calls: list[Call]) -> list[Call]:
 
 
 def structure_refs(value: Any, where: str) -> list[Ref]:
-    """The references of `input_layers` or `output_layers`, in any nesting, in order."""
+    """The references of `input_layers` or `output_layers` in any nesting, in Keras' order: keys sorted."""
     if is_history(value):
         return [ref_of(value, where)]
     if isinstance(value, list | dict):
-        inner = value.values() if isinstance(value, dict) else value
+        inner = [value[key] for key in sorted(value)] if isinstance(value, dict) else value
         return [ref for part in inner for ref in structure_refs(part, where)]
     raise InputError(f"{where} names {str(value)[:60]}, which is no output of a layer")
