@@ -141,7 +141,7 @@ class Normalization(Layer):
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.axes = () if spec.get("axis") is None else spec.axes("axis")
-        if len(self.axes) > 1 or (self.axes and self.axes[0] != -1) or spec.flag("invert"):
+        if len(self.axes) > 1 or spec.flag("invert"):
             spec.unsupported(f"has axis={spec.get('axis')} or invert=True; the last axis has a rule")
 
     def variables(self) -> tuple[Variable, ...]:
@@ -157,6 +157,8 @@ class Normalization(Layer):
         super().hold(arrays)
 
     def forward(self, x: Value) -> Value:
+        if any(axis % x.ndim != x.ndim - 1 for axis in self.axes):
+            self.spec.unsupported(f"has axis={self.spec.get('axis')}; the last axis has a rule")
         plain = x.plain()
         plain = plain if plain.is_floating_point() else plain.to(self.mean.dtype)  # type: ignore[arg-type]
         deviation = torch.sqrt(self.variance).clamp(min=1e-7)  # type: ignore[arg-type]
