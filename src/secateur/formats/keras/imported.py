@@ -64,7 +64,7 @@ class KerasModel(Network, Shrinks):
         return examples(self)
 
     def check(self, inputs: Sequence[Tensor]) -> None:
-        """Raise `InputError` for inputs of another shape than the file says."""
+        """Raise `InputError` for inputs of another shape than the file says, and for layers that refuse them."""
         specs = self.input_specs()
         if len(specs) != len(inputs):
             raise InputError(f"the model takes {len(specs)} inputs, not {len(inputs)}")
@@ -74,6 +74,8 @@ class KerasModel(Network, Shrinks):
             )
             if not fits:
                 raise InputError(f"the input {name!r} has the shape {shape}, not {tuple(x.shape)}")
+        with torch.no_grad():
+            self(*inputs)
 
     def forward(self, *inputs: Any, **ignored: Any) -> Any:
         outputs = [value.plain() for value in self.run([Value(x) for x in inputs])]

@@ -42,7 +42,8 @@ class Reshape(Layer):
 def resolved(spec: Spec, shape: Sequence[int], target: Sequence[int]) -> list[int]:
     """`target` with the number that its −1 stands for, once it is known to fit."""
     size, known = prod(shape), prod(n for n in target if n != -1)
-    if (size != known) if -1 not in target else (known == 0 or size % known):
+    free = list(target).count(-1)
+    if free > 1 or known == 0 or (size % known if free else size != known):
         spec.refuse(f"reshapes {tuple(shape)} to {tuple(target)}, which does not fit")
     return [size // known if n == -1 else n for n in target]
 
