@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ["KERAS_BACKEND"] = "torch"
-
 from collections.abc import Callable
 from typing import Any
 
@@ -384,6 +380,13 @@ def text() -> Model:
     x = L.SpatialDropout1D(0.2)(x)
     x = L.Conv1D(10, 3, activation="relu")(x)
     return keras.Model(i, L.Dense(1, "sigmoid")(L.GlobalMaxPooling1D()(x)))
+
+
+@model
+def masked() -> Model:
+    i = keras.Input((12,), dtype="int32")
+    x = L.Dense(10, "relu")(L.Embedding(20, 12, mask_zero=True)(i))
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
 
 
 @model

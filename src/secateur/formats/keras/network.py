@@ -24,7 +24,9 @@ from secateur.graph.export import first_line
 MODELS = ("Sequential", "Functional", "Model")
 _MOST_LAYERS = 20_000
 _DEEPEST = 32  # models in models
-_READ_MASKS = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "TimeDistributed", "GlobalAveragePooling1D")
+_USE_MASKS = ("GlobalAveragePooling1D",)
+_IGNORE_MASKS = ("BatchNormalization", "TimeDistributed")
+_READ_MASKS = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "Softmax", *_USE_MASKS)
 _DTYPES = {
     **{name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64", "bool", "uint8")},
     **{name: getattr(torch, name) for name in ("int8", "int16", "int32", "int64")},
@@ -83,8 +85,8 @@ class Network(nn.Module):
         for ref in call.refs():
             self._output(ref, env)
         args, kwargs = filled(call.args, env), filled(call.kwargs, env)
-        layer = self.layers[call.layer]
-        kwargs = {k: v for k, v in kwargs.items() if k not in ("training", "mask") or isinstance(v, Value)}
+        layer: Any = self.layers[call.layer]
+        kwargs = _used(layer.spec, kwargs)
         try:
             result = layer(*args, **kwargs)
         except SecateurError:
@@ -104,6 +106,14 @@ class Network(nn.Module):
         """(name, shape with its batch axis, type) of every input."""
         by_name = {spec.name: spec for spec in self.specs}
         return [_input_of(by_name[ref.layer]) for ref in self.inputs]
+
+
+def _used(spec: Spec, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The named arguments that matter: no mode, and no mask but where one has a rule."""
+    kwargs = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
+    if isinstance(kwargs.get("mask"), Value) and spec.kind not in (*_IGNORE_MASKS, *_USE_MASKS):
+        spec.unsupported("is given a mask, which has no rule; build the model with mask_zero=False")
+    return {name: value for name, value in kwargs.items() if name != "mask" or spec.kind in _USE_MASKS}
 
 
 def _flat_values(given: Any) -> list[Value]:
@@ -251,7 +261,10 @@ def examples(network: Network) -> tuple[Tensor, ...]:
 
 
 def check_masks(network: Network) -> None:
-    """Refuse a mask of an embedding that a later layer would read."""
+    """Refuse a mask of an embedding that a later layer would read, where calls do not tell who reads which."""
+    models = [part for part in network.modules() if isinstance(part, Network)]
+    if not any(part.spec.keras_2 or part.spec.kind == "Sequential" for part in models):
+        return
     specs = [part.spec for part in network.modules() if isinstance(part, Layer | Network)]
     masked = [s for s in specs if s.kind == "Embedding" and s.flag("mask_zero")]
     readers = [s for s in specs if s.kind in _READ_MASKS or "Attention" in s.kind]

@@ -218,6 +218,7 @@ OPERATIONS: dict[str, Callable[[Spec], Layer]] = {
     "ops.TrueDivide": _binary(lambda a, b: a / b),
     "ops.Divide": _binary(lambda a, b: a / b),
     "ops.Power": _binary(lambda a, b: a**b),
+    "ops.NotEqual": _binary(torch.ne),  # makes masks
     "ops.Maximum": _binary(partial(_extreme, torch.maximum)),
     "ops.Minimum": _binary(partial(_extreme, torch.minimum)),
     "ops.Negative": _unary(torch.neg),

@@ -70,9 +70,12 @@ class Global(Spatial):
         super().__init__(spec, rank)
         self.largest, self.keep = largest, spec.flag("keepdims")
 
-    def forward(self, x: Value) -> Value:
+    def forward(self, x: Value, mask: Value | None = None) -> Value:
         maps = self.maps(x)
         axes = list(range(2, maps.ndim))
+        if mask is not None:
+            steps = mask.plain().to(maps.dtype).unsqueeze(1)  # shape: (n, 1, steps)
+            return Value((maps * steps).sum(2, keepdim=self.keep) / steps.sum(2, keepdim=self.keep))
         y = maps.amax(axes, keepdim=self.keep) if self.largest else maps.mean(axes, keepdim=self.keep)
         return Value(y, self.last and self.keep)
 
