@@ -246,8 +246,8 @@ def _input_of(spec: Spec) -> tuple[str, tuple[int | None, ...], torch.dtype]:
 
 
 def examples(network: Network) -> tuple[Tensor, ...]:
-    """Two samples of zeros for each input. Raises `InputError` where an axis has no size."""
-    found = []
+    """Two samples of zeros for each input, of ones where zeros are masked. Raises `InputError` where an axis has no size."""
+    found, value = [], int(any(_is_masked(part.spec) for part in network.modules() if isinstance(part, Layer)))
     for name, shape, dtype in network.input_specs():
         if None in shape[1:]:
             open_axes = ",".join("?" if n is None else str(n) for n in shape[1:])
@@ -256,8 +256,12 @@ def examples(network: Network) -> tuple[Tensor, ...]:
             )
         sizes = tuple(n for n in shape[1:] if n is not None)
         check_input(f"the input {name!r}", (2, *sizes), dtype)
-        found.append(torch.zeros((2, *sizes), dtype=dtype))
+        found.append(torch.full((2, *sizes), value, dtype=dtype))
     return tuple(found)
+
+
+def _is_masked(spec: Spec) -> bool:
+    return spec.kind == "Embedding" and spec.flag("mask_zero")
 
 
 def check_masks(network: Network) -> None:
@@ -266,7 +270,7 @@ def check_masks(network: Network) -> None:
     if not any(part.spec.keras_2 or part.spec.kind == "Sequential" for part in models):
         return
     specs = [part.spec for part in network.modules() if isinstance(part, Layer | Network)]
-    masked = [s for s in specs if s.kind == "Embedding" and s.flag("mask_zero")]
+    masked = [s for s in specs if _is_masked(s)]
     readers = [s for s in specs if s.kind in _READ_MASKS or "Attention" in s.kind]
     if masked and readers:
         raise UnsupportedOpError(

@@ -148,7 +148,8 @@ class Normalization(Layer):
         if self.spec.get("mean") is not None:
             return ()
         rank = len(self.axes)
-        return tuple(Variable(n, n, rank=rank, trainable=False) for n in ("mean", "variance"))
+        found = (Variable(name, name, rank=rank, trainable=False) for name in ("mean", "variance"))
+        return (*found, Variable("count", "count", rank=0, trainable=False))
 
     def hold(self, arrays: Mapping[str, Tensor]) -> None:
         if self.spec.get("mean") is not None:
