@@ -30,7 +30,10 @@ def layer(kind: str, name: str, inputs: list[Any] | None = None, **config: Any) 
 
 
 def tensor(name: str, call: int = 0, output: int = 0) -> Json:
-    return {"class_name": "__keras_tensor__", "config": {"shape": None, "keras_history": [name, call, output]}}
+    return {
+        "class_name": "__keras_tensor__",
+        "config": {"shape": None, "keras_history": [name, call, output]},
+    }
 
 
 def functional(*layers: Json, inputs: Any = None, outputs: Any = None) -> Json:
@@ -147,13 +150,23 @@ def write_keras(path: Path, config: Any, arrays: Mapping[str, Any]) -> Path:
 
 
 def write_legacy(
-    path: Path, config: Any, weights: Mapping[str, Mapping[str, Any]], version: str = "2.15.0", **attributes: Any
+    path: Path,
+    config: Any,
+    weights: Mapping[str, Mapping[str, Any]],
+    version: str = "2.15.0",
+    **attributes: Any,
 ) -> Path:
     """A whole model in HDF5 as Keras 2 writes it: layer → name of a weight → numbers."""
     groups: dict[str, dict[str, Any]] = {
-        f"model_weights/{name}": {"weight_names": [w.encode() for w in found]} for name, found in weights.items()
+        f"model_weights/{name}": {"weight_names": [w.encode() for w in found]}
+        for name, found in weights.items()
     }
-    root = {"model_config": json.dumps(config), "keras_version": version, "backend": "tensorflow", **attributes}
+    root = {
+        "model_config": json.dumps(config),
+        "keras_version": version,
+        "backend": "tensorflow",
+        **attributes,
+    }
     groups["model_weights"] = {"layer_names": [name.encode() for name in weights], "keras_version": version}
     arrays = {f"model_weights/{name}/{w}": v for name, found in weights.items() for w, v in found.items()}
     path.write_bytes(hdf5(arrays, {"": root, **groups}))

@@ -544,4 +544,7 @@ def predicted(made: Model, inputs: list[Any]) -> list[np.ndarray[Any, Any]]:
     given = inputs[0] if len(inputs) == 1 else inputs
     if isinstance(getattr(made, "_inputs_struct", None), dict):
         given = dict(zip([x.name for x in made.inputs], inputs, strict=True))
-    return [np.asarray(y.detach() if hasattr(y, "detach") else y) for y in keras.tree.flatten(made(given, training=False))]
+    return [
+        np.asarray(y.detach() if hasattr(y, "detach") else y)
+        for y in keras.tree.flatten(made(given, training=False))
+    ]

@@ -21,12 +21,11 @@ os.environ["KERAS_BACKEND"] = "torch"  # before it is imported, or it asks for T
 pytest.importorskip("h5py")
 pytest.importorskip("keras")
 
-import keras_files as files  # noqa: E402
-from keras_models import MODELS, inputs_of, keras, predicted, with_weights  # noqa: E402
-
-from command import run  # noqa: E402
-from secateur.formats.keras.files import load_keras, save_keras  # noqa: E402
-from secateur.formats.keras.imported import KerasModel  # noqa: E402
+import keras_files as files
+from command import run
+from keras_models import MODELS, inputs_of, keras, predicted, with_weights
+from secateur.formats.keras.files import load_keras, save_keras
+from secateur.formats.keras.imported import KerasModel
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:keras", "ignore::DeprecationWarning:keras", "ignore:.*optimizer"
@@ -165,7 +164,8 @@ def test_shapes_in_the_configuration_follow(tmp_path: Path) -> None:
     save_keras(tmp_path / "small.keras", secateur.prune(model, remove=0.5, method="saliency").model)
     keras.saving.load_model(tmp_path / "small.keras").save(tmp_path / "again.keras")
     mine, theirs = (
-        json.loads(zipfile.ZipFile(tmp_path / name).read("config.json")) for name in ("small.keras", "again.keras")
+        json.loads(zipfile.ZipFile(tmp_path / name).read("config.json"))
+        for name in ("small.keras", "again.keras")
     )
     assert without_ids(mine) == without_ids(theirs)
 
@@ -246,7 +246,13 @@ def test_open_axes_need_a_size(tmp_path: Path) -> None:
 
 def keras_2() -> tuple[Any, dict[str, dict[str, Any]]]:
     """A functional model with a model in it, as Keras 2.15 describes it."""
-    convolution = {"filters": 6, "kernel_size": [3, 3], "strides": [1, 1], "padding": "same", "activation": "relu"}
+    convolution = {
+        "filters": 6,
+        "kernel_size": [3, 3],
+        "strides": [1, 1],
+        "padding": "same",
+        "activation": "relu",
+    }
     inner = [
         {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 6, 6, 6], "name": "in"}},
         {"class_name": "Conv2D", "config": {**convolution, "name": "conv_2"}},
@@ -254,7 +260,10 @@ def keras_2() -> tuple[Any, dict[str, dict[str, Any]]]:
         {"class_name": "Dense", "config": {"name": "dense", "units": 5, "activation": "hard_sigmoid"}},
     ]
     layers = [
-        {"class_name": "InputLayer", "config": {"batch_input_shape": [None, 6, 6, 3], "dtype": "float32", "name": "x"}},
+        {
+            "class_name": "InputLayer",
+            "config": {"batch_input_shape": [None, 6, 6, 3], "dtype": "float32", "name": "x"},
+        },
         {"class_name": "Conv2D", "config": {**convolution, "name": "conv"}},
         {"class_name": "LeakyReLU", "config": {"name": "leaky", "alpha": 0.2}},
         {"class_name": "Sequential", "config": {"name": "inner", "layers": inner}},
@@ -268,7 +277,12 @@ def keras_2() -> tuple[Any, dict[str, dict[str, Any]]]:
         entry["inbound_nodes"] = [call] if call else []
     config = {
         "class_name": "Functional",
-        "config": {"name": "net", "layers": layers, "input_layers": [["x", 0, 0]], "output_layers": [["out", 0, 0]]},
+        "config": {
+            "name": "net",
+            "layers": layers,
+            "input_layers": [["x", 0, 0]],
+            "output_layers": [["out", 0, 0]],
+        },
     }
     weights = {
         "conv": {"conv/kernel:0": files.numbers(3, 3, 3, 6), "conv/bias:0": files.numbers(6)},
@@ -278,7 +292,10 @@ def keras_2() -> tuple[Any, dict[str, dict[str, Any]]]:
             **{f"norm/{n}:0": abs(files.numbers(6, seed=i)) for i, n in enumerate(("gamma", "beta"))},
             "dense/kernel:0": files.numbers(6, 5),
             "dense/bias:0": files.numbers(5),
-            **{f"norm/{n}:0": abs(files.numbers(6, seed=i)) for i, n in enumerate(("moving_mean", "moving_variance"))},
+            **{
+                f"norm/{n}:0": abs(files.numbers(6, seed=i))
+                for i, n in enumerate(("moving_mean", "moving_variance"))
+            },
         },
         "out": {"out/kernel:0": files.numbers(180, 3), "out/bias:0": files.numbers(3)},
     }
@@ -302,7 +319,9 @@ def test_whole_model_of_keras_2(tmp_path: Path) -> None:
     )
     y = y.permute(0, 2, 3, 1) @ inner["dense/kernel:0"] + inner["dense/bias:0"]
     y = torch.clamp(0.2 * y + 0.5, 0, 1).flatten(1)  # as Keras 2 has it
-    expected = y @ torch.from_numpy(weights["out"]["out/kernel:0"]) + torch.from_numpy(weights["out"]["out/bias:0"])
+    expected = y @ torch.from_numpy(weights["out"]["out/kernel:0"]) + torch.from_numpy(
+        weights["out"]["out/bias:0"]
+    )
     torch.testing.assert_close(model(x), expected, rtol=1e-5, atol=1e-5)
 
     result = secateur.prune(model, remove=0.3, method="saliency")
@@ -319,7 +338,11 @@ def test_commands(tmp_path: Path) -> None:
     """inspect, prune, evaluate, replay and certify, by the names of the user's own layers."""
     small_net().save(tmp_path / "net.keras")
     rng = np.random.default_rng(0)
-    np.savez(tmp_path / "data.npz", images=rng.integers(0, 256, (20, 10, 10, 3), np.uint8), labels=np.arange(20) % 4)
+    np.savez(
+        tmp_path / "data.npz",
+        images=rng.integers(0, 256, (20, 10, 10, 3), np.uint8),
+        labels=np.arange(20) % 4,
+    )
 
     def said(*arguments: str) -> str:
         done = run(tmp_path, *arguments)
@@ -327,14 +350,36 @@ def test_commands(tmp_path: Path) -> None:
         return done.stdout + done.stderr
 
     assert "first" in said("inspect", "net.keras")
-    pruned = ("prune", "net.keras", "--remove", "30%", "--samples", "64", "--no-latency", "--normalize", "imagenet")
+    pruned = (
+        "prune",
+        "net.keras",
+        "--remove",
+        "30%",
+        "--samples",
+        "64",
+        "--no-latency",
+        "--normalize",
+        "imagenet",
+    )
     said(*pruned, "-o", "small.keras")
     agree(reloaded(tmp_path / "small.keras"), load_keras(tmp_path / "small.keras"), inputs_of(small_net()))
     compared = ("--original", "net.keras", "--data", "data.npz", "--normalize", "imagenet")
     assert "agreement" in said("evaluate", "small.keras", *compared, "--corruption", "gaussian_blur")
     said("replay", "net.keras", "small.recipe.json", "-o", "again.keras")
     assert (tmp_path / "again.keras").read_bytes() == (tmp_path / "small.keras").read_bytes()
-    said("certify", "net.keras", "small.keras", "--data", "data.npz", "--samples", "1", "--eps", "0.001", "--normalize", "imagenet")
+    said(
+        "certify",
+        "net.keras",
+        "small.keras",
+        "--data",
+        "data.npz",
+        "--samples",
+        "1",
+        "--eps",
+        "0.001",
+        "--normalize",
+        "imagenet",
+    )
     said(*pruned[:7], "-o", "small.onnx")
 
 

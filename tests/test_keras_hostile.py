@@ -39,7 +39,6 @@ from keras_files import (  # noqa: E402 (needs h5py)
     write_legacy,
     zipped,
 )
-
 from secateur.formats.keras.files import load_keras  # noqa: E402
 from secateur.graph.capture import capture  # noqa: E402
 
@@ -101,7 +100,10 @@ def bomb(parts: dict[str, bytes]) -> bytes:
 
 ARCHIVES: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
     "empty": (lambda parts: b"", "no"),
-    "without weights": (lambda p: zipped({k: v for k, v in p.items() if "h5" not in k}), "model.weights.h5 is missing"),
+    "without weights": (
+        lambda p: zipped({k: v for k, v in p.items() if "h5" not in k}),
+        "model.weights.h5 is missing",
+    ),
     "without configuration": (lambda p: zipped({**p, "config.json": b""}), "config.json"),
     "configuration is a list": (lambda p: zipped({**p, "config.json": b"[]"}), "does not describe a model"),
     "configuration is deep": (lambda p: zipped({**p, "config.json": b"[" * 200_000}), "config.json"),
@@ -277,7 +279,9 @@ def without(arrays: Arrays) -> Arrays:
 @pytest.mark.parametrize("name", ["soft link", "external link", "virtual", "external", "loop"])
 def test_datasets_in_parts_that_no_layer_reads(name: str, tmp_path: Path) -> None:
     config, arrays = net()
-    refused(write_keras(tmp_path / "net.keras", config, {**arrays, "elsewhere/x": HDF5[name][0]}), HDF5[name][1])
+    refused(
+        write_keras(tmp_path / "net.keras", config, {**arrays, "elsewhere/x": HDF5[name][0]}), HDF5[name][1]
+    )
 
 
 # --- configuration: classes ---------------------------------------------------------------------------------
@@ -318,7 +322,10 @@ FUNCTION = {"class_name": "__lambda__", "config": {"code": CODE, "defaults": Non
 CLASSES: dict[str, Case] = {
     "Lambda": (instead(class_name="Lambda", config={"name": "pool", "function": FUNCTION}), "never run"),
     "Lambda of Keras 2": (
-        instead(class_name="Lambda", config={"name": "pool", "function": [CODE, None, None], "function_type": "lambda"}),
+        instead(
+            class_name="Lambda",
+            config={"name": "pool", "function": [CODE, None, None], "function_type": "lambda"},
+        ),
         "never run",
     ),
     "TFSMLayer": (instead(class_name="TFSMLayer", config={"filepath": "/etc", "name": "pool"}), "holds code"),
@@ -384,7 +391,9 @@ def test_a_rule_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     config = functional(inputs(4), layer("Half", "half", ["x"]))
     config["config"]["layers"][1] |= {"module": "mine", "registered_name": "mine>Half"}
     path = write_keras(tmp_path / "net.keras", config, {})
-    with pytest.raises(UnsupportedOpError, match=r"layer 'half' \(mine>Half\) has no rule.*LAYERS\['mine>Half'\]"):
+    with pytest.raises(
+        UnsupportedOpError, match=r"layer 'half' \(mine>Half\) has no rule.*LAYERS\['mine>Half'\]"
+    ):
         load_keras(path)
     monkeypatch.setitem(LAYERS, "mine>Half", Half)
     x = torch.rand(3, 4)
@@ -530,9 +539,7 @@ def test_models_in_models_without_end(tmp_path: Path) -> None:
 def test_a_name_that_is_code_stays_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = "a'); open('marker', 'w'); ('"
-    config = sequential(
-        inputs(4), layer("Dense", name, units=5), layer("Dense", "\n\u202edef f():", units=3)
-    )
+    config = sequential(inputs(4), layer("Dense", name, units=5), layer("Dense", "\n\u202edef f():", units=3))
     arrays = {
         "layers/dense/vars/0": numbers(4, 5),
         "layers/dense/vars/1": numbers(5),
@@ -564,7 +571,10 @@ LEGACY: dict[str, tuple[Callable[[Json, Any], None], str]] = {
         "tell no order",
     ),
     "other shapes": (lambda c, w: w["b"].update({"b/kernel:0": numbers(5, 4)}), "units=3 and weights for 4"),
-    "no input": (lambda c, w: c["config"]["layers"][0]["config"].pop("batch_input_shape"), "shape of its input"),
+    "no input": (
+        lambda c, w: c["config"]["layers"][0]["config"].pop("batch_input_shape"),
+        "shape of its input",
+    ),
     "configuration is a list": (lambda c, w: c.update(config=[]), "no configuration"),
 }
 
@@ -602,7 +612,9 @@ def test_weights_alone_are_no_model(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("block", range(4))
-def test_random_damage_to_the_configuration(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_random_damage_to_the_configuration(
+    block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Refused in words, or sound."""
     monkeypatch.chdir(tmp_path)
     for seed in range(40 * block, 40 * (block + 1)):
@@ -637,7 +649,13 @@ def damage(rng: random.Random, content: Any) -> None:
 
 
 def walk(content: Any) -> Any:
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
     for key, value in list(items):
         yield content, key
         yield from walk(value)

@@ -95,8 +95,8 @@ def likely_normalisation(
     """Compare the assumed normalisation, (x − mean) / std of images x between `bounds`, with common ones.
 
     Applies to models with one floating-point input of shape (n, 1 or 3, h, w) or (n, h, w, 1 or 3) and
-    finite bounds; for others, `evidence` says why not. Cost: at most 7 forward passes of 126 images; of fewer, at least 18, where a pass
-    has more than 2**28 values.
+    finite bounds; for others, `evidence` says why not. Cost: at most 7 forward passes of 126 images; of
+    fewer, at least 18, where a pass has more than 2**28 values.
 
     Args:
         graph: The captured model.

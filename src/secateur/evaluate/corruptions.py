@@ -38,8 +38,8 @@ class Corruption:
 
     `gaussian_noise`: standard deviation, as a share of the width of the input box. `gaussian_blur`: standard
     deviation in pixels. `contrast`: the share of the contrast that is lost, up to 1. Blur and contrast are
-    for images (n, channels, height, width), or (n, height, width, colours). The noise of an input depends on `seed` and its place in the
-    data.
+    for images (n, channels, height, width), or (n, height, width, colours). The noise of an input depends
+    on `seed` and its place in the data.
 
     Examples:
         >>> import torch, secateur

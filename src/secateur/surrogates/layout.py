@@ -46,8 +46,8 @@ def layouts(source: Source, index: int) -> list[Layout]:
     """The possible layouts of input `index`, the likeliest first.
 
     Images are (channels, height, width) or (height, width, colours); of a sequence either axis may be time. A
-    model that begins by moving its last axis to the front, for layers of torch, says that channels are last. A
-    vector is a table, unless its neighbours in some grid have like gradients (a flattened image or signal).
+    model that begins by moving its last axis behind the batch says that channels are last. A vector is a
+    table, unless its neighbours in some grid have like gradients (a flattened image or signal).
     """
     shape = tuple(source.graph.example[index].shape[1:])
     if len(shape) < 2:
@@ -62,20 +62,25 @@ def layouts(source: Source, index: int) -> list[Layout]:
 
 
 def _moves_last_axis_first(node: fx.Node, rank: int) -> bool:
-    """Whether all that is done with an input, after element-wise ops, is to move its last axis behind the batch."""
+    """Whether an input, after element-wise ops, has its last axis moved behind the batch and no other use."""
     for _ in range(_STEPS):
         users = list(node.users)
         if len(users) != 1:
             return False
         (node,) = users
         if kind(node) in _MOVES:
-            sizes = torch.empty(tuple(range(2, rank + 2)), device="meta")
-            args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: sizes)
-            moved = node.target(*args, **kwargs)  # type: ignore[operator]
-            return tuple(moved.shape) == (2, rank + 1, *range(3, rank + 1))
+            return _moved_sizes(node, tuple(range(2, rank + 2))) == (2, rank + 1, *range(3, rank + 1))
         if kind(node) not in _ELEMENTWISE:
             return False
     return False
+
+
+def _moved_sizes(node: fx.Node, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that an op which moves axes gives to a value of these sizes."""
+    x = torch.empty(sizes, device="meta")
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: x)
+    moved: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return tuple(moved.shape)
 
 
 def _of_vector(source: Source, index: int, shape: tuple[int, ...]) -> list[Layout]:

@@ -27,10 +27,6 @@ def _hard_sigmoid_of_keras_2(x: Tensor) -> Tensor:
     return torch.clamp(0.2 * x + 0.5, 0.0, 1.0)
 
 
-def _mish(x: Tensor) -> Tensor:
-    return F.mish(x)
-
-
 def _squareplus(x: Tensor) -> Tensor:
     return (x + torch.sqrt(x * x + 4)) / 2
 
@@ -46,7 +42,7 @@ FUNCTIONS: dict[str, Function] = {
     "gelu": F.gelu,
     "silu": F.silu,
     "swish": F.silu,
-    "mish": _mish,
+    "mish": F.mish,
     "sigmoid": torch.sigmoid,
     "tanh": torch.tanh,
     "softplus": F.softplus,
@@ -69,12 +65,10 @@ def activation_of(spec: Spec, key: str = "activation") -> Activation:
     """The activation that a layer's configuration names. Functions of the user's own are refused."""
     value = spec.get(key)
     if isinstance(value, dict):
+        layer = _of_layer(spec, value)
+        if layer is not None:
+            return layer
         kind, config = value.get("class_name"), value.get("config")
-        if kind in LAYER_FUNCTIONS and isinstance(config, dict) and _is_own(value):
-            return elementwise(LAYER_FUNCTIONS[str(kind)](Spec(str(kind), spec.name, config, value, spec.keras_2)))
-        if kind in ("Activation", "Softmax") and isinstance(config, dict) and _is_own(value):
-            inner = Spec(str(kind), spec.name, config, value, spec.keras_2)
-            return activation_of(inner) if kind == "Activation" else along("softmax", inner.axes("axis")[0])
         value = config if kind == "function" and isinstance(config, str) else f"{kind}"
     name = "linear" if value is None else value
     if name == "hard_sigmoid" and spec.keras_2:
@@ -83,7 +77,22 @@ def activation_of(spec: Spec, key: str = "activation") -> Activation:
         return elementwise(FUNCTIONS[name])
     if isinstance(name, str) and name in ALONG_AXIS:
         return along(name, -1)
-    spec.unsupported(f"has {key}={str(name)[:60]!r}, which has no rule. There are {', '.join(FUNCTIONS)}, softmax")
+    spec.unsupported(
+        f"has {key}={str(name)[:60]!r}, which has no rule. There are {', '.join(FUNCTIONS)}, softmax"
+    )
+
+
+def _of_layer(spec: Spec, value: Json) -> Activation | None:
+    """Of an activation that is a layer itself; None for anything else."""
+    kind, config = str(value.get("class_name")), value.get("config")
+    if not isinstance(config, dict) or not _is_own(value):
+        return None
+    inner = Spec(kind, spec.name, config, value, spec.keras_2)
+    if kind in LAYER_FUNCTIONS:
+        return elementwise(LAYER_FUNCTIONS[kind](inner))
+    if kind == "Softmax":
+        return along("softmax", inner.axes("axis")[0])
+    return activation_of(inner) if kind == "Activation" else None
 
 
 def _is_own(value: Json) -> bool:
@@ -156,6 +165,8 @@ class Activated(Layer):
 class PReLU(Layer):
     """A slope for each channel, or for each element."""
 
+    weight: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.rank = 1
@@ -176,7 +187,7 @@ class PReLU(Layer):
 
     def forward(self, x: Value) -> Value:
         if self.by_channel:
-            return Value(F.prelu(x.channels_first(), self.weight), x.ndim > 2)  # type: ignore[arg-type]
+            return Value(F.prelu(x.channels_first(), self.weight), x.ndim > 2)
         plain = x.plain()
         return Value(F.relu(plain) - self.weight * F.relu(-plain))
 

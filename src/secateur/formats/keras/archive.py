@@ -57,7 +57,8 @@ class Archive:
         if info.file_size > info.compress_size * (1 if stored else _EXPANSION) or info.file_size > budget():
             self.refuse(
                 name,
-                f"declares {info.file_size:,} bytes and holds {info.compress_size:,}; at most {budget():,} are read",
+                f"declares {info.file_size:,} bytes and holds {info.compress_size:,}; at most {budget():,} "
+                "are read",
             )
 
     def refuse(self, part: str, why: str) -> NoReturn:
@@ -80,14 +81,16 @@ class Archive:
             self.refuse(name, f"is not the JSON that Keras writes ({first_line(error)})")
 
     def weights(self) -> BinaryIO | io.RawIOBase:
-        """The record of weights as a file, checked against its sum; not copied where it is stored as it is."""
+        """The record of weights as a file, checked against its sum; copied only where it is compressed."""
         info = self.records[WEIGHTS]
         if info.compress_type != zipfile.ZIP_STORED:
             return io.BytesIO(self.read(WEIGHTS, budget()))
         self.source.open(info).close()  # checks the header of the record itself
         self.file.seek(info.header_offset)
         header = self.file.read(_HEADER)
-        start = info.header_offset + _HEADER + sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+        start = (
+            info.header_offset + _HEADER + sum(int.from_bytes(header[i : i + 2], "little") for i in (26, 28))
+        )
         window = Window(self.file, start, info.file_size)
         found = 0
         while piece := window.read(_PIECE):
@@ -146,6 +149,6 @@ def opened_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
         UnicodeDecodeError,
     ) as error:
         raise InputError(
-            f"{path} is not a .keras archive, or is cut short or damaged ({first_line(error)}); fetch or save it "
-            "again"
+            f"{path} is not a .keras archive, or is cut short or damaged ({first_line(error)}); fetch or "
+            "save it again"
         ) from error

@@ -38,6 +38,9 @@ def _by_head_last(shape: Shape, config: Json) -> Shape:
 class MultiHeadAttention(Layer):
     """Kernels (inputs, heads, width) become matrices (heads · width, inputs)."""
 
+    query_weight: Tensor
+    output_weight: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.heads, self.key_dim = spec.whole("num_heads"), spec.whole("key_dim")
@@ -68,16 +71,20 @@ class MultiHeadAttention(Layer):
         self.expect_shape("output_weight", len(self.output_weight), self.heads * self.value_dim)
         self.expect_shape("output_bias", len(self.output_weight))
 
-    def forward(self, query: Value, value: Value, key: Value | None = None, *more: Any, **options: Any) -> Value:
+    def forward(
+        self, query: Value, value: Value, key: Value | None = None, *more: Any, **options: Any
+    ) -> Value:
         masked = any(isinstance(x, Value) for x in (*more, *options.values()))
         if query.ndim != 3 or value.ndim != 3 or masked or options.get("return_attention_scores"):
-            self.spec.unsupported("has masks, scores as outputs, or values not of three axes, which have no rule")
+            self.spec.unsupported(
+                "has masks, scores as outputs, or values not of three axes, which have no rule"
+            )
         given = {"query": query, "key": value if key is None else key, "value": value}
         widths = {"query": self.key_dim, "key": self.key_dim, "value": self.value_dim}
         q, k, v = (self._projected(name, given[name].plain(), widths[name]) for name in _PROJECTIONS)
         causal = bool(options.get("use_causal_mask"))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
-        return Value(F.linear(y.transpose(1, 2).flatten(2), self.output_weight, self._bias("output")))  # type: ignore[arg-type]
+        return Value(F.linear(y.transpose(1, 2).flatten(2), self.output_weight, self._bias("output")))
 
     def _projected(self, name: str, x: Tensor, width: int) -> Tensor:
         """Shape: (n, heads, steps, width)."""

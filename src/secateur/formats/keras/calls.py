@@ -1,4 +1,4 @@
-"""The calls of a model's layers, in an order in which they can be run, as the file of either Keras says them."""
+"""The calls of a model's layers in an order in which they can be run, as files of Keras 2 and 3 say them."""
 
 from __future__ import annotations
 

@@ -27,6 +27,9 @@ _TRANSPOSED: dict[int, Any] = {
 class Windowed(Layer):
     """What all convolutions have: windows with strides, and channels that may be last."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, spec: Spec, rank: int, paddings: Sequence[str] = ("valid", "same")) -> None:
         super().__init__(spec)
         self.rank, self.last = rank, spec.channels_last
@@ -65,7 +68,9 @@ class Windowed(Layer):
 
     def check_window(self, weight: Tensor) -> None:
         if tuple(weight.shape[2:]) != self.spec.wholes("kernel_size", self.rank):
-            self.spec.refuse(f"has kernel_size={self.spec.get('kernel_size')} and weights for {weight.shape[2:]}")
+            self.spec.refuse(
+                f"has kernel_size={self.spec.get('kernel_size')} and weights for {weight.shape[2:]}"
+            )
 
 
 class Convolution(Windowed):
@@ -80,12 +85,12 @@ class Convolution(Windowed):
     def check(self) -> None:
         self.expect("filters", len(self.weight))
         self.expect_shape("bias", len(self.weight))
-        self.check_window(self.weight)  # type: ignore[arg-type]
+        self.check_window(self.weight)
         if len(self.weight) % self.groups:
             self.spec.refuse(f"has groups={self.groups}, which do not divide its {len(self.weight)} filters")
 
     def forward(self, x: Value) -> Value:
-        return self.value(self.convolved(self.channels(x), self.weight, self.bias, self.groups))  # type: ignore[arg-type]
+        return self.value(self.convolved(self.channels(x), self.weight, self.bias, self.groups))
 
     def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
         filters = config["filters"] = len(weights["weight"])
@@ -116,20 +121,24 @@ class Depthwise(Windowed):
 
     def check(self) -> None:
         self.expect_shape("bias", len(self.weight))
-        self.check_depthwise(self.weight)  # type: ignore[arg-type]
+        self.check_depthwise(self.weight)
 
     def check_depthwise(self, weight: Tensor) -> None:
         self.check_window(weight)
         if len(weight) % (self.spec.whole("depth_multiplier", 1) or 1):
-            self.spec.refuse(f"has depth_multiplier={self.spec.get('depth_multiplier')} and {len(weight)} kernels")
+            self.spec.refuse(
+                f"has depth_multiplier={self.spec.get('depth_multiplier')} and {len(weight)} kernels"
+            )
 
     def forward(self, x: Value) -> Value:
         maps = self.channels(x)
-        return self.value(self.convolved(maps, self.weight, self.bias, maps.shape[1]))  # type: ignore[arg-type]
+        return self.value(self.convolved(maps, self.weight, self.bias, maps.shape[1]))
 
 
 class Separable(Depthwise):
     """A depthwise convolution, then one of single pixels."""
+
+    depthwise: Tensor
 
     def __init__(self, spec: Spec, rank: int) -> None:
         super().__init__(spec, rank, ("valid", "same", "causal") if rank == 1 else ("valid", "same"))
@@ -146,11 +155,11 @@ class Separable(Depthwise):
         self.expect("filters", len(self.weight))
         self.expect_shape("bias", len(self.weight))
         self.expect_shape("weight", len(self.weight), len(self.depthwise), *[1] * self.rank)
-        self.check_depthwise(self.depthwise)  # type: ignore[arg-type]
+        self.check_depthwise(self.depthwise)
 
     def forward(self, x: Value) -> Value:
         maps = self.channels(x)
-        maps = self.convolved(maps, self.depthwise, None, maps.shape[1])  # type: ignore[arg-type]
+        maps = self.convolved(maps, self.depthwise, None, maps.shape[1])
         return self.value(_CONVOLUTIONS[self.rank](maps, self.weight, self.bias))
 
     def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
@@ -165,12 +174,12 @@ class Transposed(Windowed):
     def check(self) -> None:
         self.expect("filters", self.weight.shape[1])
         self.expect_shape("bias", self.weight.shape[1])
-        self.check_window(self.weight)  # type: ignore[arg-type]
+        self.check_window(self.weight)
         if self.spec.get("output_padding") is not None:
             self.spec.unsupported("has an output_padding, which has no rule; leave it out where it is built")
 
     def forward(self, x: Value) -> Value:
-        """The gradient of a convolution, cut or filled with zeros to n·stride (`valid`: at least the window)."""
+        """The gradient of a convolution, cut or filled with zeros to n·stride; `valid` is not cut."""
         maps, strides = self.channels(x), self.strides
         window = [(k - 1) * d + 1 for k, d in zip(self.weight.shape[2:], self.dilation, strict=True)]
         surplus = [k - s for k, s in zip(window, strides, strict=True)]

@@ -16,6 +16,9 @@ from secateur.formats.keras.value import Value
 
 
 class Dense(Layer):
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.activation = activation_of(spec)
@@ -30,13 +33,15 @@ class Dense(Layer):
         self.expect_shape("bias", len(self.weight))
 
     def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
-        return self.activation(Value(F.linear(x.plain(), self.weight, self.bias)))  # type: ignore[arg-type]
+        return self.activation(Value(F.linear(x.plain(), self.weight, self.bias)))
 
     def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
         config["units"] = len(weights["weight"])
 
 
 class Embedding(Layer):
+    weight: Tensor
+
     def variables(self) -> tuple[Variable, ...]:
         return (Variable("weight", "embeddings", rank=2),)
 
@@ -47,7 +52,7 @@ class Embedding(Layer):
     def forward(self, x: Value) -> Value:
         rows = x.plain()
         whole = rows if rows.dtype in (torch.int32, torch.int64) else rows.to(torch.int64)
-        return Value(F.embedding(whole, self.weight))  # type: ignore[arg-type]
+        return Value(F.embedding(whole, self.weight))
 
     def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
         config["output_dim"] = weights["weight"].shape[1]

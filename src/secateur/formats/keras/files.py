@@ -6,10 +6,10 @@ import os
 import warnings
 from typing import Any
 
-from secateur.errors import InputError, SecateurError, SecateurWarning
+from secateur.errors import InputError, SecateurError, SecateurWarning, UnsupportedOpError
 from secateur.formats.keras.imported import KerasModel
 from secateur.formats.keras.source import read_source, write_source
-from secateur.formats.keras.write import arrays_of
+from secateur.formats.keras.write import array_of
 
 
 def load_keras(path: str | os.PathLike[str]) -> KerasModel:
@@ -21,6 +21,11 @@ def load_keras(path: str | os.PathLike[str]) -> KerasModel:
     source = read_source(path)
     try:
         return KerasModel(source)
+    except UnsupportedOpError as error:
+        way = f"keras.models.load_model({str(path)!r}).export('model.onnx', format='onnx')"
+        raise UnsupportedOpError(
+            f"{path}: {error}. Where you trust the file, ONNX is another way: {way}"
+        ) from error
     except SecateurError as error:
         raise type(error)(f"{path}: {error}") from error
 
@@ -33,10 +38,10 @@ def save_keras(path: str | os.PathLike[str], model: Any) -> None:
     """
     if not isinstance(model, KerasModel):
         raise InputError(
-            f"{path}: only a model that was read from a Keras file is written as one; give a name that ends in "
-            ".onnx or .pt2"
+            f"{path}: only a model that was read from a Keras file is written as one; give a name that ends "
+            "in .onnx or .pt2"
         )
-    write_source(path, model.source, arrays_of(model))
+    write_source(path, model.source, array_of(model))
     if model.source.trained:
         warnings.warn(
             f"{path}: the state of the optimizer is not written, since it belongs to the full-size weights; "

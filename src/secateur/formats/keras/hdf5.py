@@ -74,7 +74,9 @@ class Hdf5:
         link = group.get(key, getlink=True)
         if not isinstance(link, h5py.HardLink):
             target = f"{getattr(link, 'filename', '')} {getattr(link, 'path', '')}".strip()
-            self.refuse(path, f"is a {type(link).__name__} to {target[:80]!r}, which may lead out of the file")
+            self.refuse(
+                path, f"is a {type(link).__name__} to {target[:80]!r}, which may lead out of the file"
+            )
         if group.get(key, getclass=True) not in (h5py.Group, h5py.Dataset):
             self.refuse(path, "is neither a group nor a dataset")
 
@@ -95,7 +97,8 @@ class Hdf5:
         """The numbers of a dataset. Raises `InputError` for what holds no numbers."""
         found = self.datasets[path]
         if found.dtype.kind == "V" and found.dtype.itemsize == 2 and found.dtype.names is None:
-            return found[()].view(np.uint16)  # bfloat16
+            brains: np.ndarray[Any, Any] = found[()].view(np.uint16)
+            return brains
         if found.dtype.kind not in _KINDS or found.dtype.itemsize > 8 or found.dtype.subdtype is not None:
             self.refuse(path, f"holds {found.dtype} and no plain numbers")
         numbers = np.empty(found.shape, found.dtype.newbyteorder("="))
@@ -117,8 +120,8 @@ class Hdf5:
     def texts(self, path: str, attribute: str) -> list[str]:
         """A list of texts, which may be cut in pieces (`weight_names0`, `weight_names1`…)."""
         attrs = self.groups[path].attrs
-        names = [attribute] if attribute in attrs else []
-        while not names[:1] == [attribute] and f"{attribute}{len(names)}" in attrs:
+        names = [attribute] if attribute in attrs else list[str]()
+        while attribute not in attrs and f"{attribute}{len(names)}" in attrs:
             names.append(f"{attribute}{len(names)}")
         found = list[str]()
         for name in names:
@@ -137,7 +140,9 @@ class Hdf5:
         value = found.attrs.get_id(name)
         declared = prod(value.shape) * value.dtype.itemsize
         if declared > _ATTRIBUTE_LIMIT:
-            self.refuse(f"{path or '/'}@{name}", f"declares {declared:,} bytes; at most {_ATTRIBUTE_LIMIT:,} are read")
+            self.refuse(
+                f"{path or '/'}@{name}", f"declares {declared:,} bytes; at most {_ATTRIBUTE_LIMIT:,} are read"
+            )
         return found.attrs[name]
 
 
@@ -161,5 +166,6 @@ def opened_hdf5(name: str, file: BinaryIO | io.RawIOBase) -> Iterator[Hdf5]:
         raise
     except _FAILURES as error:
         raise InputError(
-            f"{name} is not sound HDF5, or is cut short or damaged ({first_line(error)}); fetch or save it again"
+            f"{name} is not sound HDF5, or is cut short or damaged ({first_line(error)}); fetch or save it "
+            "again"
         ) from error

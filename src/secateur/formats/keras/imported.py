@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError
+from secateur.formats.keras.inputs import check_masks, examples, input_of
 from secateur.formats.keras.layer import Layer, as_tensor
-from secateur.formats.keras.network import MODELS, Network, check_masks, examples
+from secateur.formats.keras.network import MODELS, Network
 from secateur.formats.keras.source import Source
 from secateur.formats.keras.spec import spec_of
 from secateur.formats.keras.value import Value
@@ -33,8 +34,8 @@ class KerasModel(Network, Shrinks):
         spec = spec_of(source.config, source.has_keras_2_meaning)
         if spec.kind not in MODELS:
             spec.unsupported(
-                "is no Sequential or functional model, and code of the file is never run. Build it again from "
-                "layers with keras.Model(inputs, outputs), and save that"
+                "is no Sequential or functional model, and code of the file is never run. Build it again "
+                "from layers with keras.Model(inputs, outputs), and save that"
             )
         super().__init__(spec)
         check_masks(self)
@@ -64,8 +65,8 @@ class KerasModel(Network, Shrinks):
         return examples(self)
 
     def check(self, inputs: Sequence[Tensor]) -> None:
-        """Raise `InputError` for inputs of another shape than the file says, and for layers that refuse them."""
-        specs = self.input_specs()
+        """Raise `InputError` for inputs of another shape than the file says, or that a layer refuses."""
+        specs = [input_of(spec) for spec in self.input_specs()]
         if len(specs) != len(inputs):
             raise InputError(f"the model takes {len(specs)} inputs, not {len(inputs)}")
         for (name, shape, _), x in zip(specs, inputs, strict=True):

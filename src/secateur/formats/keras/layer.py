@@ -74,7 +74,9 @@ class Layer(nn.Module):
         for variable in self.variables():
             value = arrays[variable.name]
             if value.ndim != variable.rank:
-                self.spec.refuse(f"has {variable.keras} of shape {tuple(value.shape)}, not of {variable.rank} axes")
+                self.spec.refuse(
+                    f"has {variable.keras} of shape {tuple(value.shape)}, not of {variable.rank} axes"
+                )
             value = variable.to_torch(value)
             if value.numel() == 0:
                 self.spec.refuse(f"has {variable.keras} of shape {tuple(value.shape)} without numbers")
@@ -102,7 +104,7 @@ class Layer(nn.Module):
         raise NotImplementedError
 
     def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
-        """Put into `config` the sizes that follow from smaller weights, and from what the layer makes of them."""
+        """Put into `config` the sizes that follow from smaller weights and from what reshapes make."""
 
     def rescaled(self, weights: Mapping[str, Tensor], config: Json) -> Mapping[str, Tensor]:
         """The weights to write, where the smaller configuration gives them another meaning."""

@@ -62,7 +62,9 @@ class Dot(Layer):
         values = values_of(given)
         axes = self.spec.axes("axes")
         if len(values) != 2 or self.spec.flag("normalize") or not all(2 <= v.ndim <= 3 for v in values):
-            self.spec.unsupported("has no rule for these values; two of two or three axes, not normalised, have one")
+            self.spec.unsupported(
+                "has no rule for these values; two of two or three axes, not normalised, have one"
+            )
         a, b = values[0].plain(), values[1].plain()
         first, second = (axes[0], axes[-1])
         if a.ndim == 2 and b.ndim == 2:

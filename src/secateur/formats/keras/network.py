@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from keyword import iskeyword
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from secateur.budget import check_input
-from secateur.errors import InputError, SecateurError, UnsupportedOpError
+from secateur.errors import InputError, SecateurError
 from secateur.formats.keras.calls import Call, Ref, filled, functional_calls, structure_refs
-from secateur.formats.keras.layer import Layer, Made
-from secateur.formats.keras.recurrent import Bidirectional
-from secateur.formats.keras.spec import Json, Spec, spec_of
+from secateur.formats.keras.spec import Spec, spec_of
 from secateur.formats.keras.table import layer_of
 from secateur.formats.keras.value import Value
 from secateur.graph.export import first_line
@@ -24,13 +20,8 @@ from secateur.graph.export import first_line
 MODELS = ("Sequential", "Functional", "Model")
 _MOST_LAYERS = 20_000
 _DEEPEST = 32  # models in models
-_USE_MASKS = ("GlobalAveragePooling1D",)
+USE_MASKS = ("GlobalAveragePooling1D",)
 _IGNORE_MASKS = ("BatchNormalization", "TimeDistributed")
-_READ_MASKS = ("LSTM", "GRU", "SimpleRNN", "Bidirectional", "Softmax", *_USE_MASKS)
-_DTYPES = {
-    **{name: getattr(torch, name) for name in ("float16", "bfloat16", "float32", "float64", "bool", "uint8")},
-    **{name: getattr(torch, name) for name in ("int8", "int16", "int32", "int64")},
-}
 _FAILURES = (RuntimeError, TypeError, ValueError, ArithmeticError, IndexError, KeyError, AttributeError)
 Shapes = dict[tuple[str, int], tuple[list[tuple[int, ...]], list[tuple[int, ...]]]]
 
@@ -102,18 +93,18 @@ class Network(nn.Module):
             self.seen[call.key] = taken, [tuple(v.shape) for v in results]
         return results
 
-    def input_specs(self) -> list[tuple[str, tuple[int | None, ...], torch.dtype]]:
-        """(name, shape with its batch axis, type) of every input."""
+    def input_specs(self) -> list[Spec]:
+        """The inputs as the file describes them."""
         by_name = {spec.name: spec for spec in self.specs}
-        return [_input_of(by_name[ref.layer]) for ref in self.inputs]
+        return [by_name[ref.layer] for ref in self.inputs]
 
 
 def _used(spec: Spec, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The named arguments that matter: no mode, and no mask but where one has a rule."""
     kwargs = {name: value for name, value in kwargs.items() if name != "training" and value is not None}
-    if isinstance(kwargs.get("mask"), Value) and spec.kind not in (*_IGNORE_MASKS, *_USE_MASKS):
+    if isinstance(kwargs.get("mask"), Value) and spec.kind not in (*_IGNORE_MASKS, *USE_MASKS):
         spec.unsupported("is given a mask, which has no rule; build the model with mask_zero=False")
-    return {name: value for name, value in kwargs.items() if name != "mask" or spec.kind in _USE_MASKS}
+    return {name: value for name, value in kwargs.items() if name != "mask" or spec.kind in USE_MASKS}
 
 
 def _flat_values(given: Any) -> list[Value]:
@@ -136,7 +127,11 @@ def specs_of(spec: Spec) -> list[Spec]:
         config = {"name": f"{spec.name}_input", "batch_shape": shape, "dtype": specs[0].get("dtype")}
         specs.insert(0, Spec("InputLayer", f"{spec.name}_input", config, {}, spec.keras_2))
     names = [own.name for own in specs]
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    twice = (
+        next((name for name in names if names.count(name) > 1), None)
+        if len(set(names)) < len(names)
+        else None
+    )
     if twice is not None:
         spec.refuse(f"has two layers called {twice!r}")
     return specs
@@ -171,50 +166,7 @@ def _wiring(spec: Spec, specs: list[Spec]) -> tuple[list[Call], list[Ref], list[
 def _module_of(spec: Spec, depth: int) -> nn.Module:
     if spec.kind in MODELS:
         return Network(spec, depth + 1)
-    maker = _WRAPPERS.get(spec.kind)
-    return layer_of(spec) if maker is None else maker(spec)
-
-
-def _inner(raw: Any, outer: Spec) -> Spec:
-    """The layer that a wrapper has."""
-    if not isinstance(raw, dict):
-        outer.refuse("wraps no layer")
-    return spec_of(raw, outer.keras_2)
-
-
-class TimeDistributed(Layer):
-    """A layer that works on the last axis, run at every step."""
-
-    _INNER = ("Dense", "Dropout", "Activation", "ReLU", "LeakyReLU", "LayerNormalization")
-
-    def __init__(self, spec: Spec) -> None:
-        super().__init__(spec)
-        own = _inner(spec.get("layer"), spec)
-        if own.kind not in self._INNER:
-            spec.unsupported(f"wraps {own}, which has no rule; {', '.join(self._INNER)} have")
-        self.layer = layer_of(own)
-
-    def variables(self) -> Any:
-        own = self.layer.spec.name
-        return tuple(
-            replace(v, name=f"layer.{v.name}", part="layer", called=own) for v in self.layer.variables()
-        )
-
-    def hold(self, arrays: Any) -> None:
-        self.layer.hold({v.name: arrays[f"layer.{v.name}"] for v in self.layer.variables()})
-
-    def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Any:
-        return self.layer(Value(x.plain()))
-
-    def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
-        own = {name.removeprefix("layer."): value for name, value in weights.items()}
-        self.layer.resize(config["layer"]["config"], own, made)
-
-
-_WRAPPERS: dict[str, Callable[[Spec], Layer]] = {
-    "TimeDistributed": TimeDistributed,
-    "Bidirectional": lambda spec: Bidirectional(spec, _inner),
-}
+    return layer_of(spec)
 
 
 def _free_name(owner: nn.Module, name: str) -> str:
@@ -224,56 +176,3 @@ def _free_name(owner: nn.Module, name: str) -> str:
     while hasattr(owner, plain) or plain in owner._modules:
         plain += "_"
     return plain
-
-
-def _input_of(spec: Spec) -> tuple[str, tuple[int | None, ...], torch.dtype]:
-    shape = spec.get("batch_shape") or spec.get("batch_input_shape")
-    if not isinstance(shape, list) or len(shape) < 1:
-        spec.refuse("has no shape")
-    if not all(n is None or (type(n) is int and 0 < n < 2**31) for n in shape):
-        spec.refuse(f"has the shape {str(shape)[:60]}, which is none")
-    told = spec.get("dtype") or "float32"
-    if isinstance(told, dict):  # a policy: inputs come in the type of its variables
-        inner = told.get("config")
-        told = inner.get("name", "float32") if isinstance(inner, dict) else "float32"
-    told = str(told).removeprefix("mixed_")
-    name = "float32" if str(spec.get("dtype")).find("mixed") >= 0 else told
-    if name not in _DTYPES:
-        spec.unsupported(f"has values of type {name[:40]}; there are {', '.join(_DTYPES)}")
-    if spec.flag("sparse") or spec.flag("ragged") or spec.flag("optional"):
-        spec.unsupported("is sparse, ragged or optional, which has no rule")
-    return spec.name, tuple(shape), _DTYPES[name]
-
-
-def examples(network: Network) -> tuple[Tensor, ...]:
-    """Two samples of zeros for each input, of ones where zeros are masked. Raises `InputError` where an axis has no size."""
-    found, value = [], int(any(_is_masked(part.spec) for part in network.modules() if isinstance(part, Layer)))
-    for name, shape, dtype in network.input_specs():
-        if None in shape[1:]:
-            open_axes = ",".join("?" if n is None else str(n) for n in shape[1:])
-            raise InputError(
-                f"the input {name!r} leaves axes open ({open_axes}); say one size: --example-shape, or example_inputs"
-            )
-        sizes = tuple(n for n in shape[1:] if n is not None)
-        check_input(f"the input {name!r}", (2, *sizes), dtype)
-        found.append(torch.full((2, *sizes), value, dtype=dtype))
-    return tuple(found)
-
-
-def _is_masked(spec: Spec) -> bool:
-    return spec.kind == "Embedding" and spec.flag("mask_zero")
-
-
-def check_masks(network: Network) -> None:
-    """Refuse a mask of an embedding that a later layer would read, where calls do not tell who reads which."""
-    models = [part for part in network.modules() if isinstance(part, Network)]
-    if not any(part.spec.keras_2 or part.spec.kind == "Sequential" for part in models):
-        return
-    specs = [part.spec for part in network.modules() if isinstance(part, Layer | Network)]
-    masked = [s for s in specs if _is_masked(s)]
-    readers = [s for s in specs if s.kind in _READ_MASKS or "Attention" in s.kind]
-    if masked and readers:
-        raise UnsupportedOpError(
-            f"{masked[0]} has mask_zero=True, and {readers[0]} reads its mask, which has no rule; build the model "
-            "with mask_zero=False"
-        )

@@ -18,6 +18,9 @@ from secateur.formats.keras.value import Value
 class Norm(Layer):
     """What all norms have: a scale and a shift, each of which may be absent."""
 
+    weight: Tensor | None
+    bias: Tensor | None
+
     def __init__(self, spec: Spec, epsilon: float = 1e-3) -> None:
         super().__init__(spec)
         self.axes, self.epsilon = spec.axes("axis"), spec.number("epsilon", epsilon)
@@ -38,12 +41,17 @@ class Norm(Layer):
         """`x` with the axis of the norm at 1, and whether it is last in Keras."""
         axis = self.axes[0] % x.ndim
         if len(self.axes) > 1 or axis not in (1, x.ndim - 1):
-            self.spec.unsupported(f"has axis={self.spec.get('axis')}; there are rules for the second and the last")
+            self.spec.unsupported(
+                f"has axis={self.spec.get('axis')}; there are rules for the second and the last"
+            )
         last = axis == x.ndim - 1 and x.ndim > 2
         return (x.channels_first() if last else x.plain()), last
 
 
 class BatchNorm(Norm):
+    running_mean: Tensor
+    running_var: Tensor
+
     def variables(self) -> tuple[Variable, ...]:
         return (
             *super().variables(),
@@ -60,7 +68,7 @@ class BatchNorm(Norm):
     def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
         maps, last = self.by_channel(x)
         statistics = self.running_mean, self.running_var
-        y = F.batch_norm(maps, *statistics, self.weight, self.bias, False, 0.0, self.epsilon)  # type: ignore[arg-type]
+        y = F.batch_norm(maps, *statistics, self.weight, self.bias, False, 0.0, self.epsilon)
         return Value(y, last)
 
 
@@ -70,7 +78,9 @@ class LayerNorm(Norm):
     def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
         axes = sorted(axis % x.ndim for axis in self.axes)
         if axes != list(range(x.ndim - len(axes), x.ndim)) or self.spec.flag("rms_scaling"):
-            self.spec.unsupported(f"has axis={self.spec.get('axis')} or RMS scaling; the last axes have a rule")
+            self.spec.unsupported(
+                f"has axis={self.spec.get('axis')} or RMS scaling; the last axes have a rule"
+            )
         plain = x.plain()
         shape = [plain.shape[axis] for axis in axes]
         return Value(F.layer_norm(plain, shape, self.weight, self.bias, self.epsilon))
@@ -78,6 +88,8 @@ class LayerNorm(Norm):
 
 class RmsNorm(Layer):
     """x / √(mean of x² + ε), times a scale."""
+
+    weight: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -90,7 +102,7 @@ class RmsNorm(Layer):
 
     def forward(self, x: Value) -> Value:
         plain = x.plain()
-        return Value(F.rms_norm(plain, [plain.shape[-1]], self.weight, self.epsilon))  # type: ignore[arg-type]
+        return Value(F.rms_norm(plain, [plain.shape[-1]], self.weight, self.epsilon))
 
 
 class GroupNorm(Norm):
@@ -98,7 +110,11 @@ class GroupNorm(Norm):
 
     def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
         maps, last = self.by_channel(x)
-        groups = self.spec.axes("groups", 32)[0] if self.spec.get("groups") == -1 else self.spec.whole("groups", 32)
+        groups = (
+            self.spec.axes("groups", 32)[0]
+            if self.spec.get("groups") == -1
+            else self.spec.whole("groups", 32)
+        )
         groups = maps.shape[1] if groups == -1 else groups
         if groups < 1 or maps.shape[1] % groups:
             self.spec.refuse(f"has groups={groups}, which do not divide its {maps.shape[1]} channels")
@@ -122,6 +138,8 @@ class Unit(Layer):
 class Scale(Layer):
     """`LayerScale` of ConvNeXt: a factor for each channel."""
 
+    weight: Tensor
+
     def variables(self) -> tuple[Variable, ...]:
         return (Variable("weight", "gamma"),)
 
@@ -137,6 +155,9 @@ class Scale(Layer):
 
 class Normalization(Layer):
     """(x − mean) / √variance, with numbers of the file or of the configuration."""
+
+    mean: Tensor
+    variance: Tensor
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -161,8 +182,8 @@ class Normalization(Layer):
         if any(axis % x.ndim != x.ndim - 1 for axis in self.axes):
             self.spec.unsupported(f"has axis={self.spec.get('axis')}; the last axis has a rule")
         plain = x.plain()
-        plain = plain if plain.is_floating_point() else plain.to(self.mean.dtype)  # type: ignore[arg-type]
-        deviation = torch.sqrt(self.variance).clamp(min=1e-7)  # type: ignore[arg-type]
+        plain = plain if plain.is_floating_point() else plain.to(self.mean.dtype)
+        deviation = torch.sqrt(self.variance).clamp(min=1e-7)
         return Value((plain - self.mean) / deviation)
 
 
@@ -193,6 +214,9 @@ def rescaling_of(spec: Spec) -> Callable[[Tensor], Tensor]:
 class RescalingByChannel(Layer):
     """`Rescaling` with a scale or an offset for each channel, which is last."""
 
+    scale: Tensor
+    offset: Tensor
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         for name in ("scale", "offset"):
@@ -200,7 +224,9 @@ class RescalingByChannel(Layer):
 
     def forward(self, x: Value) -> Value:
         plain = x.plain()
-        return Value((plain if plain.is_floating_point() else plain.to(torch.float32)) * self.scale + self.offset)
+        return Value(
+            (plain if plain.is_floating_point() else plain.to(torch.float32)) * self.scale + self.offset
+        )
 
 
 def rescaling(spec: Spec) -> Layer:

@@ -11,24 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from secateur.formats.keras.activations import ALONG_AXIS, FUNCTIONS
-from secateur.formats.keras.layer import Layer, Made
+from secateur.formats.keras.layer import Elementwise, Layer, Made
 from secateur.formats.keras.merging import Concatenate, values_of
 from secateur.formats.keras.shaping import put_shape, resolved, told
 from secateur.formats.keras.spec import Json, Spec
 from secateur.formats.keras.value import Value, aligned
 
 _SLICE = "__slice__"
-
-
-class Unary(Layer):
-    """A function of each element by itself."""
-
-    def __init__(self, spec: Spec, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(spec)
-        self.function = function
-
-    def forward(self, x: Value) -> Value:
-        return x.like(self.function(x.tensor))
 
 
 class Binary(Layer):
@@ -62,17 +51,6 @@ def _extreme(function: Callable[[Tensor, Tensor], Tensor], a: Any, b: Any) -> Te
 class Clip(Layer):
     def forward(self, x: Value) -> Value:
         return x.like(torch.clamp(x.tensor, self.spec.number("x_min"), self.spec.number("x_max")))
-
-
-class ElementwiseOf(Layer):
-    """A function with settings in its configuration."""
-
-    def __init__(self, spec: Spec, function: Callable[[Spec], Callable[[Tensor], Tensor]]) -> None:
-        super().__init__(spec)
-        self.function = function(spec)
-
-    def forward(self, x: Value) -> Value:
-        return x.like(self.function(x.tensor))
 
 
 def _gelu(spec: Spec) -> Callable[[Tensor], Tensor]:
@@ -184,7 +162,9 @@ class GetItem(Layer):
             if isinstance(part, int) and not isinstance(part, bool) and axis:
                 plain = plain.select(axis, part)
                 continue
-            found = part.get("config") if isinstance(part, dict) and part.get("class_name") == _SLICE else None
+            found = (
+                part.get("config") if isinstance(part, dict) and part.get("class_name") == _SLICE else None
+            )
             if not isinstance(found, dict):
                 self.spec.unsupported(f"takes {str(part)[:60]} of a value; slices and places have a rule")
             start, stop, step = (found.get(name) for name in ("start", "stop", "step"))
@@ -197,7 +177,7 @@ class GetItem(Layer):
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Spec], Layer]:
-    return partial(Unary, function=function)
+    return partial(Elementwise, function=lambda spec: function)
 
 
 def _binary(function: Callable[..., Tensor]) -> Callable[[Spec], Layer]:
@@ -230,9 +210,9 @@ OPERATIONS: dict[str, Callable[[Spec], Layer]] = {
     "ops.Log": _unary(torch.log),
     "ops.Erf": _unary(torch.erf),
     "ops.Clip": Clip,
-    "ops.Gelu": partial(ElementwiseOf, function=_gelu),
-    "ops.LeakyRelu": partial(ElementwiseOf, function=_leaky_relu),
-    "ops.Elu": partial(ElementwiseOf, function=_elu),
+    "ops.Gelu": partial(Elementwise, function=_gelu),
+    "ops.LeakyRelu": partial(Elementwise, function=_leaky_relu),
+    "ops.Elu": partial(Elementwise, function=_elu),
     "ops.Softmax": partial(AlongAxis, name="softmax"),
     "ops.LogSoftmax": partial(AlongAxis, name="log_softmax"),
     "ops.Mean": partial(Reduction, function=torch.mean),

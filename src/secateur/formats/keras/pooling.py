@@ -47,7 +47,9 @@ class Pooling(Spatial):
         if not self.same:
             return Value(self._pooled(maps, none), self.last)
         before, after = same_padding(maps.shape[2:], self.window, self.strides, [1] * self.rank)
-        self.afford(maps.shape[1], *(n + a + b for n, a, b in zip(maps.shape[2:], before, after, strict=True)))
+        self.afford(
+            maps.shape[1], *(n + a + b for n, a, b in zip(maps.shape[2:], before, after, strict=True))
+        )
         if before == after and all(2 * n <= k for n, k in zip(before, self.window, strict=True)):
             return Value(self._pooled(maps, before), self.last)
         if self.largest:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from secateur.formats.keras.layer import Layer, Variable
 from secateur.formats.keras.spec import Json, Spec
 from secateur.formats.keras.value import Value
 
-_GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}  # torch's in Keras' order: zrh → rzn
+GATES = {"LSTM": (0, 1, 2, 3), "GRU": (1, 0, 2), "SimpleRNN": (0,)}  # torch's in Keras' order: zrh → rzn
 
 
 @dataclass(frozen=True)
@@ -37,12 +36,23 @@ def _reordered(array: Tensor, gates: tuple[int, ...]) -> Tensor:
 
 
 class Recurrent(Layer):
+    weight_ih: Tensor
+    weight_hh: Tensor
+    bias: Tensor
+    zero: Tensor
+
     def __init__(self, spec: Spec, part: str = "cell", called: str = "") -> None:
         super().__init__(spec)
-        self.part, self.called = part, called or _cell_name(spec)
+        self.part, self.called = part, called or cell_name(spec)
         self.backwards, self.sequences = spec.flag("go_backwards"), spec.flag("return_sequences")
-        self.biased, self.reset_after = spec.flag("use_bias", True), spec.flag("reset_after", not spec.keras_2)
-        wanted = {"activation": "tanh", **({} if spec.kind == "SimpleRNN" else {"recurrent_activation": "sigmoid"})}
+        self.biased, self.reset_after = (
+            spec.flag("use_bias", True),
+            spec.flag("reset_after", not spec.keras_2),
+        )
+        wanted = {
+            "activation": "tanh",
+            **({} if spec.kind == "SimpleRNN" else {"recurrent_activation": "sigmoid"}),
+        }
         self.rectified = spec.kind == "SimpleRNN" and spec.get("activation") == "relu"
         for key, usual in wanted.items():
             if spec.get(key, usual) != usual and not self.rectified:
@@ -58,13 +68,13 @@ class Recurrent(Layer):
             Variable("weight_hh", "recurrent_kernel", order=(1, 0), rank=2),
             *((Variable("bias", "bias", rank=2 if two else 1),) if self.biased else ()),
         )
-        gates = _GATES[self.spec.kind]
+        gates = GATES[self.spec.kind]
         return tuple(
             Gates(v.name, v.keras, self.part, self.called, v.order, rank=v.rank, gates=gates) for v in found
         )
 
     def check(self) -> None:
-        units, count = self.spec.whole("units"), len(_GATES[self.spec.kind])
+        units, count = self.spec.whole("units"), len(GATES[self.spec.kind])
         self.expect_shape("weight_ih", count * units, self.weight_ih.shape[1])
         self.expect_shape("weight_hh", count * units, units)
         two = self.spec.kind == "GRU" and self.reset_after
@@ -86,8 +96,7 @@ class Recurrent(Layer):
     def _biases(self) -> list[Tensor]:
         if not self.biased:
             return []
-        own: Tensor = self.bias  # type: ignore[assignment]
-        return [own[0], own[1]] if own.ndim == 2 else [own, self.zero]  # type: ignore[list-item]
+        return [self.bias[0], self.bias[1]] if self.bias.ndim == 2 else [self.bias, self.zero]
 
     def _run(self) -> Callable[..., Any]:
         if self.spec.kind == "LSTM":
@@ -98,57 +107,11 @@ class Recurrent(Layer):
             return torch.gru
         import secateur.formats.onnx.recurrent  # noqa: F401 (registers the op)
 
-        return torch.ops.secateur.gru.input  # type: ignore[no-any-return]
+        return torch.ops.secateur.gru.input
 
 
-def _cell_name(spec: Spec) -> str:
+def cell_name(spec: Spec) -> str:
     return {"LSTM": "lstm_cell", "GRU": "gru_cell", "SimpleRNN": "simple_rnn_cell"}[spec.kind]
 
 
-class Bidirectional(Layer):
-    """A recurrent layer forwards and one backwards, and what their outputs are merged to."""
-
-    def __init__(self, spec: Spec, inner: Callable[[Any, Spec], Spec]) -> None:
-        super().__init__(spec)
-        specs = [inner(spec.get("layer"), spec)]
-        specs.append(self._backward(inner, specs[0]))
-        for name, own in zip(("forward_layer", "backward_layer"), specs, strict=True):
-            if own.kind not in _GATES:
-                spec.unsupported(f"wraps {own}, which has no rule; {', '.join(_GATES)} have")
-            self.add_module(name, Recurrent(own, f"{name}/cell", f"{own.name}/{_cell_name(own)}"))
-        self.merge = spec.choice("merge_mode", ("concat", "sum", "mul", "ave"), "concat")
-
-    def _backward(self, inner: Callable[[Any, Spec], Spec], forward: Spec) -> Spec:
-        if self.spec.get("backward_layer"):
-            return inner(self.spec.get("backward_layer"), self.spec)
-        name = f"backward_{forward.name.removeprefix('forward_')}"
-        turned = not forward.flag("go_backwards")
-        return replace(forward, name=name, config=forward.config | {"go_backwards": turned, "name": name})
-
-    def directions(self) -> list[tuple[str, Recurrent]]:
-        return [(name, getattr(self, name)) for name in ("forward_layer", "backward_layer")]
-
-    def variables(self) -> tuple[Variable, ...]:
-        return tuple(
-            replace(v, name=f"{name}.{v.name}") for name, layer in self.directions() for v in layer.variables()
-        )
-
-    def hold(self, arrays: Mapping[str, Tensor]) -> None:
-        for name, layer in self.directions():
-            layer.hold({v.name: arrays[f"{name}.{v.name}"] for v in layer.variables()})
-
-    def forward(self, x: Value, *ignored: Any, **options: Any) -> Value:
-        forward, backward = (layer(x, **options).tensor for _, layer in self.directions())
-        if self.backward_layer.sequences:
-            backward = backward.flip(1)
-        return Value(_MERGES[self.merge](forward, backward))
-
-
-_MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "concat": lambda a, b: torch.cat([a, b], -1),
-    "sum": torch.add,
-    "mul": torch.mul,
-    "ave": lambda a, b: (a + b) / 2,
-}
-
-LAYERS: dict[str, Callable[[Spec], Layer]] = dict.fromkeys(_GATES, partial(Recurrent))
+LAYERS: dict[str, Callable[[Spec], Layer]] = dict.fromkeys(GATES, Recurrent)

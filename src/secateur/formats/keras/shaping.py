@@ -115,7 +115,7 @@ class UpSampling(Spatial):
         sizes = [n * factor for n, factor in zip(maps.shape[2:], self.factors, strict=True)]
         self.afford(maps.shape[1], *sizes)
         more = {} if self.mode == "nearest" else {"align_corners": False}
-        return Value(F.interpolate(maps, size=sizes, mode=self.mode, **more), self.last)  # type: ignore[arg-type]
+        return Value(F.interpolate(maps, size=sizes, mode=self.mode, **more), self.last)
 
 
 class Resizing(Spatial):

@@ -1,12 +1,14 @@
-"""What a Keras file holds: the configuration of its model, its arrays, and what else must be written again."""
+"""What a Keras file holds: the configuration of its model, its arrays, and what else is written again."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import shutil
+import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -22,6 +24,7 @@ from secateur.graph.export import first_line
 Json = dict[str, Any]
 Array = np.ndarray[Any, Any]
 MODEL_CONFIG, MODEL_WEIGHTS = "model_config", "model_weights"
+_PIECE = 1 << 20
 _OPTIMIZER = ("optimizer", "_optimizer", "optimizer_weights")  # groups with the optimizer's state
 
 
@@ -80,8 +83,8 @@ def _from_hdf5(path: str | os.PathLike[str]) -> Source:
         text = file.text("", MODEL_CONFIG)
         if text is None or MODEL_WEIGHTS not in file.groups:
             raise InputError(
-                f"{path} holds arrays and no model. Load them into the model that they belong to, and save that "
-                "whole: model.load_weights(…); model.save('model.keras')"
+                f"{path} holds arrays and no model. Load them into the model that they belong to, and save "
+                "that whole: model.load_weights(…); model.save('model.keras')"
             )
         version = file.text("", "keras_version") or file.text(MODEL_WEIGHTS, "keras_version") or "1"
         try:
@@ -119,39 +122,43 @@ def _attributes(file: Hdf5, path: str, found: Any) -> dict[str, Any]:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def write_source(path: str | os.PathLike[str], source: Source, arrays: Mapping[str, Array]) -> None:
-    """Write the file again, with these arrays and without an optimizer's state, whole or not at all.
+def write_source(path: str | os.PathLike[str], source: Source, array: Callable[[str], Array]) -> None:
+    """Write the file again, with `array(path)` at each path and without the state of an optimizer.
 
-    The same model gives the same bytes. Raises `InputError` for a name that does not fit the kind of file.
+    The file appears whole or not at all, and the same model gives the same bytes. Raises `InputError` for a
+    name that does not fit the kind of file.
     """
     allowed = (".keras",) if source.kind == "keras" else (".h5", ".hdf5")
     if Path(path).suffix.lower() not in allowed:
         raise InputError(
-            f"{path}: this model came from a {allowed[0]} file and is written as one; give a name that ends in "
-            f"{allowed[0]}. Keras converts it: keras.models.load_model('model{allowed[0]}').save({str(path)!r})"
+            f"{path}: this model came from a {allowed[0]} file and is written as one; give a name that ends "
+            f"in {allowed[0]}. Keras converts that: "
+            f"keras.models.load_model('model{allowed[0]}').save({str(path)!r})"
         )
-    write_atomically(path, lambda file: _write(file, source, arrays))
+    write_atomically(path, lambda file: _write(file, source, array))
 
 
-def _write(file: BinaryIO, source: Source, arrays: Mapping[str, Array]) -> None:
+def _write(file: BinaryIO, source: Source, array: Callable[[str], Array]) -> None:
     if source.kind == "h5":
-        _write_hdf5(file, source, arrays)
+        _write_hdf5(file, source, array)
         return
-    weights = io.BytesIO()
-    _write_hdf5(weights, source, arrays)
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, content in (
-            (METADATA, source.metadata),
-            (CONFIG, json.dumps(source.config).encode()),
-            (WEIGHTS, weights.getbuffer()),
+    config = json.dumps(source.config).encode()
+    with tempfile.TemporaryFile() as weights, zipfile.ZipFile(file, "w") as archive:
+        _write_hdf5(weights, source, array)
+        size = weights.seek(0, os.SEEK_END)
+        weights.seek(0)
+        for name, length, content in (
+            (METADATA, len(source.metadata), io.BytesIO(source.metadata)),
+            (CONFIG, len(config), io.BytesIO(config)),
+            (WEIGHTS, size, weights),
         ):
             info = zipfile.ZipInfo(name, source.date)
-            info.file_size = len(content)  # above 4 GiB, the header must say so beforehand
+            info.file_size = length  # above 4 GiB, the header must say so beforehand
             with archive.open(info, "w") as record:
-                record.write(content)
+                shutil.copyfileobj(content, record, _PIECE)
 
 
-def _write_hdf5(file: BinaryIO, source: Source, arrays: Mapping[str, Array]) -> None:
+def _write_hdf5(file: BinaryIO, source: Source, array: Callable[[str], Array]) -> None:
     import h5py
 
     with h5py.File(file, "w") as root:
@@ -162,5 +169,5 @@ def _write_hdf5(file: BinaryIO, source: Source, arrays: Mapping[str, Array]) -> 
             root.attrs[MODEL_CONFIG] = json.dumps(source.config)
         for path, attributes in source.datasets.items():
             brain = attributes.get("dtype") == "bfloat16"
-            data = arrays[path].view("V2") if brain else arrays[path]
+            data = array(path).view("V2") if brain else array(path)
             root.create_dataset(path, data=data).attrs.update(attributes)

@@ -110,7 +110,10 @@ class Spec:
 
     @property
     def channels_last(self) -> bool:
-        return self.choice("data_format", ("channels_last", "channels_first"), "channels_last") != "channels_first"
+        return (
+            self.choice("data_format", ("channels_last", "channels_first"), "channels_last")
+            != "channels_first"
+        )
 
 
 def unpacked(value: Any) -> Any:
@@ -162,4 +165,6 @@ def _check_policy(spec: Spec) -> None:
         policy = policy.get("class_name") if "Quant" in str(policy.get("class_name")) else ""
     quantised = "int8" in str(policy) or "Quant" in str(policy) or "float8" in str(policy)
     if quantised or spec.config.get("quantization_config") or spec.config.get("lora_rank"):
-        spec.unsupported("is quantised or has LoRA weights. Prune the float model, then quantise the smaller one")
+        spec.unsupported(
+            "is quantised or has LoRA weights. Prune the float model, then quantise the smaller one"
+        )

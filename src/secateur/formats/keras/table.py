@@ -19,14 +19,15 @@ from secateur.formats.keras.pooling import LAYERS as POOLING
 from secateur.formats.keras.recurrent import LAYERS as RECURRENT
 from secateur.formats.keras.shaping import LAYERS as SHAPING
 from secateur.formats.keras.spec import Spec
+from secateur.formats.keras.wrappers import LAYERS as WRAPPERS
 
 # Layers that only do something in training.
 _TRAINING = (
     "Dropout SpatialDropout1D SpatialDropout2D SpatialDropout3D AlphaDropout GaussianDropout GaussianNoise "
     "ActivityRegularization Identity StochasticDepth RandomFlip RandomRotation RandomZoom RandomTranslation "
-    "RandomContrast RandomBrightness RandomShear RandomColorJitter RandomHue RandomSaturation RandomSharpness "
-    "RandomGrayscale RandomGaussianBlur RandomInvert RandomPosterization RandomErasing RandomPerspective "
-    "RandomElasticTransform"
+    "RandomContrast RandomBrightness RandomShear RandomColorJitter RandomHue RandomSaturation "
+    "RandomSharpness RandomGrayscale RandomGaussianBlur RandomInvert RandomPosterization RandomErasing "
+    "RandomPerspective RandomElasticTransform"
 ).split()
 
 LAYERS: dict[str, Callable[[Spec], Layer]] = {
@@ -39,6 +40,7 @@ LAYERS: dict[str, Callable[[Spec], Layer]] = {
     **MERGING,
     **ATTENTION,
     **RECURRENT,
+    **WRAPPERS,
     **OPERATIONS,
     **dict.fromkeys(_TRAINING, Same),
 }
@@ -48,7 +50,7 @@ def layer_of(spec: Spec) -> Layer:
     """The layer of torch, without its weights. Raises `UnsupportedOpError` for a class without a rule."""
     if spec.kind not in LAYERS:
         spec.unsupported(
-            "has no rule, and code of the file is never run. Write a Layer (secateur.formats.keras.layer) that "
-            f"computes it, and enter it: secateur.formats.keras.table.LAYERS[{spec.kind!r}] = YourLayer"
+            "has no rule, and code of the file is never run. Write a Layer (secateur.formats.keras.layer) "
+            f"that computes it, and enter it: secateur.formats.keras.table.LAYERS[{spec.kind!r}] = YourLayer"
         )
     return LAYERS[spec.kind](spec)

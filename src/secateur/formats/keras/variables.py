@@ -107,7 +107,7 @@ def _names(attributes: Any) -> list[str]:
 
 
 def _matched(spec: Any, wanted: Sequence[tuple[Layer, Variable, str]], names: list[str]) -> list[str]:
-    """The name of each weight: the one that ends like it, or where names do not tell, in order of the list."""
+    """The name of each weight: the one that ends like it, or else the next of the list."""
     plain = {name: re.sub(r":\d+$", "", name) for name in names}
     found = list[str]()
     for _, _, ending in wanted:

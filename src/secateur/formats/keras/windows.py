@@ -11,7 +11,7 @@ from torch import Tensor
 def same_padding(
     sizes: Sequence[int], window: Sequence[int], strides: Sequence[int], dilation: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Numbers before and after each axis, so that there is an output for each stride. One more comes after."""
+    """Numbers before and after each axis, so that there is an output for each stride."""
     before, after = [], []
     for size, width, stride, step in zip(sizes, window, strides, dilation, strict=True):
         total = max((-(-size // stride) - 1) * stride + (width - 1) * step + 1 - size, 0)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,6 @@ from secateur.formats.keras.calls import KERAS_TENSOR, is_history
 from secateur.formats.keras.imported import KerasModel
 from secateur.formats.keras.layer import Layer, Made
 from secateur.formats.keras.network import Network
-from secateur.formats.keras.source import Source
 from secateur.formats.keras.spec import Json
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
@@ -60,15 +59,20 @@ def shrunk(
     return smaller
 
 
-def arrays_of(model: KerasModel) -> dict[str, Array]:
-    """All arrays of the file, by path, in the layout of Keras."""
-    found = dict(model.source.arrays)
-    for one in model.stored:
+def array_of(model: KerasModel) -> Callable[[str], Array]:
+    """The function that gives the array at a path of the file, in the layout of Keras."""
+    stored = {one.path: one for one in model.stored}
+
+    def array(path: str) -> Array:
+        if path not in stored:
+            return model.source.arrays[path]
+        one = stored[path]
         tensor: Any = one.layer
         for part in one.variable.name.split("."):
             tensor = getattr(tensor, part)
-        found[one.path] = as_array(one.variable.to_keras(tensor, one.layer.spec.config))
-    return found
+        return as_array(one.variable.to_keras(tensor, one.layer.spec.config))
+
+    return array
 
 
 def as_array(tensor: Tensor) -> Array:
@@ -167,7 +171,9 @@ def _set_inputs(network: Network, taken: Sequence[Sequence[int]]) -> None:
                     if key in spec.config:
                         spec.config[key] = _renewed(spec.config[key], shape)
     if "build_input_shape" in network.spec.config and taken:
-        network.spec.config["build_input_shape"] = _renewed(network.spec.config["build_input_shape"], taken[0])
+        network.spec.config["build_input_shape"] = _renewed(
+            network.spec.config["build_input_shape"], taken[0]
+        )
 
 
 def _renewed(old: Any, new: Sequence[int], several: Sequence[Sequence[int]] = ()) -> Any:
