@@ -456,6 +456,36 @@ def moving_operations() -> Model:
 
 
 @model
+def slices() -> Model:
+    x = i = image(8, 8, 3)
+    x = L.Conv2D(12, 3, padding="same", activation="relu")(x)
+    a, b = x[:, :, :, :5], x[:, 1:, :, 5:]
+    b = L.ZeroPadding2D(((1, 0), (0, 0)))(b)
+    a = L.Conv2D(8, 3, padding="same", activation="relu")(a)
+    x = L.Conv2D(6, 3)(L.Concatenate()([a, b]))
+    return keras.Model(i, L.Dense(3)(x[:, 0, 1]))
+
+
+@model
+def shuffled_channels() -> Model:
+    x = i = image(8, 8, 3)
+    x = L.Conv2D(12, 3, padding="same", activation="relu")(x)
+    x = L.Permute((1, 2, 4, 3))(L.Reshape((8, 8, 3, 4))(x))
+    x = L.DepthwiseConv2D(3)(L.Reshape((8, 8, 12))(x))
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(L.Conv2D(6, 1)(x))))
+
+
+@model
+def vision_transformer() -> Model:
+    x = i = image(16, 16, 3)
+    x = L.Reshape((16, 12))(L.Conv2D(12, 4, strides=4)(x))
+    y = L.LayerNormalization()(x)
+    x = x + L.MultiHeadAttention(3, 4)(y, y)
+    x = x + L.Dense(12)(L.Dense(20, "gelu")(L.LayerNormalization()(x)))
+    return keras.Model(i, L.Dense(3)(x[:, 0]))
+
+
+@model
 def activations() -> Model:
     names = "relu6 leaky_relu selu celu softplus softsign exponential hard_sigmoid hard_silu mish log_sigmoid"
     more = "hard_tanh hard_shrink soft_shrink tanh_shrink squareplus linear"

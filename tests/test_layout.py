@@ -45,6 +45,7 @@ OPTIONAL = (
         "onnxscript",
         "onnxruntime",
         "keras",
+        "h5py",
         "tensorflow",
         "torchvision",
         "PIL",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -159,21 +159,40 @@ class GetItem(Layer):
     def forward(self, x: Value, key: Any) -> Value:
         plain, axis = x.plain(), 0
         for part in key if isinstance(key, list) else [key]:
-            if isinstance(part, int) and not isinstance(part, bool) and axis:
+            if type(part) is int and axis:
                 plain = plain.select(axis, part)
                 continue
-            found = (
-                part.get("config") if isinstance(part, dict) and part.get("class_name") == _SLICE else None
-            )
-            if not isinstance(found, dict):
+            ends = _slice_of(part)
+            if ends is None:
                 self.spec.unsupported(f"takes {str(part)[:60]} of a value; slices and places have a rule")
-            start, stop, step = (found.get(name) for name in ("start", "stop", "step"))
-            if (start, stop, step) != (None, None, None) and not axis:
-                self.spec.unsupported("takes a part of the batch, which has no rule")
-            if axis and (start, stop, step) != (None, None, None):
-                plain = plain[(*[slice(None)] * axis, slice(start, stop, step))]
+            if any(end is not None for end in ends):
+                if not axis:
+                    self.spec.unsupported("takes a part of the batch, which has no rule")
+                start, stop, step = ends
+                plain = torch.ops.aten.slice.Tensor(plain, axis, start, stop, 1 if step is None else step)
             axis += 1
         return Value(plain)
+
+    def recut(self, raw: Json, ends: Sequence[tuple[int, int]]) -> None:
+        """Put other ends into the slices of a call, in their order; those of a whole axis are left out."""
+        parts = raw["inbound_nodes"][0]["args"][1]
+        cuts = [part["config"] for part in (parts if isinstance(parts, list) else [parts]) if _cuts(part)]
+        for config, (start, stop) in zip(cuts, ends, strict=True):
+            config.update(start=start, stop=stop)
+
+
+def _slice_of(part: Any) -> tuple[Any, Any, Any] | None:
+    """Start, stop and step of a slice of the file; None for anything else."""
+    found = part.get("config") if isinstance(part, dict) and part.get("class_name") == _SLICE else None
+    if not isinstance(found, dict):
+        return None
+    ends = found.get("start"), found.get("stop"), found.get("step")
+    return ends if all(end is None or type(end) is int for end in ends) else None
+
+
+def _cuts(part: Any) -> bool:
+    ends = _slice_of(part)
+    return ends is not None and any(end is not None for end in ends)
 
 
 def _unary(function: Callable[[Tensor], Tensor]) -> Callable[[Spec], Layer]:

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from secateur.formats.keras.calls import KERAS_TENSOR, is_history
 from secateur.formats.keras.imported import KerasModel
 from secateur.formats.keras.layer import Layer, Made
 from secateur.formats.keras.network import Network
+from secateur.formats.keras.operations import GetItem
 from secateur.formats.keras.spec import Json
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
-from secateur.graph.node import kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import of
-from secateur.surgery.sizes import alive_units, kept_shape
+from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 Array = np.ndarray[Any, Any]
 _MAKES_SHAPES = {*of("reshape"), "unflatten", "group_norm"}
@@ -35,11 +36,11 @@ def shrunk(
     graph: Graph,
     coupling: Coupling,
     small: Mapping[str, Tensor],
-    alive: Mapping[str, Tensor],
+    alive: Alive,
 ) -> KerasModel:
     """A new model with the tensors of `small`, by their names in `graph`; `model` is left as it is."""
     weights = _weights_of(model, graph, small)
-    made = _made_shapes(graph, coupling, alive)
+    made, ends = _made_shapes(graph, coupling, alive), _kept_ends(graph, coupling, alive)
     copies = dict[int, Any]()
     config: Json = copy.deepcopy(model.source.config, copies)
     written = dict[str, Tensor]()
@@ -49,6 +50,8 @@ def shrunk(
         own: Json = copies[id(layer.spec.config)]
         mine = {v.name: weights[f"{name}.{v.name}"] for v in layer.variables()}
         layer.resize(own, mine, made.get(name, ()))
+        if isinstance(layer, GetItem) and name in ends:
+            layer.recut(copies[id(layer.spec.raw)], ends[name])
         mine = dict(layer.rescaled(mine, own))
         for one in model.stored:
             if one.layer is layer:
@@ -88,14 +91,31 @@ def _weights_of(model: KerasModel, graph: Graph, small: Mapping[str, Tensor]) ->
     return {path: small[names[path]] if names.get(path) in small else value for path, value in own.items()}
 
 
-def _made_shapes(graph: Graph, coupling: Coupling, alive: Mapping[str, Tensor]) -> dict[str, Made]:
-    """Path of a layer → the shapes that its reshapes and group norms made and make."""
-    table, found = alive_units(coupling, alive), dict[str, list[tuple[Any, Any]]]()
+def _kept_ends(graph: Graph, coupling: Coupling, alive: Alive) -> dict[str, list[tuple[int, int]]]:
+    """Path of a layer → where its slices begin and end now, if any of their axes lost units."""
+    table, found = alive_units(coupling, alive), dict[str, list[tuple[int, int]]]()
+    moved = set[str]()
+    for path, node in _nodes_by_layer(graph, {"slice"}):
+        a = bound_arguments(node, node.args, node.kwargs)
+        keep = kept_along(coupling.units[a["self"]], a["dim"], table)
+        start, stop, _ = slice(a["start"], a["end"]).indices(len(keep))
+        found.setdefault(path, []).append((int(keep[:start].sum()), int(keep[:stop].sum())))
+        moved |= set() if bool(keep.all()) else {path}
+    return {path: ends for path, ends in found.items() if path in moved}
+
+
+def _nodes_by_layer(graph: Graph, kinds: set[str]) -> Iterator[tuple[str, fx.Node]]:
+    """(path of the layer that made it, node) for each op of these kinds."""
     for node in graph.nodes:
         stack = node.meta.get("nn_module_stack")
-        if node.op != "call_function" or not stack or kind(node) not in _MAKES_SHAPES:
-            continue
-        path = re.sub(r"@\d+", "", str(list(stack.values())[-1][0]))
+        if node.op == "call_function" and stack and kind(node) in kinds:
+            yield re.sub(r"@\d+", "", str(list(stack.values())[-1][0])), node
+
+
+def _made_shapes(graph: Graph, coupling: Coupling, alive: Alive) -> dict[str, Made]:
+    """Path of a layer → the shapes that its reshapes and group norms made and make."""
+    table, found = alive_units(coupling, alive), dict[str, list[tuple[Any, Any]]]()
+    for path, node in _nodes_by_layer(graph, _MAKES_SHAPES):
         units = coupling.units[node]
         found.setdefault(path, []).append((tuple(units.shape), tuple(kept_shape(units, table))))
     return dict(found)
