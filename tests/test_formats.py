@@ -460,7 +460,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
 # --- the registry -------------------------------------------------------------------------------------------
 
 
-OWN_ALONE = ("keras",)  # formats that hold only models which came from them
+OWN_ALONE = ("keras", "keras_hdf5")  # formats that hold only models which came from them
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -381,6 +381,9 @@ def test_commands(tmp_path: Path) -> None:
         "imagenet",
     )
     said(*pruned[:7], "-o", "small.onnx")
+    for output in ("small2.h5", "small2.hdf5"):
+        done = run(tmp_path, *pruned, "-o", output)
+        assert done.returncode == 1 and "read from a .h5 file" in done.stderr and "pruned" not in done.stdout
 
 
 # --- networks of keras.applications -------------------------------------------------------------------------
