@@ -6,13 +6,14 @@ import json
 import os
 import warnings
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import secateur
 from secateur.errors import InputError, SecateurWarning, UnsupportedOpError
@@ -24,8 +25,11 @@ pytest.importorskip("keras")
 import keras_files as files
 from command import run
 from keras_models import MODELS, inputs_of, keras, predicted, with_weights
+from secateur.formats.arrays import load_arrays
 from secateur.formats.keras.files import load_keras, save_keras
 from secateur.formats.keras.imported import KerasModel
+from secateur.formats.safetensors.weights import load_weights
+from trained import blobs
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:keras", "ignore::DeprecationWarning:keras", "ignore:.*optimizer"
@@ -384,6 +388,58 @@ def test_commands(tmp_path: Path) -> None:
     for output in ("small2.h5", "small2.hdf5"):
         done = run(tmp_path, *pruned, "-o", output)
         assert done.returncode == 1 and "read from a .h5 file" in done.stderr and "pruned" not in done.stdout
+
+
+# --- the same as from torch ---------------------------------------------------------------------------------
+
+
+def as_keras(net: nn.Sequential, shape: tuple[int, ...]) -> tuple[Any, dict[str, Any]]:
+    """A torch network of dense layers as Keras describes it."""
+    layers, arrays = [files.inputs(*shape)], dict[str, Any]()
+    for name, module in net.named_children():
+        if isinstance(module, nn.Linear):
+            layers.append(files.layer("Dense", f"dense{name}", units=module.out_features))
+            number = len(arrays) // 2
+            group = f"layers/dense_{number}" if number else "layers/dense"
+            arrays |= {
+                f"{group}/vars/0": module.weight.detach().T.numpy(),
+                f"{group}/vars/1": module.bias.detach().numpy(),
+            }
+        else:
+            layers.append(files.layer(type(module).__name__, f"layer{name}"))
+    return files.sequential(*layers), arrays
+
+
+def agrees_with_torch(net: nn.Sequential, folder: Path, x: Tensor, labels: Tensor) -> None:
+    """The same units are removed, and the smaller models decide alike."""
+    model = load_keras(files.write_keras(folder / "net.keras", *as_keras(net, tuple(x.shape[1:]))))
+    given: dict[str, Any] = {"remove": 0.5, "seed": 3, "normalize": "none"}
+    one, other = (secateur.prune(m, x[:1], **given) for m in (net, model))
+    removed = [[edit.units for step in result.recipe.steps for edit in step.edits] for result in (one, other)]
+    assert removed[0] == removed[1] and one.verdict == other.verdict
+    figures = [secateur.evaluate(result.model, x, labels).accuracy[1] for result in (one, other)]
+    assert figures[0] == figures[1]
+
+
+def test_the_same_units_as_from_torch(tmp_path: Path) -> None:
+    net, x, labels = blobs()
+    assert isinstance(net, nn.Sequential)
+    agrees_with_torch(net, tmp_path, x, labels)
+
+
+@pytest.mark.slow
+def test_the_same_units_on_a_trained_network(tmp_path: Path) -> None:
+    shared = Path(os.environ.get("SECATEUR_SHARED", Path(__file__).parents[1] / ".." / "shared")).resolve()
+    if not (shared / "zoo" / "paoding_mlp.safetensors").exists():
+        pytest.skip(
+            f"no trained networks in {shared}; set SECATEUR_SHARED to the folder that holds zoo/ and data/"
+        )
+    sizes = (784, 128, 128, 64, 10)
+    layers = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
+    net = nn.Sequential(nn.Flatten(), *layers[:-1]).eval()
+    load_weights(net, shared / "zoo" / "paoding_mlp.safetensors")
+    arrays = load_arrays(shared / "data" / "mnist.npz")
+    agrees_with_torch(net, tmp_path, arrays["images"], arrays["labels"])
 
 
 # --- networks of keras.applications -------------------------------------------------------------------------

@@ -42,8 +42,8 @@ def _check_packages(name: str, source: str) -> None:
     if source != name:
         suffix = ".keras" if name == "keras" else ".h5"
         raise InputError(
-            f"only a model that was read from a {suffix} file is written as one; write .onnx, .pt2 or the kind "
-            "of file that it came from"
+            f"only a model that was read from a {suffix} file is written as one; write .onnx, .pt2 or the "
+            "kind of file that it came from"
         )
 
 
