@@ -458,10 +458,15 @@ APPLICATIONS: dict[str, tuple[int, dict[str, Any]]] = {
 }
 
 
+LIGHT = ("MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
+
+
 @pytest.mark.slow
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", APPLICATIONS)
-def test_applications(name: str, tmp_path: Path) -> None:
+def test_applications(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    if name not in LIGHT and not request.config.getoption("--all"):
+        pytest.skip("takes 20 seconds; --all runs it")
     size, more = APPLICATIONS[name]
     keras.utils.clear_session()
     build = getattr(keras.applications, name)

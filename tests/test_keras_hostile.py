@@ -95,7 +95,7 @@ def header_edit(offset: int, value: bytes) -> Callable[[dict[str, bytes]], bytes
 
 
 def bomb(parts: dict[str, bytes]) -> bytes:
-    return zipped({**parts, "model.weights.h5": bytes(300 << 20)}, compressed=True)
+    return zipped({**parts, "model.weights.h5": bytes(64 << 20)}, compressed=True)
 
 
 ARCHIVES: dict[str, tuple[Callable[[dict[str, bytes]], bytes], str]] = {
@@ -600,6 +600,29 @@ def test_names_of_weights_that_lead_elsewhere(name: str, tmp_path: Path) -> None
     with h5py.File(path, "a") as file:
         file["model_weights/b"].attrs["weight_names"] = np.array([name.encode(), b"b/bias:0"], dtype="S40")
     refused(path, "", InputError)
+
+
+@pytest.mark.parametrize(
+    "names", [b"b/kernel:0", 3, [[b"b/kernel:0"], [b"b/bias:0"]], [b"b/bias:0"] * 2, [1.0, 2.0]]
+)
+def test_lists_of_names_that_are_none(names: Any, tmp_path: Path) -> None:
+    path = write_legacy(tmp_path / "net.h5", *legacy_net())
+    with h5py.File(path, "a") as file:
+        file["model_weights/b"].attrs["weight_names"] = names
+    try:
+        load_keras(path)
+    except InputError:
+        return
+    assert names == [[b"b/kernel:0"], [b"b/bias:0"]]
+
+
+def test_texts_that_may_be_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many entries of an attribute may be one text, which HDF5 then gives out as often."""
+    path = write_legacy(tmp_path / "net.h5", *legacy_net())
+    with h5py.File(path, "a") as file:
+        file.attrs.create("notes", ["x"] * 4000, dtype=h5py.string_dtype())
+    monkeypatch.setattr("secateur.formats.keras.hdf5.budget", lambda: 2**22)
+    refused(path, "may be 4,000 texts of", InputError)
 
 
 def test_weights_alone_are_no_model(tmp_path: Path) -> None:

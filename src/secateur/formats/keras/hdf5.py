@@ -43,6 +43,8 @@ class Hdf5:
         self.name, self.root = name, root
         self.datasets: dict[str, h5py.Dataset] = {}
         self.groups: dict[str, h5py.Group] = {"": root}
+        self.expanded = 0  # bytes of all datasets that are compressed
+        self.beside = root.id.get_filesize()  # bytes of the file that are in no dataset
         self._walk(root, "")
 
     def refuse(self, part: str, why: str) -> NoReturn:
@@ -90,7 +92,8 @@ class Hdf5:
         stored, compressed = int(found.id.get_storage_size()), found.id.get_create_plist().get_nfilters() > 0
         if found.nbytes > (stored * _EXPANSION if compressed else stored):
             self.refuse(path, f"of shape {found.shape} declares {found.nbytes:,} bytes and holds {stored:,}")
-        if found.nbytes > budget():
+        self.beside, self.expanded = self.beside - stored, self.expanded + (found.nbytes if compressed else 0)
+        if max(found.nbytes, self.expanded) > budget():
             self.refuse(path, f"takes {found.nbytes:,} bytes; at most {budget():,} are read")
 
     def array(self, path: str) -> np.ndarray[Any, Any]:
@@ -111,38 +114,21 @@ class Hdf5:
         group = self.groups[path]
         if attribute not in group.attrs:
             return None
-        value = self._attribute(path, attribute)
+        value = self.attribute(path, group, attribute)
         value = value.decode(errors="replace") if isinstance(value, bytes) else value
         if not isinstance(value, str):
             self.refuse(f"{path or '/'}@{attribute}", "is no text")
         return value
 
-    def texts(self, path: str, attribute: str) -> list[str]:
-        """A list of texts, which may be cut in pieces (`weight_names0`, `weight_names1`…)."""
-        attrs = self.groups[path].attrs
-        names = [attribute] if attribute in attrs else list[str]()
-        while attribute not in attrs and f"{attribute}{len(names)}" in attrs:
-            names.append(f"{attribute}{len(names)}")
-        found = list[str]()
-        for name in names:
-            value = np.atleast_1d(self._attribute(path, name))
-            texts = [v.decode(errors="replace") if isinstance(v, bytes) else v for v in value.tolist()]
-            if not all(isinstance(v, str) for v in texts):
-                self.refuse(f"{path or '/'}@{name}", "is no list of texts")
-            found += texts
-        return found
-
-    def _attribute(self, path: str, name: str) -> Any:
-        return self.attribute(path, self.groups[path], name)
-
     def attribute(self, path: str, found: h5py.Group | h5py.Dataset, name: str) -> Any:
         """An attribute of a group or a dataset, once it is known to be of a size that is read."""
         value = found.attrs.get_id(name)
-        declared = prod(value.shape) * value.dtype.itemsize
+        declared, where = prod(value.shape) * value.dtype.itemsize, f"{path or '/'}@{name}"
         if declared > _ATTRIBUTE_LIMIT:
-            self.refuse(
-                f"{path or '/'}@{name}", f"declares {declared:,} bytes; at most {_ATTRIBUTE_LIMIT:,} are read"
-            )
+            self.refuse(where, f"declares {declared:,} bytes; at most {_ATTRIBUTE_LIMIT:,} are read")
+        # Texts of any length lie outside of datasets, and several entries may be one and the same text.
+        if value.dtype.kind == "O" and prod(value.shape) * self.beside > budget():
+            self.refuse(where, f"may be {prod(value.shape):,} texts of {self.beside:,} bytes")
         return found.attrs[name]
 
 

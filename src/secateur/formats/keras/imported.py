@@ -3,61 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from secateur.errors import InputError
-from secateur.formats.keras.inputs import check_masks, examples, input_of
-from secateur.formats.keras.layer import Layer, as_tensor
-from secateur.formats.keras.network import MODELS, Network
-from secateur.formats.keras.source import Source
-from secateur.formats.keras.spec import spec_of
-from secateur.formats.keras.value import Value
-from secateur.formats.keras.variables import Stored, stored_variables
+from secateur.formats.keras.inputs import examples, input_of
+from secateur.formats.keras.model import KerasGraph
+from secateur.formats.keras.write import shrunk
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.surgery import Shrinks
 
-Array = np.ndarray[Any, Any]
 
-
-class KerasModel(Network, Shrinks):
-    """What `load_keras` gives and `save_keras` writes.
-
-    `forward` takes the inputs in the order of the file, in its layout of axes, with any batch size.
-    """
-
-    def __init__(self, source: Source) -> None:
-        spec = spec_of(source.config, source.has_keras_2_meaning)
-        if spec.kind not in MODELS:
-            spec.unsupported(
-                "is no Sequential or functional model, and code of the file is never run. Build it again "
-                "from layers with keras.Model(inputs, outputs), and save that"
-            )
-        super().__init__(spec)
-        check_masks(self)
-        self.source = source
-        self.stored = stored_variables(self, source)
-        self._take_weights()
-        self.eval()
-
-    def _take_weights(self) -> None:
-        """Move the arrays of the file into the layers."""
-        source, owners = self.source, dict[int, list[Stored]]()
-        for one in self.stored:
-            owners.setdefault(id(one.layer), []).append(one)
-        for group in owners.values():
-            taken = {}
-            for one in group:
-                brain = source.datasets[one.path].get("dtype") == "bfloat16"
-                taken[one.variable.name] = as_tensor(source.arrays.pop(one.path), brain)
-            group[0].layer.hold(taken)
-        for layer in self.modules():
-            if isinstance(layer, Layer) and not layer.variables():
-                layer.hold({})
+class KerasModel(KerasGraph, Shrinks):
+    """What `load_keras` gives and `save_keras` writes."""
 
     @property
     def example_inputs(self) -> tuple[Tensor, ...]:
@@ -78,14 +38,10 @@ class KerasModel(Network, Shrinks):
         with torch.no_grad():
             self(*inputs)
 
-    def forward(self, *inputs: Any, **ignored: Any) -> Any:
-        outputs = [value.plain() for value in self.run([Value(x) for x in inputs])]
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
     def shrunk(
         self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Mapping[str, Tensor]
     ) -> KerasModel:
         """The same file made smaller (see `write`)."""
-        from secateur.formats.keras.write import shrunk
-
-        return shrunk(self, graph, coupling, small, alive)
+        smaller = shrunk(self, graph, coupling, small, alive)
+        assert isinstance(smaller, KerasModel)
+        return smaller

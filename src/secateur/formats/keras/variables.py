@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from secateur.errors import InputError, few
 from secateur.formats.keras.layer import Layer, Variable
 from secateur.formats.keras.network import Network
@@ -27,10 +29,14 @@ class Stored:
 def stored_variables(network: Network, source: Source) -> list[Stored]:
     """Every weight of the model. Raises `InputError` where the file lacks one."""
     found = list(_in_groups(network, source) if source.kind == "keras" else _in_lists(network, source))
-    missing = [one for one in found if one.path not in source.datasets]
+    paths = [one.path for one in found]
+    missing = [one for one, path in zip(found, paths, strict=True) if path not in source.datasets]
     if missing:
         one = missing[0]
         raise InputError(f"{one.layer.spec} has no {one.variable.keras} in the file ({one.path})")
+    if len(set(paths)) < len(paths):
+        twice = next(one for one in found if paths.count(one.path) > 1)
+        raise InputError(f"{twice.layer.spec} shares its weights ({twice.path}) with another")
     return found
 
 
@@ -96,13 +102,11 @@ def _of_layer(module: Any, within: str) -> Iterator[tuple[Layer, Variable, str]]
 
 
 def _names(attributes: Any) -> list[str]:
-    found = list[Any]()
-    if "weight_names" in attributes:
-        found = list(attributes["weight_names"])
-    else:
-        while f"weight_names{len(found)}" in attributes:
-            found.append(attributes[f"weight_names{len(found)}"])
-        found = [name for piece in found for name in piece]
+    """The list of names, which Keras cuts in pieces where it is long."""
+    pieces = [attributes["weight_names"]] if "weight_names" in attributes else list[Any]()
+    while "weight_names" not in attributes and f"weight_names{len(pieces)}" in attributes:
+        pieces.append(attributes[f"weight_names{len(pieces)}"])
+    found = [name for piece in pieces for name in np.atleast_1d(piece).tolist()]
     return [name.decode(errors="replace") if isinstance(name, bytes) else str(name) for name in found]
 
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 
 from secateur.formats.keras.calls import KERAS_TENSOR, is_history
-from secateur.formats.keras.imported import KerasModel
 from secateur.formats.keras.layer import Layer, Made
+from secateur.formats.keras.model import KerasGraph
 from secateur.formats.keras.network import Network
 from secateur.formats.keras.operations import GetItem
 from secateur.formats.keras.spec import Json
@@ -32,12 +32,12 @@ _INPUT_SHAPES = ("batch_shape", "batch_input_shape")
 
 
 def shrunk(
-    model: KerasModel,
+    model: KerasGraph,
     graph: Graph,
     coupling: Coupling,
     small: Mapping[str, Tensor],
     alive: Alive,
-) -> KerasModel:
+) -> KerasGraph:
     """A new model with the tensors of `small`, by their names in `graph`; `model` is left as it is."""
     weights = _weights_of(model, graph, small)
     made, ends = _made_shapes(graph, coupling, alive), _kept_ends(graph, coupling, alive)
@@ -57,12 +57,12 @@ def shrunk(
             if one.layer is layer:
                 written[one.path] = one.variable.to_keras(mine[one.variable.name], own)
     arrays = {**model.source.arrays, **{path: as_array(tensor) for path, tensor in written.items()}}
-    smaller = KerasModel(model.source.with_config(config, arrays))
+    smaller = type(model)(model.source.with_config(config, arrays))
     _write_shapes(smaller, [x[:1] for x in graph.example])
     return smaller
 
 
-def array_of(model: KerasModel) -> Callable[[str], Array]:
+def array_of(model: KerasGraph) -> Callable[[str], Array]:
     """The function that gives the array at a path of the file, in the layout of Keras."""
     stored = {one.path: one for one in model.stored}
 
@@ -84,7 +84,7 @@ def as_array(tensor: Tensor) -> Array:
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _weights_of(model: KerasModel, graph: Graph, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _weights_of(model: KerasGraph, graph: Graph, small: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Every tensor of the model by its path: the smaller one, or its own where the graph does not read it."""
     names = {alias: name for name, aliases in graph.aliases.items() for alias in (name, *aliases)}
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
@@ -124,7 +124,7 @@ def _made_shapes(graph: Graph, coupling: Coupling, alive: Alive) -> dict[str, Ma
 # --- shapes in the configuration ----------------------------------------------------------------------------
 
 
-def _write_shapes(model: KerasModel, inputs: Sequence[Tensor]) -> None:
+def _write_shapes(model: KerasGraph, inputs: Sequence[Tensor]) -> None:
     """Put the shapes that values have now in the place of those that the configuration tells."""
     networks = [part for part in model.modules() if isinstance(part, Network)]
     for network in networks:
