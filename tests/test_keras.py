@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import warnings
 import zipfile
 from itertools import pairwise
@@ -71,6 +72,7 @@ def test_models(name: str, tmp_path: Path) -> None:
     given, close = inputs_of(made), {"rtol": 2e-2, "atol": 2e-2} if "mixed" in name else CLOSE
     model = saved(made, tmp_path / "net.keras")
     agree(made, model, given, **close)
+    agree(made, pickle.loads(pickle.dumps(model)), given, **close)  # noqa: S301 (its own)
     path = tmp_path / "small.keras"
     for source, method, more in (
         (tmp_path / "net.keras", "reconstruct", {"samples": 64}),

@@ -100,11 +100,19 @@ def _is_own(value: Json) -> bool:
 
 
 def elementwise(function: Function) -> Activation:
-    return lambda x: x.like(function(x.tensor))
+    return partial(_on_elements, function)
 
 
 def along(name: str, axis: int) -> Activation:
-    return lambda x: x.like(ALONG_AXIS[name](x.tensor, dim=x.axis(axis)))
+    return partial(_on_axis, name, axis)
+
+
+def _on_elements(function: Function, x: Value) -> Value:
+    return x.like(function(x.tensor))
+
+
+def _on_axis(name: str, axis: int, x: Value) -> Value:
+    return x.like(ALONG_AXIS[name](x.tensor, dim=x.axis(axis)))
 
 
 # --- functions of layers ------------------------------------------------------------------------------------
@@ -119,12 +127,17 @@ def relu_of(spec: Spec) -> Function:
             return F.relu if top is None else F.relu6
         return partial(F.hardtanh, min_val=0.0, max_val=top) if top > 0 else torch.zeros_like
 
-    def function(x: Tensor) -> Tensor:
-        y = F.threshold(x, edge, 0.0) if edge else F.relu(x)
-        y = y - slope * F.relu(edge - x) if edge and slope else (F.leaky_relu(x, slope) if slope else y)
-        return y if top is None else torch.clamp(y, max=top)
+    return partial(_bent, slope=slope, edge=edge, top=top)
 
-    return function
+
+def _bent(x: Tensor, slope: float, edge: float, top: float | None) -> Tensor:
+    """slope · (x − edge) below the edge, x above it, and no more than `top`."""
+    if not edge:
+        y = F.leaky_relu(x, slope) if slope else F.relu(x)
+    else:
+        y = F.threshold(x, edge, 0.0)
+        y = y - slope * F.relu(edge - x) if slope else y
+    return y if top is None else torch.clamp(y, max=top)
 
 
 def leaky_relu_of(spec: Spec) -> Function:

@@ -201,14 +201,13 @@ def numbers(spec: Spec, key: str) -> Tensor:
 
 
 def rescaling_of(spec: Spec) -> Callable[[Tensor], Tensor]:
-    scale, offset = spec.number("scale", 1.0), spec.number("offset", 0.0)
+    return partial(_rescaled, scale=spec.number("scale", 1.0), offset=spec.number("offset", 0.0))
 
-    def function(x: Tensor) -> Tensor:
-        x = x if x.is_floating_point() else x.to(torch.float32)
-        y = x if scale == 1 else x * scale
-        return y if offset == 0 else y + offset
 
-    return function
+def _rescaled(x: Tensor, scale: float, offset: float) -> Tensor:
+    y = x if x.is_floating_point() else x.to(torch.float32)
+    y = y if scale == 1 else y * scale
+    return y if offset == 0 else y + offset
 
 
 class RescalingByChannel(Layer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -212,11 +213,11 @@ _NAMES = {  # names of functions in `activations` → of their operations
 OPERATIONS: dict[str, Callable[[Spec], Layer]] = {
     **{f"ops.{kind}": _unary(FUNCTIONS[name]) for name, kind in _NAMES.items()},
     "ops.Add": _binary(torch.add),
-    "ops.Subtract": _binary(lambda a, b: a - b),
+    "ops.Subtract": _binary(operator.sub),
     "ops.Multiply": _binary(torch.mul),
-    "ops.TrueDivide": _binary(lambda a, b: a / b),
-    "ops.Divide": _binary(lambda a, b: a / b),
-    "ops.Power": _binary(lambda a, b: a**b),
+    "ops.TrueDivide": _binary(operator.truediv),
+    "ops.Divide": _binary(operator.truediv),
+    "ops.Power": _binary(operator.pow),
     "ops.NotEqual": _binary(torch.ne),  # makes masks
     "ops.Maximum": _binary(partial(_extreme, torch.maximum)),
     "ops.Minimum": _binary(partial(_extreme, torch.minimum)),
