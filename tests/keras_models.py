@@ -538,6 +538,7 @@ def strange_names() -> Model:
     x = L.Dense(10, "relu", name="forward")(x)
     x = L.Dense(10, "relu", name="training")(x)
     x = L.Dense(10, "relu", name="b-c d(1)")(x)
+    x = L.Dense(10, "relu", name="source")(x)
     return keras.Model(i, L.Dense(3, name="class")(x))
 
 

@@ -38,8 +38,7 @@ def _by_head_last(shape: Shape, config: Json) -> Shape:
 class MultiHeadAttention(Layer):
     """Kernels (inputs, heads, width) become matrices (heads · width, inputs)."""
 
-    query_weight: Tensor
-    output_weight: Tensor
+    output: Any  # holds the weight and the bias of the last projection, as `query`, `key` and `value` theirs
 
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
@@ -56,20 +55,21 @@ class MultiHeadAttention(Layer):
         biased, found = self.spec.flag("use_bias", True), list[Variable]()
         for name in _PROJECTIONS:
             at = (f"{name}_dense", name)
-            found.append(Variable(f"{name}_weight", "kernel", *at, (1, 2, 0), _joined, _by_head, 3))
+            found.append(Variable(f"{name}.weight", "kernel", *at, (1, 2, 0), _joined, _by_head, 3))
             if biased:
-                found.append(Variable(f"{name}_bias", "bias", *at, (), _joined, _by_head, 2))
+                found.append(Variable(f"{name}.bias", "bias", *at, (), _joined, _by_head, 2))
         at = ("output_dense", "attention_output")
-        found.append(Variable("output_weight", "kernel", *at, (2, 0, 1), _joined_last, _by_head_last, 3))
-        return (*found, Variable("output_bias", "bias", *at)) if biased else tuple(found)
+        found.append(Variable("output.weight", "kernel", *at, (2, 0, 1), _joined_last, _by_head_last, 3))
+        return (*found, Variable("output.bias", "bias", *at)) if biased else tuple(found)
 
     def check(self) -> None:
         for name, width in zip(_PROJECTIONS, (self.key_dim, self.key_dim, self.value_dim), strict=True):
             rows = self.heads * width
-            self.expect_shape(f"{name}_weight", rows, getattr(self, f"{name}_weight").shape[1])
-            self.expect_shape(f"{name}_bias", rows)
-        self.expect_shape("output_weight", len(self.output_weight), self.heads * self.value_dim)
-        self.expect_shape("output_bias", len(self.output_weight))
+            self.expect_shape(f"{name}.weight", rows, getattr(self, name).weight.shape[1])
+            self.expect_shape(f"{name}.bias", rows)
+        outputs = len(self.output.weight)
+        self.expect_shape("output.weight", outputs, self.heads * self.value_dim)
+        self.expect_shape("output.bias", outputs)
 
     def forward(
         self, query: Value, value: Value, key: Value | None = None, *more: Any, **options: Any
@@ -84,29 +84,29 @@ class MultiHeadAttention(Layer):
         q, k, v = (self._projected(name, given[name].plain(), widths[name]) for name in _PROJECTIONS)
         causal = bool(options.get("use_causal_mask"))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=self.scale)
-        return Value(F.linear(y.transpose(1, 2).flatten(2), self.output_weight, self._bias("output")))
+        return Value(F.linear(y.transpose(1, 2).flatten(2), self.output.weight, self._bias("output")))
 
     def _projected(self, name: str, x: Tensor, width: int) -> Tensor:
         """Shape: (n, heads, steps, width)."""
-        y = F.linear(x, getattr(self, f"{name}_weight"), self._bias(name))
+        y = F.linear(x, getattr(self, name).weight, self._bias(name))
         return y.reshape(y.shape[0], y.shape[1], self.heads, width).transpose(1, 2)
 
     def _bias(self, name: str) -> Tensor | None:
-        return getattr(self, f"{name}_bias", None)
+        return getattr(getattr(self, name), "bias", None)
 
     def resize(self, config: Json, weights: Mapping[str, Tensor], made: Made) -> None:
         sizes = [after for _, after in made if len(after) == 4]
         if sizes:
             (*_, heads, key_dim), _, (*_, value_dim) = sizes[:3]
             config |= {"num_heads": heads, "key_dim": key_dim, "value_dim": value_dim}
-        outputs = len(weights["output_weight"])
-        if config.get("output_shape") is not None or outputs != weights["query_weight"].shape[1]:
+        outputs = len(weights["output.weight"])
+        if config.get("output_shape") is not None or outputs != weights["query.weight"].shape[1]:
             config["output_shape"] = [outputs]
 
     def rescaled(self, weights: Mapping[str, Tensor], config: Json) -> Mapping[str, Tensor]:
         """Queries with which 1/√(new width) gives what 1/√(old width) gave."""
         factor = sqrt(int(config["key_dim"]) / self.key_dim)
-        return {n: t * factor if n.startswith("query_") and factor != 1 else t for n, t in weights.items()}
+        return {n: t * factor if n.startswith("query.") and factor != 1 else t for n, t in weights.items()}
 
 
 LAYERS: dict[str, Callable[[Spec], Layer]] = {"MultiHeadAttention": MultiHeadAttention}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from typing import Any
 
 from secateur.errors import InputError
@@ -152,25 +153,23 @@ def _moved(call: Call, shifted: set[str]) -> Call:
 
 
 def _sorted(calls: list[Call]) -> list[Call]:
-    """In the order of the file as far as that goes. Cost: linear in calls and references."""
-    needed = {call.key: {(ref.layer, ref.call) for ref in call.refs()} for call in calls}
-    readers = dict[tuple[str, int], list[Call]]()
-    for call in calls:
-        for key in needed[call.key]:
-            readers.setdefault(key, []).append(call)
-    ready = [call for call in calls if not needed[call.key]]
+    """In the order of the file, as far as that goes. Cost: linear in references, but for a logarithm."""
+    needed = [{(ref.layer, ref.call) for ref in call.refs()} for call in calls]
+    readers = dict[tuple[str, int], list[int]]()
+    for place, keys in enumerate(needed):
+        for key in keys:
+            readers.setdefault(key, []).append(place)
+    ready = [place for place, keys in enumerate(needed) if not keys]  # in order, and so a heap
     found = list[Call]()
     while ready:
-        found += ready
-        following = list[Call]()
-        for done in ready:
-            for call in readers.get(done.key, ()):
-                needed[call.key].discard(done.key)
-                if not needed[call.key]:
-                    following.append(call)
-        ready = following
+        call = calls[heappop(ready)]
+        found.append(call)
+        for place in readers.get(call.key, ()):
+            needed[place].discard(call.key)
+            if not needed[place]:
+                heappush(ready, place)
     if len(found) != len(calls):
-        rest = next(call for call in calls if needed[call.key])
+        rest = next(call for call, keys in zip(calls, needed, strict=True) if keys)
         raise InputError(f"layer {rest.layer!r} is run on its own output: the model has a loop")
     return found
 

@@ -80,11 +80,19 @@ class Layer(nn.Module):
             value = variable.to_torch(value)
             if value.numel() == 0:
                 self.spec.refuse(f"has {variable.keras} of shape {tuple(value.shape)} without numbers")
+            owner, leaf = self._owner_of(variable.name)
             if value.is_floating_point() and variable.trainable:
-                self.register_parameter(variable.name, nn.Parameter(value, requires_grad=False))
+                owner.register_parameter(leaf, nn.Parameter(value, requires_grad=False))
             else:
-                self.register_buffer(variable.name, value)
+                owner.register_buffer(leaf, value)
         self.check()
+
+    def _owner_of(self, name: str) -> tuple[nn.Module, str]:
+        """The part of the layer that holds a weight, and the weight's name there: `query.weight`."""
+        part, _, leaf = name.rpartition(".")
+        if part and part not in self._modules:
+            self.add_module(part, nn.Module().eval())
+        return (self.get_submodule(part) if part else self), leaf
 
     def check(self) -> None:
         """Raise `InputError` where the weights do not fit the configuration."""
@@ -96,7 +104,9 @@ class Layer(nn.Module):
 
     def expect_shape(self, name: str, *shape: int) -> None:
         """That a weight, where there is one, has this shape."""
-        tensor = getattr(self, name, None)
+        tensor: Any = self
+        for part in name.split("."):
+            tensor = getattr(tensor, part, None)
         if tensor is not None and tuple(tensor.shape) != shape:
             self.spec.refuse(f"has {name} of shape {tuple(tensor.shape)}; its other weights need {shape}")
 

@@ -23,6 +23,7 @@ _DEEPEST = 32  # models in models
 USE_MASKS = ("GlobalAveragePooling1D",)
 _IGNORE_MASKS = ("BatchNormalization", "TimeDistributed")
 _FAILURES = (RuntimeError, TypeError, ValueError, ArithmeticError, IndexError, KeyError, AttributeError)
+_RESERVED = ("source", "stored")  # attributes that a model gets once it has its layers
 Shapes = dict[tuple[str, int], tuple[list[tuple[int, ...]], list[tuple[int, ...]]]]
 
 
@@ -127,12 +128,8 @@ def specs_of(spec: Spec) -> list[Spec]:
         config = {"name": f"{spec.name}_input", "batch_shape": shape, "dtype": specs[0].get("dtype")}
         specs.insert(0, Spec("InputLayer", f"{spec.name}_input", config, {}, spec.keras_2))
     names = [own.name for own in specs]
-    twice = (
-        next((name for name in names if names.count(name) > 1), None)
-        if len(set(names)) < len(names)
-        else None
-    )
-    if twice is not None:
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
         spec.refuse(f"has two layers called {twice!r}")
     return specs
 
@@ -150,7 +147,6 @@ def _wiring(spec: Spec, specs: list[Spec]) -> tuple[list[Call], list[Ref], list[
     known = {call.key for call in calls}
     inputs = structure_refs(spec.config.get("input_layers"), f"{spec}: input_layers")
     outputs = structure_refs(spec.config.get("output_layers"), f"{spec}: output_layers")
-    kinds = {own.name: own.kind for own in specs}
     outputs = [
         replace(ref, call=ref.call - 1) if (ref.layer, ref.call) not in known and ref.call > 0 else ref
         for ref in outputs
@@ -158,8 +154,9 @@ def _wiring(spec: Spec, specs: list[Spec]) -> tuple[list[Call], list[Ref], list[
     for ref in (*inputs, *outputs):
         if (ref.layer, ref.call) not in known:
             spec.refuse(f"has {ref} as an input or output, which is not in the model")
-    if any(kinds[ref.layer] != "InputLayer" for ref in inputs) or not inputs or not outputs:
-        spec.refuse("has no inputs or no outputs, or an input that is no InputLayer")
+    declared = {own.name for own in specs if own.kind == "InputLayer"}
+    if {ref.layer for ref in inputs} != declared or not inputs or not outputs:
+        spec.refuse("has no inputs or no outputs, or other inputs than its layers of class InputLayer")
     return calls, inputs, outputs
 
 
@@ -173,6 +170,6 @@ def _free_name(owner: nn.Module, name: str) -> str:
     """The name, as far as torch can hold it: names become code where torch writes its graphs out."""
     plain = re.sub(r"[^\w/:-]", "_", name, flags=re.ASCII)
     plain = f"{plain}_" if iskeyword(plain) or plain == "self" else plain
-    while hasattr(owner, plain) or plain in owner._modules:
+    while hasattr(owner, plain) or plain in _RESERVED:
         plain += "_"
     return plain
