@@ -337,6 +337,44 @@ def test_whole_model_of_keras_2(tmp_path: Path) -> None:
     assert sum(p.numel() for p in again.parameters()) == result.after.parameters
 
 
+def test_archive_of_keras_2(tmp_path: Path) -> None:
+    """Other names of groups, and calls as lists."""
+    config, arrays = files.net()
+    for entry in config["config"]["layers"]:
+        entry["inbound_nodes"] = [
+            [[tensor["config"]["keras_history"][0], 0, 0, {}] for tensor in node["args"]]
+            for node in entry["inbound_nodes"]
+        ]
+    old = {path.replace("layers/", "_layer_checkpoint_dependencies/", 1): a for path, a in arrays.items()}
+    parts = files.records(config, old)
+    parts["metadata.json"] = json.dumps({"keras_version": "2.13.1"}).encode()
+    path = tmp_path / "net.keras"
+    path.write_bytes(files.zipped(parts))
+    model = load_keras(path)
+    x = np.random.default_rng(0).random((2, 6, 6, 3), np.float32)
+    agree(reloaded(path), model, [x])
+    save_keras(path, secateur.prune(model, remove=0.3, method="saliency").model)
+    agree(reloaded(path), load_keras(path), [x])
+
+
+def test_lists_of_names_that_were_cut(tmp_path: Path) -> None:
+    config, weights = files.legacy_net()
+    path = files.write_legacy(tmp_path / "net.h5", config, weights)
+    import h5py
+
+    with h5py.File(path, "a") as file:
+        attributes = file["model_weights/b"].attrs
+        names = list(attributes.pop("weight_names"))
+        for number, name in enumerate(names):
+            attributes[f"weight_names{number}"] = [name]
+    model = load_keras(path)
+    x = torch.rand(2, 4)
+    expected = (
+        x @ torch.from_numpy(weights["a"]["a/kernel:0"]) + torch.from_numpy(weights["a"]["a/bias:0"])
+    ) @ (torch.from_numpy(weights["b"]["b/kernel:0"])) + torch.from_numpy(weights["b"]["b/bias:0"])
+    torch.testing.assert_close(model(x), expected)
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 

@@ -537,6 +537,13 @@ def test_models_in_models_without_end(tmp_path: Path) -> None:
     refused(write_keras(tmp_path / "net.keras", config, {}), "models in each other")
 
 
+@pytest.mark.parametrize("depth", [300, 900])
+def test_values_in_values_without_end(depth: int, tmp_path: Path) -> None:
+    config, arrays = net()
+    text = json.dumps(config).replace('"units": 8', f'"units": {"[" * depth}8{"]" * depth}')
+    refused(write_keras(tmp_path / "net.keras", text.encode(), arrays), "")
+
+
 def test_a_name_that_is_code_stays_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = "a'); open('marker', 'w'); ('"

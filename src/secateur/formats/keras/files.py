@@ -28,6 +28,8 @@ def load_keras(path: str | os.PathLike[str]) -> KerasModel:
         ) from error
     except SecateurError as error:
         raise type(error)(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{path}: its configuration is nested too deeply to be read") from error
 
 
 def save_keras(path: str | os.PathLike[str], model: Any) -> None:
