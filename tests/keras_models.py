@@ -349,6 +349,15 @@ def attention_of_two() -> Model:
 
 
 @model
+def plain_attention() -> Model:
+    i = image(6, 8)
+    q, v = L.Dense(10)(i), L.Dense(12, "relu")(i)
+    x = L.Attention(use_scale=True)([q, v, L.Dense(10)(i)])
+    x = L.Attention()([L.Dense(5, "relu")(x), L.Dense(5)(i)])
+    return keras.Model(i, L.Dense(3)(L.Dense(9, "relu")(x)))
+
+
+@model
 def causal_attention() -> Model:
     x = i = image(6, 8)
     x = L.MultiHeadAttention(2, 4)(x, x, use_causal_mask=True)
@@ -464,6 +473,15 @@ def slices() -> Model:
     a = L.Conv2D(8, 3, padding="same", activation="relu")(a)
     x = L.Conv2D(6, 3)(L.Concatenate()([a, b]))
     return keras.Model(i, L.Dense(3)(x[:, 0, 1]))
+
+
+@model
+def split() -> Model:
+    x = i = image(8, 8, 3)
+    a, b = ops.split(L.Conv2D(12, 3, padding="same", activation="relu")(x), 2, axis=-1)
+    c, d, e = ops.split(L.Conv2D(12, 3, padding="same", activation="relu")(a), [3, 7], axis=3)
+    x = L.Concatenate()([b, L.Conv2D(8, 3, padding="same", activation="relu")(c), d, e])
+    return keras.Model(i, L.Dense(3)(L.GlobalAveragePooling2D()(L.Conv2D(6, 1)(x))))
 
 
 @model

@@ -9,6 +9,7 @@ import json
 import marshal
 import random
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,13 @@ def refused(path: Path, said: str, error: type[SecateurError] = SecateurError) -
     assert len(str(caught.value)) < 2000
     assert {p: p.read_bytes() for p in path.parent.iterdir()} == before
     return str(caught.value)
+
+
+def test_without_h5py_the_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_keras(tmp_path / "net.keras", *net())
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(InputError, match=r"Keras files need h5py: pip install 'secateur\[keras\]'"):
+        secateur.load_model(path)
 
 
 # --- the archive --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Attention with several heads."""
+"""Attention, with several heads and without."""
 
 from __future__ import annotations
 
@@ -109,4 +109,29 @@ class MultiHeadAttention(Layer):
         return {n: t * factor if n.startswith("query.") and factor != 1 else t for n, t in weights.items()}
 
 
-LAYERS: dict[str, Callable[[Spec], Layer]] = {"MultiHeadAttention": MultiHeadAttention}
+class Attention(Layer):
+    """softmax(q kᵀ) v, without projections."""
+
+    scale: Tensor
+
+    def __init__(self, spec: Spec) -> None:
+        super().__init__(spec)
+        spec.choice("score_mode", ("dot",), "dot")
+
+    def variables(self) -> tuple[Variable, ...]:
+        return (Variable("scale", "scale", rank=0),) if self.spec.flag("use_scale") else ()
+
+    def forward(self, given: list[Value], **options: Any) -> Value:
+        masked = any(isinstance(value, Value | list) for value in options.values())
+        if masked or options.get("return_attention_scores") or not 2 <= len(given) <= 3:
+            self.spec.unsupported("has masks or scores as outputs, which have no rule")
+        q, v, k = (x.plain() for x in (*given, given[1])[:3])
+        q = q * self.scale if self.spec.flag("use_scale") else q
+        causal = bool(options.get("use_causal_mask"))
+        return Value(F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=1.0))
+
+
+LAYERS: dict[str, Callable[[Spec], Layer]] = {
+    "MultiHeadAttention": MultiHeadAttention,
+    "Attention": Attention,
+}

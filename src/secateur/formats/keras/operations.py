@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from secateur.formats.keras.spec import Json, Spec
 from secateur.formats.keras.value import Value, aligned
 
 _SLICE = "__slice__"
+_MOST_PARTS = 4096
 
 
 class Binary(Layer):
@@ -154,7 +156,35 @@ class Stack(Layer):
         return Value(torch.stack([v.plain() for v in given], self.spec.axes("axis", 0)[0]))
 
 
-class GetItem(Layer):
+class Cutting(Layer):
+    """A layer that takes slices of a value, each by one op of its own."""
+
+    def recut(self, raw: Json, ends: Sequence[tuple[int, int]]) -> None:
+        """Put other ends of its slices, in their order, into the entry `raw` of the file."""
+        raise NotImplementedError
+
+
+class Split(Cutting):
+    """Parts along one axis: as many of one size, or with these ends."""
+
+    def forward(self, x: Value) -> list[Value]:
+        told, plain = self.spec.sizes("indices_or_sections"), x.plain()
+        axis = self.spec.axes("axis", 0)[0] % x.ndim
+        size = plain.shape[axis]
+        if isinstance(self.spec.get("indices_or_sections"), int):
+            if told[0] < 1 or size % told[0]:
+                self.spec.refuse(f"has indices_or_sections={told[0]}, which do not divide {size}")
+            told = tuple(range(size // told[0], size, size // told[0]))
+        if axis == 0 or len(told) > _MOST_PARTS:
+            self.spec.unsupported("splits the batch, or into too many parts")
+        cut = torch.ops.aten.slice.Tensor
+        return [Value(cut(plain, axis, a, b)) for a, b in pairwise((0, *told, size))]
+
+    def recut(self, raw: Json, ends: Sequence[tuple[int, int]]) -> None:
+        raw["config"]["indices_or_sections"] = [stop for _, stop in ends[:-1]]
+
+
+class GetItem(Cutting):
     """Slices and single places. The batch stays whole."""
 
     def forward(self, x: Value, key: Any) -> Value:
@@ -175,7 +205,6 @@ class GetItem(Layer):
         return Value(plain)
 
     def recut(self, raw: Json, ends: Sequence[tuple[int, int]]) -> None:
-        """Put other ends into the slices of a call, in their order; those of a whole axis are left out."""
         parts = raw["inbound_nodes"][0]["args"][1]
         cuts = [part["config"] for part in (parts if isinstance(parts, list) else [parts]) if _cuts(part)]
         for config, (start, stop) in zip(cuts, ends, strict=True):
@@ -248,4 +277,5 @@ OPERATIONS: dict[str, Callable[[Spec], Layer]] = {
     "ops.Stack": Stack,
     "ops.Matmul": Matmul,
     "ops.GetItem": GetItem,
+    "ops.Split": Split,
 }

@@ -18,7 +18,7 @@ from secateur.formats.keras.calls import KERAS_TENSOR, is_history
 from secateur.formats.keras.layer import Layer, Made
 from secateur.formats.keras.model import KerasGraph
 from secateur.formats.keras.network import Network
-from secateur.formats.keras.operations import GetItem
+from secateur.formats.keras.operations import Cutting
 from secateur.formats.keras.spec import Json
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
@@ -50,7 +50,7 @@ def shrunk(
         own: Json = copies[id(layer.spec.config)]
         mine = {v.name: weights[f"{name}.{v.name}"] for v in layer.variables()}
         layer.resize(own, mine, made.get(name, ()))
-        if isinstance(layer, GetItem) and name in ends:
+        if isinstance(layer, Cutting) and name in ends:
             layer.recut(copies[id(layer.spec.raw)], ends[name])
         mine = dict(layer.rescaled(mine, own))
         for one in model.stored:
