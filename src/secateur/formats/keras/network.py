@@ -134,20 +134,28 @@ def specs_of(spec: Spec) -> list[Spec]:
     return specs
 
 
-def _wiring(spec: Spec, specs: list[Spec]) -> tuple[list[Call], list[Ref], list[Ref]]:
-    """The calls, and what the inputs and outputs are."""
-    if spec.kind == "Sequential":
-        chain = [Call(specs[0].name, 0, [], {})]
-        for own in specs[1:]:
-            if own.kind == "InputLayer":
-                spec.refuse(f"has a second input, {own.name!r}")
-            chain.append(Call(own.name, 0, [Ref(chain[-1].layer, 0, 0)], {}))
-        return chain, [Ref(specs[0].name, 0, 0)], [Ref(chain[-1].layer, 0, 0)]
+Wiring = tuple[list[Call], list[Ref], list[Ref]]  # the calls, and what the inputs and outputs are
+
+
+def _wiring(spec: Spec, specs: list[Spec]) -> Wiring:
+    return _chain(spec, specs) if spec.kind == "Sequential" else _graph(spec, specs)
+
+
+def _chain(spec: Spec, specs: list[Spec]) -> Wiring:
+    chain = [Call(specs[0].name, 0, [], {})]
+    for own in specs[1:]:
+        if own.kind == "InputLayer":
+            spec.refuse(f"has a second input, {own.name!r}")
+        chain.append(Call(own.name, 0, [Ref(chain[-1].layer, 0, 0)], {}))
+    return chain, [Ref(specs[0].name, 0, 0)], [Ref(chain[-1].layer, 0, 0)]
+
+
+def _graph(spec: Spec, specs: list[Spec]) -> Wiring:
     calls = functional_calls(specs)
     known = {call.key for call in calls}
     inputs = structure_refs(spec.config.get("input_layers"), f"{spec}: input_layers")
     outputs = structure_refs(spec.config.get("output_layers"), f"{spec}: output_layers")
-    outputs = [
+    outputs = [  # models in a model count their calls from 1 here
         replace(ref, call=ref.call - 1) if (ref.layer, ref.call) not in known and ref.call > 0 else ref
         for ref in outputs
     ]

@@ -16,6 +16,7 @@ from secateur.formats.keras.merging import LAYERS as MERGING
 from secateur.formats.keras.norms import LAYERS as NORMS
 from secateur.formats.keras.operations import OPERATIONS
 from secateur.formats.keras.pooling import LAYERS as POOLING
+from secateur.formats.keras.preprocessing import LAYERS as PREPROCESSING
 from secateur.formats.keras.recurrent import LAYERS as RECURRENT
 from secateur.formats.keras.shaping import LAYERS as SHAPING
 from secateur.formats.keras.spec import Spec
@@ -34,6 +35,7 @@ LAYERS: dict[str, Callable[[Spec], Layer]] = {
     **DENSE,
     **CONVOLUTIONS,
     **NORMS,
+    **PREPROCESSING,
     **ACTIVATIONS,
     **POOLING,
     **SHAPING,
