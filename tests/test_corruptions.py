@@ -72,6 +72,16 @@ def test_blur_of_a_point_is_the_gaussian() -> None:
     )  # wider than the image: its border goes on
 
 
+@pytest.mark.parametrize("kind", ["gaussian_blur", "contrast"])
+def test_images_with_colours_last_are_corrupted_alike(kind: str) -> None:
+    images, rows = torch.rand(2, 3, 9, 8), torch.arange(2)
+    corruption = Corruption(kind, 0.6)
+    expected = corruption.apply(images, input_box(images, (0.0, 1.0)), rows)
+    last = images.movedim(1, -1)
+    found = corruption.apply(last, input_box(last, (0.0, 1.0)), rows)
+    torch.testing.assert_close(found, expected.movedim(1, -1))
+
+
 def test_contrast_moves_each_channel_toward_its_mean() -> None:
     x = torch.tensor([[[[0.0, 1.0]], [[0.5, 0.75]]]])
     torch.testing.assert_close(

@@ -53,7 +53,7 @@ def saved(value: Any, legacy: bool = False) -> bytes:
     return file.getvalue()
 
 
-TFLITE, HDF5 = b"\x1c\0\0\0TFL3\0\0", b"\x89HDF\r\n\x1a\n" + bytes(64)
+TFLITE = b"\x1c\0\0\0TFL3\0\0"
 COREML = b"\x08\x04\x12\x02\x0a\x00\xa2\x1f\x00"  # version 4, a description, a neural network (field 500)
 
 # name of the file → its bytes (None: no such file), its format, words in the message
@@ -74,8 +74,6 @@ FILES: dict[str, tuple[bytes | None, str, tuple[str, ...]]] = {
     ),
     "frozen.pb": (None, "graphdef", ("--graphdef frozen.pb --inputs",)),
     "net.meta": (None, "checkpoint", ("--checkpoint net.meta",)),
-    "my net.h5": (HDF5, "keras", ("load_model('my net.h5').export('my net.onnx', format='onnx')",)),
-    "net.keras": (zipped("metadata.json", "config.json", "model.weights.h5"), "keras", ("Keras",)),
     "net.mlmodel": (COREML, "coreml", ("onnxmltools", "load_spec('net.mlmodel')")),
     "coreml": (COREML, "coreml", ("Core ML",)),
     "net.mlpackage": (None, "mlpackage", ("coremltools.convert(",)),
@@ -166,7 +164,7 @@ def test_weights_under_another_name(tmp_path: Path) -> None:
 def test_damaged_files_are_nothing_known(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
     assert kind_by_content(tmp_path / "x") == ""
-    with pytest.raises(InputError, match=r"give a \.pt2 or \.onnx file"):
+    with pytest.raises(InputError, match=r"give a \.pt2, \.onnx, \.keras, \.h5 or \.hdf5 file"):
         load_model(tmp_path / "x")
 
 
@@ -241,7 +239,11 @@ def test_the_lines_for_torchscript_work(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_weights_are_refused_alike(here: Path) -> None:
-    for name, text in {"weights.pth": "unpickling", "my net.h5": "Keras", "net.pt": "TorchScript"}.items():
+    for name, text in {
+        "weights.pth": "unpickling",
+        "net.tflite": "TensorFlow Lite",
+        "net.pt": "TorchScript",
+    }.items():
         with pytest.raises(InputError, match=text):
             load_factory("torch.nn:Identity", name)
         with pytest.raises(InputError, match=text):

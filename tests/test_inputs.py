@@ -102,6 +102,18 @@ WRONG: dict[str, tuple[str, str]] = {
 }
 
 
+def test_images_with_colours_last_are_normalised_alike() -> None:
+    given = InputSpec(mean=(0.5, 0.25, 0.1), std=(0.5, 0.25, 0.2)).normalisation
+    x = torch.rand(2, 3, 8, 7)
+    last = x.movedim(1, -1)
+    expected = given.normalised(x)
+    torch.testing.assert_close(given.normalised(last).movedim(-1, 1), expected)
+    torch.testing.assert_close(given.denormalised(given.normalised(last)), last)
+    torch.testing.assert_close(given.wrapped(nn.Identity().eval())(last).movedim(-1, 1), expected)  # type: ignore[operator]
+    low, _ = given.box((0.0, 1.0), last.shape[1:])
+    assert (low + torch.zeros(8, 7, 3, dtype=torch.float64)).shape == (8, 7, 3)
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_settings_are_named(case: str, tmp_path: Path) -> None:
     text, message = WRONG[case]

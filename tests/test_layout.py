@@ -46,6 +46,7 @@ OPTIONAL = (
         "onnxscript",
         "onnxruntime",
         "keras",
+        "h5py",
         "tensorflow",
         "torchvision",
         "PIL",

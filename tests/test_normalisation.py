@@ -48,6 +48,25 @@ def test_a_model_that_takes_images_as_they_are_is_not_doubted(as_exported: bool)
     assert likely_normalisation(graph, (0.0, 255.0)).clear, "numbers 255 times too large"
 
 
+class ColoursLast(nn.Module):
+    """The same model of images (n, height, width, colours)."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.model(x.movedim(-1, 1))  # type: ignore[no-any-return]
+
+
+def test_colours_that_are_last_give_the_same_finding() -> None:
+    model = trained("imagenet")
+    first = likely_normalisation(graph_of(model), (0.0, 1.0))
+    last = likely_normalisation(graph_of(ColoursLast(model).eval(), SIZE, SIZE, 3), (0.0, 1.0))
+    assert (last.likeliest, last.clear, last.preset) == (first.likeliest, first.clear, first.preset)
+    assert last.scores == pytest.approx(first.scores, rel=1e-3)
+
+
 def test_close_normalisations_are_one_kind() -> None:
     preset = PRESETS["cifar10"]
     finding = likely_normalisation(graph_of(trained("imagenet")), (0.0, 1.0), preset.mean, preset.std)

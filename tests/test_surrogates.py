@@ -20,6 +20,7 @@ from secateur.surrogates import SURROGATES, Source
 from secateur.surrogates.batch_norm import match_batch_norm, mismatch
 from secateur.surrogates.evidence import agreement, draw_probes
 from secateur.surrogates.families import families
+from secateur.surrogates.layout import layouts
 from secateur.types import Samples
 
 PLAIN = [name for name in SURROGATES if not name.startswith("bn_")]
@@ -180,3 +181,21 @@ def test_evidence_prefers_the_inputs_that_a_model_was_trained_on() -> None:
     real, noise = (data(200)[0].clamp(-4, 4),), inputs_of(source, "uniform", 200)
     probes = draw_probes(source, real)
     assert agreement(source, real, probes) > agreement(source, noise, probes)
+
+
+class Last(nn.Module):
+    """A convolution over an input whose channels are last, as in models of Keras."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(6, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv((2 * x - 1).movedim(-1, 1)).flatten(1)  # type: ignore[no-any-return]
+
+
+def test_the_graph_tells_that_channels_are_last() -> None:
+    (found,) = layouts(source_of(Last().eval(), torch.zeros(2, 20, 6)), 0)
+    assert (found.channels, found.space, found.last) == (6, (20,), True)
+    first, second = layouts(source_of(nn.Conv1d(20, 4, 3).eval(), torch.zeros(2, 20, 6)), 0)
+    assert not first.last and second.last

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur import preprocessor
+from secateur.data.pixels import colours_last
 from secateur.errors import InputError
 from secateur.graph.export import as_module
 from secateur.presets import PRESETS, Preset
@@ -166,11 +167,11 @@ class Normalisation:
             )
         return Normalisation(*_spread(preset, bounds))
 
-    def box(self, bounds: Any, spatial: int = 2) -> Any:
+    def box(self, bounds: Any, shape: Sequence[int] = (1, 1, 1)) -> Any:
         """`bounds` as the model itself takes them: a pair of numbers or of tensors.
 
-        `spatial`: axes of an input after that of its channels. Raises `InputError` for bounds of several
-        inputs.
+        `shape`: that of one sample, (channels, …), or (height, width, colours). Raises `InputError` for
+        bounds of several inputs.
         """
         if not self:
             return bounds
@@ -178,22 +179,22 @@ class Normalisation:
             raise InputError(
                 "mean and std go with one pair of input_bounds; give bounds of what the model itself takes"
             )
-        mean, std = self._of_channels(spatial)
+        mean, std = self._of_channels(shape)
         low, high = ((torch.as_tensor(end, dtype=torch.float64) - mean) / std for end in bounds)
         return low, high
 
     def normalised(self, images: Tensor) -> Tensor:
-        """Images (n, channels, …) as the model itself takes them."""
+        """Images (n, channels, …), or (n, height, width, colours), as the model itself takes them."""
         if not self:
             return images
-        mean, std = self._of_channels(images.ndim - 2)
+        mean, std = self._of_channels(images.shape[1:])
         return ((images - mean) / std).to(images.dtype)
 
     def denormalised(self, inputs: Tensor) -> Tensor:
-        """The images (n, channels, …) that the model's `inputs` were made of."""
+        """The images that the model's `inputs` were made of, in the same layout."""
         if not self:
             return inputs
-        mean, std = self._of_channels(inputs.ndim - 2)
+        mean, std = self._of_channels(inputs.shape[1:])
         return (inputs * std.to(inputs.device) + mean.to(inputs.device)).to(inputs.dtype)
 
     def check(self, channels: int) -> None:
@@ -206,13 +207,15 @@ class Normalisation:
 
     def wrapped(self, model: nn.Module | ExportedProgram, spatial: int = 2) -> nn.Module | ExportedProgram:
         """The model as a function of images, which it normalises first where it needs that."""
-        return Normalised(as_module(model), *self._of_channels(spatial)) if self else model
+        return Normalised(as_module(model), *self._of_channels([1] * (spatial + 1))) if self else model
 
-    def _of_channels(self, spatial: int) -> tuple[Tensor, Tensor]:
+    def _of_channels(self, shape: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Mean and deviation, to broadcast over a sample of this shape; float64."""
         count = max(len(self.mean), len(self.std))
         mean, std = self.mean or (0.0,), self.std or (1.0,)
         numbers = (torch.tensor(v, dtype=torch.float64).expand(count) for v in (mean, std))
-        first, second = (v.reshape(-1, *[1] * spatial) if count > 1 else v[0] for v in numbers)
+        axes = (-1,) if colours_last(shape) else (-1, *[1] * (len(shape) - 1))
+        first, second = (v.reshape(axes) if count > 1 else v[0] for v in numbers)
         return first, second
 
 
@@ -240,7 +243,11 @@ class Normalised(nn.Module):
         self.training = False
 
     def normalise(self, x: Tensor) -> Tensor:
-        return (x - self.mean) / self.std  # type: ignore[operator]
+        mean: Tensor = self.mean  # type: ignore[assignment]
+        std: Tensor = self.std  # type: ignore[assignment]
+        if mean.ndim and colours_last(x.shape[1:]):
+            mean, std = mean.flatten(), std.flatten()
+        return (x - mean) / std
 
     def forward(self, x: Tensor) -> Any:
         return self.model(self.normalise(x))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from secateur.bounds.box import input_box
+from secateur.data.pixels import colours_last
 from secateur.errors import InputError
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import sizes_of_values
@@ -93,9 +94,9 @@ def likely_normalisation(
 ) -> Finding:
     """Compare the assumed normalisation, (x − mean) / std of images x between `bounds`, with common ones.
 
-    Applies to models with one floating-point input of shape (n, 1 or 3, h, w) and finite bounds; for others,
-    `evidence` says why not. Cost: at most 7 forward passes of 126 images; of fewer, at least 18, where a pass
-    has more than 2**28 values.
+    Applies to models with one floating-point input of shape (n, 1 or 3, h, w) or (n, h, w, 1 or 3) and
+    finite bounds; for others, `evidence` says why not. Cost: at most 7 forward passes of 126 images; of
+    fewer, at least 18, where a pass has more than 2**28 values.
 
     Args:
         graph: The captured model.
@@ -113,9 +114,9 @@ def likely_normalisation(
     if why:
         return Finding("", {}, False, why)
     low, high = map(float, bounds)
-    channels = graph.example[0].shape[1]
-    given = _of_units(Preset((low, high), tuple(mean), tuple(std)), channels)
-    found = {name: _of_units(preset, channels) for name, preset in CANDIDATES[channels].items()}
+    shape = graph.example[0].shape[1:]
+    given = _of_units(Preset((low, high), tuple(mean), tuple(std)), shape)
+    found = {name: _of_units(preset, shape) for name, preset in CANDIDATES[_channels(shape)].items()}
     units = {GIVEN: given, **{name: other for name, other in found.items() if not _alike(given, other)}}
     generator = torch.Generator().manual_seed(seed)
     source = Source(graph, input_box(graph, (0.0, 1.0), dtype=torch.float32), generator)
@@ -127,8 +128,8 @@ def _does_not_apply(graph: Graph, bounds: Any) -> str:
     example = graph.example[0]
     if len(graph.inputs) != 1 or not example.is_floating_point() or example.ndim != 4:
         return "the model does not take one batch of images (n, channels, height, width)"
-    if example.shape[1] not in CANDIDATES:
-        return f"the input has {example.shape[1]} channels; normalisations are known for 1 and 3"
+    if _channels(example.shape[1:]) not in CANDIDATES:
+        return f"the input has {_channels(example.shape[1:])} channels; normalisations are known for 1 and 3"
     ends = bounds if isinstance(bounds, tuple | list) else ()
     if len(ends) != 2 or not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
         return "input_bounds are not two finite numbers"
@@ -140,18 +141,24 @@ def _does_not_apply(graph: Graph, bounds: Any) -> str:
 # --- candidates ---------------------------------------------------------------------------------------------
 
 
-Affine = tuple[Tensor, Tensor]  # mean and std of images in [0, 1], shape: (channels, 1, 1), float64
+# Mean and std of images in [0, 1], shape: (channels, 1, 1), or (colours,) where these are last; float64.
+Affine = tuple[Tensor, Tensor]
 
 
-def _of_units(preset: Preset, channels: int) -> Affine:
-    low, high = preset.bounds
+def _channels(shape: Sequence[int]) -> int:
+    return shape[-1] if colours_last(shape) else shape[0]
+
+
+def _of_units(preset: Preset, shape: Sequence[int]) -> Affine:
+    (low, high), channels = preset.bounds, _channels(shape)
     for name, values in (("mean", preset.mean), ("std", preset.std)):
         if len(values) not in (0, 1, channels):
             raise InputError(
                 f"{name} has {len(values)} values for images of {channels} channels; give one for each"
             )
+    axes = (-1,) if colours_last(shape) else (-1, 1, 1)
     mean, std = (
-        torch.tensor(values, dtype=torch.float64).expand(channels).reshape(-1, 1, 1)
+        torch.tensor(values, dtype=torch.float64).expand(channels).reshape(axes)
         for values in (preset.mean or (0.0,), preset.std or (1.0,))
     )
     return (mean - low) / (high - low), std / (high - low)
@@ -173,9 +180,11 @@ def _each(graph: Graph) -> int:
 
 
 def _drawn(source: Source) -> list[Tensor]:
-    _, channels, *space = source.graph.example[0].shape
-    count = _each(source.graph)
-    return [drawing(count, channels, tuple(space), source.generator) for drawing in DRAWINGS.values()]
+    shape, count = tuple(source.graph.example[0].shape[1:]), _each(source.graph)
+    last, channels = colours_last(shape), _channels(shape)
+    space = shape[:-1] if last else shape[1:]
+    drawn = (drawing(count, channels, space, source.generator) for drawing in DRAWINGS.values())
+    return [x.movedim(1, -1) if last else x for x in drawn]
 
 
 def _own(graph: Graph, images: Tensor) -> list[Tensor]:
@@ -206,7 +215,7 @@ def _compared(source: Source, units: Mapping[str, Affine], parts: Sequence[Tenso
     said = _said(fits[GIVEN], fits[best], total, sum(map(len, parts)))
     if best == GIVEN:
         return Finding(best, scores, False, "no other normalisation fits better")
-    preset = CANDIDATES[like.shape[1]][best]
+    preset = CANDIDATES[_channels(like.shape[1:])][best]
     return Finding(
         best, scores, clear, f"the model seems to take images {_described(best, preset)} ({said})", preset
     )

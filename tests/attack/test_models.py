@@ -145,3 +145,37 @@ def _pt2(how: str, seed: str, folder: Path) -> tuple[str, ...]:
         parts[rng.choice((name, f"{name}.pkl", "archive/data.pkl", "data.pkl", "archive/extra/x.pt"))] = evil
     path.write_bytes(archive(parts, compressed=rng.random() < 0.1))
     return _command(rng, path.name)
+
+
+def test_damaged_keras(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
+    pytest.importorskip("h5py")
+    kinds = ("json", "json", "weights", "bytes", "hdf5")
+    cases = [
+        (f"{how}{i}-{seed}", partial(_keras, how, f"{i}{seed}"))
+        for seed in range(64)
+        for i, how in enumerate(kinds)
+    ]
+    attack("Keras, damaged", cases, folder_with())
+
+
+def _keras(how: str, seed: str, folder: Path) -> tuple[str, ...]:
+    """The configuration, the weights in HDF5, or the archive around both; or HDF5 that holds a whole model."""
+    import keras_files
+
+    rng = random.Random(f"{how}{seed}")
+    config, arrays = keras_files.net()
+    parts = keras_files.records(config, arrays)
+    path = folder / "net.keras"
+    if how == "json":
+        for _ in range(rng.choice((1, 1, 3))):
+            damaged_json(rng, config)
+        parts["config.json"] = json.dumps(config).encode()
+    elif how == "weights":
+        parts["model.weights.h5"] = damaged_bytes(rng, parts["model.weights.h5"])
+    path.write_bytes(archive(parts, compressed=rng.random() < 0.1))
+    if how == "bytes":
+        path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+    elif how == "hdf5":
+        path = keras_files.write_legacy(path.with_suffix(".h5"), *keras_files.legacy_net())
+        path.write_bytes(damaged_bytes(rng, path.read_bytes()))
+    return _command(rng, path.name)

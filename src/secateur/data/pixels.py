@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+_COLOURS = 4  # at most so many channels are on a last axis
 
 
 def spread(pixels: Tensor, lower: float | Tensor, upper: float | Tensor) -> Tensor:
@@ -12,6 +16,14 @@ def spread(pixels: Tensor, lower: float | Tensor, upper: float | Tensor) -> Tens
     0 and 1 divide by 255; 0 and 255 leave the values as they are.
     """
     return (pixels.to(torch.float32) / 255).mul_(upper - lower).add_(lower)
+
+
+def colours_last(shape: Sequence[int]) -> bool:
+    """Whether a sample of this shape is an image (height, width, colours), as Keras and TensorFlow have it.
+
+    That is where the last axis has at most four numbers, and the first one more.
+    """
+    return len(shape) == 3 and shape[2] <= _COLOURS < shape[0]
 
 
 def laid_out(x: Tensor, shape: tuple[int, ...] | None) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from secateur.data.pixels import spread
+from secateur.data.pixels import colours_last, spread
 from secateur.data.within import check_within, range_problem
 from secateur.errors import InputError
 
@@ -62,8 +62,12 @@ def _end(end: End, images: Tensor) -> Tensor:
     given = tuple(value.shape)
     if value.ndim == len(shape) + 1 and len(value) == 1:  # a batch axis
         value = value[0]
-    if value.ndim == 1 and len(shape) > 1 and len(value) in (1, shape[0]):
-        value = value.reshape(-1, *[1] * (len(shape) - 1))
+    if (
+        value.ndim == 1
+        and len(shape) > 1
+        and len(value) in (1, shape[-1] if colours_last(shape) else shape[0])
+    ):
+        value = value if colours_last(shape) else value.reshape(-1, *[1] * (len(shape) - 1))
     try:
         torch.broadcast_to(value, shape)
     except RuntimeError as error:

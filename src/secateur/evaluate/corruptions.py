@@ -38,8 +38,8 @@ class Corruption:
 
     `gaussian_noise`: standard deviation, as a share of the width of the input box. `gaussian_blur`: standard
     deviation in pixels. `contrast`: the share of the contrast that is lost, up to 1. Blur and contrast are
-    for images (n, channels, height, width). The noise of an input depends on `seed` and its place in the
-    data.
+    for images (n, channels, height, width), or (n, height, width, colours). The noise of an input depends
+    on `seed` and its place in the data.
 
     Examples:
         >>> import torch, secateur
@@ -72,16 +72,25 @@ class Corruption:
         kind = kind_named(self.kind)
         if kind.images_only and images.ndim != 4:
             raise InputError(
-                f"{self.kind} is for images (n, channels, height, width), these inputs have shape "
+                f"{self.kind} is for images of four axes, these inputs have shape "
                 f"{tuple(images.shape)}; leave it out, or use gaussian_noise"
             )
-        found = kind.apply(images, self.strength, box, rows, self.seed)
+        found = _applied(kind, images, self, box, rows)
         if (found.shape, found.dtype) != (images.shape, images.dtype) or not bool(found.isfinite().all()):
             raise InputError(
                 f"{self.name}: returned shape {tuple(found.shape)} and type {found.dtype} for shape "
                 f"{tuple(images.shape)} and type {images.dtype}, or values that are not finite"
             )
         return found.clamp(*box)
+
+
+def _applied(kind: Kind, images: Tensor, told: Corruption, box: Box, rows: Tensor) -> Tensor:
+    """The corrupted images, in the order of axes that they have."""
+    from secateur.data.pixels import colours_last
+
+    last = kind.images_only and colours_last(images.shape[1:])
+    found = kind.apply(images.movedim(-1, 1) if last else images, told.strength, box, rows, told.seed)
+    return found.movedim(1, -1) if last else found
 
 
 def severities(kind: str, seed: int = 0) -> tuple[Corruption, ...]:

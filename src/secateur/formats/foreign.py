@@ -96,14 +96,6 @@ FOREIGN: dict[str, Foreign] = {
         "    python -m tf2onnx.convert --checkpoint {stem}.meta --inputs INPUT:0 --outputs OUTPUT:0 --output "
         "{new} --opset 17",
     ),
-    "keras": Foreign(
-        "a Keras model",
-        (".keras", ".h5", ".hdf5"),
-        "Convert it (pip install keras tensorflow tf2onnx):\n"
-        '    python -c "import keras; keras.models.load_model({path_text}).export({new_text}, '
-        "format='onnx')\"",
-        matches=lambda c: c.starts(b"\x89HDF\r\n\x1a\n") or {"model.weights.h5", "metadata.json"} <= c.names,
-    ),
     "coreml": Foreign(
         "a Core ML model",
         (".mlmodel",),

@@ -22,8 +22,8 @@ def load_model(
     """Load a model from a file, or from a function that builds it.
 
     Args:
-        source: a `.pt2` or `.onnx` file, or `package.module:function`. The format of a file is told by its
-            content before its name.
+        source: a `.pt2`, `.onnx`, `.keras` or `.h5` file, or `package.module:function`. The format of a file
+            is told by its content before its name.
         weights: a `.safetensors` file with the weights of a model that a function builds.
 
     Returns:
@@ -66,11 +66,12 @@ def save_model(
 ) -> None:
     """Write a model in the format that the name of the file says. The file appears whole or not at all.
 
-    A model that was read from ONNX is written to `.onnx` as that file made smaller; any other is exported by
-    torch, with a batch of any size.
+    A model that was read from ONNX is written to `.onnx` as that file made smaller, and one from Keras to
+    `.keras` or `.h5` likewise; any other is exported by torch, with a batch of any size.
 
     Args:
-        path: the name ends in `.pt2`, `.onnx`, or `.safetensors` (weights alone).
+        path: the name ends in `.pt2`, `.onnx`, `.keras` or `.h5` (models that came from such a file), or
+            `.safetensors` (weights alone).
         model: an `nn.Module` in eval mode, or an `ExportedProgram`.
         example_inputs: one tensor of a legal input, a tuple of them, or a dict by argument; axis 0 is the
             batch. Not needed where nothing is exported: for programs, models that were read from a file, and

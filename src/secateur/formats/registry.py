@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from secateur.formats.format import Format
+from secateur.formats.keras.format import KERAS, KERAS_HDF5
 from secateur.formats.onnx.format import ONNX
 from secateur.formats.pt2.format import PT2
 from secateur.formats.safetensors.format import SAFETENSORS
 
-FORMATS: dict[str, Format] = {f.name: f for f in (PT2, ONNX, SAFETENSORS)}
+FORMATS: dict[str, Format] = {f.name: f for f in (PT2, ONNX, KERAS, KERAS_HDF5, SAFETENSORS)}
 
 
 def by_suffix(path: str | os.PathLike[str]) -> Format | None:

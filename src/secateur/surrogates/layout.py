@@ -7,14 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
+from secateur.data.pixels import colours_last
 from secateur.graph.interpret import batches
+from secateur.graph.node import kind
 from secateur.surrogates.box import noise
 from secateur.surrogates.forward import forward, gradient_batch
 from secateur.surrogates.source import Source
 
-_COLOURS = 4  # at most so many channels are on a last axis
+_MOVES = {"permute", "movedim", "moveaxis", "transpose"}
+_ELEMENTWISE = {"add", "sub", "mul", "div", "to"}
+_STEPS = 8  # ops that are followed from an input
 _PROBES = 512
 
 
@@ -41,17 +45,42 @@ class Layout:
 def layouts(source: Source, index: int) -> list[Layout]:
     """The possible layouts of input `index`, the likeliest first.
 
-    Images are (channels, height, width) or (height, width, colours); of a sequence either axis may be time; a
-    vector is a table, unless its neighbours in some grid have like gradients (a flattened image or signal).
+    Images are (channels, height, width) or (height, width, colours); of a sequence either axis may be time. A
+    model that begins by moving its last axis behind the batch says that channels are last. A vector is a
+    table, unless its neighbours in some grid have like gradients (a flattened image or signal).
     """
     shape = tuple(source.graph.example[index].shape[1:])
     if len(shape) < 2:
         return _of_vector(source, index, shape)
+    if _moves_last_axis_first(source.graph.inputs[index], len(shape) + 1):
+        return [Layout(shape[-1], shape[:-1], shape, last=True)]
     if len(shape) == 2:
         return [Layout(shape[0], shape[1:], shape), Layout(shape[1], shape[:1], shape, last=True)]
-    if shape[-1] <= _COLOURS < shape[0]:
+    if colours_last(shape):
         return [Layout(shape[-1], shape[:-1], shape, last=True)]
     return [Layout(shape[0], shape[1:], shape)]
+
+
+def _moves_last_axis_first(node: fx.Node, rank: int) -> bool:
+    """Whether an input, after element-wise ops, has its last axis moved behind the batch and no other use."""
+    for _ in range(_STEPS):
+        users = list(node.users)
+        if len(users) != 1:
+            return False
+        (node,) = users
+        if kind(node) in _MOVES:
+            return _moved_sizes(node, tuple(range(2, rank + 2))) == (2, rank + 1, *range(3, rank + 1))
+        if kind(node) not in _ELEMENTWISE:
+            return False
+    return False
+
+
+def _moved_sizes(node: fx.Node, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that an op which moves axes gives to a value of these sizes."""
+    x = torch.empty(sizes, device="meta")
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda _: x)
+    moved: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+    return tuple(moved.shape)
 
 
 def _of_vector(source: Source, index: int, shape: tuple[int, ...]) -> list[Layout]:
