@@ -26,7 +26,7 @@ from secateur.decisions import HEADS
 from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.formats.format import RUNTIMES
 from secateur.methods import METHODS
-from secateur.request import RULES
+from secateur.request import NO_SURROGATE, RULES
 from secateur.surrogates import SURROGATES
 
 SLOW = ("torch", "numpy", "scipy", "pydantic", "onnx", "safetensors")
@@ -101,7 +101,7 @@ def test_completion_knows_commands_options_and_names() -> None:
 def test_names_that_options_offer_are_those_of_the_library() -> None:
     tables: list[tuple[Iterable[str], Iterable[str]]] = [
         (names.Method, METHODS),
-        (names.Surrogate, SURROGATES),
+        (names.Surrogate, [*SURROGATES, NO_SURROGATE]),
         (names.Head, HEADS),
         (names.Norm, get_args(Norm)),
         (names.Loss, get_args(Loss)),

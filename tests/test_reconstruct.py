@@ -26,6 +26,7 @@ from secateur.reconstruct.elimination import DenseInverse, Problem, eliminate
 from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Consumer, blocks_of_rows, find_consumers
 from secateur.reconstruct.moments import Moments
+from secateur.reconstruct.prior import with_prior
 from secateur.reconstruct.robust import perturbed
 from secateur.reconstruct.sensitivity import Root, _Sum
 from secateur.reconstruct.solve import best_weights, mean_error, repaired, system
@@ -154,6 +155,23 @@ def test_few_rows_give_what_their_moments_give(blocks: int, width: int, intercep
         )
         torch.testing.assert_close(costs[0], costs[1])
         assert orders[0].tolist() == orders[1].tolist()
+
+
+def test_the_prior_adds_rows_that_correlate_as_the_weights_do() -> None:
+    x, weight = normal(1, 500, 4), normal(1, 3, 4, seed=1)
+    y = x @ weight.mT
+    moments = Moments.of(x, y)
+    nothing = torch.zeros_like(weight)  # a refit that misses all
+    more = with_prior(moments, weight, nothing, 0.1, False)
+    added = (more.xx - moments.xx)[0] / (0.1 * 500)
+    alike = weight[0].T @ weight[0]
+    alike = alike / alike.diagonal().mean() + 0.05 * torch.eye(4)
+    scale = ((moments.xx[0] / 500).diagonal() / alike.diagonal()).sqrt()
+    torch.testing.assert_close(added, alike * scale * scale[:, None])
+    torch.testing.assert_close((more.yx - moments.yx)[0] / 50, weight[0] @ added)
+    torch.testing.assert_close(added.diagonal(), (moments.xx[0] / 500).diagonal())
+    exact = with_prior(moments, weight, weight, 0.1, False)  # a refit that misses nothing
+    torch.testing.assert_close(exact.xx, moments.xx)
 
 
 # --- layers as matrices -------------------------------------------------------------------------------------

@@ -19,8 +19,9 @@ from secateur.graph.example import ExampleInputs
 from secateur.surrogates import SURROGATES, Source
 from secateur.surrogates.batch_norm import match_batch_norm, mismatch
 from secateur.surrogates.evidence import agreement, draw_probes
-from secateur.surrogates.families import families
-from secateur.surrogates.layout import layouts
+from secateur.surrogates.families import _drawings, families
+from secateur.surrogates.layout import Layout, layouts
+from secateur.surrogates.photographs import photographs
 from secateur.types import Samples
 
 PLAIN = [name for name in SURROGATES if not name.startswith("bn_")]
@@ -199,3 +200,16 @@ def test_the_graph_tells_that_channels_are_last() -> None:
     assert (found.channels, found.space, found.last) == (6, (20,), True)
     first, second = layouts(source_of(nn.Conv1d(20, 4, 3).eval(), torch.zeros(2, 20, 6)), 0)
     assert not first.last and second.last
+
+
+def test_photographs_are_for_pictures_alone() -> None:
+    """In the unit cube, the same by seed, of as many channels as asked, no two alike."""
+    for channels, space in ((1, (28, 28)), (3, (40, 64)), (4, (16, 16))):
+        x, again = (photographs(40, channels, space, torch.Generator().manual_seed(0)) for _ in range(2))
+        assert x.shape == (40, channels, *space) and torch.equal(x, again)
+        assert float(x.min()) >= 0 and float(x.max()) <= 1 and len(x.flatten(1).unique(dim=0)) == 40
+        assert float(x.flatten(1).std(1).median()) > 0.05
+    picture, series = (Layout(3, (32, 32), (3, 32, 32)), Layout(3, (64,), (3, 64)))
+    assert "photographs" in _drawings([picture])
+    assert "photographs" not in _drawings([series]) and "photographs" not in _drawings([picture, series])
+    assert "photographs" not in _drawings([Layout(1, (8, 8), (1, 8, 8))])

@@ -167,7 +167,7 @@ def test_the_verdict_of_a_run_on_a_users_inputs() -> None:
     result = secateur.prune(model, x[:2], remove=0.7, calibration=x[:150])
     verdict = result.verdict
     assert verdict is not None and verdict.basis == "inputs kept apart" and verdict.inputs == 50
-    assert result.recipe.used.samples == 100 and result.recipe.verdict == verdict
+    assert result.recipe.used.own == 100 and result.recipe.verdict == verdict
     unseen = agreement(model, result.model, x[150:])
     assert verdict.interval is not None and verdict.interval[0] <= unseen <= verdict.interval[1]
     assert str(verdict.word) in repr(result)

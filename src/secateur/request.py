@@ -25,6 +25,8 @@ from secateur.report.recipe import RecordedRequest
 from secateur.samples import Calibration, Surrogate, name_of
 from secateur.surrogates import SURROGATES
 
+NO_SURROGATE = "none"  # own inputs alone, however few
+
 
 @dataclass(frozen=True)
 class Request:
@@ -65,6 +67,10 @@ class Request:
         normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
         budgets, head = _budgets(values.pop("guard"), values["head"])
         own = values["calibration"]
+        if own is None and values["surrogate"] == NO_SURROGATE:
+            raise InputError(
+                f"surrogate={NO_SURROGATE!r} leaves no samples; give inputs of your own (calibration=)"
+            )
         guard = Guard.parse(budgets, own is not None)
         del values["options"]
         values |= {
@@ -142,8 +148,11 @@ def _patterns(model: nn.Module | ExportedProgram, module: nn.Module) -> list[str
 
 
 def _as_surrogate(value: Any) -> Surrogate:
-    if isinstance(value, str) and value not in SURROGATES:
-        raise InputError(f"surrogate={value!r}: there are {', '.join(SURROGATES)}; or give a function")
+    if isinstance(value, str) and value not in (*SURROGATES, NO_SURROGATE):
+        raise InputError(
+            f"surrogate={value!r}: there are {', '.join(SURROGATES)}, and {NO_SURROGATE} beside calibration; "
+            "or give a function"
+        )
     if not isinstance(value, str) and not callable(value):
         raise ValueError
     surrogate: Surrogate = value
@@ -205,7 +214,9 @@ RULES: dict[str, Rule] = {
     "std": may.STD,
     "normalize": may.optional(may.one_of(*PRESETS)),
     "surrogate": Rule(
-        f"one of {', '.join(SURROGATES)}, or a function (source, count) → inputs", _as_surrogate
+        f"one of {', '.join(SURROGATES)}, {NO_SURROGATE} beside calibration, or a function "
+        "(source, count) → inputs",
+        _as_surrogate,
     ),
     "calibration": may.optional(
         Rule(

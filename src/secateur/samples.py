@@ -115,7 +115,7 @@ def _drawn(source: Source, surrogate: Surrogate, count: int) -> Samples:
     best = max(kept, key=lambda samples: len(samples.inputs[0]))
     if not best.tensors:  # else each draw has statistics of its own
         parts = zip(*(samples.inputs for samples in kept), strict=True)
-        best = Samples(tuple(torch.cat(part)[:count] for part in parts))
+        best = replace(best, inputs=tuple(torch.cat(part)[:count] for part in parts))
     left = len(best.inputs[0])
     if left < count:
         said = (

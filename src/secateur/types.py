@@ -100,7 +100,10 @@ class Samples:
         inputs: One tensor for each input of the graph; axis 0 is the samples.
         tensors: Values to use in place of the network's tensors of these names in passes of the samples, such
             as batch-norm statistics where the inputs are noise.
+        prior: Weight of what a layer's own weights tell of its inputs, in shares of the samples; see
+            `reconstruct.prior`.
     """
 
     inputs: tuple[Tensor, ...]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    prior: float = 0.0

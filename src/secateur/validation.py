@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.blending import blended, enough_own
 from secateur.cost import macs_after
 from secateur.decisions import Decision, Head, decision_of
 from secateur.errors import SecateurError, SecateurWarning
@@ -22,8 +23,9 @@ from secateur.normalisation import likely_normalisation
 from secateur.presets import PRESETS
 from secateur.report.recipe import UsedInputs
 from secateur.report.verdict import Basis, Verdict
-from secateur.request import Request
+from secateur.request import NO_SURROGATE, Request
 from secateur.samples import affordable, digest, draw_samples, name_of
+from secateur.surrogates.choice import CORRECTED
 from secateur.types import Samples
 from secateur.verdict import judge
 
@@ -51,8 +53,8 @@ def samples_for(
     budget).
 
     If scoring needs samples, a third of a user's own inputs is held out for validation, else all of them are.
-    A budget leaves a third of as many as `validation_count` says. Without own inputs, validation samples come
-    from another surrogate than those for scoring.
+    A budget leaves a third of as many as `validation_count` says. A few own inputs are refitted on together
+    with surrogates. Without own inputs, validation samples come from a surrogate other than that for scoring.
 
     Returns:
         Samples for scoring and refitting, None if the method needs none; validation samples, None (with a
@@ -77,10 +79,12 @@ def samples_for(
             most = min(most, enough)
         own = draw(request.surrogate, request.calibration, most, seed=request.seed)
         used = used.model_copy(update={"calibration": digest(own)})
+        wanted, surrogates = enough_own(graph, coupling), partial(draw, count=refitted_on)
         if not needed or _count(own) > 1:
             samples, kept_apart = split(own, request.seed, cut) if needed else (None, own)
+            samples, used = _with_surrogates(request, graph, wanted, samples, used, surrogates)
             return samples, Validation(kept_apart, OWN), _counted(used, samples, kept_apart)
-        samples = own
+        samples, used = _with_surrogates(request, graph, wanted, own, used, surrogates)
     elif needed:
         samples = draw(request.surrogate, None, refitted_on, seed=request.seed)
     other = validation_surrogate(surrogate if needed else "")
@@ -93,6 +97,30 @@ def samples_for(
         warnings.warn(f"there is no verdict: {error}", SecateurWarning, stacklevel=2)
         return samples, None, _counted(used, samples, None)
     return samples, Validation(drawn, SURROGATES, other), _counted(used, samples, drawn)
+
+
+def _with_surrogates(
+    request: Request,
+    graph: Graph,
+    wanted: int,
+    own: Samples | None,
+    used: UsedInputs,
+    draw: Callable[..., Samples],
+) -> tuple[Samples | None, UsedInputs]:
+    """A user's inputs for refitting; where there are fewer than `wanted`, together with surrogates."""
+    if own is None or _count(own) >= wanted or request.surrogate == NO_SURROGATE:
+        return own, used
+    try:
+        drawn = draw(surrogate=request.surrogate, calibration=None, seed=request.seed)
+    except SecateurError as error:
+        warnings.warn(
+            f"calibration: {_count(own)} inputs are used without surrogates beside them: {error}",
+            SecateurWarning,
+            stacklevel=3,
+        )
+        return own, used
+    used = used.model_copy(update={"surrogate": name_of(request.surrogate), "own": _count(own)})
+    return blended(own, drawn, wanted, graph, request.memory // 2, CORRECTED), used
 
 
 def _counted(used: UsedInputs, samples: Samples | None, kept_apart: Samples | None) -> UsedInputs:

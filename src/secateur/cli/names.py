@@ -9,7 +9,7 @@ from enum import StrEnum
 
 Method = StrEnum("Method", "reconstruct saliency impact stochastic scale scaled_merging folding ridge exact")
 Surrogate = StrEnum(
-    "Surrogate", "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture auto"
+    "Surrogate", "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture auto none"
 )
 Allocation = StrEnum("Allocation", "uniform global")
 Head = StrEnum(

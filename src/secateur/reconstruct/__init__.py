@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, fx
@@ -18,6 +19,7 @@ from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Consumer
 from secateur.reconstruct.moments import Moments, sum_of
 from secateur.reconstruct.naming import naming
+from secateur.reconstruct.prior import with_prior
 from secateur.reconstruct.robust import perturbed
 from secateur.reconstruct.settings import Settings
 from secateur.reconstruct.solve import best_weights, mean_error, repaired
@@ -250,8 +252,12 @@ def _solve(
     present = consumer.view.matrix(weights[consumer.weight], consumer.blocks)
     intercept = stats.intercept(consumer)
     left = features_left(stats, consumer.weight, alive)
+    solve = partial(best_weights, present=present, left=left, ridge=stats.settings.ridge, intercept=intercept)
     with naming(consumer):
-        new = best_weights(moments, present, left, stats.settings.ridge, intercept)
+        new = solve(moments)
+        if stats.samples.prior and isinstance(moments, Moments):
+            own = consumer.view.matrix(stats.original[consumer.weight], consumer.blocks)
+            new = solve(with_prior(moments, own, new, stats.samples.prior, intercept))
     if consumer.normed and intercept:
         new = repaired(moments, new, stats.settings.repair)
     weights[consumer.weight] = consumer.view.tensor(new, weights[consumer.weight])

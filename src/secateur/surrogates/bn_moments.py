@@ -28,12 +28,13 @@ def bn_moments(source: Source, count: int) -> Samples:
     return standardised(graph, inputs, source.memory)
 
 
-def standardised(graph: Graph, inputs: Inputs, memory: int) -> Samples:
+def standardised(graph: Graph, inputs: Inputs, memory: int, share: float = 1.0) -> Samples:
     """`inputs`, with statistics by which every batch norm gives its channels mean β and deviation γ on them.
 
-    Cost: one forward pass, or parts of it again where values take more than `memory` bytes.
+    With a `share` below 1 the statistics go so far of the way from the running ones. Cost: one forward pass,
+    or parts of it again where values take more than `memory` bytes.
     """
-    visitor = _Standardise(graph)
+    visitor = _Standardise(graph, share)
     norms = [node for node in graph.nodes if running_statistics(node) is not None]
     run_stages(graph, norms, visitor.tensors, visitor.tensors, inputs, visitor, memory)
     return Samples(inputs, visitor.changed)
@@ -42,8 +43,8 @@ def standardised(graph: Graph, inputs: Inputs, memory: int) -> Samples:
 class _Standardise:
     """Puts the statistics of what each batch norm reads in place of its running ones, in graph order."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.tensors, self.changed = dict(graph.tensors), dict[str, Tensor]()
+    def __init__(self, graph: Graph, share: float) -> None:
+        self.tensors, self.changed, self.share = dict(graph.tensors), dict[str, Tensor](), share
         self._count, self._mean, self._square = 0, torch.zeros(()), torch.zeros(())
 
     def wants(self, node: fx.Node, differs: bool) -> bool:
@@ -68,7 +69,8 @@ class _Standardise:
     def finish(self, node: fx.Node) -> None:
         names = running_statistics(node)
         assert names is not None
-        self.changed |= dict(zip(names, (self._mean, self._square / self._count), strict=True))
+        for name, found in zip(names, (self._mean, self._square / self._count), strict=True):
+            self.changed[name] = torch.lerp(self.tensors[name].double().cpu(), found, self.share)
         self.tensors |= self.changed
         self._count, self._mean, self._square = 0, torch.zeros(()), torch.zeros(())
 

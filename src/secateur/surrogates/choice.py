@@ -30,8 +30,10 @@ _FEWEST = 32  # samples by which a family is judged
 _NUMBERS = 2**27  # in the values that are there at a time, for the samples of one family
 _TEMPERATURE = 0.004  # of agreement: a family so much behind the best has 1/e of its share
 _BN_TEMPERATURE = 0.1  # the same, of the mismatch of statistics
+CORRECTED = 0.75  # of the way from the running statistics to those of the samples
 _MOST = 1024  # samples, at most, where some of them are moved to match batch norm
 _LEAST = 0.1  # share of the best below which a family is left out
+_PRIOR = 0.1  # weight of what weights tell of their inputs, without batch norm to tell more
 _LENGTH = 0.011  # of a step, root of the mean square in units of the box
 _SOFTNESS = 1.0  # points
 
@@ -73,6 +75,8 @@ def inversion(source: Source, count: int) -> Inputs:
 def bn_inversion(source: Source, count: int) -> Samples:
     """Drawings, some of them moved until batch norm finds its running statistics; then norms are corrected.
 
+    Not all the way: what the samples lack is made up for, and what they have is bent less.
+
     At most 1,024 samples, since moving them takes the time. Cost: 40 forward and backward passes of a quarter
     of them; of fewer in large networks, see `effort`. Raises `InputError` where the model has no batch norm.
     """
@@ -84,10 +88,10 @@ def bn_inversion(source: Source, count: int) -> Samples:
     order = torch.randperm(count, generator=source.generator)[: min(effort.moved, count - count // 2)]
     for x, moved in zip(start, match_batch_norm(source, take(start, order), steps=effort.steps), strict=True):
         x[order] = moved  # in place: the samples may be large
-    return standardised(source.graph, start, source.memory)
+    return standardised(source.graph, start, source.memory, CORRECTED)
 
 
-def auto(source: Source, count: int) -> Inputs | Samples:
+def auto(source: Source, count: int) -> Samples:
     """What the model itself speaks for.
 
     Every family is judged by how well it explains the weights (or, with batch norm, the running statistics);
@@ -99,7 +103,8 @@ def auto(source: Source, count: int) -> Inputs | Samples:
         return bn_inversion(source, count)
     found = families(source)
     effort = effort_for(source, count, len(found))
-    return _kept(source, _judged(source, found, effort), count, effort.candidates, steps=effort.class_steps)
+    ranked = _judged(source, found, effort)
+    return Samples(_kept(source, ranked, count, effort.candidates, steps=effort.class_steps), prior=_PRIOR)
 
 
 def chosen(source: Source, family: Family, count: int, candidates: int) -> Inputs:

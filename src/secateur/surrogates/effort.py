@@ -10,8 +10,8 @@ _USED = 3  # forward passes that a sample costs when it is used: both networks, 
 _ALWAYS = 1.8e12  # multiply-accumulates that drawing may cost in any case
 _CANDIDATES = 6
 _PROBES = (32, 192)
-_MOVED = (32, 256)
-_STEPS = (4, 40)
+_MOVED = (64, 256)
+_STEPS = (4, 80)
 _GRADIENT = 3  # passes that one with a gradient costs
 
 

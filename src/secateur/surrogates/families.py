@@ -1,4 +1,4 @@
-"""Families of inputs to choose from: drawings where there is space, tables of numbers where there is none."""
+"""Families of inputs to choose from: pictures where there is space, tables of numbers where there is none."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch import Tensor
 from secateur.surrogates.box import from_units
 from secateur.surrogates.layout import Layout, layouts
 from secateur.surrogates.noise import sensitive_directions
+from secateur.surrogates.photographs import photographs
 from secateur.surrogates.shapes import DRAWINGS, Drawing
 from secateur.surrogates.source import Inputs, Source
 
+_PICTURE = 16  # points along each side, from which an input may show a photograph
 _LEVELS = (0.1, 0.3, 0.5, 0.7)
 _CONTRASTS = (0.08, 0.2)
 
@@ -42,7 +44,7 @@ def families(source: Source) -> list[Family]:
         drawn(source, name, chosen, drawing)
         for chosen in _combinations(found)
         if any(layout.space for layout in chosen)
-        for name, drawing in DRAWINGS.items()
+        for name, drawing in _drawings(chosen).items()
     ]
     if all(layouts_of_one[-1].space for layouts_of_one in found):
         return spatial
@@ -51,6 +53,12 @@ def families(source: Source) -> list[Family]:
     if not any(x.is_floating_point() for x in source.graph.example):
         return [flat]
     return [*spatial, *_tables(source, tables), flat, _sparse(source, tables)]
+
+
+def _drawings(chosen: Sequence[Layout]) -> dict[str, Drawing]:
+    """Photographs too, where all space is that of pictures."""
+    pictures = all(len(layout.space) == 2 and min(layout.space) >= _PICTURE for layout in chosen)
+    return {**DRAWINGS, "photographs": photographs} if pictures else DRAWINGS
 
 
 def _combinations(found: Sequence[Sequence[Layout]]) -> Iterator[tuple[Layout, ...]]:
