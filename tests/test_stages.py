@@ -173,7 +173,7 @@ def test_drawing_costs_no_more_than_using(monkeypatch: pytest.MonkeyPatch) -> No
     source = Source(capture(model.build(), model.example()), (), torch.Generator())
     small = effort_for(source, 1024, 8)
     assert (small.candidates, small.probes, small.moved, small.steps, small.class_steps) == (
-        6,
+        12,
         192,
         256,
         80,

@@ -8,7 +8,7 @@ from secateur.surrogates.source import Source
 
 _USED = 3  # forward passes that a sample costs when it is used: both networks, and parts of them again
 _ALWAYS = 1.8e12  # multiply-accumulates that drawing may cost in any case
-_CANDIDATES = 6
+_CANDIDATES = 12
 _PROBES = (32, 192)
 _MOVED = (64, 256)
 _STEPS = (4, 80)
