@@ -151,10 +151,10 @@ def prune(
             better than the declared one.
         surrogate: The kind of inputs to generate from the model: a name in `secateur.surrogates.SURROGATES`,
             or a function (source, count) → tensor. Used by `reconstruct`, by `allocation="global"`, and for
-            the guard and the verdict.
-        calibration: Unlabelled inputs of your own in place of a surrogate: a tensor, an iterable of batches,
-            an array, or the path of a folder of images, an image, an `.npz` or an `.npy` file. A third of
-            them is held out for the guard and the verdict.
+            the guard and the verdict. "none": the inputs of `calibration` alone, however few.
+        calibration: Unlabelled inputs of your own: a tensor, an iterable of batches, an array, or the path of
+            a folder of images, an image, an `.npz` or an `.npy` file. A third of them is held out for the
+            guard and the verdict. If they are few, surrogates are used beside them, see `surrogate`.
         samples: How many inputs to use; fewer if memory would not hold them.
         memory: Memory that the run may take beside the model, in bytes or as "2GiB". Inputs take at most half
             of it; a warning says if that means fewer samples. Values between layers take the rest. Those that
