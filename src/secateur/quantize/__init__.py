@@ -199,7 +199,9 @@ def _quantized(
         if original is not None:
             models = {"original": proto_of(original, example_inputs), "pruned": plain}
         prepared = scheme.prepare(plain)
-    judged_by = judge(next(iter(models.values())), inputs.decision, inputs.validation.samples.inputs, inputs.labelled)
+    judged_by = judge(
+        next(iter(models.values())), inputs.decision, inputs.validation.samples.inputs, inputs.labelled
+    )
     if least is not None and inputs.decision is None:
         raise InputError("min_agreement: the model decides nothing that could agree; say what with head")
     ranges = {}

@@ -26,7 +26,8 @@ COMPUTING = (
     "AveragePool", "GlobalAveragePool", "LeakyRelu", "Concat", "Resize", "Gather",
 )  # fmt: skip
 FOLLOWING = (
-    "Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Pad", "Slice", "Split",
+    "Relu", "Clip", "MaxPool", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Pad", "Slice",
+    "Split",
 )  # fmt: skip
 # Weights have 7 bits: with 8, processors without VNNI add up to more than 16 bits hold, and the model would
 # give other answers there than here.
@@ -63,12 +64,13 @@ def ranges(proto: Proto, inputs: Sequence[Tensor]) -> dict[str, tuple[float, flo
                 raise InputError(
                     f"onnxruntime cannot calibrate the model: {first_line(error)}; take another scheme"
                 ) from error
-    # Exact as Python's floats, so that they can be written and read again.
-    return {name: tuple(map(_number, value.range_value)) for name, value in found.items()}
+    return {name: _ends(value.range_value) for name, value in found.items()}
 
 
-def _number(value: Any) -> float:
-    return float(np.asarray(value).reshape(-1)[0])
+def _ends(value: Any) -> tuple[float, float]:
+    """Exact as Python's floats, so that they can be written and read again."""
+    low, high = (float(np.asarray(end).reshape(-1)[0]) for end in value)
+    return low, high
 
 
 class _Reader:

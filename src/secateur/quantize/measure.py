@@ -70,9 +70,7 @@ def stages(
     times: list[float | None] = [None] * len(models)
     if timed:
         passes = [session_pass(inference_session(proto, spin=False), sample) for proto in models.values()]
-        times = [
-            *latency_ms(passes, torch.device("cpu"), repeats=_REPEATS, warm_up=3, limit_s=_SECONDS)
-        ]
+        times = [*latency_ms(passes, torch.device("cpu"), repeats=_REPEATS, warm_up=3, limit_s=_SECONDS)]
     return tuple(
         Stage(
             name=name,

@@ -13,8 +13,7 @@ from secateur.graph.export import first_line
 
 Proto = Any
 OPSET = 13  # the first in which weights have a scale for each channel
-_FLOAT, _OTHER_FLOATS = 1, {10: "float16", 11: "float64", 16: "bfloat16"}
-_DOMAINS = ("", "ai.onnx", "com.microsoft", "ai.onnx.ml")
+_OTHER_FLOATS = {10: "float16", 11: "float64", 16: "bfloat16"}
 
 
 def named(proto: Proto) -> Proto:
@@ -105,38 +104,45 @@ def products(proto: Proto) -> Proto:
     """A copy in which a dense layer (Gemm with a constant matrix) is a MatMul and an Add, which weight-only
     quantisers know.
     """
-    import onnx
-    from onnx import numpy_helper
-
     made = named(proto)
-    weights = {t.name: t for t in made.graph.initializer}
+    matrices = {t.name: t for t in made.graph.initializer if len(t.dims) == 2}
     nodes = list(made.graph.node)
     del made.graph.node[:]
     for node in nodes:
-        settings = {a.name: a for a in node.attribute}
-        plain = all(settings[k].f == 1.0 for k in ("alpha", "beta") if k in settings)
-        turned = "transA" in settings and settings["transA"].i
-        if node.op_type != "Gemm" or node.input[1] not in weights or not plain or turned:
+        if node.op_type == "Gemm" and node.input[1] in matrices and _is_plain(node):
+            matrix, parts = _as_product(node, matrices[node.input[1]])
+            made.graph.initializer.append(matrix)
+            made.graph.node.extend(parts)
+        else:
             made.graph.node.append(node)
-            continue
-        matrix = numpy_helper.to_array(weights[node.input[1]])
-        if "transB" in settings and settings["transB"].i:
-            matrix = matrix.T.copy()
-        name = f"{node.input[1]}_{node.name}_matrix"
-        made.graph.initializer.append(numpy_helper.from_array(matrix, name))
-        biased = len(node.input) > 2 and bool(node.input[2])
-        product = f"{node.output[0]}_product" if biased else node.output[0]
-        made.graph.node.append(
-            onnx.helper.make_node("MatMul", [node.input[0], name], [product], name=node.name)
-        )
-        if biased:
-            made.graph.node.append(
-                onnx.helper.make_node(
-                    "Add", [product, node.input[2]], [node.output[0]], name=f"{node.name}_bias"
-                )
-            )
     drop_unread(made)
     return made
+
+
+def _settings(node: Proto) -> dict[str, float]:
+    return {a.name: a.f if a.name in ("alpha", "beta") else a.i for a in node.attribute}
+
+
+def _is_plain(node: Proto) -> bool:
+    settings = _settings(node)
+    factors = settings.get("alpha", 1.0), settings.get("beta", 1.0)
+    return factors == (1.0, 1.0) and not settings.get("transA")
+
+
+def _as_product(node: Proto, weight: Proto) -> tuple[Proto, list[Proto]]:
+    """The matrix, as MatMul reads it, and the nodes."""
+    from onnx import helper, numpy_helper
+
+    matrix = numpy_helper.to_array(weight)
+    if _settings(node).get("transB"):
+        matrix = matrix.T.copy()
+    stored = numpy_helper.from_array(matrix, f"{node.input[1]}_{node.name}_matrix")
+    given, bias, output = node.input[0], [*node.input[2:], ""][0], node.output[0]
+    product = f"{output}_product" if bias else output
+    parts = [helper.make_node("MatMul", [given, stored.name], [product], name=node.name)]
+    if bias:
+        parts.append(helper.make_node("Add", [product, bias], [output], name=f"{node.name}_bias"))
+    return stored, parts
 
 
 def drop_unread(proto: Proto) -> None:

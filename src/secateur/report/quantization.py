@@ -88,6 +88,6 @@ class Quantization(Record):
         """What to say of a quantised model that is not faster."""
         before, after = (stage.ms or 0.0 for stage in self.stages[-2:])
         return (
-            f"{self.scheme} made the model smaller and not faster: one sample takes {before:.3g} ms before and "
-            f"{after:.3g} ms after on this processor"
+            f"{self.scheme} did not make the model faster on this processor: one sample takes {before:.3g} "
+            f"ms before and {after:.3g} ms after"
         )

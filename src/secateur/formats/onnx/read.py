@@ -175,8 +175,7 @@ def _is_quantized(node: Proto) -> bool:
 
 # Whether a node is refused, what the file then does, and what to do instead.
 _REFUSED: tuple[tuple[Callable[[Proto], bool], str, str], ...] = (
-    (_is_quantized, "is quantised", "prune or certify the floating-point model "
-     "first, then quantise it"),
+    (_is_quantized, "is quantised", "prune or certify the floating-point model first, then quantise it"),
     (
         lambda n: n.domain in _ONE_PROCESSOR,
         "holds ops that onnxruntime has made for one processor",
