@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from secateur.quantize.packages import quantizers
-from secateur.quantize.prepare import drop_unread
+from secateur.quantize.prepare import drop_unread, in_order
 
 Proto = Any
 _FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16
@@ -23,12 +23,15 @@ def float16(proto: Proto, kept_float: Collection[str], found: Mapping[str, Any])
 
     Processors without float16 compute in float32 between conversions, which takes more time.
     """
+    copy = type(proto)()
+    copy.CopyFrom(proto)
+    if not set(all_nodes(copy)) - set(kept_float):
+        return copy  # else its inputs would be rounded
     with quantizers():
         from onnxruntime.transformers.float16 import convert_float_to_float16
 
-        copy = type(proto)()
-        copy.CopyFrom(proto)
-        return convert_float_to_float16(copy, keep_io_types=True, node_block_list=sorted(kept_float))
+        made = convert_float_to_float16(copy, keep_io_types=True, node_block_list=sorted(kept_float))
+    return in_order(made)
 
 
 def reading_weights(proto: Proto) -> list[str]:

@@ -14,6 +14,7 @@ from secateur.errors import InputError
 from secateur.formats.onnx.check import serialized
 from secateur.graph.export import first_line
 from secateur.quantize.packages import quantizers
+from secateur.quantize.prepare import in_order
 from secateur.quantize.run import feeds
 
 Proto = Any
@@ -112,4 +113,4 @@ def quantized(proto: Proto, kept_float: Collection[str], found: Ranges) -> Proto
             extra_options={"QDQOpTypePerChannelSupportToAxis": {"MatMul": 1}},
         )
         quantizer.quantize_model()
-    return quantizer.model.model
+    return in_order(quantizer.model.model)
