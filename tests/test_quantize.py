@@ -21,7 +21,8 @@ from torch import Tensor, nn
 import secateur
 from command import run
 from secateur.errors import InputError, RecipeError, TargetMissedError
-from secateur.quantize import integers, quantize_again
+from secateur.quantize import quantize_again
+from secateur.quantize.integers import ranges_of
 from secateur.quantize.kept_float import by_loss, choose
 from secateur.quantize.prepare import optimised, products
 from secateur.quantize.schemes import SCHEMES
@@ -165,7 +166,7 @@ def test_with_every_node_in_float_the_model_is_the_float_model(scheme: str, tmp_
     secateur.save_model(tmp_path / "net.onnx", convolutional(), IMAGES[:1])
     row = SCHEMES[scheme]
     prepared = row.prepare(onnx.load(tmp_path / "net.onnx"))
-    found = integers.ranges(prepared, (IMAGES,)) if row.calibrated else {}
+    found = ranges_of(prepared, (IMAGES,)) if row.calibrated else {}
     onnx.save(row.apply(prepared, row.nodes(prepared), found), tmp_path / "float.onnx")
     with torch.no_grad():
         exact = convolutional()(IMAGES)

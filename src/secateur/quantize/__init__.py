@@ -24,7 +24,7 @@ from secateur.graph.coupling import couple
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
 from secateur.progress import phase
-from secateur.quantize import integers
+from secateur.quantize.integers import ranges_of
 from secateur.quantize.kept_float import Choice, by_loss, choose
 from secateur.quantize.measure import Judge, Labelled, judge, stages
 from secateur.quantize.result import Quantized
@@ -207,7 +207,7 @@ def _quantized(
     ranges = {}
     if scheme.calibrated:
         with phase("taking the ranges of values", progress):
-            ranges = integers.ranges(prepared, inputs.samples.inputs)
+            ranges = ranges_of(prepared, inputs.samples.inputs)
     with phase("quantising", progress):
         choice = _chosen(scheme, name, prepared, ranges, judged_by, inputs.samples, least, progress)
     models["quantised"] = choice.proto

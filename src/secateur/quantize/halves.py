@@ -46,7 +46,7 @@ def _weights(proto: Proto) -> dict[str, Proto]:
     return {t.name: t for t in proto.graph.initializer if t.data_type == _FLOAT and prod(t.dims) >= _LEAST}
 
 
-def weights_in(proto: Proto, kept_float: Collection[str], kind: int) -> Proto:
+def weights_in_half(proto: Proto, kept_float: Collection[str], kind: int) -> Proto:
     """The model with weights of type `kind`, which onnxruntime converts to float32 once, on loading.
 
     A weight that a node in `kept_float` reads stays as it is.

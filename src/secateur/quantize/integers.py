@@ -35,12 +35,12 @@ FOLLOWING = (
 _SEVEN_BITS = True
 
 
-def nodes(proto: Proto) -> list[str]:
+def int8_nodes(proto: Proto) -> list[str]:
     """Names of the nodes that can be quantised."""
     return [n.name for n in proto.graph.node if n.op_type in COMPUTING and not n.domain]
 
 
-def ranges(proto: Proto, inputs: Sequence[Tensor]) -> dict[str, tuple[float, float]]:
+def ranges_of(proto: Proto, inputs: Sequence[Tensor]) -> dict[str, tuple[float, float]]:
     """The smallest and the largest value of every tensor of the graph, over all inputs (n, …).
 
     Cost: one forward pass of the inputs, in batches.
@@ -87,7 +87,7 @@ class _Reader:
         return self._rows
 
 
-def quantized(proto: Proto, kept_float: Collection[str], found: Ranges) -> Proto:
+def int8(proto: Proto, kept_float: Collection[str], found: Ranges) -> Proto:
     """The model with the nodes in 8 bits, but for those in `kept_float`.
 
     Weights are signed and have a scale for each output channel; values are unsigned.

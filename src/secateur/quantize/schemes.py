@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from secateur.errors import InputError
-from secateur.quantize import halves, integers, weights
+from secateur.quantize.halves import BFLOAT16, FLOAT16, all_nodes, float16, reading_weights, weights_in_half
+from secateur.quantize.integers import Ranges, int8, int8_nodes
 from secateur.quantize.prepare import named, optimised, products
+from secateur.quantize.weights import matrix_nodes, weights_in_bits
 
 Proto = Any
-Ranges = integers.Ranges
 
 
 @dataclass(frozen=True)
@@ -35,33 +36,31 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
-    "int8": Scheme(
-        "weights and values in 8 bits", optimised, integers.nodes, integers.quantized, calibrated=True
-    ),
-    "fp16": Scheme("weights and values in float16", named, halves.all_nodes, halves.float16),
+    "int8": Scheme("weights and values in 8 bits", optimised, int8_nodes, int8, calibrated=True),
+    "fp16": Scheme("weights and values in float16", named, all_nodes, float16),
     "fp16-weights": Scheme(
         "weights in float16, computed in float32",
         named,
-        halves.reading_weights,
-        lambda proto, kept, _: halves.weights_in(proto, kept, halves.FLOAT16),
+        reading_weights,
+        lambda proto, kept, _: weights_in_half(proto, kept, FLOAT16),
     ),
     "bf16-weights": Scheme(
         "weights in bfloat16, computed in float32",
         named,
-        halves.reading_weights,
-        lambda proto, kept, _: halves.weights_in(proto, kept, halves.BFLOAT16),
+        reading_weights,
+        lambda proto, kept, _: weights_in_half(proto, kept, BFLOAT16),
     ),
     "int8-weights": Scheme(
         "weights of matrix products in 8 bits",
         products,
-        weights.nodes,
-        lambda proto, kept, _: weights.quantized(proto, kept, 8),
+        matrix_nodes,
+        lambda proto, kept, _: weights_in_bits(proto, kept, 8),
     ),
     "int4-weights": Scheme(
         "weights of matrix products in 4 bits",
         products,
-        weights.nodes,
-        lambda proto, kept, _: weights.quantized(proto, kept, 4),
+        matrix_nodes,
+        lambda proto, kept, _: weights_in_bits(proto, kept, 4),
     ),
 }
 

@@ -12,20 +12,20 @@ _BLOCK = 32  # weights that share a scale
 _IN_INT8 = 4  # onnxruntime's "accuracy level": it multiplies in int8, which is the fast way
 
 
-def nodes(proto: Proto) -> list[str]:
+def matrix_nodes(proto: Proto) -> list[str]:
     """Names of the products with a constant matrix."""
     matrices = {t.name for t in proto.graph.initializer if t.data_type == 1 and len(t.dims) == 2}
     return [n.name for n in proto.graph.node if n.op_type == "MatMul" and n.input[1] in matrices]
 
 
-def quantized(proto: Proto, kept_float: Collection[str], bits: int) -> Proto:
+def weights_in_bits(proto: Proto, kept_float: Collection[str], bits: int) -> Proto:
     """The model with these products in `bits` bits, but for those in `kept_float`.
 
     Blocks of 32 weights share a scale, symmetric about zero.
     """
     copy = type(proto)()
     copy.CopyFrom(proto)
-    chosen = [name for name in nodes(copy) if name not in kept_float]
+    chosen = [name for name in matrix_nodes(copy) if name not in kept_float]
     if not chosen:
         return copy
     with quantizers():

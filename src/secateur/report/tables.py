@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.errors import few
-from secateur.report.quantization import Quantization
 
 if TYPE_CHECKING:
     import secateur
+    from secateur.report.quantization import Quantization
 
 Rows = list[tuple[str, ...]]
 
