@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 import secateur
 from command import run
-from secateur.errors import InputError, RecipeError, TargetMissedError
+from secateur.errors import InputError, RecipeError, TargetMissedError, UnsupportedOpError
+from secateur.formats.onnx.files import load_dequantised
 from secateur.quantize import quantize_again
 from secateur.quantize.integers import ranges_of
 from secateur.quantize.kept_float import by_loss, choose
@@ -330,6 +331,77 @@ def test_recipes_without_quantisation_stay_readable_by_older_versions(tmp_path: 
     assert content["schema_version"] == 2 and "quantized" not in content
 
 
+# --- quantised files as input --------------------------------------------------------------------------------
+
+
+def saved(model: nn.Module, images: Tensor, path: Path) -> Path:
+    quantize(model, images[:1], calibration=images).save(path)
+    return path
+
+
+def test_a_quantised_file_has_a_float_form(tmp_path: Path) -> None:
+    path = saved(convolutional(), IMAGES, tmp_path / "q.onnx")
+    model = load_dequantised(path)
+    ops = [node.op_type for node in model.proto.graph.node]
+    assert ops.count("Relu") == 2  # which the quantiser had left out
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(ops)
+    with torch.no_grad():
+        found, exact = model(IMAGES), convolutional()(IMAGES)
+    rounded = in_onnxruntime(path, IMAGES)
+    for other in (exact, rounded):
+        assert float((found - other).square().mean().sqrt() / exact.std()) < 0.1
+    assert [v.name for v in model.proto.graph.output] == [v.name for v in onnx.load(path).graph.output]
+
+
+def test_weights_are_those_that_the_file_stands_for(tmp_path: Path) -> None:
+    path = saved(dense(), ROWS, tmp_path / "q.onnx")
+    weights = {t.name: numpy_helper.to_array(t) for t in onnx.load(path).graph.initializer}
+    (name,) = (n.output[0] for n in onnx.load(path).graph.node if n.input[0] == "0.weight_quantized")
+    by_hand = weights["0.weight_quantized"].astype(np.float32) * weights["0.weight_scale"][:, None]
+    found = {t.name: numpy_helper.to_array(t) for t in load_dequantised(path).proto.graph.initializer}[name]
+    np.testing.assert_array_equal(found, by_hand)
+    assert abs(found - dense()[0].weight.detach().numpy()).max() <= 0.51 * weights["0.weight_scale"].max()
+
+
+def test_agreement_is_with_the_quantised_file(tmp_path: Path) -> None:
+    path = saved(dense(), ROWS, tmp_path / "q.onnx")
+    model = load_dequantised(path)
+    small = secateur.prune(model, remove=0.5, calibration=ROWS, samples=64).model
+    made = quantize(small, original=model, calibration=ROWS)
+    assert made.record.stages[0].bytes == path.stat().st_size
+
+
+def test_files_without_a_float_form_are_refused_by_the_names_of_their_nodes(tmp_path: Path) -> None:
+    by_scheme("int4-weights").save(tmp_path / "four.onnx")
+    with pytest.raises(UnsupportedOpError, match=r"is quantised: com\.microsoft\.MatMulNBits 'node_linear"):
+        load_dequantised(tmp_path / "four.onnx")
+    proto = onnx.load(saved(dense(), ROWS, tmp_path / "q.onnx"))
+    first = next(n for n in proto.graph.node if n.op_type == "QuantizeLinear")
+    proto.graph.output.append(onnx.ValueInfoProto(name=first.output[0], type=proto.graph.input[0].type))
+    proto.graph.output[-1].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    onnx.save(proto, tmp_path / "rounded.onnx")
+    with pytest.raises(
+        UnsupportedOpError, match=r"has no float form: the output '.*'; prune the floating-point"
+    ):
+        load_dequantised(tmp_path / "rounded.onnx")
+    with pytest.raises(
+        UnsupportedOpError, match=r"is quantised: QuantizeLinear '.*prune or certify the floating"
+    ):
+        secateur.load_model(tmp_path / "q.onnx")
+
+
+def test_scales_that_do_not_fit_their_weights_are_refused(tmp_path: Path) -> None:
+    proto = onnx.load(saved(dense(), ROWS, tmp_path / "q.onnx"))
+    for node in proto.graph.node:
+        if node.input[0] == "0.weight_quantized":
+            next(a for a in node.attribute if a.name == "axis").i = 1
+    onnx.save(proto, tmp_path / "bad.onnx")
+    with pytest.raises(
+        UnsupportedOpError, match=r"scales of shape \(128,\) for weights of shape \(128, 64\)"
+    ):
+        load_dequantised(tmp_path / "bad.onnx")
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
@@ -371,6 +443,20 @@ def test_the_command_quantises_a_file(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "float" in done.stdout and "quantised" in done.stdout and "wrote q.onnx" in done.stdout
     assert in_onnxruntime(folder / "q.onnx", IMAGES).shape == (40, 4)
+
+
+@pytest.mark.slow
+def test_a_quantised_file_is_pruned_and_quantised_again(folder: Path) -> None:
+    saved(convolutional(), IMAGES, folder / "first.onnx")
+    done = run(
+        folder, "prune", "first.onnx", "-o", "second.onnx", "--samples", "64", "--surrogate", "uniform"
+    )
+    assert done.returncode == 0, done.stderr
+    assert "its dequantised weights are pruned, and quantised again with int8" in done.stderr
+    assert "QuantizeLinear" in {n.op_type for n in onnx.load(folder / "second.onnx").graph.node}
+    assert (folder / "second.onnx").stat().st_size < (folder / "first.onnx").stat().st_size
+    done = run(folder, "prune", "first.onnx", "-o", "second.pt2")
+    assert done.returncode == 1 and "quantised models are written as .onnx files" in done.stderr
 
 
 @pytest.mark.slow

@@ -312,7 +312,7 @@ def prune_command(
 
     Needs no training data and no retraining. MODEL itself stays as it is.
     """
-    from secateur.cli.reading import example_from, inputs_from, model_from
+    from secateur.cli.reading import example_from, float_model_from, inputs_from
     from secateur.files import written_together
     from secateur.progress import phase
     from secateur.request import Request
@@ -354,7 +354,11 @@ def prune_command(
         "progress": True,
     }
     Request.parse(**settings)  # before a large file is read
-    loaded = model_from(model, weights)
+    loaded, was_quantized = float_model_from(model, weights)
+    if was_quantized:
+        quantize = quantize or "int8"
+        check_quantized_output(quantize, output)
+        say(f"{model} is quantised: its dequantised weights are pruned, and quantised again with {quantize}")
     example = example_from(loaded, given)
     measured = {"latency": time_it, **labelled(data, loaded, given)}
     _say_assumed(given, example)

@@ -244,8 +244,7 @@ def quantized_after(
 
 def print_quantization(record: Quantization) -> None:
     print_table(*stages_table(record))
-    for line in record.lines():
-        print_result(line)
+    print_result(record.lines()[0])  # what else there is to say was a warning
 
 
 def as_plain(record: Quantization) -> dict[str, Any]:

@@ -43,7 +43,7 @@ def replay_command(
     A quantised model is quantised again from the same ranges; if its bytes differ, the command says so.
     """
     from secateur.arguments import PATH, parsed
-    from secateur.cli.reading import check_packages, example_from, inputs_from, model_from, shape_text
+    from secateur.cli.reading import check_packages, example_from, float_model_from, inputs_from, shape_text
     from secateur.outputs import check_outputs, model_files, model_outputs
     from secateur.progress import phase
     from secateur.report.recipe import refitted_path
@@ -54,7 +54,7 @@ def replay_command(
     check_outputs(
         model_files(model, weights, recipe, refitted_path(recipe)), model_outputs(output), overwrite
     )
-    loaded = model_from(model, weights)
+    loaded, _ = float_model_from(model, weights)
     read = secateur.Recipe.load(recipe)
     shapes = example_shape or [shape_text(s.shape, s.dtype) for s in read.inputs]
     example = example_from(loaded, inputs_from(model, shapes=shapes))

@@ -18,6 +18,7 @@ from secateur.decisions import Decision, Head, decision_of
 from secateur.errors import InputError, RecipeError, SecateurError, SecateurWarning
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.files import proto_of
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import require_packages
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
@@ -197,7 +198,7 @@ def _quantized(
         plain = proto_of(model, example_inputs)
         models = {"float": plain}
         if original is not None:
-            models = {"original": proto_of(original, example_inputs), "pruned": plain}
+            models = {"original": _own_proto(original, example_inputs), "pruned": plain}
         prepared = scheme.prepare(plain)
     judged_by = judge(
         next(iter(models.values())), inputs.decision, inputs.validation.samples.inputs, inputs.labelled
@@ -229,6 +230,12 @@ def _quantized(
     if record.slower:
         warnings.warn(record.slower_told(), SecateurWarning, stacklevel=3)
     return Quantized(choice.proto, record)
+
+
+def _own_proto(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None) -> Proto:
+    """The model as ONNX; of a quantised file, whose float form it is, that file."""
+    quantised = model.quantized if isinstance(model, OnnxModel) else None
+    return proto_of(model, example_inputs) if quantised is None else quantised
 
 
 def _chosen(

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from secateur.formats.onnx.edit import drop_unread, in_order
 from secateur.quantize.packages import quantizers
-from secateur.quantize.prepare import drop_unread, in_order
 
 Proto = Any
 _FLOAT, FLOAT16, BFLOAT16 = 1, 10, 16

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 from secateur.errors import InputError
 from secateur.formats.onnx.check import serialized
+from secateur.formats.onnx.edit import drop_unread
 from secateur.formats.onnx.read import opset_of
 from secateur.graph.export import first_line
 
@@ -144,24 +144,3 @@ def _as_product(node: Proto, weight: Proto) -> tuple[Proto, list[Proto]]:
     if bias:
         parts.append(helper.make_node("Add", [product, bias], [output], name=f"{node.name}_bias"))
     return stored, parts
-
-
-def in_order(proto: Proto) -> Proto:
-    """The model itself, each node after those whose outputs it reads, as ONNX asks; quantisers append theirs
-    at the end.
-    """
-    makers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
-    nodes = list(proto.graph.node)
-    before = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
-    order = list(TopologicalSorter(before).static_order())
-    del proto.graph.node[:]
-    proto.graph.node.extend(nodes[i] for i in order)
-    return proto
-
-
-def drop_unread(proto: Proto) -> None:
-    """Remove weights that no node reads."""
-    read = {name for node in proto.graph.node for name in node.input} | {v.name for v in proto.graph.output}
-    kept = [t for t in proto.graph.initializer if t.name in read]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)

@@ -9,9 +9,10 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from secateur.errors import InputError, SecateurError
+from secateur.formats.onnx.dequantise import dequantised
 from secateur.formats.onnx.export import checked_export
 from secateur.formats.onnx.imported import OnnxModel
-from secateur.formats.onnx.read import read_proto
+from secateur.formats.onnx.read import check_ops, check_proto, read_proto
 from secateur.formats.onnx.save import save_proto
 from secateur.graph.example import ExampleInputs, at_least_two, split_inputs
 
@@ -28,6 +29,20 @@ def load_onnx(path: str | os.PathLike[str]) -> OnnxModel:
         return OnnxModel(proto)
     except SecateurError as error:
         raise type(error)(f"{path}: {error}") from error
+
+
+def load_dequantised(path: str | os.PathLike[str]) -> OnnxModel:
+    """The float model in a quantised `.onnx` file in the QDQ form; the file's model is its `quantized`.
+
+    Raises `UnsupportedOpError` naming the nodes of any other quantised file.
+    """
+    read = read_proto(path, quantized=True)
+    floating = dequantised(path, read)
+    check_ops(path, floating)
+    check_proto(path, floating)
+    model = OnnxModel(floating)
+    model.quantized = read
+    return model
 
 
 def save_onnx(path: str | os.PathLike[str], model: OnnxModel) -> None:
