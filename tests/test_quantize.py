@@ -385,7 +385,7 @@ def test_files_without_a_float_form_are_refused_by_the_names_of_their_nodes(tmp_
     ):
         load_dequantised(tmp_path / "rounded.onnx")
     with pytest.raises(
-        UnsupportedOpError, match=r"is quantised: QuantizeLinear '.*prune or certify the floating"
+        UnsupportedOpError, match=r"is quantised: DequantizeLinear '.*prune or certify the floating"
     ):
         secateur.load_model(tmp_path / "q.onnx")
 

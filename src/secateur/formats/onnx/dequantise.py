@@ -12,6 +12,7 @@ from torch import Tensor
 from secateur.errors import UnsupportedOpError, few
 from secateur.formats.onnx.constants import constants_of
 from secateur.formats.onnx.edit import drop_unread, in_order
+from secateur.formats.onnx.read import QDQ
 from secateur.formats.onnx.tensors import to_proto
 
 Proto = Any
@@ -82,12 +83,12 @@ def _refuse_others(
     """
 
     def has_float_form(node: Proto) -> bool:
-        known = set(node.input[1:]) <= constants.keys() | {""}
-        if node.op_type == "QuantizeLinear":
-            return known
-        if node.op_type == "DequantizeLinear":
-            return known and node.input[0] in quantisers.keys() | constants.keys()
-        return not set(node.input) & quantisers.keys()
+        if node.op_type not in QDQ:
+            return not set(node.input) & quantisers.keys()
+        known = set(node.input[1:]) <= constants.keys() | {""} and _types_fit(node, constants)
+        return known and (
+            node.op_type == "QuantizeLinear" or node.input[0] in quantisers.keys() | constants.keys()
+        )
 
     bad = [f"{n.op_type} {n.name!r}" for n in proto.graph.node if not has_float_form(n)]
     bad += [f"the output {v.name!r}" for v in proto.graph.output if v.name in quantisers]
@@ -98,23 +99,29 @@ def _refuse_others(
         )
 
 
+def _types_fit(node: Proto, constants: Mapping[str, Tensor]) -> bool:
+    """A scale is a floating-point number, a zero point a whole one."""
+    given = [constants[name] for name in node.input[1:] if name in constants]
+    return bool(given) and [x.is_floating_point() for x in given] == [True, False][: len(given)]
+
+
 def _values(path: str | os.PathLike[str], node: Proto, constants: Mapping[str, Tensor]) -> Tensor:
     """(stored − zero point) · scale, with a scale for all or for each channel of the axis."""
     stored, scale = constants[node.input[0]], constants[node.input[1]]
     given = len(node.input) > 2 and node.input[2]
     zero = constants[node.input[2]] if given else torch.zeros_like(scale)
     settings = {a.name: a.i for a in node.attribute}
-    axis = settings.get("axis", 1)
-    shape = [1] * stored.ndim
-    if scale.numel() > 1:
-        fits = -stored.ndim <= axis < stored.ndim and scale.shape == (stored.shape[axis],)
-        if settings.get("block_size") or not fits or zero.shape != scale.shape:
-            raise UnsupportedOpError(
-                f"{path}: {node.op_type} {node.name!r} has scales of shape {tuple(scale.shape)} for weights "
-                f"of shape {tuple(stored.shape)}, not one for each channel; prune the floating-point model "
-                "first, then quantise it"
-            )
+    axis, shape = settings.get("axis", 1), [1] * stored.ndim
+    fits = scale.numel() == 1
+    if scale.ndim and not fits and -stored.ndim <= axis < stored.ndim:
+        fits = scale.shape == (stored.shape[axis],) and not settings.get("block_size")
         shape[axis] = -1
+    if not fits or zero.numel() != scale.numel():
+        raise UnsupportedOpError(
+            f"{path}: {node.op_type} {node.name!r} has scales of shape {tuple(scale.shape)} for weights of "
+            f"shape {tuple(stored.shape)}, not one for each channel; prune the floating-point model first, then "
+            "quantise it"
+        )
     scale, zero = scale.reshape(shape), zero.reshape(shape)
     return (stored.to(scale.dtype) - zero.to(scale.dtype)) * scale
 

@@ -152,7 +152,7 @@ def check_ops(path: str | os.PathLike[str], model: Proto, quantized: bool = Fals
     if integers:
         raise QuantizedFileError(
             f"{path} is quantised: {_described(integers)}; prune or certify the floating-point model first, "
-            "then quantise it"
+            "then quantise it (`secateur quantize --data` measures what that costs)"
         )
     for is_refused, what, instead in _REFUSED:
         _refuse(path, [n for n in nodes if is_refused(n)], what, instead)
