@@ -119,8 +119,8 @@ def _values(path: str | os.PathLike[str], node: Proto, constants: Mapping[str, T
     if not fits or zero.numel() != scale.numel():
         raise UnsupportedOpError(
             f"{path}: {node.op_type} {node.name!r} has scales of shape {tuple(scale.shape)} for weights of "
-            f"shape {tuple(stored.shape)}, not one for each channel; prune the floating-point model first, then "
-            "quantise it"
+            f"shape {tuple(stored.shape)}, not one for each channel; prune the floating-point model "
+            "first, then quantise it"
         )
     scale, zero = scale.reshape(shape), zero.reshape(shape)
     return (stored.to(scale.dtype) - zero.to(scale.dtype)) * scale
