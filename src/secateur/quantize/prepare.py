@@ -55,6 +55,7 @@ def optimised(proto: Proto) -> Proto:
     import onnx
     import onnxruntime
 
+    check_float32(proto)
     proto = _newer(proto)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
