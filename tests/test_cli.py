@@ -419,7 +419,7 @@ FAILURES = {
     "no shape": (("inspect", "net:build"), 1, "--example-shape 3,32,32"),
     "onto itself": (("prune", "small.pt2", "-o", "small.pt2"), 1, "stays as it is"),
     "no folder": ((*PRUNE, "-o", "nowhere/x.pt2"), 1, "does not exist"),
-    "wrong suffix": ((*PRUNE, "-o", "x.txt"), 1, ".pt2, .onnx or .safetensors"),
+    "wrong suffix": ((*PRUNE, "-o", "x.txt"), 1, ".keras, .h5"),
     "wrong shape": (("inspect", "net:build", "--example-shape", "3,8,8"), 1, "refuses the example inputs"),
     "unknown option": (
         (*PRUNE, "-o", "x.pt2", "--method", "impact", "--option", "gamma=1"),

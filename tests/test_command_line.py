@@ -22,10 +22,12 @@ from secateur.cli.entry import COMMANDS
 from secateur.cli.evaluate import evaluate_command
 from secateur.cli.options import COMMON, OUTPUT
 from secateur.cli.prune import prune_command
+from secateur.cli.quantize import quantize_command
 from secateur.decisions import HEADS
 from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.formats.format import RUNTIMES
 from secateur.methods import METHODS
+from secateur.quantize.schemes import SCHEMES
 from secateur.request import NO_SURROGATE, RULES
 from secateur.surrogates import SURROGATES
 
@@ -106,6 +108,7 @@ def test_names_that_options_offer_are_those_of_the_library() -> None:
         (names.Norm, get_args(Norm)),
         (names.Loss, get_args(Loss)),
         (names.Runtime, RUNTIMES),
+        (names.Scheme, SCHEMES),
     ]
     for offered, real in tables:
         assert list(offered) == list(real)
@@ -115,7 +118,12 @@ def test_names_that_options_offer_are_those_of_the_library() -> None:
 
 @pytest.mark.parametrize(
     ("command", "function"),
-    [(prune_command, "prune"), (evaluate_command, "evaluate"), (certify_command, "certify")],
+    [
+        (prune_command, "prune"),
+        (evaluate_command, "evaluate"),
+        (certify_command, "certify"),
+        (quantize_command, "quantize"),
+    ],
 )
 def test_defaults_are_those_of_the_library(command: Any, function: str) -> None:
     ours = inspect.signature(command).parameters

@@ -28,6 +28,7 @@ LAYERS = {
     **dict.fromkeys(("request", "result", "outcome", "replay"), 6),
     **dict.fromkeys(("prune", "history", "validation"), 7),
     "support": 7,
+    "quantize": 7,
     "cli": 8,
 }
 FORBIDDEN = {  # part → parts that it may not import

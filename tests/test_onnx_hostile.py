@@ -548,7 +548,7 @@ OPS: dict[str, Case] = {
         kind: (
             partial(quantised, kind),
             UnsupportedOpError,
-            (f"{kind} 'q'", "prune the floating-point model first"),
+            (f"{kind} 'q'", "the floating-point model first"),
         )
         for kind in ("QuantizeLinear", "DequantizeLinear")
     },

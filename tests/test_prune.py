@@ -734,15 +734,18 @@ def test_json_of_commands_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     ("content", "text"),
     [
         (
-            changed(schema_version=3, versions={"secateur": "9.1"}),
-            r"this recipe is of version 3, which is newer than this secateur \S+ reads \(up to 2\); upgrade "
+            changed(schema_version=4, versions={"secateur": "9.1"}),
+            r"this recipe is of version 4, which is newer than this secateur \S+ reads \(up to 3\); upgrade "
             "secateur to 9.1, which wrote it, or later",
         ),
         (changed(schema_version=10**400), "newer than .* upgrade secateur to"),
-        (changed(schema_version=0), "is not a recipe of version 1 or 2: schema_version: Input should be 2"),
-        (changed(surprise=1), "is not a recipe of version 1 or 2: surprise: Extra inputs are not permitted"),
-        (changed(steps="none"), "is not a recipe of version 1 or 2: steps"),
-        (b"{", "is not a recipe of version 1 or 2: the file: Invalid JSON"),
+        (
+            changed(schema_version=0),
+            "is not a recipe of version 1 to 3: schema_version: Input should be 2 or 3",
+        ),
+        (changed(surprise=1), "is not a recipe of version 1 to 3: surprise: Extra inputs are not permitted"),
+        (changed(steps="none"), "is not a recipe of version 1 to 3: steps"),
+        (b"{", "is not a recipe of version 1 to 3: the file: Invalid JSON"),
         (b"\x80\x02", "is not a recipe of version 1"),
     ],
     ids=["newer", "much_newer", "version", "extra", "steps", "cut_off", "pickle"],

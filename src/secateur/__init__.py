@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from secateur.formats.models import load_model, save_model
     from secateur.inputs import InputSpec
     from secateur.prune import inspect, prune
+    from secateur.quantize import quantize
+    from secateur.quantize.result import Quantized
     from secateur.replay import replay
     from secateur.report.recipe import Recipe
     from secateur.report.verdict import Verdict
@@ -52,6 +54,7 @@ __all__ = [
     "InputSpec",
     "Latency",
     "NothingToPruneError",
+    "Quantized",
     "Recipe",
     "RecipeError",
     "Result",
@@ -69,6 +72,7 @@ __all__ = [
     "latency",
     "load_model",
     "prune",
+    "quantize",
     "replay",
     "save_model",
 ]
@@ -87,6 +91,8 @@ _NAMES = {
     "formats.models": "load_model save_model",
     "inputs": "InputSpec",
     "prune": "inspect prune",
+    "quantize": "quantize",
+    "quantize.result": "Quantized",
     "replay": "replay",
     "report.recipe": "Recipe",
     "report.verdict": "Verdict",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from torch import nn
 
 from secateur.explain import table
+from secateur.report.quantization import Quantization
 from secateur.report.recipe import Recipe
 from secateur.report.summary import html_table
 from secateur.report.tables import pruning_table
@@ -111,6 +112,10 @@ class Result:
         """The size of the smaller model."""
         last = self.history[-1]
         return Size(self.before.units - last.units_removed, last.parameters, last.macs)
+
+    def with_quantization(self, record: Quantization) -> Result:
+        """The same, with the record of a quantised form of the model in its recipe."""
+        return replace(self, recipe=self.recipe.with_quantization(record))
 
     def explain(self) -> str:
         """A table of all groups: units before and after, their tensors, and why a group cannot shrink."""

@@ -23,6 +23,7 @@ from secateur.cli.interrupts import Interrupted, catch_interrupts
 from secateur.cli.ops import ops_command
 from secateur.cli.printing import print_line, say
 from secateur.cli.prune import prune_command
+from secateur.cli.quantize import quantize_command
 from secateur.cli.replay import replay_command
 from secateur.errors import SecateurError, TargetMissedError
 from secateur.printable import printable
@@ -31,6 +32,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "inspect": inspect_command,
     "init": init_command,
     "prune": prune_command,
+    "quantize": quantize_command,
     "evaluate": evaluate_command,
     "certify": certify_command,
     "replay": replay_command,

@@ -19,6 +19,17 @@ Norm = StrEnum("Norm", "linf l2")
 Loss = StrEnum("Loss", "ce margin dlr")
 Runtime = StrEnum("Runtime", "torch onnxruntime")
 Bounds = StrEnum("Bounds", "linear interval")
+Scheme = StrEnum(
+    "Scheme",
+    {
+        "int8": "int8",
+        "fp16": "fp16",
+        "fp16_weights": "fp16-weights",
+        "bf16_weights": "bf16-weights",
+        "int8_weights": "int8-weights",
+        "int4_weights": "int4-weights",
+    },
+)
 
 
 def listed(names: type[StrEnum]) -> str:

@@ -12,12 +12,13 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from secateur.cli.names import Head
+from secateur.cli.names import Head, Surrogate
 from secateur.formats.registry import described, listed, suffixes_read, suffixes_written
 
 COMMON = "Common options"
 INPUTS = "Inputs of the model (or in net.yaml, a file next to net.onnx)"
 OUTPUT = "Output and other options"
+FIDELITY = "Fidelity (how closely the smaller model follows the original)"
 
 # Parts of help texts.
 MODEL_FILE = f"a file that ends in {listed(suffixes_read())}, or package.module:function"
@@ -126,6 +127,40 @@ HeadOption = Annotated[
     ),
 ]
 
+# --- fidelity -----------------------------------------------------------------------------------------------
+
+SurrogateOption = Annotated[
+    Surrogate,
+    Option(
+        metavar="NAME",
+        rich_help_panel=FIDELITY,
+        help="Kind of inputs to generate from the model, in place of data. auto: chosen by how the model "
+        "responds. shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: "
+        "optimised for the model. bn_moments: noise with the statistics of batch norm. No effect with "
+        "--calibration.",
+    ),
+]
+Calibration = Annotated[
+    Path | None,
+    Option(
+        metavar="PATH",
+        rich_help_panel=FIDELITY,
+        help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy "
+        "file, or an .npz file with the array images (uint8, or floats in the range of --input-bounds). They "
+        "usually keep more accuracy. A third of them is held out for the budgets and the verdict.",
+    ),
+]
+Memory = Annotated[
+    str | None,
+    Option(
+        metavar="SIZE",
+        rich_help_panel=FIDELITY,
+        help="Memory that the run may take beside the model, e.g. 2GiB. Values that do not fit go to a "
+        "scratch "
+        "file or are computed again. Default: a quarter of the free memory, at least 1GiB.",
+    ),
+]
+
 # --- output and other ---------------------------------------------------------------------------------------
 
 AsJson = Annotated[
@@ -135,6 +170,14 @@ AsJson = Annotated[
         rich_help_panel=OUTPUT,
         help="Print the result as JSON instead of a table; numbers that are not finite are the texts "
         "Infinity, -Infinity and NaN.",
+    ),
+]
+TimeIt = Annotated[
+    bool,
+    Option(
+        "--latency/--no-latency",
+        rich_help_panel=OUTPUT,
+        help="Measure the time for one sample before and after, and say so if it did not fall.",
     ),
 ]
 Overwrite = Annotated[

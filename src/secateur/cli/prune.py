@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,16 +12,19 @@ from typer import Exit, Option
 import secateur
 from secateur.amounts import amount, as_share
 from secateur.cli.exit_codes import TARGET_MISSED
-from secateur.cli.names import Allocation, Head, Method, Surrogate
+from secateur.cli.names import Allocation, Head, Method, Scheme, Surrogate
 from secateur.cli.options import (
     COMMON,
+    FIDELITY,
     OUTPUT,
     AsJson,
+    Calibration,
     Debug,
     Device,
     HeadOption,
     InputBounds,
     Mean,
+    Memory,
     Model,
     ModelOutput,
     Normalize,
@@ -28,9 +32,20 @@ from secateur.cli.options import (
     Seed,
     Shapes,
     Std,
+    SurrogateOption,
+    TimeIt,
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table, say
+from secateur.cli.quantize import (
+    SCHEMES,
+    Data,
+    as_plain,
+    check_quantized_output,
+    labelled,
+    print_quantization,
+    quantized_after,
+)
 from secateur.errors import InputError, SecateurError
 from secateur.formats.registry import by_suffix
 from secateur.report.tables import next_steps, pruning_table
@@ -39,9 +54,9 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
+    from secateur.inputs import InputSpec
     from secateur.plan import Rounding
 
-FIDELITY = "Fidelity (how closely the smaller model follows the original)"
 BUDGETS = "Budgets (pruning stops before it exceeds one, with exit code 3)"
 
 # --- common -------------------------------------------------------------------------------------------------
@@ -99,29 +114,20 @@ RoundTo = Annotated[
     ),
 ]
 
+QuantizeOption = Annotated[
+    str | None,
+    Option(
+        "--quantize",
+        metavar="SCHEME",
+        autocompletion=lambda: [*Scheme],
+        rich_help_panel=COMMON,
+        help=f"Quantise the smaller model as well; -o must then end in .onnx. {SCHEMES} With "
+        "--min-agreement, nodes that lose most stay in float until the quantised model keeps it, too.",
+    ),
+]
+
 # --- fidelity -----------------------------------------------------------------------------------------------
 
-SurrogateOption = Annotated[
-    Surrogate,
-    Option(
-        metavar="NAME",
-        rich_help_panel=FIDELITY,
-        help="Kind of inputs to generate from the model, in place of data. auto: chosen by how the model "
-        "responds. shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: "
-        "optimised for the model. bn_moments: noise with the statistics of batch norm. No effect with "
-        "--calibration.",
-    ),
-]
-Calibration = Annotated[
-    Path | None,
-    Option(
-        metavar="PATH",
-        rich_help_panel=FIDELITY,
-        help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy "
-        "file, or an .npz file with the array images (uint8, or floats in the range of --input-bounds). They "
-        "usually keep more accuracy. A third of them is held out for the budgets and the verdict.",
-    ),
-]
 Samples = Annotated[
     int,
     Option(
@@ -129,16 +135,6 @@ Samples = Annotated[
         rich_help_panel=FIDELITY,
         help="How many generated inputs, or inputs of --calibration, to use; fewer if they do not fit into "
         "memory. Fewer are faster and less accurate.",
-    ),
-]
-Memory = Annotated[
-    str | None,
-    Option(
-        metavar="SIZE",
-        rich_help_panel=FIDELITY,
-        help="Memory that the run may take beside the model, e.g. 2GiB. Values that do not fit go to a "
-        "scratch "
-        "file or are computed again. Default: a quarter of the free memory, at least 1GiB.",
     ),
 ]
 Budget = Annotated[
@@ -264,14 +260,6 @@ RecipeFile = Annotated[
         "Default: small.recipe.json for -o small.onnx.",
     ),
 ]
-TimeIt = Annotated[
-    bool,
-    Option(
-        "--latency/--no-latency",
-        rich_help_panel=OUTPUT,
-        help="Measure the time for one sample before and after, and say so if it did not fall.",
-    ),
-]
 
 
 def prune_command(
@@ -282,6 +270,8 @@ def prune_command(
     faster: Faster = None,
     method: MethodOption = Method.reconstruct.value,
     ignore: Ignore = None,
+    quantize: QuantizeOption = None,
+    data: Data = None,
     round_to: RoundTo = "auto",
     weights: Weights = None,
     # inputs of the model
@@ -322,13 +312,13 @@ def prune_command(
 
     Needs no training data and no retraining. MODEL itself stays as it is.
     """
-    from secateur.cli.reading import example_from, inputs_from, model_from
+    from secateur.cli.reading import example_from, float_model_from, inputs_from
     from secateur.files import written_together
-    from secateur.graph.example import tensors_in
     from secateur.progress import phase
     from secateur.request import Request
 
-    recipe = _checked_recipe(model, weights, calibration, output, recipe, overwrite)
+    _check_quantize(quantize, data, output)
+    recipe = _checked_recipe(model, weights, (calibration, data), output, recipe, overwrite)
     given = inputs_from(model, input_bounds, mean, std, normalize, example_shape)
     budgets = {
         "agreement": _least_agreement(max_loss, min_agreement),
@@ -364,25 +354,53 @@ def prune_command(
         "progress": True,
     }
     Request.parse(**settings)  # before a large file is read
-    loaded = model_from(model, weights)
+    loaded, was_quantized = float_model_from(model, weights)
+    if was_quantized:
+        quantize = quantize or "int8"
+        check_quantized_output(quantize, output)
+        say(f"{model} is quantised: its dequantised weights are pruned, and quantised again with {quantize}")
     example = example_from(loaded, given)
-    if not given.declared and any(x.is_floating_point() for x in tensors_in(example)):
-        low, high = given.input_bounds
-        say(
-            f"inputs are taken to lie between {low:g} and {high:g}, not normalised (--input-bounds, "
-            "--normalize)"
-        )
+    measured = {"latency": time_it, **labelled(data, loaded, given)}
+    _say_assumed(given, example)
     result = secateur.prune(loaded, example, **settings)
+    quantized = None
+    if quantize is not None:
+        quantized = quantized_after(result, loaded, example, quantize, settings, measured)
+        result = result.with_quantization(quantized.record)
     with phase(f"writing {output}", True), written_together():
-        secateur.save_model(output, result.model, example)
+        _save_model(output, result, quantized, example)
         result.recipe.save(recipe)
-    timed = _timed(loaded, result, output, example) if time_it else None
+    timed = _timed(loaded, result, output, example) if time_it and quantize is None else None
     inputs = options_for(
         ("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize)
     )
     _print(result, model, output, recipe, timed, inputs, as_json)
     if result.stopped:
         raise Exit(TARGET_MISSED)
+
+
+def _say_assumed(given: InputSpec, example: tuple[Any, ...] | dict[str, Any]) -> None:
+    """On stderr: what is assumed of inputs that nobody described."""
+    from secateur.graph.example import tensors_in
+
+    if not given.declared and any(x.is_floating_point() for x in tensors_in(example)):
+        low, high = given.input_bounds
+        say(
+            f"inputs are taken to lie between {low:g} and {high:g}, not normalised (--input-bounds, "
+            "--normalize)"
+        )
+
+
+def _save_model(
+    output: Path,
+    result: secateur.Result,
+    quantized: secateur.Quantized | None,
+    example: tuple[Any, ...] | dict[str, Any],
+) -> None:
+    if quantized is None:
+        secateur.save_model(output, result.model, example)
+    else:
+        quantized.save(output)
 
 
 def options_for(*given: tuple[str, str | None]) -> str:
@@ -393,7 +411,7 @@ def options_for(*given: tuple[str, str | None]) -> str:
 def _checked_recipe(
     model: str,
     weights: Path | None,
-    calibration: Path | None,
+    data: Sequence[Path | None],
     output: Path,
     recipe: Path | None,
     overwrite: bool,
@@ -412,8 +430,15 @@ def _checked_recipe(
         outputs.Output("--recipe", recipe, outputs.RECIPE),
         outputs.Output("--recipe", refitted_path(recipe), outputs.SOLVED),
     ]
-    outputs.check_outputs(outputs.model_files(model, weights, calibration), writes, overwrite)
+    outputs.check_outputs(outputs.model_files(model, weights, *data), writes, overwrite)
     return recipe
+
+
+def _check_quantize(scheme: str | None, data: Path | None, output: Path) -> None:
+    if scheme is not None:
+        check_quantized_output(scheme, output)
+    elif data is not None:
+        raise InputError("--data goes with --quantize; `secateur evaluate` measures a pruned model on data")
 
 
 def _fewer_macs(faster: str, remove: str | None) -> str:
@@ -518,14 +543,18 @@ def _print(
         return
     from secateur.report.recipe import refitted_path
 
-    print_table(*pruning_table(result, timed, _sizes(model, output)))
+    quantized = result.recipe.quantized
+    print_table(*pruning_table(result, timed, None if quantized else _sizes(model, output)))
+    if quantized is not None:
+        print_quantization(quantized)
     seconds = result.history[-1].seconds
     solved = f", {refitted_path(recipe)}" if result.recipe.tensors else ""
     print_result(f"wrote {output}, {recipe}{solved} ({result.recipe.request.method}, {seconds:.1f} s)")
     if result.latency is not None:
         print_result(f"latency: {result.latency.told()}")
     if result.verdict is not None:
-        for line in (*result.verdict.lines(), *next_steps(result.verdict, model, output, inputs)):
+        steps = [] if quantized else next_steps(result.verdict, model, output, inputs)
+        for line in (*result.verdict.lines(), *steps):
             print_result(line)
 
 
@@ -560,5 +589,6 @@ def _as_json(
         "latency_runtime": None if timed is None else timed.runtime,
         "seconds": after.seconds,
         "class": type(result.model).__name__,
+        "quantized": None if result.recipe.quantized is None else as_plain(result.recipe.quantized),
         "verdict": None if result.verdict is None else result.verdict.model_dump(mode="json"),
     }

@@ -19,6 +19,7 @@ from secateur.data import load_data
 from secateur.errors import InputError
 from secateur.formats.kinds import kind_of
 from secateur.formats.models import load_model
+from secateur.formats.onnx.read import QuantizedFileError
 from secateur.formats.registry import by_suffix
 from secateur.graph.example import tensors_in
 from secateur.graph.imported import Imported
@@ -39,6 +40,16 @@ def model_from(source: str, weights: Path | None = None) -> nn.Module | Exported
     if ":" in source and not os.path.exists(source):
         sys.path.insert(0, "")
     return load_model(source, weights)
+
+
+def float_model_from(source: str, weights: Path | None = None) -> tuple[nn.Module | ExportedProgram, bool]:
+    """The model that `source` names, and whether it is the float form of a quantised file."""
+    try:
+        return model_from(source, weights), False
+    except QuantizedFileError:
+        from secateur.formats.onnx.files import load_dequantised
+
+        return load_dequantised(source), True
 
 
 def inputs_from(

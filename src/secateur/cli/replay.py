@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument
 
 import secateur
 from secateur.cli.options import Debug, Model, ModelOutput, Overwrite, Shapes, Weights
-from secateur.cli.printing import print_result
+from secateur.cli.printing import print_result, say
+from secateur.cli.quantize import check_quantized_output
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from secateur.graph.example import ExampleInputs
+    from secateur.report.quantization import Quantization
 
 RecipeFile = Annotated[
     Path,
@@ -33,9 +40,10 @@ def replay_command(
     """Rebuild a pruned model from the original model and its recipe.
 
     Nothing is chosen anew: the result equals the pruned model bit for bit, or the command fails and says why.
+    A quantised model is quantised again from the same ranges; if its bytes differ, the command says so.
     """
     from secateur.arguments import PATH, parsed
-    from secateur.cli.reading import check_packages, example_from, inputs_from, model_from, shape_text
+    from secateur.cli.reading import check_packages, example_from, float_model_from, inputs_from, shape_text
     from secateur.outputs import check_outputs, model_files, model_outputs
     from secateur.progress import phase
     from secateur.report.recipe import refitted_path
@@ -46,10 +54,29 @@ def replay_command(
     check_outputs(
         model_files(model, weights, recipe, refitted_path(recipe)), model_outputs(output), overwrite
     )
-    loaded = model_from(model, weights)
+    loaded, _ = float_model_from(model, weights)
     read = secateur.Recipe.load(recipe)
     shapes = example_shape or [shape_text(s.shape, s.dtype) for s in read.inputs]
     example = example_from(loaded, inputs_from(model, shapes=shapes))
+    if read.quantized is not None:
+        check_quantized_output(read.quantized.scheme, output)
     with phase("replaying the recipe", True):
-        secateur.save_model(output, secateur.replay(loaded, read, example), example)
+        model_again = secateur.replay(loaded, read, example)
+        if read.quantized is None:
+            secateur.save_model(output, model_again, example)
+        else:
+            _save_quantized(output, model_again, read.quantized, example)
     print_result(f"wrote {output}")
+
+
+def _save_quantized(output: Path, model: nn.Module, record: Quantization, example: ExampleInputs) -> None:
+    """Quantise the replayed float model as the recipe says, and tell whether the bytes are the same."""
+    from secateur.quantize import quantize_again, runtime
+
+    made = quantize_again(model, record, example)
+    if made.record.digest != record.digest:
+        say(
+            f"the float model is the same bit for bit; the quantised file was made anew by {runtime()} and "
+            f"differs from that of {record.runtime}. Its agreement was not measured again"
+        )
+    made.save(output)

@@ -23,12 +23,14 @@ from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.graph import Graph
 from secateur.graph.node import kind
 from secateur.report.newer import why_newer
+from secateur.report.quantization import Quantization
 from secateur.report.record import Plain, Record
 from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
 from secateur.strict_json import dumps, read, written
 
-SCHEMA: Final = 2
+PLAIN: Final = 2  # the version of recipes without quantisation, which older versions of secateur read
+SCHEMA: Final = 3
 _MOST = 2**31  # numbers in an input, units in a group
 _SHA256 = r"^[0-9a-f]{64}$"
 _DTYPES = {str(kind).removeprefix("torch.") for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
@@ -135,6 +137,8 @@ class Recipe(Record):
         steps: The edits of each step, and the size of the model after it.
         groups: The units that each group keeps.
         verdict: The verdict on the result.
+        quantized: For a quantised model: how it was made and what was measured; `result` and the verdict are
+            about the float model.
         result: SHA-256 of the smaller model's tensors, which `replay` must produce.
         files: SHA-256 of the files that were written with the recipe, by their paths relative to it.
         solved: SHA-256 of `tensors`; empty if there are none.
@@ -153,7 +157,7 @@ class Recipe(Record):
         (True, 'saliency')
     """
 
-    schema_version: Literal[2] = SCHEMA
+    schema_version: Literal[2, 3] = PLAIN
     versions: dict[str, str]
     model: Fingerprint
     inputs: tuple[InputSpec, ...]
@@ -166,6 +170,7 @@ class Recipe(Record):
     verdict: Verdict | None = None
     # for a target in latency: what was measured, and the table of the plan
     latency: LatencyRecord | None = None
+    quantized: Quantization | None = None
     result: str = Field(pattern=_SHA256)
     files: dict[str, str] = Field(default_factory=dict)
     solved: str = ""
@@ -182,7 +187,11 @@ class Recipe(Record):
         moved = dict(request) if isinstance(request, dict) else {}
         used = {name: moved[name] for name in UsedInputs.model_fields if name in moved}
         kept = {name: value for name, value in moved.items() if name in RecordedRequest.model_fields}
-        return {**content, "schema_version": 2, "request": kept, "used": used}
+        return {**content, "schema_version": PLAIN, "request": kept, "used": used}
+
+    def with_quantization(self, record: Quantization) -> Recipe:
+        """The same recipe for a quantised form of the smaller model."""
+        return self.model_copy(update={"schema_version": SCHEMA, "quantized": record})
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the recipe as JSON, and the refitted weights to `<name>.solved.safetensors` next to it.
@@ -198,7 +207,8 @@ class Recipe(Record):
 
     def sealed(self) -> bytes:
         """The recipe as JSON, with a digest of its content."""
-        content = written(self.model_dump(mode="json"))
+        left_out = {"quantized"} if self.quantized is None else set()
+        content = written(self.model_dump(mode="json", exclude=left_out))
         return (dumps({**content, "seal": seal_of(content)}) + "\n").encode()
 
     @staticmethod
@@ -219,7 +229,7 @@ class Recipe(Record):
                 raise RecipeError(f"{path}: this recipe {newer}") from error
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "the file"
-            raise RecipeError(f"{path} is not a recipe of version 1 or 2: {where}: {first['msg']}") from error
+            raise RecipeError(f"{path} is not a recipe of version 1 to 3: {where}: {first['msg']}") from error
         if recipe.seal != seal_of(from_json(data)):
             raise RecipeError(
                 f"{path} was changed after it was written; a recipe is evidence. Prune the model again"

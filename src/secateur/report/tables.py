@@ -9,6 +9,7 @@ from secateur.errors import few
 
 if TYPE_CHECKING:
     import secateur
+    from secateur.report.quantization import Quantization
 
 Rows = list[tuple[str, ...]]
 
@@ -34,6 +35,22 @@ def pruning_table(
         label, less = f"ms for one sample ({timed.runtime})", f"{1 - timed.after / timed.before:.1%}"
         rows.append((label, f"{timed.before:.3g}", f"{timed.after:.3g}", less))
     return ("", "before", "after", "removed"), rows
+
+
+def stages_table(found: Quantization) -> tuple[tuple[str, ...], Rows]:
+    """What was measured of the original, the pruned and the quantised model; columns without figures are
+    left out.
+    """
+    first, *_ = found.stages
+    columns = {
+        "": [stage.name for stage in found.stages],
+        "file, kB": [f"{stage.bytes / 1000:,.0f}" for stage in found.stages],
+        "ms for one sample (onnxruntime)": ["" if s.ms is None else f"{s.ms:.3g}" for s in found.stages],
+        f"agreement with {first.name}": [_percent(stage.agreement) for stage in found.stages],
+        "accuracy": [_percent(stage.accuracy) for stage in found.stages],
+    }
+    shown = {name: cells for name, cells in columns.items() if any(cells)}
+    return tuple(shown), list(zip(*shown.values(), strict=True))
 
 
 _FIRST = {  # advice of a verdict → what to do

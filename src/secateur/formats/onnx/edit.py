@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from graphlib import TopologicalSorter
 from typing import Any
 
 from torch import Tensor
@@ -49,3 +50,24 @@ def set_attribute(node: Proto, name: str, value: Any) -> None:
     kept = [a for a in node.attribute if a.name != name]
     del node.attribute[:]
     node.attribute.extend(kept if value is None else [*kept, onnx.helper.make_attribute(name, value)])
+
+
+def in_order(proto: Proto) -> Proto:
+    """The model itself, each node after those whose outputs it reads, as ONNX asks; quantisers append theirs
+    at the end.
+    """
+    makers = {name: i for i, node in enumerate(proto.graph.node) for name in node.output if name}
+    nodes = list(proto.graph.node)
+    before = {i: [makers[n] for n in node.input if n in makers] for i, node in enumerate(nodes)}
+    order = list(TopologicalSorter(before).static_order())
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes[i] for i in order)
+    return proto
+
+
+def drop_unread(proto: Proto) -> None:
+    """Remove weights that no node reads."""
+    read = {name for node in proto.graph.node for name in node.input} | {v.name for v in proto.graph.output}
+    kept = [t for t in proto.graph.initializer if t.name in read]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)

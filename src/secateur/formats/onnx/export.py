@@ -1,8 +1,7 @@
-"""Models of torch as ONNX files, by torch's own exporter."""
+"""Models of torch as ONNX protobufs, by torch's own exporter."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from secateur.errors import InputError, VerificationError
 from secateur.formats.onnx.check import close, distance_told, session
 from secateur.formats.onnx.draws import random_like
 from secateur.formats.onnx.read import require_packages
-from secateur.formats.onnx.save import save_proto
 from secateur.formats.onnx.tensors import to_proto
 from secateur.graph.example import tensors_in
 from secateur.graph.export import as_module, export_program, first_line, quiet_export
@@ -55,15 +53,10 @@ def _reason(error: BaseException) -> str:
     return first_line(error)
 
 
-def export_onnx(
-    path: str | os.PathLike[str],
-    model: nn.Module | ExportedProgram,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a model of torch to the `.onnx` file at `path`, with a batch of any size.
-
-    The file is compared with the model in onnxruntime first.
+def checked_export(
+    model: nn.Module | ExportedProgram, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> Proto:
+    """A model of torch as an ONNX protobuf with a batch of any size, compared with it in onnxruntime.
 
     Keyword arguments are inputs of their names; arguments that are no tensors are constants of the graph.
     Raises `InputError` where torch has no way to write it, `VerificationError` where onnxruntime computes
@@ -75,7 +68,7 @@ def export_onnx(
     names = [*_numbered(len(tensors_in(args))), *_keyed(named)]
     proto = exported(program, input_names=names)
     _check(proto, module, args, named, names)
-    save_proto(path, proto)
+    return proto
 
 
 def _numbered(count: int) -> list[str]:

@@ -22,6 +22,7 @@ class OnnxModel(OnnxGraph, Shrinks):
     def __init__(self, proto: Any) -> None:
         super().__init__(proto)
         self.checked = False
+        self.quantized: Any = None  # the file's own model, where this is the float form of a quantised one
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Once: that torch and onnxruntime agree on the model. Raises `VerificationError` (see `check`)."""

@@ -39,10 +39,15 @@ def require_packages(*names: str) -> None:
         raise InputError(f"ONNX models need packages that are not installed: pip install {' '.join(missing)}")
 
 
-def read_proto(path: str | os.PathLike[str]) -> Proto:
+class QuantizedFileError(UnsupportedOpError):
+    """The file holds a quantised model."""
+
+
+def read_proto(path: str | os.PathLike[str], *, quantized: bool = False) -> Proto:
     """The model in the file at `path`, with its weights and with functions inlined.
 
-    Raises `InputError` where it cannot be used.
+    Raises `InputError` where it cannot be used, `QuantizedFileError` for a quantised model, but with
+    `quantized` not for one in the QDQ form.
 
     Weights in files beside it are read only from the model's own folder, and only where sizes agree.
     """
@@ -64,10 +69,12 @@ def read_proto(path: str | os.PathLike[str]) -> Proto:
         raise InputError(f"{path} is not an ONNX model, or is cut short: {error}") from error
     check_text(path, model)
     _leave_open(model)
-    check_ops(path, model)
+    check_ops(path, model, quantized)
     _check_functions(path, model)
     _load_external(path, model, file.parent)
     check_proto(path, model)
+    if quantized:
+        return model
     return _without_branches(path, _inlined(path, model) if model.functions else model)
 
 
@@ -129,8 +136,10 @@ def _decodes(text: bytes) -> bool:
     return True
 
 
-def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
-    """Only what the importer can know the meaning of: no subgraphs, no other domains, no quantised ops."""
+def check_ops(path: str | os.PathLike[str], model: Proto, quantized: bool = False) -> None:
+    """Only what the importer can know the meaning of: no subgraphs, no other domains, no quantised ops (with
+    `quantized`, those of the QDQ form alone).
+    """
     if not model.graph.node:
         raise InputError(f"{path} is not an ONNX model: it has no graph of ops")
     opset = opset_of(model)
@@ -139,6 +148,12 @@ def check_ops(path: str | os.PathLike[str], model: Proto) -> None:
         raise InputError(f"{path} uses {said}; convert it to one of {OLDEST} to {NEWEST}")
     functions = {_key(f) for f in model.functions}
     nodes = [n for n in _nodes(model) if _call(n) not in functions]
+    integers = [n for n in nodes if _is_quantized(n) and not (quantized and n.op_type in QDQ)]
+    if integers:
+        raise QuantizedFileError(
+            f"{path} is quantised: {_described(integers)}; prune or certify the floating-point model first, "
+            "then quantise it (`secateur quantize --data` measures what that costs)"
+        )
     for is_refused, what, instead in _REFUSED:
         _refuse(path, [n for n in nodes if is_refused(n)], what, instead)
 
@@ -169,13 +184,15 @@ _QUANTIZED = re.compile(
 )
 
 
+QDQ = ("QuantizeLinear", "DequantizeLinear")  # beside ops that are those of a float model
+
+
 def _is_quantized(node: Proto) -> bool:
     return node.domain in (*OWN_DOMAINS, *_RUN_ALONE) and _QUANTIZED.match(node.op_type) is not None
 
 
 # Whether a node is refused, what the file then does, and what to do instead.
 _REFUSED: tuple[tuple[Callable[[Proto], bool], str, str], ...] = (
-    (_is_quantized, "is quantised", "prune the floating-point model first, then quantise it"),
     (
         lambda n: n.domain in _ONE_PROCESSOR,
         "holds ops that onnxruntime has made for one processor",
