@@ -302,9 +302,8 @@ def test_certify_the_whole_box_by_intervals(folder: Path) -> None:
 
 def test_a_certified_guard_keeps_the_last_good_step(folder: Path) -> None:
     budgets = ("--max-certified-drift", "0.01", "--eps", "0.001", "--samples", "32")
-    done = run(
-        folder, *PRUNE, "--remove", "0.9", "--calibration", "data.npz", *budgets, "-o", "proved.pt2", "--json"
-    )
+    own = ("--calibration", "data.npz", "--surrogate", "none")
+    done = run(folder, *PRUNE, "--remove", "0.9", *own, *budgets, "-o", "proved.pt2", "--json")
     assert done.returncode == 3, done.stderr
     assert "certified drift rose" in json.loads(done.stdout)["stopped"] and (folder / "proved.pt2").is_file()
 
@@ -496,7 +495,7 @@ def test_own_inputs_and_global_allocation(folder: Path) -> None:
     assert after <= 0.6 * before
     recipe = json.loads((folder / "own.recipe.json").read_text())
     assert recipe["request"]["allocation"] == "global"
-    assert recipe["used"]["calibration"] and recipe["used"]["surrogate"] == ""
+    assert recipe["used"]["calibration"] and recipe["used"]["own"] and recipe["used"]["surrogate"] == "auto"
 
 
 def test_interrupt_leaves_no_file(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_folder_of_photographs_judges(folder: Path) -> None:
     assert verdict["basis"] == "inputs kept apart" and verdict["inputs"] == 20
     recipe = json.loads((folder / "small.recipe.json").read_text())
     assert recipe["verdict"] == verdict and recipe["request"]["mean"] == [0.485, 0.456, 0.406]
-    assert recipe["used"]["samples"] == 40 and recipe["used"]["judged_on"] == 20
+    assert recipe["used"]["own"] == 40 and recipe["used"]["judged_on"] == 20
     models = ("small.pt2", "--original", "net.pt2")
     done = run(folder, "evaluate", *models, "--data", "test.npz", "--normalize", "imagenet", "--json")
     low, high = verdict["interval"]

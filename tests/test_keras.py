@@ -473,6 +473,16 @@ def test_the_same_units_as_from_torch(tmp_path: Path) -> None:
     agrees_with_torch(net, tmp_path, x, labels)
 
 
+def test_a_recurrent_layer_that_aten_lacks_goes_through_pt2(tmp_path: Path) -> None:
+    """A GRU whose reset gate acts before the product is an op of our own, which `.pt2` files may name."""
+    layers = keras.layers
+    parts = [layers.Input((5, 3)), layers.GRU(4, reset_after=False), layers.Dense(8, "relu"), layers.Dense(2)]
+    keras.Sequential(parts).save(tmp_path / "gru.keras")
+    model, x = secateur.load_model(tmp_path / "gru.keras"), torch.rand(3, 5, 3)
+    secateur.save_model(tmp_path / "gru.pt2", model, x[:2])
+    torch.testing.assert_close(secateur.load_model(tmp_path / "gru.pt2").module()(x), model(x))
+
+
 @pytest.mark.slow
 def test_the_same_units_on_a_trained_network(tmp_path: Path) -> None:
     shared = Path(os.environ.get("SECATEUR_SHARED", Path(__file__).parents[1] / ".." / "shared")).resolve()

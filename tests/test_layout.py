@@ -22,7 +22,9 @@ LAYERS = {
     **dict.fromkeys(("graph", "decisions"), 1),
     **dict.fromkeys(("bounds", "surrogates", "inputs", "data"), 2),
     **dict.fromkeys(("reconstruct", "compensate", "surgery", "cost", "channels", "rounded", "quantities"), 3),
-    **dict.fromkeys(("samples", "guard", "fidelity", "verdict", "normalisation", "outputs", "pace"), 3),
+    **dict.fromkeys(
+        ("samples", "blending", "guard", "fidelity", "verdict", "normalisation", "outputs", "pace"), 3
+    ),
     **dict.fromkeys(("plan", "run", "certify", "timing"), 4),
     "methods": 5,
     **dict.fromkeys(("request", "result", "outcome", "replay"), 6),

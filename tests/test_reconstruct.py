@@ -341,7 +341,8 @@ def test_means_of_the_outputs_are_kept(name: str) -> None:
     (example,) = architecture.example()
     x = torch.randn(256, *example.shape[1:], generator=drawn(3))
     model = architecture.build()
-    small = secateur.prune(model, example, remove=0.3, calibration=x, input_bounds=NORMAL).model
+    own: dict[str, Any] = {"calibration": x, "surrogate": "none", "input_bounds": NORMAL}
+    small = secateur.prune(model, example, remove=0.3, **own).model
     solved_on = list(split(Samples((x,)), seed=0)[0].inputs)
     before, after = (outputs(m, solved_on)[0] for m in (model, small))
     torch.testing.assert_close(before.mean(0), after.mean(0), rtol=1e-3, atol=1e-3)

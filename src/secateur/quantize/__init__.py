@@ -33,7 +33,7 @@ from secateur.quantize.run import outputs_of
 from secateur.quantize.schemes import Scheme, scheme_named
 from secateur.report.quantization import Quantization
 from secateur.report.recipe import UsedInputs
-from secateur.request import Request
+from secateur.request import NO_SURROGATE, Request
 from secateur.samples import Calibration, Surrogate, own
 from secateur.torch_state import reproducible
 from secateur.types import Samples
@@ -112,6 +112,8 @@ def quantize(
     """
     chosen = scheme_named(scheme)
     least = parsed("min_agreement", min_agreement, _SHARE)
+    if calibration is not None:
+        surrogate = NO_SURROGATE  # ranges of values are those of the user's own inputs
     request = Request.parse(
         input_bounds=input_bounds, mean=mean, std=std, normalize=normalize, surrogate=surrogate,
         calibration=calibration, samples=samples, memory=memory, head=head, seed=seed, device=device,

@@ -21,6 +21,14 @@ class Quantized:
     Attributes:
         proto: The model, an `onnx.ModelProto`.
         record: Its scheme, the nodes kept in float, and what was measured.
+
+    Examples:
+        >>> import torch, secateur
+        >>> _ = torch.manual_seed(1)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4)).eval()
+        >>> made = secateur.quantize(net, torch.zeros(1, 64), samples=64, latency=False)
+        >>> made.record.scheme, made.run(torch.zeros(2, 64))[0].shape
+        ('int8', torch.Size([2, 4]))
     """
 
     proto: Any
