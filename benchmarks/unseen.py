@@ -50,10 +50,11 @@ def main() -> None:
     path = options.output / "unseen.json"
     rows: dict[str, Row] = json.loads(path.read_text())["results"] if path.is_file() else {}
     for name in networks.names(options.half, options.folder):
-        if not _has_data(name, options.folder):
+        try:
+            network = networks.load(name, options.folder)
+        except FileNotFoundError:
             print(f"{name}: its data are not there; train it anew to have them")
             continue
-        network = networks.load(name, options.folder)
         for remove in options.remove:
             for method in METHODS:
                 key = f"{name}|{method}|{remove:g}"
@@ -65,14 +66,6 @@ def main() -> None:
     report = tables(rows, options.remove)
     (options.output / "unseen.md").write_text(report)
     print(report)
-
-
-def _has_data(name: str, folder: Path) -> bool:
-    try:
-        networks.load(name, folder)
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def measured(network: networks.Network, method: str, remove: float) -> Row:

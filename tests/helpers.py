@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,3 +97,17 @@ def perturb(
     `rows` (b,) are the images' places in the data, from which their random starts follow.
     """
     return perturbed(attack, target_of(model, head, box, None), images, labels, rows, restart)
+
+
+def places(content: Any) -> Any:
+    """Every place in plain data, as its holder and the key or index there."""
+    items = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
+    for key, value in items:
+        yield content, key
+        yield from places(value)

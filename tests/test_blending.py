@@ -22,7 +22,7 @@ def dense() -> nn.Module:
 def test_own_inputs_count_by_their_number(own: int, share: float) -> None:
     graph = capture(dense(), torch.rand(2, 4))
     mine, drawn = Samples((2 + torch.rand(own, 4),)), Samples((torch.rand(512, 4),), prior=0.1)
-    found = blended(mine, drawn, 256, graph, 2**20, 1.0)
+    found = blended(mine, drawn, 256, graph, 2**20)
     (x,) = found.inputs
     is_own = x[:, 0] >= 2
     assert float(is_own.double().mean()) == pytest.approx(share, abs=0.02)

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 import secateur
+from helpers import places
 from secateur.errors import InputError, SecateurError, UnsupportedOpError
 
 h5py = pytest.importorskip("h5py")
@@ -679,22 +680,8 @@ ODD = (
 
 def damage(rng: random.Random, content: Any) -> None:
     """One entry somewhere in it left out or put in place of another."""
-    places = [(holder, key) for holder, key in walk(content)]
-    holder, key = rng.choice(places)
+    holder, key = rng.choice(list(places(content)))
     if rng.random() < 0.2:
         del holder[key]
     else:
         holder[key] = rng.choice(ODD)
-
-
-def walk(content: Any) -> Any:
-    items = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else ()
-    )
-    for key, value in list(items):
-        yield content, key
-        yield from walk(value)

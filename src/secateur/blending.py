@@ -7,6 +7,7 @@ import torch
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.surrogates.bn_moments import standardised
+from secateur.surrogates.choice import CORRECTED
 from secateur.types import Samples
 
 _PER_FEATURE = 4  # own inputs for each feature of the widest layer that is refitted, and
@@ -22,15 +23,13 @@ def enough_own(graph: Graph, coupling: Coupling) -> int:
     return min(_ENOUGH, _PER_FEATURE * max(features, default=1))
 
 
-def blended(
-    own: Samples, drawn: Samples, wanted: int, graph: Graph, memory: int, corrected: float
-) -> Samples:
+def blended(own: Samples, drawn: Samples, wanted: int, graph: Graph, memory: int) -> Samples:
     """`own` inputs in a share of their number over `wanted`, at least a fifth, and surrogates.
 
     Own inputs are repeated to make up their share, so that the moments of all samples are means in these
     shares: few inputs alone are fitted too closely, and surrogates alone are unlike the data. Where the
-    surrogates bring statistics of batch norm along, those of all samples take their place, by the share
-    `corrected`. Cost: with batch norm, a forward pass.
+    surrogates bring statistics of batch norm along, those of all samples take their place. Cost: with batch
+    norm, a forward pass.
     """
     count, most = len(own.inputs[0]), len(drawn.inputs[0])
     share = max(_LEAST, count / wanted)
@@ -43,5 +42,5 @@ def blended(
         for x, y in zip(own.inputs, drawn.inputs, strict=True)
     )
     if drawn.tensors:
-        return standardised(graph, inputs, memory, corrected)
+        return standardised(graph, inputs, memory, CORRECTED)
     return Samples(inputs)

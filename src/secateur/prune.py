@@ -17,7 +17,6 @@ from torch.export import ExportedProgram
 from secateur.arguments import MODEL, parsed
 from secateur.bounds.box import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
-from secateur.data.pixels import colours_last
 from secateur.decisions import Head
 from secateur.errors import SecateurError, SecateurWarning, TargetMissedError
 from secateur.graph.capture import capture
@@ -329,10 +328,7 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     coupling = couple(graph)
     if request.guard is not None:
         request.guard.check(graph)
-    first = graph.example[0]
-    shape = tuple(first.shape[1:]) or (1,)
-    request.normalisation.check(shape[-1] if colours_last(shape) else shape[0])
-    bounds = request.normalisation.box(request.input_bounds, shape)
+    bounds = request.bounds_of(graph)
     groups = selected(coupling, request.ignored(model))
     require_groups(coupling, groups)
     run = Run(graph, coupling)

@@ -14,8 +14,10 @@ from torch.export import ExportedProgram
 from secateur import arguments as may
 from secateur import memory, pace
 from secateur.arguments import Rule
+from secateur.data.pixels import colours_last
 from secateur.decisions import HEADS, Head
 from secateur.errors import InputError
+from secateur.graph.graph import Graph
 from secateur.guard import Guard
 from secateur.inputs import Normalisation
 from secateur.methods import METHODS, Method, as_method, method_named
@@ -88,6 +90,15 @@ class Request:
             "step": values["step"] or method.default_step(guarded=guard is not None),
         }
         return Request(**values)
+
+    def bounds_of(self, graph: Graph) -> Any:
+        """The legal range of what the model itself takes.
+
+        Raises `InputError` where mean and std are not those of as many channels as its first input has.
+        """
+        shape = tuple(graph.example[0].shape[1:]) or (1,)
+        self.normalisation.check(shape[-1] if colours_last(shape) else shape[0])
+        return self.normalisation.box(self.input_bounds, shape)
 
     @property
     def needs_samples(self) -> bool:

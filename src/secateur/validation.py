@@ -25,7 +25,6 @@ from secateur.report.recipe import UsedInputs
 from secateur.report.verdict import Basis, Verdict
 from secateur.request import NO_SURROGATE, Request
 from secateur.samples import affordable, digest, draw_samples, name_of
-from secateur.surrogates.choice import CORRECTED
 from secateur.types import Samples
 from secateur.verdict import judge
 
@@ -79,12 +78,15 @@ def samples_for(
             most = min(most, enough)
         own = draw(request.surrogate, request.calibration, most, seed=request.seed)
         used = used.model_copy(update={"calibration": digest(own)})
-        wanted, surrogates = enough_own(graph, coupling), partial(draw, count=refitted_on)
-        if not needed or _count(own) > 1:
-            samples, kept_apart = split(own, request.seed, cut) if needed else (None, own)
+        if not needed:
+            return None, Validation(own, OWN), _counted(used, None, own)
+        apart = _count(own) > 1
+        samples, kept_apart = split(own, request.seed, cut) if apart else (own, own)
+        if request.surrogate != NO_SURROGATE and _count(samples) < (wanted := enough_own(graph, coupling)):
+            surrogates = partial(draw, request.surrogate, None, refitted_on, seed=request.seed)
             samples, used = _with_surrogates(request, graph, wanted, samples, used, surrogates)
+        if apart:
             return samples, Validation(kept_apart, OWN), _counted(used, samples, kept_apart)
-        samples, used = _with_surrogates(request, graph, wanted, own, used, surrogates)
     elif needed:
         samples = draw(request.surrogate, None, refitted_on, seed=request.seed)
     other = validation_surrogate(surrogate if needed else "")
@@ -103,15 +105,13 @@ def _with_surrogates(
     request: Request,
     graph: Graph,
     wanted: int,
-    own: Samples | None,
+    own: Samples,
     used: UsedInputs,
-    draw: Callable[..., Samples],
-) -> tuple[Samples | None, UsedInputs]:
-    """A user's inputs for refitting; where there are fewer than `wanted`, together with surrogates."""
-    if own is None or _count(own) >= wanted or request.surrogate == NO_SURROGATE:
-        return own, used
+    draw: Callable[[], Samples],
+) -> tuple[Samples, UsedInputs]:
+    """A user's inputs for refitting, fewer than `wanted`, together with surrogates."""
     try:
-        drawn = draw(surrogate=request.surrogate, calibration=None, seed=request.seed)
+        drawn = draw()
     except SecateurError as error:
         warnings.warn(
             f"calibration: {_count(own)} inputs are used without surrogates beside them: {error}",
@@ -120,7 +120,7 @@ def _with_surrogates(
         )
         return own, used
     used = used.model_copy(update={"surrogate": name_of(request.surrogate), "own": _count(own)})
-    return blended(own, drawn, wanted, graph, request.memory // 2, CORRECTED), used
+    return blended(own, drawn, wanted, graph, request.memory // 2), used
 
 
 def _counted(used: UsedInputs, samples: Samples | None, kept_apart: Samples | None) -> UsedInputs:

@@ -10,6 +10,8 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+from helpers import places
+
 NUMBERS = (0, -1, 1, 2, 7, 255, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1, -(2**63), -(2**31))
 FRACTIONS = (0.0, -0.0, 1.5, -1e30, 1e308, float("nan"), float("inf"), float("-inf"))
 TEXTS = (
@@ -73,10 +75,10 @@ def odd(rng: random.Random, like: Any = None) -> Any:
 
 def damaged_json(rng: random.Random, content: Any) -> Any:
     """One place in plain data changed, left out, doubled or added; the data themselves are changed."""
-    places = list(_places(content))
-    if not places:
+    found = list(places(content))
+    if not found:
         return content
-    holder, key = rng.choice(places)
+    holder, key = rng.choice(found)
     match rng.randrange(5):
         case 0:
             del holder[key]
@@ -89,19 +91,6 @@ def damaged_json(rng: random.Random, content: Any) -> Any:
         case _:
             holder[key] = odd(rng, holder[key])
     return content
-
-
-def _places(content: Any) -> Any:
-    items = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if isinstance(content, list)
-        else ()
-    )
-    for key, value in items:
-        yield content, key
-        yield from _places(value)
 
 
 def damaged_message(rng: random.Random, message: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.arguments import MODEL, number, optional, parsed
-from secateur.data.pixels import colours_last
 from secateur.decisions import Decision, Head, decision_of
 from secateur.errors import InputError, RecipeError, SecateurError, SecateurWarning
 from secateur.formats.onnx.check import inference_session
@@ -112,13 +111,13 @@ def quantize(
     """
     chosen = scheme_named(scheme)
     least = parsed("min_agreement", min_agreement, _SHARE)
-    if calibration is not None:
-        surrogate = NO_SURROGATE  # ranges of values are those of the user's own inputs
     request = Request.parse(
         input_bounds=input_bounds, mean=mean, std=std, normalize=normalize, surrogate=surrogate,
         calibration=calibration, samples=samples, memory=memory, head=head, seed=seed, device=device,
         progress=progress, **_UNUSED,
     )  # fmt: skip
+    if calibration is not None:  # ranges of values are those of the user's own inputs
+        request = replace(request, surrogate=NO_SURROGATE)
     parsed("model", model, MODEL)
     if original is not None:
         parsed("original", original, MODEL)
@@ -158,9 +157,7 @@ def _inputs(
 ) -> _Inputs:
     with phase("capturing the model", request.progress):
         graph = capture(model, example_inputs)
-    shape = tuple(graph.example[0].shape[1:]) or (1,)
-    request.normalisation.check(shape[-1] if colours_last(shape) else shape[0])
-    bounds = request.normalisation.box(request.input_bounds, shape)
+    bounds = request.bounds_of(graph)
     with phase("drawing samples", request.progress):
         samples, validation, used = samples_for(request, graph, couple(graph), bounds, request.samples)
     if samples is None or validation is None:

@@ -36,32 +36,34 @@ def photographs(n: int, channels: int, space: tuple[int, ...], generator: torch.
 
 
 @cache
-def _photograph(number: int, halvings: int) -> Tensor:
-    """One photograph, each side halved so often; shape: (1, 3, height, width), in [0, 1]."""
-    if halvings:
-        return functional.avg_pool2d(_photograph(number, halvings - 1), 2)
+def _photographs() -> tuple[Tensor, ...]:
+    """All photographs, each (1, 3, height, width), in [0, 1]."""
     with files("secateur.surrogates").joinpath("photographs.npz").open("rb") as file:
-        archive = np.load(file, allow_pickle=False)
-        pixels = torch.from_numpy(archive[archive.files[number]]).float() / 252
-    return (pixels.movedim(2, 0) if pixels.ndim == 3 else pixels.expand(3, *pixels.shape))[None]
+        pixels = [
+            torch.from_numpy(array).float() / 252 for array in np.load(file, allow_pickle=False).values()
+        ]
+    colours = [x.movedim(2, 0) if x.ndim == 3 else x.expand(3, *x.shape) for x in pixels]
+    return tuple(x[None] for x in colours)
 
 
 @cache
-def _number() -> int:
-    with files("secateur.surrogates").joinpath("photographs.npz").open("rb") as file:
-        return len(np.load(file, allow_pickle=False).files)
+def _halved(number: int, halvings: int) -> Tensor:
+    """One photograph, each side halved so often."""
+    if not halvings:
+        return _photographs()[number]
+    return functional.avg_pool2d(_halved(number, halvings - 1), 2)
 
 
 def _crops(n: int, space: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Of a photograph each; shape: (n, 3, *space)."""
-    which = torch.randint(_number(), (n,), generator=generator)
+    which = torch.randint(len(_photographs()), (n,), generator=generator)
     side = _SMALLEST ** torch.rand(n, generator=generator)
     stretch = (_STRETCH * _signed(n, generator)).exp()
     mirror = _signed(n, generator).sign()
     turn, place = _TURN * _signed(n, generator), _signed(2 * n, generator).reshape(n, 2)
     out = torch.empty(n, 3, *space)
     for number in which.unique().tolist():
-        height, width = _photograph(number, 0).shape[2:]
+        height, width = _photographs()[number].shape[2:]
         half = torch.stack([side * stretch / width, side / stretch / height], 1) * min(height, width)
         centre = place * (1 - half).clamp_min(0.0)
         x, y = (half * torch.stack([mirror, torch.ones(n)], 1)).T
@@ -72,7 +74,7 @@ def _crops(n: int, space: tuple[int, ...], generator: torch.Generator) -> Tensor
         for rows in (which == number).nonzero().flatten().split(_TOGETHER):
             # so many times as fine as what is drawn, at most: averages first, then interpolates
             finer = float(side[rows].max()) * min(height, width) / max(space)
-            source = _photograph(number, max(0, int(math.log2(max(1.0, finer)))))
+            source = _halved(number, max(0, int(math.log2(max(1.0, finer)))))
             grid = functional.affine_grid(theta[rows], [len(rows), 3, *space], align_corners=False)
             out[rows] = functional.grid_sample(
                 source.expand(len(rows), -1, -1, -1), grid, padding_mode="reflection", align_corners=False

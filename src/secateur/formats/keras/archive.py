@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from secateur.budget import budget
 from secateur.errors import InputError
+from secateur.formats.zipped import opened_zip, records_of
 from secateur.graph.export import first_line
 
 JSON_LIMIT = 64 << 20  # bytes of a record of JSON; a network of 1,000 layers needs 2 MiB
@@ -29,10 +30,7 @@ class Archive:
 
     def __init__(self, path: str | os.PathLike[str], source: zipfile.ZipFile, file: BinaryIO) -> None:
         self.path, self.source, self.file = path, source, file
-        infos = [info for info in source.infolist() if not info.is_dir()]
-        # The only complete archive in a file that was cut short may be one of its records.
-        if min((info.header_offset for info in infos), default=0) != 0:
-            raise zipfile.BadZipFile("something stands before the first record")
+        infos = records_of(source)
         for info in infos:
             self._check(info)
         self.records = {info.filename: info for info in infos}
@@ -133,22 +131,5 @@ class Window(io.RawIOBase):
 
 @contextmanager
 def opened_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as source:
-            yield Archive(path, source, file)
-    except InputError:
-        raise
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        UnicodeDecodeError,
-    ) as error:
-        raise InputError(
-            f"{path} is not a .keras archive, or is cut short or damaged ({first_line(error)}); fetch or "
-            "save it again"
-        ) from error
+    with opened_zip(path, ".keras", "save") as (source, file):
+        yield Archive(path, source, file)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur.formats.gru import RESET_FIRST
 from secateur.formats.keras.layer import Layer, Variable
 from secateur.formats.keras.spec import Json, Spec
 from secateur.formats.keras.value import Value
@@ -105,9 +106,7 @@ class Recurrent(Layer):
             return torch.rnn_relu if self.rectified else torch.rnn_tanh
         if self.reset_after:
             return torch.gru
-        import secateur.formats.onnx.recurrent  # noqa: F401 (registers the op)
-
-        return torch.ops.secateur.gru.input
+        return RESET_FIRST
 
 
 def cell_name(spec: Spec) -> str:

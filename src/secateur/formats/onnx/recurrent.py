@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from secateur.errors import InputError, UnsupportedOpError
+from secateur.formats.gru import RESET_FIRST
 from secateur.formats.onnx.host import Host
 from secateur.formats.onnx.node import Node
 from secateur.formats.onnx.ops import tensor
@@ -150,7 +151,7 @@ def _layer(node: Node) -> Callable[..., Any]:
         told = node.attribute("activations", None) or ["Tanh"]
         return torch.rnn_relu if str(told[0]).lower().strip("b'") == "relu" else torch.rnn_tanh
     if node.kind == "GRU":
-        return torch.gru if node.attribute("linear_before_reset", 0) else torch.ops.secateur.gru.input
+        return torch.gru if node.attribute("linear_before_reset", 0) else RESET_FIRST
     return torch.lstm
 
 
@@ -176,46 +177,3 @@ def _state(node: Node, x: Tensor, state: Any, hidden: int) -> Tensor:
 
 OPS: dict[str, Callable[..., Any]] = dict.fromkeys(_GATES, recurrent)
 SETTINGS: dict[str, set[int]] = {kind: {1} for kind in _GATES}  # the lengths
-
-
-# --- a GRU that resets before the product (linear_before_reset=0), which torch lacks ------------------------
-
-
-def _gru(
-    input: Tensor, hx: Tensor, params: list[Tensor], has_biases: bool, num_layers: int, dropout: float,
-    train: bool, bidirectional: bool, batch_first: bool,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Arguments and results are those of `torch.gru`, for one layer."""
-    x = input.transpose(0, 1) if batch_first else input
-    each = 4 if has_biases else 2
-    outputs, last = [], []
-    for direction in range(2 if bidirectional else 1):
-        own = params[each * direction : each * (direction + 1)]
-        y, h = _gru_forward(x.flip(0) if direction else x, hx[direction], *own)
-        outputs.append(y.flip(0) if direction else y)
-        last.append(h)
-    output = torch.cat(outputs, -1)
-    return (output.transpose(0, 1) if batch_first else output), torch.stack(last)
-
-
-def _gru_forward(
-    x: Tensor, h: Tensor, w: Tensor, r: Tensor, wb: Tensor | None = None, rb: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """h′ = (1 − z) tanh(W x + R (r · h)) + z h, the reset r and the update z as in `torch.gru`."""
-    split, n = 2 * h.shape[-1], h.shape[-1]
-    bias = None if wb is None or rb is None else wb + rb
-    from_x, outputs = torch.nn.functional.linear(x, w, bias), list[Tensor]()
-    for step in from_x.unbind(0):
-        reset, update = torch.sigmoid(step[:, :split] + h @ r[:split].t()).split(n, 1)
-        new = torch.tanh(step[:, split:] + (reset * h) @ r[split:].t())
-        h = (1 - update) * new + update * h
-        outputs.append(h)
-    return torch.stack(outputs), h
-
-
-_LIBRARY = torch.library.Library("secateur", "FRAGMENT")
-_LIBRARY.define(
-    "gru.input(Tensor input, Tensor hx, Tensor[] params, bool has_biases, int num_layers, float dropout, "
-    "bool train, bool bidirectional, bool batch_first) -> (Tensor, Tensor)"
-)
-_LIBRARY.impl("gru.input", _gru, "CompositeImplicitAutograd")

@@ -6,12 +6,12 @@ import json
 import os
 import re
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from secateur.errors import InputError
+from secateur.formats.zipped import opened_zip, records_of
 from secateur.graph.export import first_line
 
 JSON_LIMIT = 128 << 20  # bytes of one JSON record; a 100-layer network needs less than 2 MiB
@@ -47,10 +47,7 @@ class Archive:
 
     def __init__(self, path: str | os.PathLike[str], source: zipfile.ZipFile, length: int) -> None:
         self.path, self.source = path, source
-        infos = [info for info in source.infolist() if not info.is_dir()]
-        # The only complete archive in a file that was cut short may be one of its records.
-        if min((info.header_offset for info in infos), default=0) != 0:
-            raise zipfile.BadZipFile("something stands before the first record")
+        infos = records_of(source)
         self.records = {self._below_root(info): info for info in infos}
         if len({name.lower() for name in self.records}) != len(infos):
             self.refuse("the list of records", "holds the same name twice")
@@ -86,23 +83,8 @@ class Archive:
 
 @contextmanager
 def opened_archive(path: str | os.PathLike[str]) -> Iterator[Archive]:
-    try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as source:
-            yield Archive(path, source, os.fstat(file.fileno()).st_size)
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        UnicodeDecodeError,
-    ) as error:
-        raise InputError(
-            f"{path} is not a .pt2 archive, or is cut short or damaged ({first_line(error)}); fetch or "
-            "export it again"
-        ) from error
+    with opened_zip(path, ".pt2", "export") as (source, file):
+        yield Archive(path, source, os.fstat(file.fileno()).st_size)
 
 
 def check_records(archive: Archive) -> list[str]:

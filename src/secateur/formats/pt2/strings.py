@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from secateur.formats import gru
 from secateur.formats.pt2.expressions import expression
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,999}")
@@ -38,19 +39,12 @@ _PYTHON_OPS = frozenset(
 _TORCH_OPS = frozenset(
     f"torch.{name}" for name in "sym_int sym_float sym_max sym_min sym_not sym_ite sym_sum _sym_sqrt".split()
 )
-_OWN_OPS = frozenset(
-    ("torch.ops.secateur.gru.input",)
-)  # a GRU that aten does not have; see onnx/recurrent.py
 _FILE_OPS = frozenset(("save", "from_file"))  # aten ops that write or map files
 
 
 def operator(value: str) -> str:
     library, _, name = value.partition(".")
-    if value in _OWN_OPS:
-        import secateur.formats.onnx.recurrent  # noqa: F401 (registers the op)
-
-        return ""
-    if value in _TORCH_OPS or (library in ("_operator", "math") and name in _PYTHON_OPS):
+    if value in (*_TORCH_OPS, gru.NAME) or (library in ("_operator", "math") and name in _PYTHON_OPS):
         return ""
     match = re.fullmatch(r"torch\.ops\.aten\.(\w+)\.(\w+)", value, re.ASCII)
     packet = getattr(torch.ops.aten, match[1], None) if match and match[1] not in _FILE_OPS else None
