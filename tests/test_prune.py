@@ -261,7 +261,7 @@ def test_no_share_at_all(remove: Any) -> None:
         (
             {"method": "impact", "options": {"gamma": 1}},
             InputError,
-            "options: impact has no 'gamma'; it has alpha, beta, pool",
+            "options: impact has no 'gamma'; it has alpha, beta, pool, bounded",
         ),
         (
             {"method": "impact", "options": {"alpha": "much"}},
@@ -585,7 +585,7 @@ def test_ties_go_to_the_narrower_drift_and_then_to_the_less_salient() -> None:
 
 
 def test_options_are_those_of_the_function() -> None:
-    assert options_of("impact") == {"alpha": 0.75, "beta": 0.25, "pool": 2.0}
+    assert options_of("impact") == {"alpha": 0.75, "beta": 0.25, "pool": 2.0, "bounded": 256}
     assert options_of("saliency") == {}
 
 

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from secateur.bounds.drift import merge_difference
 from secateur.methods.context import Context
+from secateur.methods.first_order import first_order_changes
 from secateur.methods.pairs import least_pairs
-from secateur.options import AtLeast1, Share
+from secateur.options import AtLeast1, Count, Share
 from secateur.types import Group, Interval, Removal
 
 SIMILAR = 0.9  # intervals at least so similar count as the same in the entropy
@@ -28,16 +29,33 @@ def impact(
     alpha: Share = 0.75,
     beta: Share = 0.25,
     pool: AtLeast1 = 2.0,
+    bounded: Count = 256,
 ) -> Removal:
     """Among the `pool`·`count` least salient pairs, merge the `count` with the best impact scores.
 
-    `alpha` and `beta` weigh the two parts of the score, see `impact_scores`. Cost: that of `saliency`, bounds
-    on the network, and a pass of `pool`·`count` candidates through the following layers, in batches. Over all
-    groups of a step this grows with the square of the depth.
+    `alpha` and `beta` weigh the two parts of the score, see `impact_scores`. Of more than `bounded` pairs,
+    those about which a first-order estimate leaves the least doubt are merged or left by it
+    (`first_order_changes`), and the `bounded` about the cut by their scores. Cost: that of `saliency`, bounds
+    on the network, and a pass of at most `bounded` candidates through the following layers, in batches. Over
+    all groups of a step this grows with the square of the depth.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
-    best = ranking(*impact_scores(context, group, a, b, alpha, beta))[:count]
+    sure, doubtful = _about_the_cut(context, group, a, b, count, bounded)
+    order = ranking(*impact_scores(context, group, a[doubtful], b[doubtful], alpha, beta))
+    best = torch.cat([sure, doubtful[order][: max(0, count - len(sure))]])
     return Removal(group.name, a[best], b[best])
+
+
+def _about_the_cut(
+    context: Context, group: Group, a: Tensor, b: Tensor, count: int, bounded: int
+) -> tuple[Tensor, Tensor]:
+    """The pairs to merge whatever their scores, and those to score; the others are left."""
+    everyone = torch.arange(len(a))
+    if len(a) <= bounded:
+        return everyone[:0], everyone
+    order = torch.sort(first_order_changes(context, group, a, b), stable=True).indices
+    start = min(max(0, count - bounded // 2), len(a) - bounded)
+    return order[:start], order[start : start + bounded].sort().values
 
 
 def weights_add_up(options: Mapping[str, float]) -> str:
