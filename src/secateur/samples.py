@@ -39,6 +39,7 @@ class Calibration:
 
 
 _LEAST_BYTES = 4096  # that a sample is taken to need, however small its input
+_CHECKED = 64  # samples at a time
 _DRAWS = 3  # of samples, where the model is not finite on some
 
 
@@ -163,10 +164,10 @@ def draw(source: Source, surrogate: Surrogate, count: int) -> Samples:
     _check(source.graph, samples.inputs, name)
     for node, x, box in zip(source.graph.inputs, samples.inputs, source.box, strict=True):
         if x.is_floating_point():
-            wrong = outside(x, box.lower, box.upper)
-            if bool(wrong.any()):
+            wrong = sum(int(outside(part, box.lower, box.upper).sum()) for part in x.split(_CHECKED))
+            if wrong:
                 raise InputError(
-                    f"{name}: {int(wrong.sum())} values for the input {node.name} are outside of input_bounds"
+                    f"{name}: {wrong} values for the input {node.name} are outside of input_bounds"
                 )
     return samples
 
@@ -224,5 +225,5 @@ def _check(graph: Graph, inputs: Sequence[Tensor], name: str) -> None:
             )
         if x.is_floating_point() != example.is_floating_point():
             raise InputError(f"{name}: type {x.dtype} for the input {node.name}, which takes {example.dtype}")
-        if not bool(torch.isfinite(x).all()):
+        if not all(bool(torch.isfinite(part).all()) for part in x.split(_CHECKED)):
             raise InputError(f"{name}: the input {node.name} holds NaN or infinite values")

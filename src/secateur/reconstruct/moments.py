@@ -44,6 +44,12 @@ class Moments:
         pairs = zip(self.parts, other.parts, strict=True)
         return Moments(self.count + other.count, *(a + b for a, b in pairs))
 
+    def grown(self, other: Moments) -> Moments:
+        """The sum in the place of these moments, which are gone."""
+        for mine, more in zip(self.parts, other.parts, strict=True):
+            mine += more
+        return replace(self, count=self.count + other.count)
+
     @property
     def finite(self) -> bool:
         return all(bool(torch.isfinite(part).all()) for part in self.parts)
@@ -107,8 +113,8 @@ class MomentSum:
     def _multiply(self) -> Moments:
         if self._waiting:
             found = Moments.of(torch.cat(self._x, 1), torch.cat(self._y, 1))
-            self._total = found if self._total is None else self._total + found
             self._x, self._y, self._waiting = [], [], 0
+            self._total = found if self._total is None else self._total.grown(found)
         assert self._total is not None
         return self._total
 

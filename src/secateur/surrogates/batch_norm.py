@@ -18,8 +18,8 @@ from secateur.surrogates.forward import forward, join
 from secateur.surrogates.source import Inputs, Source
 
 _BATCH = (8, 256)  # inputs whose statistics are matched together
-_WAITING = 2**28  # of all that are matched side by side
 _NUMBERS = 2**27  # in the values of these
+_BYTES = 6  # for each of them: most are kept for their gradients, some gradients are there
 STEPS = 40
 _RATE = 0.05  # of Adam, in units of the box
 _FLOOR = 1e-6
@@ -75,13 +75,15 @@ def match_batch_norm(source: Source, inputs: Inputs, *, steps: int = STEPS) -> I
 
     Nothing draws them to classes: a class that an input does not show moves it away from the data. Cost:
     `steps` forward and backward passes, in batches of 8 to 256 inputs, whose statistics are taken together:
-    as many as 512 MiB of values hold.
+    as many as 512 MiB of values hold. Of batches side by side, values and their gradients take at most what
+    the source may take.
     """
     count = len(inputs[0])
     size = max(_BATCH[0], min(_BATCH[1], _NUMBERS // source.sizes.total))
     parts = list(batches(inputs, math.ceil(count / math.ceil(count / size))))
-    workers = max(1, min(worker_count(), _WAITING // (len(parts[0][0]) * source.sizes.total)))
-    return join(list(in_order(lambda part: _match(source, part, steps), parts, workers)))
+    most = source.memory // (_BYTES * len(parts[0][0]) * source.sizes.total)
+    workers = max(1, min(worker_count(), most))
+    return join(in_order(lambda part: _match(source, part, steps), parts, workers), count)
 
 
 def _match(source: Source, inputs: Inputs, steps: int) -> Inputs:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -58,7 +58,8 @@ def mixture(source: Source, count: int) -> Inputs:
     shares = _shares([1.0] * len(found), count)
     candidates = effort_for(source, count, len(found)).candidates
     pairs = zip(found, shares, strict=True)
-    return join([chosen(source, family, share, candidates) for family, share in pairs if share])
+    parts = (part for family, share in pairs for part in _surest(source, family, share, candidates))
+    return join(parts, count)
 
 
 def inversion(source: Source, count: int) -> Inputs:
@@ -108,19 +109,21 @@ def auto(source: Source, count: int) -> Samples:
 
 
 def chosen(source: Source, family: Family, count: int, candidates: int) -> Inputs:
-    """The surest of `candidates` times as many draws; without classes, the draws themselves.
+    """The surest of `candidates` times as many draws; without classes, the draws themselves."""
+    return join(_surest(source, family, count, candidates), count)
 
-    Of large inputs, some are drawn and chosen at a time.
-    """
-    if not classes(source) or candidates < 2:
-        return family.draw(source, count)
+
+def _surest(source: Source, family: Family, count: int, candidates: int) -> Iterator[Inputs]:
+    """The same in parts: of large inputs, some are drawn and chosen at a time."""
+    if count and (not classes(source) or candidates < 2):
+        yield family.draw(source, count)
+        return
     numbers = sum(x[0].numel() for x in source.graph.example)
     most = max(1, _DRAWN // (candidates * numbers))
-    parts = []
-    for wanted in [most] * (count // most) + [count % most] * (count % most > 0):
+    for start in range(0, count, most):
+        wanted = min(most, count - start)
         drawn = family.draw(source, candidates * wanted)
-        parts.append(take(drawn, surest(all_log_probabilities(source, drawn), wanted)))
-    return join(parts)
+        yield take(drawn, surest(all_log_probabilities(source, drawn), wanted))
 
 
 def _judged(source: Source, found: Sequence[Family], effort: Effort) -> list[tuple[float, Family]]:
@@ -153,21 +156,24 @@ def _kept(
     scale = _BN_TEMPERATURE if has_batch_norm(source) else _TEMPERATURE
     weights = [float(torch.tensor((score - best) / scale).exp()) for score, _ in ranked]
     pairs = [(w, family) for w, (_, family) in zip(weights, ranked, strict=True) if w >= _LEAST]
-    parts = []
-    for share, (_, family) in zip(_shares([w for w, _ in pairs], count), pairs, strict=True):
-        if share:
-            start = chosen(source, family, share, candidates)
-            if steps and classes(source):
-                start = toward_classes(
-                    source, start, family.layout, steps=steps, length=_LENGTH, softness=_SOFTNESS
-                )
-            parts.append(start)
-    return join(parts)
+
+    def parts() -> Iterator[Inputs]:
+        for share, (_, family) in zip(_shares([w for w, _ in pairs], count), pairs, strict=True):
+            for start in _surest(source, family, share, candidates):
+                if steps and classes(source):
+                    yield toward_classes(
+                        source, start, family.layout, steps=steps, length=_LENGTH, softness=_SOFTNESS
+                    )
+                else:
+                    yield start
+
+    return join(parts(), count)
 
 
 def _pooled(source: Source, found: Sequence[Family], weights: Sequence[float], count: int) -> Inputs:
     shares = _shares(weights, count)
-    return join([family.draw(source, share) for family, share in zip(found, shares, strict=True) if share])
+    drawn = (family.draw(source, share) for family, share in zip(found, shares, strict=True) if share)
+    return join(drawn, count)
 
 
 def _shares(weights: Sequence[float], count: int) -> list[int]:

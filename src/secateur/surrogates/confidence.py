@@ -53,7 +53,8 @@ def toward_classes(
                 break
         return part
 
-    return join(list(in_order(one, zip(batches(inputs, size), targets.split(size), strict=True))))
+    pairs = zip(batches(inputs, size), targets.split(size), strict=True)
+    return join(in_order(one, pairs), len(targets))
 
 
 def _step(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,9 +26,18 @@ def gradient_batch(source: Source, inputs: Sequence[Tensor]) -> int:
     return min(_LARGEST, batch_size(source.sizes.total, inputs))
 
 
-def join(parts: Sequence[Inputs]) -> Inputs:
-    """Samples one after the other."""
-    return tuple(torch.cat(pieces) for pieces in zip(*parts, strict=True))
+def join(parts: Iterable[Inputs], count: int) -> Inputs:
+    """`count` samples one after the other; of parts that are made one at a time, one is there beside all."""
+    whole: Inputs = ()
+    start = 0
+    for part in parts:
+        whole = whole or tuple(x.new_empty(count, *x.shape[1:]) for x in part)
+        stop = start + len(part[0])
+        for place, x in zip(whole, part, strict=True):
+            place[start:stop] = x
+        start = stop
+    assert start == count, f"{start} samples of {count}"
+    return whole
 
 
 def take(inputs: Inputs, index: Tensor) -> Inputs:
