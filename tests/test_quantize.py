@@ -373,7 +373,7 @@ def test_agreement_is_with_the_quantised_file(tmp_path: Path) -> None:
 
 def test_files_without_a_float_form_are_refused_by_the_names_of_their_nodes(tmp_path: Path) -> None:
     by_scheme("int4-weights").save(tmp_path / "four.onnx")
-    with pytest.raises(UnsupportedOpError, match=r"is quantised: com\.microsoft\.MatMulNBits 'node_linear"):
+    with pytest.raises(UnsupportedOpError, match=r"Quantised are com\.microsoft\.MatMulNBits 'node_linear"):
         load_dequantised(tmp_path / "four.onnx")
     proto = onnx.load(saved(dense(), ROWS, tmp_path / "q.onnx"))
     first = next(n for n in proto.graph.node if n.op_type == "QuantizeLinear")
@@ -385,7 +385,8 @@ def test_files_without_a_float_form_are_refused_by_the_names_of_their_nodes(tmp_
     ):
         load_dequantised(tmp_path / "rounded.onnx")
     with pytest.raises(
-        UnsupportedOpError, match=r"is quantised: DequantizeLinear '.*prune or certify the floating"
+        UnsupportedOpError,
+        match=r"is quantised; prune or certify the floating-point .* are DequantizeLinear '",
     ):
         secateur.load_model(tmp_path / "q.onnx")
 
@@ -434,7 +435,10 @@ def test_prune_and_quantise_in_one_command(folder: Path) -> None:
     assert done.returncode == 0 and "made anew" not in done.stderr
     assert (folder / "again.onnx").read_bytes() == (folder / "small.onnx").read_bytes()
     done = run(folder, "certify", "net.onnx", "small.onnx")
-    assert done.returncode == 1 and "prune or certify the floating-point model first" in done.stderr
+    assert (
+        done.returncode == 1
+        and "prune or certify the floating-point model that it was made of" in done.stderr
+    )
 
 
 @pytest.mark.slow

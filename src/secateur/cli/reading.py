@@ -19,6 +19,7 @@ from secateur.data import load_data
 from secateur.errors import InputError
 from secateur.formats.kinds import kind_of
 from secateur.formats.models import load_model
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import QuantizedFileError
 from secateur.formats.registry import by_suffix
 from secateur.graph.example import tensors_in
@@ -50,6 +51,29 @@ def float_model_from(source: str, weights: Path | None = None) -> tuple[nn.Modul
         from secateur.formats.onnx.files import load_dequantised
 
         return load_dequantised(source), True
+
+
+def measured_from(
+    source: str, weights: Path | None = None, attacked: bool = False
+) -> nn.Module | ExportedProgram:
+    """The model that `source` names, to be measured.
+
+    Quantised files, and those in half precision unless they are attacked, are run by onnxruntime as they are.
+    """
+    from secateur.formats.onnx.as_is import load_as_is
+
+    try:
+        found = model_from(source, weights)
+    except QuantizedFileError:
+        return load_as_is(source)
+    return load_as_is(source) if _is_half(found) and not attacked else found
+
+
+def _is_half(model: nn.Module | ExportedProgram) -> bool:
+    """Whether a model from ONNX stores weights in half precision."""
+    if not isinstance(model, OnnxModel):
+        return False
+    return any(value.dtype in (torch.float16, torch.bfloat16) for value in model.constants.values())
 
 
 def inputs_from(

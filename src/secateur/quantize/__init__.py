@@ -19,6 +19,7 @@ from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.files import proto_of
 from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import require_packages
+from secateur.formats.onnx.run import outputs_of
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 from secateur.graph.example import ExampleInputs
@@ -28,7 +29,6 @@ from secateur.quantize.integers import ranges_of
 from secateur.quantize.kept_float import Choice, by_loss, choose
 from secateur.quantize.measure import Judge, Labelled, judge, stages
 from secateur.quantize.result import Quantized
-from secateur.quantize.run import outputs_of
 from secateur.quantize.schemes import Scheme, scheme_named
 from secateur.report.quantization import Quantization
 from secateur.report.recipe import UsedInputs
@@ -93,8 +93,8 @@ def quantize(
         progress: Whether to report progress on stderr.
 
     Returns:
-        The quantised model, and the record of what was measured at each stage. A warning says if it is not
-        faster than the float model.
+        The quantised model, and the record of what was measured at each stage. Warnings say if it is not
+        smaller or not faster than the float model.
 
     Raises:
         InputError: An argument cannot be used, the model is not float32, or it has nothing to quantise.
@@ -226,8 +226,8 @@ def _quantized(
         stages=found,
         digest=digest(choice.proto),
     )
-    if record.slower:
-        warnings.warn(record.slower_told(), SecateurWarning, stacklevel=3)
+    for doubt in record.doubts():
+        warnings.warn(doubt, SecateurWarning, stacklevel=3)
     return Quantized(choice.proto, record)
 
 
