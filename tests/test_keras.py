@@ -31,13 +31,18 @@ import keras_files as files
 from command import run
 from keras_models import MODELS, inputs_of, keras, predicted, with_weights
 from secateur.formats.arrays import load_arrays
+from secateur.formats.keras import support as keras_support
 from secateur.formats.keras.files import load_keras, save_keras
 from secateur.formats.keras.imported import KerasModel
+from secateur.formats.keras.spec import spec_of
 from secateur.formats.safetensors.weights import load_weights
 from trained import blobs
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::UserWarning:keras", "ignore::DeprecationWarning:keras", "ignore:.*optimizer"
+    "ignore::UserWarning:keras",
+    "ignore::DeprecationWarning:keras",
+    "ignore:.*optimizer",
+    "ignore:.*as is done with pixels",
 )
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -86,11 +91,25 @@ def test_models(name: str, tmp_path: Path) -> None:
         result = secateur.prune(before, remove=0.3, method=method, **more)
         assert result.after.parameters < result.before.parameters
         save_keras(path, result.model)
+        check_sizes(before.source.config, load_keras(path).source.config)
         small = reloaded(path)
         agree(small, result.model, given, **close)
         agree(small, load_keras(path), given, **close)
         assert small.count_params() < made.count_params()
         assert [layer.name for layer in small.layers] == [layer.name for layer in made.layers]
+
+
+def check_sizes(before: Any, after: Any) -> None:
+    """That the sizes which pruning changes are those that `secateur ops --keras` names."""
+    for old, new in zip(before["config"]["layers"], after["config"]["layers"], strict=True):
+        if "layers" in old["config"]:
+            check_sizes(old, new)
+            continue
+        if old["class_name"] == "InputLayer":
+            continue
+        (row,) = keras_support.named([spec_of(old, False).kind])
+        changed = {key for key, value in old["config"].items() if new["config"][key] != value}
+        assert changed <= set(row.sizes) and not (row.whole and changed)
 
 
 # Keras itself cannot read its operations, nor `Attention`, from HDF5.
@@ -434,6 +453,22 @@ def test_commands(tmp_path: Path) -> None:
     for output in ("small2.h5", "small2.hdf5"):
         done = run(tmp_path, *pruned, "-o", output)
         assert done.returncode == 1 and "read from a .h5 file" in done.stderr and "pruned" not in done.stdout
+
+
+def test_several_inputs_go_by_their_names(tmp_path: Path) -> None:
+    """In a file, in any order; without names they are in Keras' order."""
+    made = MODELS["several_inputs_and_outputs"]()
+    model = saved(made, tmp_path / "net.keras")
+    a, b = inputs_of(made, count=30)
+    np.savez(tmp_path / "own.npz", b=b, a=a, labels=np.zeros(30))
+    given: dict[str, Any] = {"remove": 0.3, "method": "saliency", "input_bounds": (-9, 9)}
+    by_name, in_order = (
+        secateur.prune(model, calibration=own, **given) for own in (tmp_path / "own.npz", (a, b))
+    )
+    assert by_name.verdict == in_order.verdict and by_name.recipe.used == in_order.recipe.used
+    np.savez(tmp_path / "wrong.npz", left=a, right=b)
+    with pytest.raises(InputError, match=r"and none for a, b; the model's inputs are a, b"):
+        secateur.prune(model, calibration=tmp_path / "wrong.npz", **given)
 
 
 # --- the same as from torch ---------------------------------------------------------------------------------

@@ -131,11 +131,18 @@ def data_from(
 ) -> dict[str, Tensor]:
     """Images, and labels where there are any; those of a folder in the shape that the model takes."""
     try:
-        shapes = [tuple(x.shape[1:]) for x in tensors_in(example_from(model, given))]
+        known = tensors_in(example_from(model, given))
     except InputError:  # a module from a factory does not tell it
-        shapes = []
-    shape = shapes[0] if len(shapes) == 1 else None
-    return load_data(path, image_shape=shape, bounds=given.input_bounds, limit=limit)
+        known = []
+    if len(known) > 1:
+        raise InputError(
+            f"{path}: data are read for models of one input, and this one takes {len(known)}. How far a "
+            "pruned model agrees with its original is measured by `secateur prune --calibration`, with an "
+            ".npz file that has an array for each input"
+        )
+    shape = tuple(known[0].shape[1:]) if known else None
+    whole = not known or not known[0].is_floating_point()
+    return load_data(path, image_shape=shape, bounds=given.input_bounds, limit=limit, whole=whole)
 
 
 def shape_text(shape: tuple[int, ...], dtype: str) -> str:

@@ -299,7 +299,8 @@ def _attacked(subject: Predictions, reference: Predictions | None, task: _Task, 
 
 def _range_warnings(task: _Task) -> tuple[str, ...]:
     """That images lie outside of the bounds, where nothing needs a box: they are likely in other units."""
-    said = "" if task.box else range_warning(task.images, task.bounds)
+    numbers = task.images.is_floating_point()  # others, such as those of words, have no bounds
+    said = "" if task.box or not numbers else range_warning(task.images, task.bounds)
     return (said,) if said else ()
 
 

@@ -97,8 +97,8 @@ class Quantization(Record):
         """What to say of a quantised file that is not smaller."""
         before, after = (stage.bytes for stage in self.stages[-2:])
         return (
-            f"{self.scheme} did not make the file smaller: {before:,} bytes before and {after:,} after, since "
-            "scales and further nodes weigh more than is saved; keep the float model"
+            f"{self.scheme} did not make the file smaller: {before:,} bytes before and {after:,} after, "
+            "since scales and further nodes weigh more than is saved; keep the float model"
         )
 
     def slower_told(self) -> str:

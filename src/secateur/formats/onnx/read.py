@@ -152,8 +152,8 @@ def check_ops(path: str | os.PathLike[str], model: Proto, quantized: Quantized =
     integers = [n for n in nodes if _is_quantized(n) and not _ALLOWED[quantized](n)]
     if integers:
         raise QuantizedFileError(
-            f"{path} is quantised; prune or certify the floating-point model that it was made of, and quantise "
-            "last. `secateur evaluate` measures quantised files as they are. Quantised are "
+            f"{path} is quantised; prune or certify the floating-point model that it was made of, and "
+            "quantise last. `secateur evaluate` measures quantised files as they are. Quantised are "
             f"{_described(integers)}"
         )
     for is_refused, what, instead in _REFUSED:
