@@ -21,7 +21,7 @@ from secateur.formats.onnx.files import load_dequantised
 from secateur.quantize.schemes import SCHEMES
 from trained import blobs
 
-pytestmark = pytest.mark.filterwarnings("ignore:.* did not make the :secateur.errors.SecateurWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*did not make the :secateur.errors.SecateurWarning")
 # Scheme → bytes of a weight. Biases are as large (int8: four bytes), and scales come on top.
 STORED = {"int8": 1, "fp16": 2, "fp16-weights": 2, "bf16-weights": 2, "int8-weights": 1, "int4-weights": 0.5}
 
@@ -66,7 +66,7 @@ def test_figures_are_those_of_onnxruntime(folder: Path, scheme: str) -> None:
     assert "what is measured: the file, in onnxruntime" in repr(report)
     before = report.cost_before
     assert before is not None and report.cost.parameters == before.parameters
-    assert STORED[scheme] * before.parameters < report.cost.bytes < before.bytes
+    assert STORED[scheme] * before.parameters <= report.cost.bytes < before.bytes
     if scheme in ("int8-weights", "int4-weights"):  # an op of onnxruntime's own computes them
         assert report.cost.macs is None and "MACs: unknown" in repr(report)
     else:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -398,6 +400,52 @@ def test_lists_of_names_that_were_cut(tmp_path: Path) -> None:
         x @ torch.from_numpy(weights["a"]["a/kernel:0"]) + torch.from_numpy(weights["a"]["a/bias:0"])
     ) @ (torch.from_numpy(weights["b"]["b/kernel:0"])) + torch.from_numpy(weights["b"]["b/bias:0"])
     torch.testing.assert_close(model(x), expected)
+
+
+# Peaks above what the process had before, as multiples of the file: of reading, and of writing beside the model.
+MEASURED = """
+import sys
+from pathlib import Path
+import secateur.surgery
+from secateur.formats.keras.files import load_keras, save_keras
+
+def held(key):
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
+    return 1024 * int(line.split()[1])
+
+def since():
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    return held("VmRSS")
+
+small, large = sys.argv[1:]
+save_keras(small + ".again.keras", load_keras(small))
+size, before = Path(large).stat().st_size, since()
+model = load_keras(large)
+read = held("VmHWM") - before
+since()
+save_keras(large + ".again.keras", model)
+print(read / size, (held("VmHWM") - before) / size)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the memory's peaks from Linux")
+def test_memory_of_large_files(tmp_path: Path) -> None:
+    def written(width: int, name: str) -> Path:
+        config = files.sequential(files.inputs(width), files.layer("Dense", "dense", units=width))
+        arrays = {
+            "layers/dense/vars/0": files.numbers(width, width),
+            "layers/dense/vars/1": files.numbers(width),
+        }
+        return files.write_keras(tmp_path / name, config, arrays)
+
+    paths = written(8, "small.keras"), written(5000, "large.keras")
+    assert paths[1].stat().st_size > 10**8
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *paths], capture_output=True, text=True, check=True
+    )
+    read, write = map(float, done.stdout.split())
+    assert read < 1.6 and write < 2.3
 
 
 # --- the command --------------------------------------------------------------------------------------------

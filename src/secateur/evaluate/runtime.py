@@ -47,8 +47,10 @@ def forward_pass(module: nn.Module, batch: Tensor, runtime: Runtime) -> Callable
         batch = (module.normalise(batch) if isinstance(module, Normalised) else batch).cpu()
     found = format_of(model)
     if found is not None and found.proto is not None:
-        return session_pass(inference_session(found.proto(model)), [batch])
-    return session_pass(inference_session(exported(model.cpu(), (batch,))), [batch])
+        proto = found.proto(model)
+    else:
+        proto = exported(model.cpu(), (batch,))
+    return session_pass(inference_session(proto, spin=False), [batch])
 
 
 def session_pass(session: Any, inputs: Sequence[Tensor]) -> Callable[[], object]:

@@ -100,8 +100,8 @@ def load_as_is(path: str | os.PathLike[str]) -> OnnxFile:
 
 
 def stored_numbers(proto: Proto) -> int:
-    """How many weights a model holds; scales, zero points, sizes and places do not count."""
-    aside = {t.name for t in proto.graph.initializer if t.data_type == _INT64}
+    """How many weights a model holds; scales, zero points, sizes, places and single numbers do not count."""
+    aside = {t.name for t in proto.graph.initializer if t.data_type == _INT64 or not t.dims}
     packed = dict[str, int]()
     for node in proto.graph.node:
         if node.op_type in QDQ:
