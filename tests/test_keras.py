@@ -445,7 +445,7 @@ def test_memory_of_large_files(tmp_path: Path) -> None:
         [sys.executable, "-c", MEASURED, *paths], capture_output=True, text=True, check=True
     )
     read, write = map(float, done.stdout.split())
-    assert read < 1.6 and write < 2.3
+    assert read < 2.5 and write < 3, done.stdout  # one layer, so that all of it changes its layout at once
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -554,6 +554,37 @@ def test_the_same_units_as_from_torch(tmp_path: Path) -> None:
     net, x, labels = blobs()
     assert isinstance(net, nn.Sequential)
     agrees_with_torch(net, tmp_path, x, labels)
+
+
+def test_the_same_units_of_a_convolutional_network(tmp_path: Path) -> None:
+    """Though one takes channels first, and the other last; the dense layer reads them in another order."""
+    L = keras.layers
+    keras.utils.set_random_seed(0)
+    parts = [
+        *(L.Input((10, 10, 1)), L.Conv2D(6, 3, padding="same", activation="relu"), L.MaxPooling2D()),
+        *(L.Conv2D(8, 3, activation="relu"), L.Flatten(), L.Dense(24, "relu"), L.Dense(5)),
+    ]
+    model = saved(with_weights(keras.Sequential(parts)), tmp_path / "net.keras")
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(72, 24), nn.ReLU(), nn.Linear(24, 5),
+    ).eval()  # fmt: skip
+    own = dict(model.named_parameters())
+    layers = [m for m in net if hasattr(m, "weight")]
+    with torch.no_grad():
+        for layer, name in zip(layers, ("conv2d", "conv2d_1", "dense", "dense_1"), strict=True):
+            weight = own[f"{name}.weight"]
+            if weight.shape == (24, 72):
+                weight = weight.reshape(24, 3, 3, 8).permute(0, 3, 1, 2).reshape(24, 72)
+            layer.weight.copy_(weight)
+            layer.bias.copy_(own[f"{name}.bias"])
+    x = torch.rand(3, 1, 10, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x.permute(0, 2, 3, 1)), net(x))
+    given: dict[str, Any] = {"remove": 0.5, "seed": 3, "samples": 64, "normalize": "none"}
+    one, other = secateur.prune(net, x, **given), secateur.prune(model, **given)
+    removed = [[edit.units for step in result.recipe.steps for edit in step.edits] for result in (one, other)]
+    assert removed[0] == removed[1] and one.verdict == other.verdict
 
 
 def test_a_recurrent_layer_that_aten_lacks_goes_through_pt2(tmp_path: Path) -> None:
