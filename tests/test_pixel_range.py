@@ -63,3 +63,12 @@ def test_the_warning_and_the_verdict() -> None:
     assert result.verdict is not None and "as pixels from 0 to 255" in str(result.verdict)
     told = secateur.prune(model, torch.zeros(1, 3, 8, 8), input_bounds=(0, 255), **given)
     assert "pixels" not in str(told.verdict)
+
+
+def test_quantising_warns_too() -> None:
+    pytest.importorskip("onnxruntime")
+    torch.manual_seed(0)
+    model = Scaled(lambda m, x: x / 255).eval()
+    given: dict[str, Any] = {"scheme": "fp16-weights", "samples": 8, "surrogate": "uniform", "latency": False}
+    with pytest.warns(SecateurWarning, match="divides it by 255"):
+        secateur.quantize(model, torch.zeros(1, 3, 8, 8), **given)

@@ -172,18 +172,9 @@ def with_doubts(validation: Validation | None, request: Request, graph: Graph) -
 
     The doubt is added to `validation`, so that the verdict mentions it.
     """
-    normalisation, images = request.normalisation, None
-    if scaled := pixel_evidence(graph, request.input_bounds, normalisation):
-        low, high = request.input_bounds
-        warnings.warn(
-            f"the input was taken to lie between {low:g} and {high:g}, but the first layer of the model "
-            f"{scaled}, as is done with pixels from 0 to 255: if it takes such, accuracy collapses; say "
-            "input_bounds=(0, 255) (--input-bounds 0,255)",
-            SecateurWarning,
-            stacklevel=2,
-        )
-        doubt = "the model scales its inputs as pixels from 0 to 255, see the warning (--input-bounds)"
+    if doubt := warned_of_pixels(request, graph):
         return None if validation is None else replace(validation, doubts=(doubt,))
+    normalisation, images = request.normalisation, None
     if validation is not None and validation.basis == OWN:
         images = normalisation.denormalised(validation.samples.inputs[0])
     found = likely_normalisation(
@@ -200,6 +191,22 @@ def with_doubts(validation: Validation | None, request: Request, graph: Graph) -
     )
     doubt = "another normalisation of the inputs fits the model better, see the warning (--normalize)"
     return None if validation is None else replace(validation, doubts=(doubt,))
+
+
+def warned_of_pixels(request: Request, graph: Graph) -> str:
+    """Warn if the model scales its inputs as pixels are scaled, and they were said to be small; the doubt."""
+    scaled = pixel_evidence(graph, request.input_bounds, request.normalisation)
+    if not scaled:
+        return ""
+    low, high = request.input_bounds
+    warnings.warn(
+        f"the input was taken to lie between {low:g} and {high:g}, but the first layer of the model {scaled}, "
+        "as is done with pixels from 0 to 255: if it takes such, accuracy collapses; say input_bounds=(0, 255) "
+        "(--input-bounds 0,255)",
+        SecateurWarning,
+        stacklevel=3,
+    )
+    return "the model scales its inputs as pixels from 0 to 255, see the warning (--input-bounds)"
 
 
 def verdict_of(

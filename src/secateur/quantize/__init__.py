@@ -36,7 +36,7 @@ from secateur.request import NO_SURROGATE, Request
 from secateur.samples import Calibration, Surrogate, own
 from secateur.torch_state import reproducible
 from secateur.types import Samples
-from secateur.validation import Validation, samples_for
+from secateur.validation import Validation, samples_for, warned_of_pixels
 
 Proto = Any
 _SHARE = optional(number("a share of the decisions, from 0 to 1", low=0, high=1))
@@ -125,7 +125,8 @@ def quantize(
         raise InputError("images and labels go together; give both, or none")
     require_packages("onnx", "onnxruntime")
     with reproducible(model):
-        inputs = _inputs(original if original is not None else model, example_inputs, request, images, labels)
+        source = model if original is None else original
+        inputs = _inputs(source, example_inputs, request, images, labels, alone=original is None)
     return _quantized(model, original, inputs, chosen, scheme, least, latency, example_inputs, progress)
 
 
@@ -154,9 +155,12 @@ def _inputs(
     request: Request,
     images: Any,
     labels: Any,
+    alone: bool,
 ) -> _Inputs:
     with phase("capturing the model", request.progress):
         graph = capture(model, example_inputs)
+    if alone:  # else pruning has warned
+        warned_of_pixels(request, graph)
     bounds = request.bounds_of(graph)
     with phase("drawing samples", request.progress):
         samples, validation, used = samples_for(request, graph, couple(graph), bounds, request.samples)

@@ -54,17 +54,23 @@ def stages_table(found: Quantization) -> tuple[tuple[str, ...], Rows]:
 
 
 _FIRST = {  # advice of a verdict → what to do
-    "say the normalisation": "say how inputs are normalised (--normalize), and prune again",
+    "say the normalisation": "say how inputs are normalised (--normalize, --input-bounds), and prune again",
     "give inputs": "prune again with inputs of your own (--calibration DATA)",
     "give more inputs": "prune again with more inputs of your own",
     "remove less": "remove less (--remove)",
 }
 
 
-def next_steps(verdict: secateur.Verdict, model: str, output: Path, inputs: str) -> list[str]:
-    """What to run after `prune`, by its verdict; `inputs` are options that describe the model's inputs."""
-    compare = f"secateur evaluate {output} --original {model}{inputs} --data DATA"
-    return [f"next: {_FIRST[verdict.advice]}; then {compare}" if verdict.advice else f"next: {compare}"]
+def next_steps(
+    verdict: secateur.Verdict, model: str, output: Path, inputs: str, several: bool = False
+) -> list[str]:
+    """What to run after `prune`, by its verdict; `inputs` are options that describe the model's inputs.
+
+    Models of `several` inputs are compared on those of `--calibration` alone.
+    """
+    compare = "" if several else f"secateur evaluate {output} --original {model}{inputs} --data DATA"
+    steps = [step for step in (_FIRST[verdict.advice] if verdict.advice else "", compare) if step]
+    return [f"next: {'; then '.join(steps)}"] if steps else []
 
 
 def evaluation_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
