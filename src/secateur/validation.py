@@ -200,9 +200,9 @@ def warned_of_pixels(request: Request, graph: Graph) -> str:
         return ""
     low, high = request.input_bounds
     warnings.warn(
-        f"the input was taken to lie between {low:g} and {high:g}, but the first layer of the model {scaled}, "
-        "as is done with pixels from 0 to 255: if it takes such, accuracy collapses; say input_bounds=(0, 255) "
-        "(--input-bounds 0,255)",
+        f"the input was taken to lie between {low:g} and {high:g}, but the first layer of the model "
+        f"{scaled}, as is done with pixels from 0 to 255: if it takes such, accuracy collapses; say "
+        "input_bounds=(0, 255) (--input-bounds 0,255)",
         SecateurWarning,
         stacklevel=3,
     )
