@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 import secateur
@@ -123,6 +124,18 @@ def test_what_cannot_be_measured_or_done_is_told(folder: Path, tmp_path: Path) -
     (tmp_path / "cut.onnx").write_bytes((folder / "int8.onnx").read_bytes()[:-40])
     with pytest.raises(InputError, match=r"cut\.onnx is not an? .*ONNX model"):
         secateur.evaluate(tmp_path / "cut.onnx", x, labels)
+
+
+def test_values_beyond_reason_are_refused_before_they_are_made(folder: Path, tmp_path: Path) -> None:
+    proto = onnx.load(folder / "int8.onnx")
+    (output,) = proto.graph.output
+    proto.graph.initializer.append(numpy_helper.from_array(np.array([1, 2**31]), "times"))
+    proto.graph.node.append(onnx.helper.make_node("Tile", [output.name, "times"], ["many"]))
+    output.name = "many"
+    output.type.tensor_type.shape.dim[1].dim_param = "n"
+    onnx.save(proto, tmp_path / "many.onnx")
+    with pytest.raises(InputError, match=r"the value 'many' has the shape .*, more than 4,294,967,296 bytes"):
+        load_as_is(tmp_path / "many.onnx")
 
 
 @pytest.mark.slow

@@ -232,6 +232,7 @@ def evaluate_command(
     """Measure accuracy, robustness, size and latency on images; without labels, agreement with the original.
 
     Takes any classifier, pruned or not. With --original, the model before pruning is measured beside it.
+    Quantised .onnx files, and those in half precision, are run by onnxruntime as they are.
     """
     from secateur.cli.reading import data_from, inputs_from, measured_from
 

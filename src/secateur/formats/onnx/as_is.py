@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.errors import InputError, SecateurError, UnsupportedOpError
+from secateur.formats.onnx.budget import VALUE_BYTES
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.dequantise import dequantised
 from secateur.formats.onnx.imported import OnnxModel
@@ -89,14 +90,36 @@ class OnnxFile(Imported):
 def load_as_is(path: str | os.PathLike[str]) -> OnnxFile:
     """The model in the `.onnx` file at `path`, whatever its numbers are stored as.
 
-    Raises `InputError` for a file that is no sound model, or that onnxruntime refuses.
+    Raises `InputError` for a file that is no sound model, that makes values beyond all reason, or that
+    onnxruntime refuses.
     """
     model = OnnxFile(os.fspath(path), read_proto(path, quantized="any"))
+    _check_sizes(path, model.proto)
     try:
         model.session  # noqa: B018 (made now, so that what is wrong is said of the file)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return model
+
+
+def _check_sizes(path: str | os.PathLike[str], proto: Proto) -> None:
+    """Refuse values that are larger than what ordinary networks have, as far as shapes are known."""
+    import onnx
+
+    bare = type(proto)()
+    bare.CopyFrom(proto)
+    del bare.graph.value_info[:]  # what the file says of them is not believed
+    try:
+        found = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    except Exception:  # onnxruntime infers them, too, and says what it refuses
+        return
+    for value in (*found.graph.value_info, *found.graph.output):
+        sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0]
+        if prod(sizes) > VALUE_BYTES // 4:
+            raise InputError(
+                f"{path}: the value {value.name!r} has the shape {sizes}, more than {VALUE_BYTES:,} bytes for "
+                "one sample; export a model that can be run"
+            )
 
 
 def stored_numbers(proto: Proto) -> int:
