@@ -561,8 +561,9 @@ def test_the_same_units_of_a_convolutional_network(tmp_path: Path) -> None:
     L = keras.layers
     keras.utils.set_random_seed(0)
     parts = [
-        *(L.Input((10, 10, 1)), L.Conv2D(6, 3, padding="same", activation="relu"), L.MaxPooling2D()),
-        *(L.Conv2D(8, 3, activation="relu"), L.Flatten(), L.Dense(24, "relu"), L.Dense(5)),
+        *(L.Input((10, 10, 1)), L.Conv2D(6, 3, padding="same", activation="relu", name="a")),
+        *(L.MaxPooling2D(), L.Conv2D(8, 3, activation="relu", name="b")),
+        *(L.Flatten(), L.Dense(24, "relu", name="c"), L.Dense(5, name="d")),
     ]
     model = saved(with_weights(keras.Sequential(parts)), tmp_path / "net.keras")
     net = nn.Sequential(
@@ -572,7 +573,7 @@ def test_the_same_units_of_a_convolutional_network(tmp_path: Path) -> None:
     own = dict(model.named_parameters())
     layers = [m for m in net if hasattr(m, "weight")]
     with torch.no_grad():
-        for layer, name in zip(layers, ("conv2d", "conv2d_1", "dense", "dense_1"), strict=True):
+        for layer, name in zip(layers, "abcd", strict=True):
             weight = own[f"{name}.weight"]
             if weight.shape == (24, 72):
                 weight = weight.reshape(24, 3, 3, 8).permute(0, 3, 1, 2).reshape(24, 72)

@@ -117,8 +117,8 @@ def _check_sizes(path: str | os.PathLike[str], proto: Proto) -> None:
         sizes = [d.dim_value for d in value.type.tensor_type.shape.dim if d.dim_value > 0]
         if prod(sizes) > VALUE_BYTES // 4:
             raise InputError(
-                f"{path}: the value {value.name!r} has the shape {sizes}, more than {VALUE_BYTES:,} bytes for "
-                "one sample; export a model that can be run"
+                f"{path}: the value {value.name!r} has the shape {sizes}, more than {VALUE_BYTES:,} bytes "
+                "for one sample; export a model that can be run"
             )
 
 
