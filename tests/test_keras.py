@@ -585,7 +585,11 @@ def test_the_same_units_of_a_convolutional_network(tmp_path: Path) -> None:
     given: dict[str, Any] = {"remove": 0.5, "seed": 3, "samples": 64, "normalize": "none"}
     one, other = secateur.prune(net, x, **given), secateur.prune(model, **given)
     removed = [[edit.units for step in result.recipe.steps for edit in step.edits] for result in (one, other)]
-    assert removed[0] == removed[1] and one.verdict == other.verdict
+    assert removed[0] == removed[1]
+    # Convolutions add in another order.
+    assert one.verdict is not None and other.verdict is not None
+    assert one.verdict.word == other.verdict.word
+    assert one.verdict.agreement == pytest.approx(other.verdict.agreement, abs=0.01)
 
 
 def test_a_recurrent_layer_that_aten_lacks_goes_through_pt2(tmp_path: Path) -> None:
