@@ -1,7 +1,7 @@
 """Pages that show files of the repository, the help of a command or the table of ops as they are.
 
 <!-- include: PATH -->, <!-- include: PATH # HEADING --> (one section), <!-- help: COMMAND -->,
-<!-- ops -->.
+<!-- ops -->, <!-- keras layers -->.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def on_page_markdown(markdown: str, page: Any, **more: Any) -> str:
         r"<!-- include: (\S+?)(?: # (.+?))? -->", lambda m: _included(m[1], m[2], folder), markdown
     )
     markdown = re.sub(r"<!-- help: (\S+) -->", lambda m: _help(m[1]), markdown)
+    markdown = re.sub("<!-- keras layers -->", lambda m: _keras_layers(), markdown)
     return re.sub("<!-- ops -->", lambda m: _ops(), markdown)
 
 
@@ -41,9 +42,16 @@ def _moved(link: str, folder: str) -> str:
 
 
 def _ops() -> str:
+    from secateur.support import COLUMNS, as_markdown, support
+
+    return as_markdown(COLUMNS, support())
+
+
+def _keras_layers() -> str:
+    from secateur.formats.keras.support import COLUMNS, keras_support
     from secateur.support import as_markdown
 
-    return as_markdown()
+    return as_markdown(COLUMNS, keras_support())
 
 
 def _help(name: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -31,13 +33,18 @@ import keras_files as files
 from command import run
 from keras_models import MODELS, inputs_of, keras, predicted, with_weights
 from secateur.formats.arrays import load_arrays
+from secateur.formats.keras import support as keras_support
 from secateur.formats.keras.files import load_keras, save_keras
 from secateur.formats.keras.imported import KerasModel
+from secateur.formats.keras.spec import spec_of
 from secateur.formats.safetensors.weights import load_weights
 from trained import blobs
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::UserWarning:keras", "ignore::DeprecationWarning:keras", "ignore:.*optimizer"
+    "ignore::UserWarning:keras",
+    "ignore::DeprecationWarning:keras",
+    "ignore:.*optimizer",
+    "ignore:.*as is done with pixels",
 )
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -86,11 +93,25 @@ def test_models(name: str, tmp_path: Path) -> None:
         result = secateur.prune(before, remove=0.3, method=method, **more)
         assert result.after.parameters < result.before.parameters
         save_keras(path, result.model)
+        check_sizes(before.source.config, load_keras(path).source.config)
         small = reloaded(path)
         agree(small, result.model, given, **close)
         agree(small, load_keras(path), given, **close)
         assert small.count_params() < made.count_params()
         assert [layer.name for layer in small.layers] == [layer.name for layer in made.layers]
+
+
+def check_sizes(before: Any, after: Any) -> None:
+    """That the sizes which pruning changes are those that `secateur ops --keras` names."""
+    for old, new in zip(before["config"]["layers"], after["config"]["layers"], strict=True):
+        if "layers" in old["config"]:
+            check_sizes(old, new)
+            continue
+        if old["class_name"] == "InputLayer":
+            continue
+        (row,) = keras_support.named([spec_of(old, False).kind])
+        changed = {key for key, value in old["config"].items() if new["config"][key] != value}
+        assert changed <= set(row.sizes) and not (row.whole and changed)
 
 
 # Keras itself cannot read its operations, nor `Attention`, from HDF5.
@@ -381,6 +402,52 @@ def test_lists_of_names_that_were_cut(tmp_path: Path) -> None:
     torch.testing.assert_close(model(x), expected)
 
 
+# Peaks above what the process had before, as multiples of the file: of reading, and of writing beside the model.
+MEASURED = """
+import sys
+from pathlib import Path
+import secateur.surgery
+from secateur.formats.keras.files import load_keras, save_keras
+
+def held(key):
+    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(key))
+    return 1024 * int(line.split()[1])
+
+def since():
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    return held("VmRSS")
+
+small, large = sys.argv[1:]
+save_keras(small + ".again.keras", load_keras(small))
+size, before = Path(large).stat().st_size, since()
+model = load_keras(large)
+read = held("VmHWM") - before
+since()
+save_keras(large + ".again.keras", model)
+print(read / size, (held("VmHWM") - before) / size)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the memory's peaks from Linux")
+def test_memory_of_large_files(tmp_path: Path) -> None:
+    def written(width: int, name: str) -> Path:
+        config = files.sequential(files.inputs(width), files.layer("Dense", "dense", units=width))
+        arrays = {
+            "layers/dense/vars/0": files.numbers(width, width),
+            "layers/dense/vars/1": files.numbers(width),
+        }
+        return files.write_keras(tmp_path / name, config, arrays)
+
+    paths = written(8, "small.keras"), written(5000, "large.keras")
+    assert paths[1].stat().st_size > 10**8
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURED, *paths], capture_output=True, text=True, check=True
+    )
+    read, write = map(float, done.stdout.split())
+    assert read < 2.5 and write < 3, done.stdout  # one layer, so that all of it changes its layout at once
+
+
 # --- the command --------------------------------------------------------------------------------------------
 
 
@@ -436,6 +503,22 @@ def test_commands(tmp_path: Path) -> None:
         assert done.returncode == 1 and "read from a .h5 file" in done.stderr and "pruned" not in done.stdout
 
 
+def test_several_inputs_go_by_their_names(tmp_path: Path) -> None:
+    """In a file, in any order; without names they are in Keras' order."""
+    made = MODELS["several_inputs_and_outputs"]()
+    model = saved(made, tmp_path / "net.keras")
+    a, b = inputs_of(made, count=30)
+    np.savez(tmp_path / "own.npz", b=b, a=a, labels=np.zeros(30))
+    given: dict[str, Any] = {"remove": 0.3, "method": "saliency", "input_bounds": (-9, 9)}
+    by_name, in_order = (
+        secateur.prune(model, calibration=own, **given) for own in (tmp_path / "own.npz", (a, b))
+    )
+    assert by_name.verdict == in_order.verdict and by_name.recipe.used == in_order.recipe.used
+    np.savez(tmp_path / "wrong.npz", left=a, right=b)
+    with pytest.raises(InputError, match=r"and none for a, b; the model's inputs are a, b"):
+        secateur.prune(model, calibration=tmp_path / "wrong.npz", **given)
+
+
 # --- the same as from torch ---------------------------------------------------------------------------------
 
 
@@ -471,6 +554,42 @@ def test_the_same_units_as_from_torch(tmp_path: Path) -> None:
     net, x, labels = blobs()
     assert isinstance(net, nn.Sequential)
     agrees_with_torch(net, tmp_path, x, labels)
+
+
+def test_the_same_units_of_a_convolutional_network(tmp_path: Path) -> None:
+    """Though one takes channels first, and the other last; the dense layer reads them in another order."""
+    L = keras.layers
+    keras.utils.set_random_seed(0)
+    parts = [
+        *(L.Input((10, 10, 1)), L.Conv2D(6, 3, padding="same", activation="relu", name="a")),
+        *(L.MaxPooling2D(), L.Conv2D(8, 3, activation="relu", name="b")),
+        *(L.Flatten(), L.Dense(24, "relu", name="c"), L.Dense(5, name="d")),
+    ]
+    model = saved(with_weights(keras.Sequential(parts)), tmp_path / "net.keras")
+    net = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 8, 3), nn.ReLU(), nn.Flatten(),
+        nn.Linear(72, 24), nn.ReLU(), nn.Linear(24, 5),
+    ).eval()  # fmt: skip
+    own = dict(model.named_parameters())
+    layers = [m for m in net if hasattr(m, "weight")]
+    with torch.no_grad():
+        for layer, name in zip(layers, "abcd", strict=True):
+            weight = own[f"{name}.weight"]
+            if weight.shape == (24, 72):
+                weight = weight.reshape(24, 3, 3, 8).permute(0, 3, 1, 2).reshape(24, 72)
+            layer.weight.copy_(weight)
+            layer.bias.copy_(own[f"{name}.bias"])
+    x = torch.rand(3, 1, 10, 10)
+    with torch.no_grad():
+        torch.testing.assert_close(model(x.permute(0, 2, 3, 1)), net(x))
+    given: dict[str, Any] = {"remove": 0.5, "seed": 3, "samples": 64, "normalize": "none"}
+    one, other = secateur.prune(net, x, **given), secateur.prune(model, **given)
+    removed = [[edit.units for step in result.recipe.steps for edit in step.edits] for result in (one, other)]
+    assert removed[0] == removed[1]
+    # Convolutions add in another order.
+    assert one.verdict is not None and other.verdict is not None
+    assert one.verdict.word == other.verdict.word
+    assert one.verdict.agreement == pytest.approx(other.verdict.agreement, abs=0.01)
 
 
 def test_a_recurrent_layer_that_aten_lacks_goes_through_pt2(tmp_path: Path) -> None:

@@ -23,7 +23,18 @@ LAYERS = {
     **dict.fromkeys(("bounds", "surrogates", "inputs", "data"), 2),
     **dict.fromkeys(("reconstruct", "compensate", "surgery", "cost", "channels", "rounded", "quantities"), 3),
     **dict.fromkeys(
-        ("samples", "blending", "guard", "fidelity", "verdict", "normalisation", "outputs", "pace"), 3
+        (
+            "samples",
+            "blending",
+            "guard",
+            "fidelity",
+            "verdict",
+            "normalisation",
+            "pixel_range",
+            "outputs",
+            "pace",
+        ),
+        3,
     ),
     **dict.fromkeys(("plan", "run", "certify", "timing"), 4),
     "methods": 5,

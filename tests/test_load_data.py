@@ -730,3 +730,35 @@ def test_what_needs_the_box_refuses_and_what_does_not_warns() -> None:
             secateur.evaluate(picture_model(), 255 * IMAGES, labels, **settings)
     (said,) = secateur.evaluate(picture_model(), 255 * IMAGES, labels).warnings
     assert PIXELS_MEANT in said
+
+
+# --- numbers of words, and several inputs -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".npy"])
+def test_whole_numbers_are_read_for_models_that_take_them(suffix: str, tmp_path: Path) -> None:
+    words = np.arange(12, dtype=np.int32).reshape(3, 4)
+    path = tmp_path / f"words{suffix}"
+    np.savez(path, x=words) if suffix == ".npz" else np.save(path, words)
+    found = load_data(path, image_shape=(4,), whole=True, limit=2)["images"]
+    assert found.dtype == torch.int32 and torch.equal(found, torch.from_numpy(words[:2]))
+    with pytest.raises(InputError, match=r"of type int32: give uint8 pixels or floating-point numbers"):
+        load_data(path, image_shape=(4,))
+    embedding = capture(
+        nn.Sequential(nn.Embedding(20, 3), nn.Flatten()).eval(), torch.zeros(2, 4, dtype=torch.int64)
+    )
+    (taken,) = as_tensors(path, embedding, (0.0, 1.0), name="calibration")
+    assert torch.equal(taken.long(), torch.from_numpy(words).long())
+    with pytest.raises(InputError, match=r"of type int32"):
+        as_tensors(path, capture(dense(4), torch.zeros(2, 4)), (0.0, 1.0), name="calibration")
+
+
+def test_a_file_has_an_array_for_each_of_several_inputs(tmp_path: Path) -> None:
+    graph = capture(Two().eval(), (torch.zeros(2, 6), torch.zeros(2, 3, dtype=torch.int64)))
+    x, ids = np.random.default_rng(0).random((5, 6), np.float32), np.ones((5, 3), np.int64)
+    np.savez(tmp_path / "two.npz", input_ids=ids, x=x, labels=np.zeros(5))
+    first, second = as_tensors(tmp_path / "two.npz", graph, (0.0, 1.0), name="calibration", limit=4)
+    assert torch.equal(first, torch.from_numpy(x[:4])) and torch.equal(second, torch.from_numpy(ids[:4]))
+    np.savez(tmp_path / "one.npz", x=x)
+    with pytest.raises(InputError, match="none for input_ids; the model's inputs are x, input_ids"):
+        as_tensors(tmp_path / "one.npz", graph, (0.0, 1.0), name="calibration")

@@ -17,6 +17,8 @@ from secateur.bounds import difference, interval, linear, relaxed, rounding, win
 from secateur.bounds.activations import SLOPES, TURNING
 from secateur.cli import app
 from secateur.errors import InputError
+from secateur.formats.keras.support import keras_support
+from secateur.formats.keras.table import LAYERS
 from secateur.graph import meaning, ops, places, rules
 from secateur.graph.ops import OPS
 from secateur.reconstruct.layers import VIEWS
@@ -183,8 +185,22 @@ def test_the_command_prints_the_table() -> None:
 
 
 def test_the_page_of_the_documentation_holds_the_table() -> None:
-    lines = as_markdown().splitlines()
+    lines = as_markdown(COLUMNS, support()).splitlines()
     assert len(lines) == len(OPS) + 2 and "| `conv2d` | yes | yes | yes | yes | exact | Conv |" in lines
+
+
+def test_layers_of_keras() -> None:
+    rows = {row.layer: row for row in keras_support()}
+    assert rows.keys() == LAYERS.keys()
+    assert rows["Conv2D"].sizes == ("filters", "groups") and rows["Dense"].cells() == ("Dense", "units")
+    assert rows["LSTM"].whole and rows["LayerNormalization"].whole and not rows["BatchNormalization"].whole
+    assert (rows["MaxPooling2D"].sizes, rows["MaxPooling2D"].cells()[1]) == ((), "")
+    run = lambda *names: CliRunner().invoke(app, ["ops", "--keras", *names])  # noqa: E731
+    text = run().output.splitlines()
+    assert text[0].split() == ["layer", "smaller"] and len(text) == len(LAYERS) + 1
+    assert run("dense", "gru").output.splitlines()[1:] == ["Dense  units", "GRU    no: all units stay"]
+    refused = str(run("Conv").exception)
+    assert "'Conv' is no layer of Keras that secateur reads; there are similar ones: Conv" in refused
 
 
 def test_the_command_prints_some_ops() -> None:

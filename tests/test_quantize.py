@@ -30,10 +30,8 @@ from secateur.quantize.schemes import SCHEMES
 from secateur.report.quantization import Quantization, Stage
 from trained import blobs
 
-# A network of a few microseconds may well take longer in 8 bits, and then a warning says so.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*did not make the model faster:secateur.errors.SecateurWarning"
-)
+# A network of a few microseconds or kilobytes may well be slower or larger in 8 bits, and then a warning says so.
+pytestmark = pytest.mark.filterwarnings("ignore:.*did not make the :secateur.errors.SecateurWarning")
 
 # Kind of the stored weights → number of bits.
 BITS = {"int8": 8, "fp16": 16, "fp16-weights": 16, "bf16-weights": 16, "int8-weights": 8, "int4-weights": 4}
@@ -248,9 +246,19 @@ def test_a_budget_keeps_nodes_in_float() -> None:
     free = quantize(net, x[:1], calibration=x, samples=120)
     assert free.record.kept_float == () and (free.record.stages[-1].agreement or 0) < 0.9
     held = quantize(net, x[:1], calibration=x, samples=120, min_agreement=0.9)
-    assert 0 < len(held.record.kept_float) < held.record.nodes
+    # The two that make and read that value; the first layer has no part in it.
+    assert set(held.record.kept_float) == {"node_linear_1", "node_linear_2"} and held.record.nodes == 3
     assert (held.record.stages[-1].agreement or 0) >= 0.9
     assert "in float: " in repr(held)
+    kinds = {t.name: t.data_type for t in held.proto.graph.initializer}
+    stored = {
+        name: kinds.get(f"{name}_quantized", kinds.get(name)) for name in ("0.weight", "2.weight", "4.weight")
+    }
+    assert stored == {"0.weight": 3, "2.weight": 1, "4.weight": 1}  # int8 and float
+    held_out = torch.randperm(180, generator=torch.Generator().manual_seed(0))[:60]
+    with torch.no_grad():
+        same = held.run(x[held_out])[0].argmax(1) == net(x[held_out]).argmax(1)
+    assert float(same.double().mean()) == pytest.approx(held.record.stages[-1].agreement)
 
 
 # --- what is said -------------------------------------------------------------------------------------------
@@ -290,6 +298,19 @@ def test_a_model_that_is_not_faster_is_said_to_be_so() -> None:
     assert record.slower and "one sample takes 1 ms before and 1.5 ms after" in record.lines()[-1]
     faster = record.model_copy(update={"stages": (stages[0], stages[1].model_copy(update={"ms": 0.5}))})
     assert not faster.slower and len(faster.lines()) == 1
+    larger = faster.model_copy(
+        update={"stages": (stages[0], faster.stages[1].model_copy(update={"bytes": 12}))}
+    )
+    assert (
+        larger.larger and "did not make the file smaller: 9 bytes before and 12 after" in larger.lines()[-1]
+    )
+
+
+def test_a_file_that_is_not_smaller_is_warned_of() -> None:
+    """Of a few weights, scales and further nodes weigh more."""
+    net = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2)).eval()
+    with pytest.warns(secateur.errors.SecateurWarning, match="int8 did not make the file smaller"):
+        quantize(net, torch.zeros(1, 3))
 
 
 # --- recipes ------------------------------------------------------------------------------------------------
@@ -373,7 +394,7 @@ def test_agreement_is_with_the_quantised_file(tmp_path: Path) -> None:
 
 def test_files_without_a_float_form_are_refused_by_the_names_of_their_nodes(tmp_path: Path) -> None:
     by_scheme("int4-weights").save(tmp_path / "four.onnx")
-    with pytest.raises(UnsupportedOpError, match=r"is quantised: com\.microsoft\.MatMulNBits 'node_linear"):
+    with pytest.raises(UnsupportedOpError, match=r"Quantised are com\.microsoft\.MatMulNBits 'node_linear"):
         load_dequantised(tmp_path / "four.onnx")
     proto = onnx.load(saved(dense(), ROWS, tmp_path / "q.onnx"))
     first = next(n for n in proto.graph.node if n.op_type == "QuantizeLinear")
@@ -385,7 +406,8 @@ def test_files_without_a_float_form_are_refused_by_the_names_of_their_nodes(tmp_
     ):
         load_dequantised(tmp_path / "rounded.onnx")
     with pytest.raises(
-        UnsupportedOpError, match=r"is quantised: DequantizeLinear '.*prune or certify the floating"
+        UnsupportedOpError,
+        match=r"is quantised; prune or certify the floating-point .* are DequantizeLinear '",
     ):
         secateur.load_model(tmp_path / "q.onnx")
 
@@ -434,7 +456,10 @@ def test_prune_and_quantise_in_one_command(folder: Path) -> None:
     assert done.returncode == 0 and "made anew" not in done.stderr
     assert (folder / "again.onnx").read_bytes() == (folder / "small.onnx").read_bytes()
     done = run(folder, "certify", "net.onnx", "small.onnx")
-    assert done.returncode == 1 and "prune or certify the floating-point model first" in done.stderr
+    assert (
+        done.returncode == 1
+        and "prune or certify the floating-point model that it was made of" in done.stderr
+    )
 
 
 @pytest.mark.slow
@@ -467,6 +492,7 @@ def test_a_quantised_file_is_pruned_and_quantised_again(folder: Path) -> None:
         (("prune", "net.onnx", "-o", "x.onnx", "--quantize", "bf16"), 1, "take bf16-weights"),
         (("prune", "net.onnx", "-o", "x.onnx", "--data", "data.npz"), 1, "--data goes with --quantize"),
         (("quantize", "net.onnx", "-o", "net.onnx"), 1, "is read and stays as it is"),
+        (("quantize", "net.onnx", "-o", "x.txt"), 1, "give a name that ends in .onnx"),  # as for prune
         (
             ("quantize", "net.onnx", "-o", "x.onnx", "--scheme", "int4-weights", "--samples", "32",
              "--min-agreement", "1.0", "--surrogate", "uniform"),

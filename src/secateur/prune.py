@@ -381,7 +381,8 @@ def _paced(task: Task, request: Request) -> int:
     if request.budget is not None:
         samples = pace.affordable(request.budget, samples)
     seconds = pace.estimate(samples)
-    notice(f"{samples:,} samples, about {shown(seconds)}", request.progress)
+    about = "about " if seconds >= 1 else ""  # else it is less than a second
+    notice(f"{samples:,} samples, {about}{shown(seconds)}", request.progress)
     if request.budget is not None and seconds > request.budget:
         warnings.warn(
             f"budget: the run takes about {shown(seconds)} with {samples} samples, the fewest; the budget is "

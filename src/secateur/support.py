@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Literal
+from typing import Literal, Protocol
 
 from secateur.bounds import difference, interval, linear, maxima, relaxed
 from secateur.errors import InputError
@@ -99,18 +99,24 @@ def named(names: Sequence[str]) -> tuple[Support, ...]:
     return tuple(row for row in rows if not names or wanted & {n.lower() for n in (row.op, *row.onnx)})
 
 
-def as_text(rows: Sequence[Support] | None = None) -> str:
-    """The table in aligned columns, one line for each op; of all ops, unless `rows` are given."""
-    lines = [tuple(COLUMNS), *(row.cells() for row in (support() if rows is None else rows))]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+class Row(Protocol):
+    """A row of a table."""
+
+    def cells(self) -> tuple[str, ...]: ...
+
+
+def as_text(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """A table in aligned columns, one line for each row."""
+    lines = [tuple(columns), *(row.cells() for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
 
 
-def as_markdown() -> str:
-    """The table for the documentation."""
-    lines = [tuple(COLUMNS), ("---",) * len(COLUMNS)]
-    lines += [(f"`{op}`", *cells) for op, *cells in (row.cells() for row in support())]
+def as_markdown(columns: Sequence[str], rows: Sequence[Row]) -> str:
+    """The table for the documentation; the names in the first column are code."""
+    lines = [tuple(columns), ("---",) * len(columns)]
+    lines += [(f"`{name}`", *cells) for name, *cells in (row.cells() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

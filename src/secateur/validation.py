@@ -20,6 +20,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.normalisation import likely_normalisation
+from secateur.pixel_range import pixel_evidence
 from secateur.presets import PRESETS
 from secateur.report.recipe import UsedInputs
 from secateur.report.verdict import Basis, Verdict
@@ -166,10 +167,13 @@ def validation_count(graph: Graph, coupling: Coupling) -> int:
 
 
 def with_doubts(validation: Validation | None, request: Request, graph: Graph) -> Validation | None:
-    """Warn if another normalisation fits the model clearly better than the declared one.
+    """Warn if another normalisation fits the model clearly better than the declared one, or if the model
+    scales its inputs as pixels are scaled.
 
     The doubt is added to `validation`, so that the verdict mentions it.
     """
+    if doubt := warned_of_pixels(request, graph):
+        return None if validation is None else replace(validation, doubts=(doubt,))
     normalisation, images = request.normalisation, None
     if validation is not None and validation.basis == OWN:
         images = normalisation.denormalised(validation.samples.inputs[0])
@@ -187,6 +191,22 @@ def with_doubts(validation: Validation | None, request: Request, graph: Graph) -
     )
     doubt = "another normalisation of the inputs fits the model better, see the warning (--normalize)"
     return None if validation is None else replace(validation, doubts=(doubt,))
+
+
+def warned_of_pixels(request: Request, graph: Graph) -> str:
+    """Warn if the model scales its inputs as pixels are scaled, and they were said to be small; the doubt."""
+    scaled = pixel_evidence(graph, request.input_bounds, request.normalisation)
+    if not scaled:
+        return ""
+    low, high = request.input_bounds
+    warnings.warn(
+        f"the input was taken to lie between {low:g} and {high:g}, but the first layer of the model "
+        f"{scaled}, as is done with pixels from 0 to 255: if it takes such, accuracy collapses; say "
+        "input_bounds=(0, 255) (--input-bounds 0,255)",
+        SecateurWarning,
+        stacklevel=3,
+    )
+    return "the model scales its inputs as pixels from 0 to 255, see the warning (--input-bounds)"
 
 
 def verdict_of(

@@ -232,8 +232,9 @@ def evaluate_command(
     """Measure accuracy, robustness, size and latency on images; without labels, agreement with the original.
 
     Takes any classifier, pruned or not. With --original, the model before pruning is measured beside it.
+    Quantised .onnx files, and those in half precision, are run by onnxruntime as they are.
     """
-    from secateur.cli.reading import data_from, inputs_from, model_from
+    from secateur.cli.reading import data_from, inputs_from, measured_from
 
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
@@ -241,7 +242,7 @@ def evaluate_command(
     shared = {"norm": norm.value, "loss": loss.value, "restarts": restarts, "seed": seed}
     attacks = _attacks(radii, attack or (), shared, pgd_steps)
     given = inputs_from(original or model, input_bounds, mean, std, normalize)
-    loaded = model_from(model, weights)
+    loaded = measured_from(model, weights, bool(attacks))
     arrays = data_from(data, loaded, given, samples)
     if "labels" not in arrays and original is None:
         raise InputError(
@@ -252,7 +253,7 @@ def evaluate_command(
         loaded,
         arrays["images"],
         arrays.get("labels"),
-        original=model_from(original, original_weights) if original else None,
+        original=measured_from(original, original_weights, bool(attacks)) if original else None,
         attacks=attacks,
         corruptions=_corruptions(corruption or (), seed),
         top_k=top_k or (1,),

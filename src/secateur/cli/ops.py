@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from typer import Argument
+from typer import Argument, Option
 
-from secateur.cli.options import AsJson, Debug
+from secateur.cli.options import OUTPUT, AsJson, Debug
 from secateur.cli.printing import print_json, print_line
 
 Ops = Annotated[
@@ -14,12 +14,22 @@ Ops = Annotated[
     Argument(
         metavar="OP",
         show_default=False,
-        help="Names of ops, in ATen or in ONNX, e.g. conv2d or Conv. Default: all.",
+        help="Names of ops, in ATen or in ONNX, e.g. conv2d or Conv; with --keras, of layers, e.g. Conv2D. "
+        "Default: all.",
+    ),
+]
+Keras = Annotated[
+    bool,
+    Option(
+        "--keras",
+        rich_help_panel=OUTPUT,
+        help="List the layers of Keras that are read, and the sizes in the configuration of each that "
+        "pruning makes smaller. Where there are none, units pass through the layer.",
     ),
 ]
 
 
-def ops_command(ops: Ops = None, as_json: AsJson = False, debug: Debug = False) -> None:
+def ops_command(ops: Ops = None, keras: Keras = False, as_json: AsJson = False, debug: Debug = False) -> None:
     """List the ops that secateur knows, and what it can do with each.
 
     One line for each ATen op: whether units pass through it (coupled; whole: it pins them), whether its
@@ -28,10 +38,11 @@ def ops_command(ops: Ops = None, as_json: AsJson = False, debug: Debug = False) 
     """
     from dataclasses import asdict
 
-    from secateur.support import as_text, named
+    from secateur import support
+    from secateur.formats.keras import support as layers
 
-    rows = named(ops or ())
+    rows = layers.named(ops or ()) if keras else support.named(ops or ())
     if as_json:
         print_json([asdict(row) for row in rows])
     else:
-        print_line(as_text(rows))
+        print_line(support.as_text(layers.COLUMNS if keras else support.COLUMNS, rows))

@@ -314,6 +314,7 @@ def prune_command(
     """
     from secateur.cli.reading import example_from, float_model_from, inputs_from
     from secateur.files import written_together
+    from secateur.graph.example import tensors_in
     from secateur.progress import phase
     from secateur.request import Request
 
@@ -374,7 +375,7 @@ def prune_command(
     inputs = options_for(
         ("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize)
     )
-    _print(result, model, output, recipe, timed, inputs, as_json)
+    _print(result, model, output, recipe, timed, inputs, len(tensors_in(example)) > 1, as_json)
     if result.stopped:
         raise Exit(TARGET_MISSED)
 
@@ -528,6 +529,7 @@ def _print(
     recipe: Path,
     timed: secateur.Latency | None,
     inputs: str,
+    several: bool,
     as_json: bool,
 ) -> None:
     if result.shortfall:
@@ -553,7 +555,7 @@ def _print(
     if result.latency is not None:
         print_result(f"latency: {result.latency.told()}")
     if result.verdict is not None:
-        steps = [] if quantized else next_steps(result.verdict, model, output, inputs)
+        steps = [] if quantized else next_steps(result.verdict, model, output, inputs, several)
         for line in (*result.verdict.lines(), *steps):
             print_result(line)
 

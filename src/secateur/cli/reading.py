@@ -19,6 +19,7 @@ from secateur.data import load_data
 from secateur.errors import InputError
 from secateur.formats.kinds import kind_of
 from secateur.formats.models import load_model
+from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import QuantizedFileError
 from secateur.formats.registry import by_suffix
 from secateur.graph.example import tensors_in
@@ -50,6 +51,29 @@ def float_model_from(source: str, weights: Path | None = None) -> tuple[nn.Modul
         from secateur.formats.onnx.files import load_dequantised
 
         return load_dequantised(source), True
+
+
+def measured_from(
+    source: str, weights: Path | None = None, attacked: bool = False
+) -> nn.Module | ExportedProgram:
+    """The model that `source` names, to be measured.
+
+    Quantised files, and those in half precision unless they are attacked, are run by onnxruntime as they are.
+    """
+    from secateur.formats.onnx.as_is import load_as_is
+
+    try:
+        found = model_from(source, weights)
+    except QuantizedFileError:
+        return load_as_is(source)
+    return load_as_is(source) if _is_half(found) and not attacked else found
+
+
+def _is_half(model: nn.Module | ExportedProgram) -> bool:
+    """Whether a model from ONNX stores weights in half precision."""
+    if not isinstance(model, OnnxModel):
+        return False
+    return any(value.dtype in (torch.float16, torch.bfloat16) for value in model.constants.values())
 
 
 def inputs_from(
@@ -107,11 +131,18 @@ def data_from(
 ) -> dict[str, Tensor]:
     """Images, and labels where there are any; those of a folder in the shape that the model takes."""
     try:
-        shapes = [tuple(x.shape[1:]) for x in tensors_in(example_from(model, given))]
+        known = tensors_in(example_from(model, given))
     except InputError:  # a module from a factory does not tell it
-        shapes = []
-    shape = shapes[0] if len(shapes) == 1 else None
-    return load_data(path, image_shape=shape, bounds=given.input_bounds, limit=limit)
+        known = []
+    if len(known) > 1:
+        raise InputError(
+            f"{path}: data are read for models of one input, and this one takes {len(known)}. How far a "
+            "pruned model agrees with its original is measured by `secateur prune --calibration`, with an "
+            ".npz file that has an array for each input"
+        )
+    shape = tuple(known[0].shape[1:]) if known else None
+    whole = not known or not known[0].is_floating_point()
+    return load_data(path, image_shape=shape, bounds=given.input_bounds, limit=limit, whole=whole)
 
 
 def shape_text(shape: tuple[int, ...], dtype: str) -> str:

@@ -49,13 +49,18 @@ def unreadable(path: str | os.PathLike[str], error: Exception, writer: str) -> I
 
 
 def images_of(array: NDArray[Any], where: str, shape: tuple[int, ...] | None) -> Tensor:
-    """Images (n, …) as uint8 or float32, in the layout of `shape` where an array may have another one."""
+    """Images (n, …) as uint8 or float32, in the layout of `shape` where an array may have another one.
+
+    Other whole numbers, such as those of words, stay as they are.
+    """
     if array.ndim < 2 or not len(array):
         raise InputError(
             f"{where} has shape {array.shape}: axis 0 must be the samples, with at least one more axis"
         )
     if np.issubdtype(array.dtype, np.floating):
         return laid_out(torch.from_numpy(np.require(array, np.float32, ("C", "W"))), shape)
+    if np.issubdtype(array.dtype, np.signedinteger):
+        return torch.from_numpy(np.require(array, requirements=("C", "W")))
     if array.dtype != np.uint8:
         raise InputError(f"{where} has type {array.dtype}: give uint8 pixels or floating-point numbers")
     if array.shape[1:] != shape:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from secateur import arguments as may
@@ -33,6 +34,7 @@ def load_data(
     image_shape: tuple[int, ...] | None,
     bounds: tuple[float, float] = (0.0, 1.0),
     limit: int | None = None,
+    whole: bool = False,
 ) -> dict[str, Tensor]:
     """The inputs at a path: `images` (n, …), float32, and `labels` (n,), int64, where the file holds any.
 
@@ -57,27 +59,38 @@ def load_data(
         bounds: the legal range of the images, before any normalisation.
         limit: at most so many. Of arrays these are the first; of a folder of n images those of number
             ⌊i·n/limit⌋ in the sorted list, i = 0, 1, …, since folders are often sorted by class.
+        whole: whether the model takes whole numbers, such as those of words: arrays of them stay as they are.
 
     Raises `InputError` for paths that cannot be read, hold Python objects, shapes or types that are no
     images, or more than memory holds, and where Pillow is needed and not installed.
     """
     may.parsed("path", path, _PATH)
     low, high = may.parsed("bounds", bounds, _BOUNDS)
-    found = read_data(path, image_shape, may.parsed("limit", limit, _LIMIT))
-    if not found["images"].is_floating_point():
+    found = read_data(path, image_shape, may.parsed("limit", limit, _LIMIT), whole)
+    if found["images"].dtype == torch.uint8 and not whole:
         found["images"] = spread(found["images"], low, high)
     return found
 
 
 def read_data(
-    path: str | os.PathLike[str], image_shape: tuple[int, ...] | None = None, limit: int | None = None
+    path: str | os.PathLike[str],
+    image_shape: tuple[int, ...] | None = None,
+    limit: int | None = None,
+    whole: bool = False,
 ) -> dict[str, Tensor]:
     """As `load_data`, with pixels as uint8."""
     place = Path(path)
     read = SOURCES.get("folder" if place.is_dir() else place.suffix.lower())
     if read is None:
         raise InputError(f"cannot read {path} as data: {_problem(place)}")
-    return read(path, None if image_shape is None else tuple(image_shape), limit)
+    found = read(path, None if image_shape is None else tuple(image_shape), limit)
+    images = found["images"]
+    if not (whole or images.is_floating_point() or images.dtype == torch.uint8):
+        raise InputError(
+            f"the images in {path} are of type {str(images.dtype).removeprefix('torch.')}: give uint8 pixels "
+            "or floating-point numbers"
+        )
+    return found
 
 
 def _problem(path: Path) -> str:

@@ -45,6 +45,11 @@ def read_npz(
     return first_rows(found, limit)
 
 
+def read_arrays(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """All arrays of an `.npz` file, by their names."""
+    return _read(path, every=True)
+
+
 def _first_of(names: Sequence[str], arrays: Iterable[str]) -> str | None:
     return next((name for name in names if name in arrays), None)
 
@@ -60,7 +65,7 @@ def _wanted(names: Sequence[str]) -> list[str]:
     )
 
 
-def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+def _read(path: str | os.PathLike[str], every: bool = False) -> dict[str, NDArray[Any]]:
     if Path(path).exists() and not Path(path).is_file():  # a pipe would wait for ever
         raise InputError(f"cannot read {path}: it is no regular file; give the path of an .npz file")
     try:
@@ -71,7 +76,7 @@ def _read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
                 )
             file.seek(0)
             with np.load(file, allow_pickle=False) as archive:
-                wanted = _wanted(archive.files)
+                wanted = archive.files if every else _wanted(archive.files)
                 _check_headers(path, archive.zip, wanted)
                 return {name: archive[name] for name in wanted}
     except OSError as error:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from secateur.bounds.box import input_box
 from secateur.data.load import read_data
+from secateur.data.npz import read_arrays
 from secateur.data.pixels import laid_out, spread
 from secateur.data.plain import is_array, tensor_of
 from secateur.errors import InputError, SecateurWarning, few
@@ -31,7 +32,8 @@ def as_tensors(value: Any, graph: Graph, bounds: Any, *, name: str, limit: int |
 
     Args:
         value: one of
-            - a path, as `load_data` reads it, for a model of one input.
+            - a path, as `load_data` reads it, for a model of one input; of several, that of an `.npz` file
+              with an array for each, by the names of the inputs.
             - a tensor, a numpy array (or what gives one by `__array__`), or nested lists of numbers.
             - a tuple of these, one for each input; of a model of one input also (inputs, labels): whole
               numbers of one axis in the second place are labels, and left out.
@@ -71,8 +73,12 @@ def _as_taken(x: Tensor, example: Tensor, side: Interval) -> Tensor:
 
 def _read(value: Any, graph: Graph, name: str, limit: int | None) -> Batch:
     if isinstance(value, str | os.PathLike):
-        shape = tuple(graph.example[0].shape[1:]) if len(graph.inputs) == 1 else None
-        return (read_data(value, shape, limit)["images"],)
+        if len(graph.inputs) > 1 and str(os.fspath(value)).lower().endswith(".npz"):
+            return _batch(read_arrays(value), graph, name)
+        example = graph.example[0] if len(graph.inputs) == 1 else None
+        shape = None if example is None else tuple(example.shape[1:])
+        whole = example is not None and not example.is_floating_point()
+        return (read_data(value, shape, limit, whole)["images"],)
     if _is_one_batch(graph, value):
         return _batch(value, graph, name)
     if not isinstance(value, Iterable):
@@ -147,7 +153,7 @@ def _without_labels(parts: list[Tensor], graph: Graph) -> list[Tensor]:
 def _by_name(value: Any, graph: Graph, name: str) -> list[Any]:
     """The entries for the inputs, in their order."""
     entries = _entries(value)
-    wanted = [_plain(node.name) for node in graph.inputs]
+    wanted = [_plain(name) for name in graph.input_names]
     if not entries.keys() >= set(wanted):
         entries = {key: part for key, part in entries.items() if key not in _LABELS}
         wanted = _only_entry(entries) or wanted if len(wanted) == 1 else wanted
@@ -189,4 +195,4 @@ def _plain(key: Any) -> str:
 
 
 def _names(graph: Graph) -> str:
-    return few([node.name for node in graph.inputs])
+    return few(list(graph.input_names))

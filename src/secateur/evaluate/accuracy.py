@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from secateur.decisions import BINARY, MULTI_LABEL, Head, check_head, classes_of, decide, fitting_head
 from secateur.errors import InputError, SecateurError
+from secateur.evaluate.files import onnx_file
 from secateur.graph.capture import capture
 from secateur.graph.export import first_line
 from secateur.graph.meaning import Meaning, meanings
@@ -135,6 +136,9 @@ def resolve_head(
 
 def _meaning(model: nn.Module, example: Tensor) -> Meaning | None:
     """What the model's output is, by its ops; None where there is no graph of these."""
+    file = onnx_file(model)
+    if file is not None:
+        return None if file.float_form is None else _meaning(file.float_form, example)
     try:
         if isinstance(model, fx.GraphModule) and not any(n.op == "call_module" for n in model.graph.nodes):
             nodes = tuple(model.graph.nodes)

@@ -11,6 +11,7 @@ from secateur.decisions import MULTI_LABEL, Head
 from secateur.errors import InputError
 from secateur.evaluate.attacks import ATTACKS
 from secateur.evaluate.attacks.base import Attack
+from secateur.evaluate.files import onnx_file
 from secateur.evaluate.predictions import Predictions
 
 
@@ -57,6 +58,16 @@ def check_pair(head: Head, attacks: Sequence[Attack]) -> None:
         raise InputError(
             f"attacks: they need one decision for each input, and the head {head} gives several labels; "
             "leave the attacks out"
+        )
+
+
+def check_gradients(predictions: Predictions, attacks: Sequence[Attack]) -> None:
+    """Attacks follow gradients, which onnxruntime does not have."""
+    file = onnx_file(predictions.module)
+    if attacks and file is not None:
+        raise InputError(
+            f"attacks: they follow gradients, and {file.path} is measured in onnxruntime, which has none; "
+            "attack the floating-point model that it was made of, or leave the attacks out"
         )
 
 

@@ -2,31 +2,36 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from secateur import arguments as may
 from secateur.arguments import checked
 from secateur.data.plain import tensor_of
 from secateur.decisions import HEADS, Head
+from secateur.errors import InputError
 from secateur.evaluate.accuracy import accuracies, placed
 from secateur.evaluate.agreement import check_comparable, compared
 from secateur.evaluate.attacks import Attack
 from secateur.evaluate.attacks.run import check_names
 from secateur.evaluate.box import Bounds, Box, input_box, pixels_in, range_warning
-from secateur.evaluate.checks import check_data, check_labels, check_pair, check_unlabelled
+from secateur.evaluate.checks import check_data, check_gradients, check_labels, check_pair, check_unlabelled
 from secateur.evaluate.classes import per_class, worst
 from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
+from secateur.evaluate.files import computed_in, onnx_file
 from secateur.evaluate.predictions import Model, Predictions, Streaming, accepts, predictions_of
 from secateur.evaluate.report import Cost, Evaluation
 from secateur.evaluate.robustness import agreement_attacked, attacked, corrupted
 from secateur.evaluate.runtime import fixed_batch, forward_pass, runtime_of
 from secateur.formats.format import RUNTIMES, Runtime
+from secateur.formats.kinds import kind_of
+from secateur.formats.onnx.as_is import load_as_is, stored_bytes, stored_numbers
 from secateur.inputs import Normalisation
 from secateur.presets import PRESETS
 from secateur.progress import phase
@@ -36,11 +41,11 @@ Array = Any  # a tensor, an array, or nested lists of numbers
 
 
 def evaluate(
-    model: Model,
+    model: Model | str | os.PathLike[str],
     images: Array,
     labels: Array | None = None,
     *,
-    original: Model | None = None,
+    original: Model | str | os.PathLike[str] | None = None,
     attacks: Sequence[Attack] = (),
     corruptions: Sequence[str | Corruption] = (),
     top_k: Sequence[int] = (1,),
@@ -62,8 +67,9 @@ def evaluate(
     not prove that it holds no such input; `certify` proves.
 
     Args:
-        model: an `nn.Module` in eval mode, or an `ExportedProgram`. Of an output with several parts, `logits`
-            (an attribute or a key) is taken. It is not changed.
+        model: an `nn.Module` in eval mode, an `ExportedProgram`, or the path of an `.onnx` file, quantised or
+            not, which is measured in onnxruntime as it is and cannot be attacked. Of an output with several
+            parts, `logits` (an attribute or a key) is taken. It is not changed.
         images: shape (n, …): a tensor, an array, or nested lists; `secateur.data.load_data` reads them from
             files. uint8 images of a model that does not take these are pixels, and are spread over
             `input_bounds`.
@@ -122,6 +128,8 @@ def evaluate(
         cost_before=costs[1] if len(costs) > 1 else None,
         latency_batch=latency_batch,
         latency_runtime=timed_in,
+        computed_in=computed_in(measured[0].module),
+        original_computed_in=computed_in(measured[1].module) if len(measured) > 1 else None,
         **fields,
     )
 
@@ -185,12 +193,14 @@ def _predictions(task: _Task) -> list[Predictions]:
     subject = predictions_of(task.model, "model", task.images, task.head, one_of_k, task.streaming)
     if task.labels is not None:
         check_labels(task.labels, subject, task.attacks)
+    check_gradients(subject, task.attacks)
     if task.original is None:
         return [subject]
     reference = predictions_of(task.original, "original", task.images, task.head, one_of_k, task.streaming)
     check_comparable(subject, reference)
     if task.labels is None:
         check_pair(subject.head, task.attacks)
+        check_gradients(reference, task.attacks)
     return [subject, reference]
 
 
@@ -200,12 +210,29 @@ def _as_labels(value: Any) -> Tensor:
     return found.long() if found.dtype == torch.bool else found
 
 
+def _as_model(value: Any) -> Model:
+    """A model, or the one in the file of that name, as it is."""
+    if not isinstance(value, str | os.PathLike):
+        found: Model = may.MODEL.parse(value)
+        return found
+    if kind_of(os.fspath(value)) not in ("onnx", None):
+        raise InputError(
+            f"{value}: evaluate takes paths of .onnx files alone; give it load_model({str(value)!r})"
+        )
+    return load_as_is(value)
+
+
+_MODEL = may.Rule(
+    "a torch.nn.Module in eval mode, an ExportedProgram, or the path of an .onnx file; of a Result, its "
+    "`model`",
+    _as_model,
+)
 _ARRAY = "a tensor, an array, or nested lists of numbers"
 _RULES = {
-    "model": may.MODEL,
+    "model": _MODEL,
     "images": may.Rule(_ARRAY, tensor_of),
     "labels": may.optional(may.Rule(_ARRAY, _as_labels)),
-    "original": may.optional(may.MODEL),
+    "original": may.optional(_MODEL),
     "attacks": may.list_of(may.instance(Attack, ""), "a list of attacks, such as [secateur.PGD(0.01)]"),
     "corruptions": may.list_of(
         may.instance((str, Corruption), ""),
@@ -272,8 +299,22 @@ def _attacked(subject: Predictions, reference: Predictions | None, task: _Task, 
 
 def _range_warnings(task: _Task) -> tuple[str, ...]:
     """That images lie outside of the bounds, where nothing needs a box: they are likely in other units."""
-    said = "" if task.box else range_warning(task.images, task.bounds)
+    numbers = task.images.is_floating_point()  # others, such as those of words, have no bounds
+    said = "" if task.box or not numbers else range_warning(task.images, task.bounds)
     return (said,) if said else ()
+
+
+def _cost(module: nn.Module, image: Tensor) -> Cost:
+    """What the model holds and computes; of a file that is measured as it is, what the file holds."""
+    file = onnx_file(module)
+    if file is None:
+        return Cost(parameters=parameters(module), macs=macs(module, image), bytes=state_bytes(module))
+    floating = file.float_form
+    return Cost(
+        parameters=stored_numbers(file.proto),
+        macs=None if floating is None else macs(floating, image),
+        bytes=stored_bytes(file.proto),
+    )
 
 
 def _costs(
@@ -291,7 +332,7 @@ def _costs(
         milliseconds = latency_ms([forward_pass(m, timed, runtime) for m in modules], batch.device)
     with ALONE:
         costs = [
-            Cost(parameters=parameters(m), macs=macs(m, batch[:1]), bytes=state_bytes(m), latency_ms=elapsed)
+            _cost(m, batch[:1]).model_copy(update={"latency_ms": elapsed})
             for m, elapsed in zip(modules, milliseconds, strict=True)
         ]
     return costs, len(timed) if runtime is not None else None

@@ -75,7 +75,7 @@ class Drift(Record):
 
 class Cost(Record):
     parameters: int
-    macs: int  # for one input
+    macs: int | None  # for one input; None of a quantised file whose ops do not tell it
     bytes: int  # of the weights as saved
     latency_ms: float | None = None  # median of one forward pass of `Evaluation.latency_batch` inputs
 
@@ -118,6 +118,9 @@ class Evaluation(Record):
     cost_before: Cost | None = None
     latency_batch: int | None = None
     latency_runtime: str | None = None  # torch or onnxruntime
+    # onnxruntime where a file was measured as it is; accuracy, agreement and the rest are of what it computed
+    computed_in: str = "torch"
+    original_computed_in: str | None = None
 
     def __repr__(self) -> str:
         _, rows = evaluation_table(self)

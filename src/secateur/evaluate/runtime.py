@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from secateur.errors import InputError
 from secateur.evaluate.accuracy import outputs_of
+from secateur.evaluate.files import inner, onnx_file
 from secateur.formats.format import RUNTIMES, Runtime
 from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.export import exported
@@ -24,7 +25,7 @@ def check_runtime(runtime: str) -> None:
 
 def runtime_of(module: nn.Module) -> Runtime:
     """Where the model is usually run: one that came as ONNX in onnxruntime."""
-    found = format_of(_inner(module))
+    found = format_of(inner(module))
     return "torch" if found is None else found.runtime
 
 
@@ -35,14 +36,21 @@ def forward_pass(module: nn.Module, batch: Tensor, runtime: Runtime) -> Callable
     """
     check_runtime(runtime)
     if runtime == "torch":
+        if (file := onnx_file(module)) is not None:
+            raise InputError(
+                f"runtime='torch': {file.path} is measured in onnxruntime as it is, and cannot be timed in "
+                "torch; leave the runtime out"
+            )
         return lambda: outputs_of(module, batch)
-    inner = _inner(module)
+    model = inner(module)
     with torch.no_grad():
         batch = (module.normalise(batch) if isinstance(module, Normalised) else batch).cpu()
-    found = format_of(inner)
+    found = format_of(model)
     if found is not None and found.proto is not None:
-        return session_pass(inference_session(found.proto(inner)), [batch])
-    return session_pass(inference_session(exported(inner.cpu(), (batch,))), [batch])
+        proto = found.proto(model)
+    else:
+        proto = exported(model.cpu(), (batch,))
+    return session_pass(inference_session(proto, spin=False), [batch])
 
 
 def session_pass(session: Any, inputs: Sequence[Tensor]) -> Callable[[], object]:
@@ -64,10 +72,6 @@ def session_pass(session: Any, inputs: Sequence[Tensor]) -> Callable[[], object]
 
 def fixed_batch(module: nn.Module) -> int | None:
     """The only batch size that onnxruntime takes, where the model fixes one."""
-    inner = _inner(module)
-    found = format_of(inner)
-    return None if found is None or found.fixed_batch is None else found.fixed_batch(inner)
-
-
-def _inner(module: nn.Module) -> nn.Module:
-    return module.model if isinstance(module, Normalised) else module
+    model = inner(module)
+    found = format_of(model)
+    return None if found is None or found.fixed_batch is None else found.fixed_batch(model)

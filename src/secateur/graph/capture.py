@@ -63,7 +63,9 @@ def graph_of(model: nn.Module | ExportedProgram, module: fx.GraphModule, leaves:
     inputs = zip((n for n in module.graph.nodes if n.op == "placeholder"), leaves, strict=True)
     constants = {node.name: leaf for node, leaf in inputs if not isinstance(leaf, Tensor)}
     example = tuple(map(_ordinary, tensors_in(leaves)))
-    return with_free_batch(Graph(module, tensors, _aliases(model, tensors), example, constants, layouts))
+    names = model.input_names if isinstance(model, Imported) else ()
+    aliases = _aliases(model, tensors)
+    return with_free_batch(Graph(module, tensors, aliases, example, constants, layouts, names))
 
 
 def _exported(

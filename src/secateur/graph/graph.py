@@ -34,6 +34,7 @@ class Graph:
     example: tuple[Tensor, ...]  # one tensor for each input, batch of at least 2
     constants: dict[str, Any] = field(default_factory=dict)  # placeholder → value of a non-tensor argument
     layouts: Mapping[str, Layout] = field(default_factory=dict)  # of tensors that are stored in another order
+    file_names: tuple[str, ...] = ()  # of the inputs, in the file that the model was read from
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:
@@ -49,6 +50,12 @@ class Graph:
     def inputs(self) -> tuple[fx.Node, ...]:
         """The placeholders of tensors, in the order of `example`."""
         return tuple(n for n in self.nodes if n.op == "placeholder")
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the inputs are called by users, in order."""
+        named = len(self.file_names) == len(self.inputs)
+        return self.file_names if named else tuple(node.name for node in self.inputs)
 
     @property
     def outputs(self) -> tuple[fx.Node, ...]:

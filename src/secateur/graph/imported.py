@@ -19,6 +19,11 @@ class Imported(nn.Module, ABC):
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Inputs on which the model can be captured."""
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """What the file calls the inputs, in order; empty where it does not say."""
+        return ()
+
     @abstractmethod
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise where the module does not compute what the file says."""

@@ -19,6 +19,7 @@ from secateur.formats.onnx.check import inference_session
 from secateur.formats.onnx.files import proto_of
 from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import require_packages
+from secateur.formats.onnx.run import outputs_of
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 from secateur.graph.example import ExampleInputs
@@ -28,7 +29,6 @@ from secateur.quantize.integers import ranges_of
 from secateur.quantize.kept_float import Choice, by_loss, choose
 from secateur.quantize.measure import Judge, Labelled, judge, stages
 from secateur.quantize.result import Quantized
-from secateur.quantize.run import outputs_of
 from secateur.quantize.schemes import Scheme, scheme_named
 from secateur.report.quantization import Quantization
 from secateur.report.recipe import UsedInputs
@@ -36,7 +36,7 @@ from secateur.request import NO_SURROGATE, Request
 from secateur.samples import Calibration, Surrogate, own
 from secateur.torch_state import reproducible
 from secateur.types import Samples
-from secateur.validation import Validation, samples_for
+from secateur.validation import Validation, samples_for, warned_of_pixels
 
 Proto = Any
 _SHARE = optional(number("a share of the decisions, from 0 to 1", low=0, high=1))
@@ -93,8 +93,8 @@ def quantize(
         progress: Whether to report progress on stderr.
 
     Returns:
-        The quantised model, and the record of what was measured at each stage. A warning says if it is not
-        faster than the float model.
+        The quantised model, and the record of what was measured at each stage. Warnings say if it is not
+        smaller or not faster than the float model.
 
     Raises:
         InputError: An argument cannot be used, the model is not float32, or it has nothing to quantise.
@@ -125,7 +125,8 @@ def quantize(
         raise InputError("images and labels go together; give both, or none")
     require_packages("onnx", "onnxruntime")
     with reproducible(model):
-        inputs = _inputs(original if original is not None else model, example_inputs, request, images, labels)
+        source = model if original is None else original
+        inputs = _inputs(source, example_inputs, request, images, labels, alone=original is None)
     return _quantized(model, original, inputs, chosen, scheme, least, latency, example_inputs, progress)
 
 
@@ -154,9 +155,12 @@ def _inputs(
     request: Request,
     images: Any,
     labels: Any,
+    alone: bool,
 ) -> _Inputs:
     with phase("capturing the model", request.progress):
         graph = capture(model, example_inputs)
+    if alone:  # else pruning has warned
+        warned_of_pixels(request, graph)
     bounds = request.bounds_of(graph)
     with phase("drawing samples", request.progress):
         samples, validation, used = samples_for(request, graph, couple(graph), bounds, request.samples)
@@ -226,8 +230,8 @@ def _quantized(
         stages=found,
         digest=digest(choice.proto),
     )
-    if record.slower:
-        warnings.warn(record.slower_told(), SecateurWarning, stacklevel=3)
+    for doubt in record.doubts():
+        warnings.warn(doubt, SecateurWarning, stacklevel=3)
     return Quantized(choice.proto, record)
 
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from secateur.errors import InputError
 from secateur.formats.onnx.check import serialized
 from secateur.formats.onnx.edit import in_order
+from secateur.formats.onnx.run import feeds
 from secateur.graph.export import first_line
 from secateur.quantize.packages import quantizers
-from secateur.quantize.run import feeds
 
 Proto = Any
 Ranges = Mapping[str, tuple[float, float]]

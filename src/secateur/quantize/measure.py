@@ -13,7 +13,7 @@ from secateur.decisions import Decision, same
 from secateur.evaluate.cost import latency_ms
 from secateur.evaluate.runtime import session_pass
 from secateur.formats.onnx.check import inference_session
-from secateur.quantize.run import outputs_of
+from secateur.formats.onnx.run import outputs_of
 from secateur.report.quantization import Stage
 
 Proto = Any

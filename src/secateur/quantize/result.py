@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from secateur.formats.onnx.run import outputs_of
 from secateur.formats.onnx.save import save_proto
-from secateur.quantize.run import outputs_of
 from secateur.report.quantization import Quantization
 
 

@@ -74,15 +74,32 @@ class Quantization(Record):
         before, after = (stage.ms for stage in self.stages[-2:])
         return before is not None and after is not None and after >= before
 
+    @property
+    def larger(self) -> bool:
+        """Whether the file is no smaller than before quantising."""
+        before, after = (stage.bytes for stage in self.stages[-2:])
+        return after >= before
+
+    def doubts(self) -> list[str]:
+        """What speaks against the quantised model."""
+        told = [self.larger_told()] if self.larger else []
+        return [*told, self.slower_told()] if self.slower else told
+
     def lines(self) -> list[str]:
         """In a few lines: what was quantised, and what one must know."""
         done = self.nodes - len(self.kept_float)
         found = [f"{self.scheme}: {done} of {self.nodes} nodes quantised"]
         if self.kept_float:
             found[0] += f"; in float: {', '.join(self.kept_float)}"
-        if self.slower:
-            found.append(self.slower_told())
-        return found
+        return [*found, *self.doubts()]
+
+    def larger_told(self) -> str:
+        """What to say of a quantised file that is not smaller."""
+        before, after = (stage.bytes for stage in self.stages[-2:])
+        return (
+            f"{self.scheme} did not make the file smaller: {before:,} bytes before and {after:,} after, "
+            "since scales and further nodes weigh more than is saved; keep the float model"
+        )
 
     def slower_told(self) -> str:
         """What to say of a quantised model that is not faster."""

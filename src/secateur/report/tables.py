@@ -54,24 +54,39 @@ def stages_table(found: Quantization) -> tuple[tuple[str, ...], Rows]:
 
 
 _FIRST = {  # advice of a verdict → what to do
-    "say the normalisation": "say how inputs are normalised (--normalize), and prune again",
+    "say the normalisation": "say how inputs are normalised (--normalize, --input-bounds), and prune again",
     "give inputs": "prune again with inputs of your own (--calibration DATA)",
     "give more inputs": "prune again with more inputs of your own",
     "remove less": "remove less (--remove)",
 }
 
 
-def next_steps(verdict: secateur.Verdict, model: str, output: Path, inputs: str) -> list[str]:
-    """What to run after `prune`, by its verdict; `inputs` are options that describe the model's inputs."""
-    compare = f"secateur evaluate {output} --original {model}{inputs} --data DATA"
-    return [f"next: {_FIRST[verdict.advice]}; then {compare}" if verdict.advice else f"next: {compare}"]
+def next_steps(
+    verdict: secateur.Verdict, model: str, output: Path, inputs: str, several: bool = False
+) -> list[str]:
+    """What to run after `prune`, by its verdict; `inputs` are options that describe the model's inputs.
+
+    Models of `several` inputs are compared on those of `--calibration` alone.
+    """
+    compare = "" if several else f"secateur evaluate {output} --original {model}{inputs} --data DATA"
+    steps = [step for step in (_FIRST[verdict.advice] if verdict.advice else "", compare) if step]
+    return [f"next: {'; then '.join(steps)}"] if steps else []
 
 
 def evaluation_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
     return (f"{report.samples:,} samples, {report.head}", "value", "original"), [
+        *_computed_in(report),
         *_quality(report),
         *_cost(report),
     ]
+
+
+def _computed_in(report: secateur.Evaluation) -> Rows:
+    """Where it is not torch that computed all outputs."""
+    if "onnxruntime" not in (report.computed_in, report.original_computed_in):
+        return []
+    told = {"onnxruntime": "the file, in onnxruntime", "torch": "torch", None: ""}
+    return [("what is measured", told[report.computed_in], told[report.original_computed_in])]
 
 
 def _quality(report: secateur.Evaluation) -> Rows:
@@ -122,7 +137,7 @@ def _cost(report: secateur.Evaluation) -> Rows:
     new, old = report.cost, report.cost_before
     rows: Rows = [
         ("parameters", f"{new.parameters:,}", f"{old.parameters:,}" if old else ""),
-        ("MACs", f"{new.macs:,}", f"{old.macs:,}" if old else ""),
+        ("MACs", _counted(new.macs), _counted(old.macs) if old else ""),
         ("bytes", f"{new.bytes:,}", f"{old.bytes:,}" if old else ""),
     ]
     if new.latency_ms is not None:
@@ -175,6 +190,10 @@ def certificate_table(found: secateur.Certificate) -> tuple[tuple[str, ...], Row
         if share is not None
     ]
     return (about, "certified", "found by search"), rows
+
+
+def _counted(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
 
 
 def _percent(share: float | None) -> str:

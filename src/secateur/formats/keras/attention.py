@@ -38,6 +38,7 @@ def _by_head_last(shape: Shape, config: Json) -> Shape:
 class MultiHeadAttention(Layer):
     """Kernels (inputs, heads, width) become matrices (heads · width, inputs)."""
 
+    sizes = ("num_heads", "key_dim", "value_dim", "output_shape")
     output: Any  # holds the weight and the bias of the last projection, as `query`, `key` and `value` theirs
 
     def __init__(self, spec: Spec) -> None:

@@ -74,6 +74,8 @@ class Windowed(Layer):
 
 
 class Convolution(Windowed):
+    sizes = ("filters", "groups")
+
     def __init__(self, spec: Spec, rank: int) -> None:
         super().__init__(spec, rank, ("valid", "same", "causal") if rank == 1 else ("valid", "same"))
         self.groups = spec.whole("groups", 1) or 1
@@ -138,6 +140,7 @@ class Depthwise(Windowed):
 class Separable(Depthwise):
     """A depthwise convolution, then one of single pixels."""
 
+    sizes = ("filters",)
     depthwise: Tensor
 
     def __init__(self, spec: Spec, rank: int) -> None:
@@ -167,6 +170,8 @@ class Separable(Depthwise):
 
 
 class Transposed(Windowed):
+    sizes = ("filters",)
+
     def variables(self) -> tuple[Variable, ...]:
         order = (self.rank + 1, self.rank, *range(self.rank))
         return (Variable("weight", "kernel", order=order, rank=self.rank + 2), *self.bias_variables())

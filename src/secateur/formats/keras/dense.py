@@ -16,6 +16,7 @@ from secateur.formats.keras.value import Value
 
 
 class Dense(Layer):
+    sizes = ("units",)
     weight: Tensor
     bias: Tensor | None
 
@@ -40,6 +41,7 @@ class Dense(Layer):
 
 
 class Embedding(Layer):
+    sizes = ("output_dim",)
     weight: Tensor
 
     def variables(self) -> tuple[Variable, ...]:

@@ -24,6 +24,10 @@ class KerasModel(KerasGraph, Shrinks):
         """Two samples of zeros; `InputError` where an axis other than the batch has no size."""
         return examples(self)
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(name for name, *_ in map(input_of, self.input_specs()))
+
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise `InputError` for inputs of another shape than the file says, or that a layer refuses."""
         specs = [input_of(spec) for spec in self.input_specs()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -58,7 +58,15 @@ class Variable:
 
 
 class Layer(nn.Module):
-    """A layer of the file. A subclass says its variables, and computes on values in `forward`."""
+    """A layer of the file. A subclass says its variables, and computes on values in `forward`.
+
+    Attributes:
+        sizes: Numbers of the configuration that pruning makes smaller.
+        whole: Whether the units that the layer reads and makes all stay.
+    """
+
+    sizes: ClassVar[tuple[str, ...]] = ()
+    whole: ClassVar[bool] = False
 
     def __init__(self, spec: Spec) -> None:
         super().__init__()

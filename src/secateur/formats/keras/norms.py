@@ -75,6 +75,8 @@ class BatchNorm(Norm):
 class LayerNorm(Norm):
     """Over the last axes."""
 
+    whole = True
+
     def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
         axes = sorted(axis % x.ndim for axis in self.axes)
         if axes != list(range(x.ndim - len(axes), x.ndim)) or self.spec.flag("rms_scaling"):
@@ -89,6 +91,7 @@ class LayerNorm(Norm):
 class RmsNorm(Layer):
     """x / √(mean of x² + ε), times a scale."""
 
+    whole = True
     weight: Tensor
 
     def __init__(self, spec: Spec) -> None:
@@ -107,6 +110,8 @@ class RmsNorm(Layer):
 
 class GroupNorm(Norm):
     """Groups of channels; −1 stands for one channel in each."""
+
+    sizes = ("groups",)
 
     def forward(self, x: Value, *ignored: Any, **kwargs: Any) -> Value:
         maps, last = self.by_channel(x)
@@ -129,6 +134,8 @@ class GroupNorm(Norm):
 class Unit(Layer):
     """Divided by its length."""
 
+    whole = True
+
     def forward(self, x: Value) -> Value:
         axes = [x.axis(axis) for axis in self.spec.axes("axis")]
         square = (x.tensor * x.tensor).sum(axes, keepdim=True)
@@ -138,6 +145,7 @@ class Unit(Layer):
 class Scale(Layer):
     """`LayerScale` of ConvNeXt: a factor for each channel."""
 
+    sizes = ("projection_dim",)
     weight: Tensor
 
     def variables(self) -> tuple[Variable, ...]:

@@ -94,6 +94,8 @@ class Reduction(Layer):
 
 
 class ReshapeOp(Layer):
+    sizes = ("newshape",)
+
     def forward(self, x: Value) -> Value:
         target, plain = self.spec.sizes("newshape"), x.plain()
         if target[0] != -1 and -1 in target:

@@ -37,6 +37,7 @@ def _reordered(array: Tensor, gates: tuple[int, ...]) -> Tensor:
 
 
 class Recurrent(Layer):
+    whole = True
     weight_ih: Tensor
     weight_hh: Tensor
     bias: Tensor

@@ -26,6 +26,8 @@ class Flatten(Layer):
 
 
 class Reshape(Layer):
+    sizes = ("target_shape",)
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         self.target = spec.sizes("target_shape")

@@ -27,6 +27,8 @@ class Cutting(Layer):
 class Split(Cutting):
     """Parts along one axis: as many of one size, or with these ends."""
 
+    sizes = ("indices_or_sections",)
+
     def forward(self, x: Value) -> list[Value]:
         told, plain = self.spec.sizes("indices_or_sections"), x.plain()
         axis = self.spec.axes("axis", 0)[0] % x.ndim

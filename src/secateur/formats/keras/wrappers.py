@@ -33,6 +33,8 @@ def _inner(raw: Any, outer: Spec) -> Spec:
 
 
 class TimeDistributed(Layer):
+    sizes = ("layer",)
+
     def __init__(self, spec: Spec) -> None:
         super().__init__(spec)
         own = _inner(spec.get("layer"), spec)
@@ -60,6 +62,7 @@ class TimeDistributed(Layer):
 class Bidirectional(Layer):
     """A recurrent layer forwards and one backwards, and what their outputs are merged to."""
 
+    whole = True
     backward_layer: Recurrent
 
     def __init__(self, spec: Spec) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from secateur.errors import InputError, SecateurError
+from secateur.formats.onnx.as_is import OnnxFile
 from secateur.formats.onnx.dequantise import dequantised
 from secateur.formats.onnx.export import checked_export
 from secateur.formats.onnx.imported import OnnxModel
@@ -36,7 +37,7 @@ def load_dequantised(path: str | os.PathLike[str]) -> OnnxModel:
 
     Raises `UnsupportedOpError` naming the nodes of any other quantised file.
     """
-    read = read_proto(path, quantized=True)
+    read = read_proto(path, quantized="qdq")
     floating = dequantised(path, read)
     check_ops(path, floating)
     check_proto(path, floating)
@@ -65,7 +66,7 @@ def save_as_onnx(
 
 def proto_of(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None) -> Any:
     """Any model as an ONNX protobuf; see `save_as_onnx`."""
-    if isinstance(model, OnnxModel):
+    if isinstance(model, OnnxModel | OnnxFile):
         return model.proto
     if example_inputs is None:
         raise InputError("example_inputs is needed to export a model: give one tensor of a legal input")

@@ -44,9 +44,10 @@ def _companions(path: Path) -> tuple[Path, ...]:
 
 
 def _came_from(model: object) -> bool:
+    from secateur.formats.onnx.as_is import OnnxFile
     from secateur.formats.onnx.imported import OnnxModel
 
-    return isinstance(model, OnnxModel)
+    return isinstance(model, OnnxModel | OnnxFile)
 
 
 def _proto(model: Any) -> Any:

@@ -24,6 +24,10 @@ class OnnxModel(OnnxGraph, Shrinks):
         self.checked = False
         self.quantized: Any = None  # the file's own model, where this is the float form of a quantised one
 
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(value.name for value in self.inputs)
+
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Once: that torch and onnxruntime agree on the model. Raises `VerificationError` (see `check`)."""
         if not self.checked:

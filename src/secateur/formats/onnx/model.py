@@ -67,7 +67,7 @@ class OnnxGraph(nn.Module):
         self.constants = dict(constants_of(proto))  # name → tensor, as it stands in the model
         self.inputs = inputs_of(proto)
         self.outputs = [v.name for v in proto.graph.output]
-        self.batch = _batch(self.inputs)  # the only batch size that the file allows
+        self.batch = batch_of(self.inputs)  # the only batch size that the file allows
         nodes, weights = with_torch_weights(self._nodes_of(proto), self.constants, self.outputs)
         self.constants |= weights
         # Weights that are kept as (outputs, inputs), and slopes that are kept as a row.
@@ -325,7 +325,7 @@ def shape_of(value: Proto) -> tuple[list[int], torch.dtype]:
     return [int(s) for s in sizes[1:] if s is not None], dtype_of(kind.elem_type)
 
 
-def _batch(inputs: Sequence[Proto]) -> int | None:
+def batch_of(inputs: Sequence[Proto]) -> int | None:
     """The batch size that the inputs fix, or None.
 
     None also where axis 0 has the steps of a sequence, and the batch is the free axis 1.

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from secateur.errors import InputError, UnsupportedOpError
 from secateur.formats.onnx.branches import with_branches_taken
@@ -31,6 +31,7 @@ _FIELDS = {1: "float_data", 7: "int64_data", 11: "double_data"}
 _MOST_NODES, _DEEPEST = 200_000, 64  # ops once functions are written out, functions inside functions
 
 Proto = Any  # onnx.ModelProto and its parts, which carry no useful types
+Quantized = Literal["none", "qdq", "any"]  # what a model that is read may be
 
 
 def require_packages(*names: str) -> None:
@@ -43,11 +44,11 @@ class QuantizedFileError(UnsupportedOpError):
     """The file holds a quantised model."""
 
 
-def read_proto(path: str | os.PathLike[str], *, quantized: bool = False) -> Proto:
+def read_proto(path: str | os.PathLike[str], *, quantized: Quantized = "none") -> Proto:
     """The model in the file at `path`, with its weights and with functions inlined.
 
-    Raises `InputError` where it cannot be used, `QuantizedFileError` for a quantised model, but with
-    `quantized` not for one in the QDQ form.
+    Raises `InputError` where it cannot be used, `QuantizedFileError` for a quantised model that `quantized`
+    does not allow: `qdq` allows the QDQ form, `any` every op that onnxruntime has.
 
     Weights in files beside it are read only from the model's own folder, and only where sizes agree.
     """
@@ -73,7 +74,7 @@ def read_proto(path: str | os.PathLike[str], *, quantized: bool = False) -> Prot
     _check_functions(path, model)
     _load_external(path, model, file.parent)
     check_proto(path, model)
-    if quantized:
+    if quantized != "none":
         return model
     return _without_branches(path, _inlined(path, model) if model.functions else model)
 
@@ -136,9 +137,9 @@ def _decodes(text: bytes) -> bool:
     return True
 
 
-def check_ops(path: str | os.PathLike[str], model: Proto, quantized: bool = False) -> None:
-    """Only what the importer can know the meaning of: no subgraphs, no other domains, no quantised ops (with
-    `quantized`, those of the QDQ form alone).
+def check_ops(path: str | os.PathLike[str], model: Proto, quantized: Quantized = "none") -> None:
+    """Only what the importer can know the meaning of: no subgraphs, no other domains, no quantised ops but
+    those that `quantized` allows.
     """
     if not model.graph.node:
         raise InputError(f"{path} is not an ONNX model: it has no graph of ops")
@@ -148,11 +149,12 @@ def check_ops(path: str | os.PathLike[str], model: Proto, quantized: bool = Fals
         raise InputError(f"{path} uses {said}; convert it to one of {OLDEST} to {NEWEST}")
     functions = {_key(f) for f in model.functions}
     nodes = [n for n in _nodes(model) if _call(n) not in functions]
-    integers = [n for n in nodes if _is_quantized(n) and not (quantized and n.op_type in QDQ)]
+    integers = [n for n in nodes if _is_quantized(n) and not _ALLOWED[quantized](n)]
     if integers:
         raise QuantizedFileError(
-            f"{path} is quantised: {_described(integers)}; prune or certify the floating-point model first, "
-            "then quantise it (`secateur quantize --data` measures what that costs)"
+            f"{path} is quantised; prune or certify the floating-point model that it was made of, and "
+            "quantise last. `secateur evaluate` measures quantised files as they are. Quantised are "
+            f"{_described(integers)}"
         )
     for is_refused, what, instead in _REFUSED:
         _refuse(path, [n for n in nodes if is_refused(n)], what, instead)
@@ -185,6 +187,11 @@ _QUANTIZED = re.compile(
 
 
 QDQ = ("QuantizeLinear", "DequantizeLinear")  # beside ops that are those of a float model
+_ALLOWED: dict[Quantized, Callable[[Proto], bool]] = {
+    "none": lambda n: False,
+    "qdq": lambda n: n.op_type in QDQ,
+    "any": lambda n: True,
+}
 
 
 def _is_quantized(node: Proto) -> bool:

@@ -46,7 +46,11 @@ def outputs_of(proto: Proto, inputs: Sequence[Tensor]) -> list[Tensor]:
     Raises:
         InputError: onnxruntime refuses the model, or an output has no row for each sample.
     """
-    session = inference_session(proto)
+    return session_outputs(inference_session(proto), proto, inputs)
+
+
+def session_outputs(session: Any, proto: Proto, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """`outputs_of`, in a session that there is."""
     names = [value.name for value in session.get_outputs()]
     parts = [list[Tensor]() for _ in names]
     for feed, count in feeds(proto, inputs):
