@@ -424,10 +424,10 @@ def _checked_recipe(
     from secateur.report.recipe import refitted_path
 
     if recipe is None:
-        recipe = parsed("--output", output, PATH).with_suffix(".recipe.json")
+        recipe = outputs.recipe_path(parsed("--output", output, PATH), model)
     check_packages(model, output)
     writes = [
-        *outputs.model_outputs(output),
+        *outputs.model_outputs(output, model),
         outputs.Output("--recipe", recipe, outputs.RECIPE),
         outputs.Output("--recipe", refitted_path(recipe), outputs.SOLVED),
     ]
