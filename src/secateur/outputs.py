@@ -150,7 +150,7 @@ def model_outputs(path: Path, source: str = "") -> list[Output]:
 
 
 def recipe_path(path: Path, source: str) -> Path:
-    """The recipe beside a model: `small.recipe.json` for `small.onnx`, and for a folder with its whole name."""
+    """The recipe beside a model: `small.recipe.json` for `small.onnx`; the whole name of a folder stays."""
     whole = model_outputs(path, source)[0].kind is FOLDER
     return path.with_name(f"{path.name}.recipe.json") if whole else path.with_suffix(".recipe.json")
 

@@ -114,6 +114,17 @@ RoundTo = Annotated[
     ),
 ]
 
+UniformLayers = Annotated[
+    bool,
+    Option(
+        "--uniform-layers",
+        rich_help_panel=COMMON,
+        help="Remove equal numbers of units from layers of one role (the same name but for its number). Of a "
+        "Hugging Face folder, remove only what its config.json can say, so that from_pretrained, and other "
+        "programs that read such folders, load the result.",
+    ),
+]
+
 QuantizeOption = Annotated[
     str | None,
     Option(
@@ -273,6 +284,7 @@ def prune_command(
     quantize: QuantizeOption = None,
     data: Data = None,
     round_to: RoundTo = "auto",
+    uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # inputs of the model
     input_bounds: InputBounds = None,
@@ -349,6 +361,7 @@ def prune_command(
         "exact_first": exact_first,
         "ignore": ignore or (),
         "round_to": _rounding(round_to),
+        "uniform_layers": uniform_layers,
         "seed": seed,
         "device": device,
         "callbacks": (),

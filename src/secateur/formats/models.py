@@ -67,9 +67,9 @@ def save_model(
     """Write a model in the format that the name of the file says. The file appears whole or not at all.
 
     A model that was read from ONNX is written to `.onnx` as that file made smaller, and one from Keras to
-    `.keras` or `.h5` likewise; any other is exported by torch, with a batch of any size. A model that was read
-    from a Hugging Face folder is written to a folder, with its tokenizer and the like, where the name has
-    none of these endings.
+    `.keras` or `.h5` likewise; any other is exported by torch, with a batch of any size. A model that was
+    read from a Hugging Face folder is written to a folder, with its tokenizer and the like, where the name
+    has none of these endings.
 
     Args:
         path: the name ends in `.pt2`, `.onnx`, `.keras` or `.h5` (models that came from such a file), or

@@ -67,8 +67,7 @@ class Shrinks(Imported):
     def shrunk(
         self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
     ) -> nn.Module | None:
-        """With the tensors of `small`, by their names in `graph`; None where its form cannot say their sizes.
-        """
+        """With the tensors of `small`, by their names in `graph`; None where it cannot say their sizes."""
 
     def with_graph(self, module: fx.GraphModule) -> nn.Module:
         """What stands for the smaller model where `shrunk` gives None: its graph."""

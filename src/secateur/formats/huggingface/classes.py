@@ -15,16 +15,17 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import InputError, few
-from secateur.formats.huggingface.folder import CONFIG, Folder, refuse
+from secateur.formats.huggingface.folder import CONFIG, Folder
+from secateur.formats.huggingface.headers import refuse
 from secateur.graph.export import first_line
 from secateur.torch_state import ALONE
 
 # How a model is run is ours to say; some values of these keys name code that would be fetched.
 _RUNNING = (
-    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "experts_implementation",
-    "_experts_implementation", "fusion_config", "kernel_config", "use_kernels", "distributed_config", "tp_plan",
-    "transformers_weights", "torch_dtype", "dtype", "output_attentions", "output_hidden_states",
-    "use_cache", "return_dict", "torchscript",
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal",
+    "experts_implementation", "_experts_implementation", "fusion_config", "kernel_config",
+    "use_kernels", "distributed_config", "tp_plan", "transformers_weights", "torch_dtype", "dtype",
+    "output_attentions", "output_hidden_states", "use_cache", "return_dict", "torchscript",
 )  # fmt: skip
 # Keys that say how many layers there are, and those that say how large something is.
 _DEPTHS = ("layer", "depth", "block", "stage")
@@ -65,7 +66,7 @@ def offline() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[Any]:
-    """transformers, offline, without its messages, bars and warnings, and with torch's random numbers kept."""
+    """transformers, offline and silent; torch's random numbers go on as before."""
     transformers = require_transformers()
     talk = transformers.utils.logging
     with ALONE, offline(), torch.random.fork_rng(devices=[]), torch.no_grad(), warnings.catch_warnings():

@@ -14,7 +14,12 @@ from secateur.files import refusals_named
 from secateur.formats.huggingface.headers import Stored, read_header, refuse
 from secateur.strict_json import loads
 
-CONFIG, WEIGHTS, INDEX, GRAPH = "config.json", "model.safetensors", "model.safetensors.index.json", "model.pt2"
+CONFIG, WEIGHTS, INDEX, GRAPH = (
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model.pt2",
+)
 _LARGEST = 16 << 20  # bytes of a file of JSON
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _CODE = ("auto_map", "custom_pipelines", "custom_generate")  # keys that name code

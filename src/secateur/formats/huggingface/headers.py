@@ -47,10 +47,10 @@ class Stored:
     def read(self) -> Tensor:
         """The tensor, in memory of its own. Raises `InputError` where the file has become shorter."""
         found = torch.empty(self.shape, dtype=self.dtype)
-        room = found.reshape(-1).view(torch.uint8).numpy()
+        room: Any = found.reshape(-1).view(torch.uint8).numpy()
         with refusals_named(f"cannot read {self.path}"), open(self.path, "rb") as file:
             file.seek(self.start)
-            if file.readinto(memoryview(room)) != self.size:
+            if file.readinto(room) != self.size:
                 refuse(self.path, f"{self.name} is cut short; the file has changed while it was read")
         return found
 
@@ -85,7 +85,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 def _stored(path: Path, name: str, entry: Any, begin: int, total: int) -> Stored:
     named = entry if isinstance(entry, dict) else {}
-    kind, shape, offsets = (named.get(key) for key in ("dtype", "shape", "data_offsets"))
+    kind, shape, offsets = (named.get(key, "") for key in ("dtype", "shape", "data_offsets"))
     if not (_whole(shape) and len(shape) <= _MOST_AXES and _whole(offsets) and len(offsets) == 2):
         refuse(path, f"the header says neither the shape nor the place of {name}; the file is damaged")
     if kind not in DTYPES:

@@ -106,4 +106,6 @@ def outputs_of(network: Any, inputs: tuple[InputOf, ...]) -> tuple[str, ...]:
         present = tuple(name for name in row if isinstance(getattr(out, name, None), Tensor))
         if present:
             return present
-    raise InputError(f"{type(network).__name__} returns none of {', '.join(n for row in OUTPUTS for n in row)}")
+    raise InputError(
+        f"{type(network).__name__} returns none of {', '.join(n for row in OUTPUTS for n in row)}"
+    )

@@ -32,7 +32,9 @@ class FromFolder(Shrinks):
                 self(*inputs)
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
             shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-            raise InputError(f"the model refuses inputs of the shapes {shapes}: {first_line(error)}") from error
+            raise InputError(
+                f"the model refuses inputs of the shapes {shapes}: {first_line(error)}"
+            ) from error
 
     def role_of(self, group: Group) -> str | None:
         """The keys of `config.json` that say how many units a group has; None where none does."""
@@ -50,9 +52,11 @@ class HuggingFaceModel(FromFolder):
     `inputs`; what is returned, `outputs` names.
     """
 
-    def __init__(self, network: Any, folder: Folder, inputs: tuple[InputOf, ...], outputs: Sequence[str]) -> None:
+    def __init__(
+        self, network: Any, folder: Folder, inputs: tuple[InputOf, ...], outputs: Sequence[str]
+    ) -> None:
         super().__init__()
-        self.folder, self.inputs, self.outputs = folder, inputs, tuple(outputs)
+        self.folder, self.inputs, self.outputs = folder, inputs, outputs
         self._held = (network,)  # as no submodule, so that names need no prefix
         for name, part in network.named_children():
             self.add_module(name, part)

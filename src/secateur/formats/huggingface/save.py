@@ -36,7 +36,9 @@ print(model(*({examples})))
 '''
 
 
-def save_folder(path: str | os.PathLike[str], model: Any, example_inputs: ExampleInputs | None = None) -> None:
+def save_folder(
+    path: str | os.PathLike[str], model: Any, example_inputs: ExampleInputs | None = None
+) -> None:
     """Write a model that was read from a folder, as a folder, whole or not at all.
 
     A `SecateurWarning` says where the folder holds a graph, since the configuration cannot say its sizes.
@@ -108,5 +110,3 @@ def _write_graph(folder: Path, model: FromFolder, example_inputs: ExampleInputs 
     save_program(folder / GRAPH, model, examples)
     shapes = [f"torch.zeros({tuple(x.shape)}, dtype={x.dtype})" for x in model.example_inputs]
     (folder / LOADER).write_text(_LOADER.format(examples=", ".join(shapes) + ","), encoding="utf-8")
-
-
