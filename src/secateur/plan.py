@@ -158,7 +158,11 @@ def make_plan(
     Raises `NothingToPruneError` and
     `TargetMissedError`.
     """
-    gone, measure, roles = gone or {}, Measure(graph, coupling, groups, target.quantity, latency), roles or {}
+    gone, measure, roles = (
+        gone or {},
+        Measure(graph, coupling, groups, target.quantity, latency),
+        roles or Roles(),
+    )
     ladder = _shares(groups, roles) if costs is None else _prices(measure, costs, roles)
     blocks = block_units(graph, coupling) if round_to == AUTO else {}
     whole = 1 if round_to == AUTO else int(round_to)
@@ -218,7 +222,7 @@ def capped(
     is not reduced further. A target in another quantity than units takes the least uniform ratio that meets
     it. `AUTO` does not round: no other units could be removed in place of those that would stay.
     """
-    found = levelled(groups, found, roles or {})
+    found = levelled(groups, found, roles or Roles())
     wanted = dict(found)
     if target is not None and target.quantity == "units":
         wanted = {g.name: min(found[g.name], _share_of(g, target.share)) for g in groups}
@@ -230,7 +234,7 @@ def capped(
             }
             wanted = _least_that_reaches(measure, target, {}, ladder, {})
     wanted = _rounded(groups, wanted, {} if round_to == AUTO else {g.name: int(round_to) for g in groups}, {})
-    return levelled(groups, wanted, roles or {})
+    return levelled(groups, wanted, roles or Roles())
 
 
 def as_done(
@@ -268,7 +272,7 @@ def schedule(
     for number in range(1, steps + 1):
         part = number * step
         row = {g.name: min(removed[g.name], math.floor(part * g.units + _EPSILON)) for g in groups}
-        rows.append(levelled(groups, _rounded(groups, row, multiples or {}, {}), roles or {}))
+        rows.append(levelled(groups, _rounded(groups, row, multiples or {}, {}), roles or Roles()))
     rows[-1] = dict(removed)
     return [
         row for row, before in zip(rows, [{}, *rows], strict=False) if any(row.values()) and row != before

@@ -57,7 +57,7 @@ from secateur.timing.goal import TowardsLatency
 from secateur.timing.measure import measured_times, network_after
 from secateur.torch_state import reproducible
 from secateur.types import Group, Groups, Interval
-from secateur.uniform import roles_of
+from secateur.uniform import Roles, roles_of
 from secateur.validation import Validation, samples_for, validation_count, verdict_of, with_doubts
 
 
@@ -337,7 +337,7 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     bounds = request.bounds_of(graph)
     groups = selected(coupling, request.ignored(model))
     require_groups(coupling, groups)
-    roles: dict[str, str] = {}
+    roles = Roles()
     if request.uniform_layers:
         roles, groups = _with_roles(model, coupling, groups, request.progress)
     run = Run(graph, coupling)
@@ -361,16 +361,16 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
 
 def _with_roles(
     model: nn.Module | ExportedProgram, coupling: Coupling, groups: list[Group], progress: bool
-) -> tuple[dict[str, str], list[Group]]:
+) -> tuple[Roles, list[Group]]:
     """Roles for `uniform_layers`, and the groups that have one; a notice names the others."""
     chosen = {group.name for group in groups}
     roles, whole = roles_of(model, groups, [g for g in coupling.groups if g.name not in chosen])
     if whole:
         why = f"uniform_layers: the model's configuration cannot say less of {few([g.name for g in whole])}"
-        if not roles:
+        if not roles.of:
             raise NothingToPruneError(f"{why}, and nothing else can shrink")
         notice(f"{why}; they stay whole", progress)
-    return roles, [group for group in groups if group.name in roles]
+    return roles, [group for group in groups if group.name in roles.of]
 
 
 def _timed(

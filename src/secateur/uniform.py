@@ -8,7 +8,8 @@ share.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,12 +17,16 @@ from torch import Tensor
 from secateur.graph.imported import Imported
 from secateur.types import Group
 
-Roles = Mapping[str, str]  # group → its role
+
+@dataclass(frozen=True)
+class Roles:
+    """Group → its role, and for groups that cannot keep any number of units, the numbers that they can."""
+
+    of: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, Collection[int]] = field(default_factory=dict)
 
 
-def roles_of(
-    model: object, groups: Sequence[Group], others: Sequence[Group]
-) -> tuple[dict[str, str], list[Group]]:
+def roles_of(model: object, groups: Sequence[Group], others: Sequence[Group]) -> tuple[Roles, list[Group]]:
     """The roles of `groups`, and those of them that must stay whole.
 
     Of a model whose format says the roles, these are groups whose size it cannot say, and groups of a role
@@ -40,7 +45,9 @@ def roles_of(
         if group.units % least.setdefault(role, group.units):
             role = f"{role} of {group.units}"
         found[group.name] = role
-    return found, whole
+    numbers = getattr(model, "kept_numbers", None) if said else None
+    kept = {} if numbers is None else {g.name: numbers(g) for g in groups if g.name in found}
+    return Roles(found, {name: some for name, some in kept.items() if some is not None}), whole
 
 
 def _by_name(group: Group) -> str:
@@ -54,13 +61,19 @@ def levelled(
     roles: Roles,
     choose: Callable[[Sequence[int]], int] = min,
 ) -> dict[str, int]:
-    """Counts that are alike within each role: the smallest asked of any of its groups, or the largest."""
+    """Counts that are alike within each role: the smallest asked of any of its groups, or the largest.
+
+    Lower ones where the groups cannot keep as many units as that leaves.
+    """
     found = dict(removed)
     for members in members_of(groups, roles):
         smallest = members[0].units
-        units = [_of_smallest(g, removed[g.name], smallest, up=choose is max) for g in members]
+        count = choose([_of_smallest(g, removed[g.name], smallest, up=choose is max) for g in members])
+        count = min(count, smallest - 1)
+        while count and not all(_may_keep(g, smallest - count, smallest, roles) for g in members):
+            count -= 1
         for group in members:
-            found[group.name] = min(choose(units), smallest - 1) * (group.units // smallest)
+            found[group.name] = count * (group.units // smallest)
     return found
 
 
@@ -86,9 +99,13 @@ def members_of(groups: Sequence[Group], roles: Roles) -> list[list[Group]]:
     """The groups of each role, those with fewest units first."""
     found = dict[str, list[Group]]()
     for group in sorted(groups, key=lambda g: g.units):
-        if group.name in roles:
-            found.setdefault(roles[group.name], []).append(group)
+        if group.name in roles.of:
+            found.setdefault(roles.of[group.name], []).append(group)
     return list(found.values())
+
+
+def _may_keep(group: Group, kept: int, smallest: int, roles: Roles) -> bool:
+    return group.name not in roles.kept or kept * (group.units // smallest) in roles.kept[group.name]
 
 
 def _of_smallest(group: Group, count: int, smallest: int, up: bool) -> int:

@@ -61,7 +61,7 @@ class Task:
     round_to: Rounding = 1
     recursive: bool = True
     memory: int = 2**30  # bytes that the run may take beside the model
-    roles: Roles = field(default_factory=dict)  # group → its role; groups of one role lose units alike
+    roles: Roles = field(default_factory=Roles)  # groups of one role lose units alike
     latency: After | None = None  # for a target in latency: milliseconds after a removal, predicted
     # costs of a global allocation by group, kept where a plan is made again for another prediction
     costs: dict[str, Tensor] = field(default_factory=dict)

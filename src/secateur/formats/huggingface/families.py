@@ -7,7 +7,7 @@ layer. What no row names is of the same size in a smaller folder, or the folder 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
 
@@ -24,6 +24,7 @@ class Key:
     layers: tuple[str, ...]
     axis: int = 0
     kind: Literal["width", "heads", "ratio"] = "width"
+    divides: str = ""  # key of a size that the number must divide
 
     def shows(self, tensor: str, axis: int) -> bool:
         """Whether a tensor has the size of this key along `axis`."""
@@ -49,11 +50,10 @@ def _width(key: str, *layers: str, axis: int = 0) -> Key:
     return Key(key, layers, axis)
 
 
-_DECODER = (
-    _heads("num_attention_heads", "layers.#.self_attn.q_proj"),
-    _heads("num_key_value_heads", "layers.#.self_attn.k_proj"),
-)
-_GATED = Family((*_DECODER, _width("intermediate_size", "layers.#.mlp.gate_proj")), "head_dim")
+_QUERIES = _heads("num_attention_heads", "layers.#.self_attn.q_proj")
+_KEYS = _heads("num_key_value_heads", "layers.#.self_attn.k_proj")
+_GATE = _width("intermediate_size", "layers.#.mlp.gate_proj")
+_GATED = Family((_QUERIES, _KEYS, _GATE), "head_dim")
 _VIT = Family(
     (
         _heads("num_attention_heads", "layers.#.attention.q_proj"),
@@ -80,12 +80,12 @@ FAMILIES: dict[str, Family] = {
     "distilbert": Family((_width("hidden_dim", "transformer.layer.#.ffn.lin1"),)),
     "gpt2": Family((_width("n_inner", "h.#.mlp.c_fc", axis=1),)),
     "opt": Family((_width("ffn_dim", "decoder.layers.#.fc1"),)),
-    "llama": _GATED,
+    "llama": Family((replace(_QUERIES, divides="hidden_size"), _KEYS, _GATE), "head_dim"),
     "qwen2": _GATED,
     "qwen3": _GATED,
     "mistral": _GATED,
     "gemma": _GATED,
-    "phi": Family((*_DECODER, _width("intermediate_size", "layers.#.mlp.fc1")), "head_dim"),
+    "phi": Family((_QUERIES, _KEYS, _width("intermediate_size", "layers.#.mlp.fc1")), "head_dim"),
     "t5": _T5,
     "whisper": Family(
         (

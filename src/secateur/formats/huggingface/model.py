@@ -40,6 +40,10 @@ class FromFolder(Shrinks):
         """The keys of `config.json` that say how many units a group has; None where none does."""
         return sizes.role(self.folder, group)
 
+    def kept_numbers(self, group: Group) -> list[int] | None:
+        """The numbers of units that these keys can say; None for any."""
+        return sizes.kept_numbers(self.folder, group)
+
     def with_graph(self, module: fx.GraphModule) -> nn.Module:
         """A smaller model whose sizes `config.json` cannot say."""
         return HuggingFaceGraph(module, self.folder, self.example_inputs)
@@ -105,11 +109,14 @@ class HuggingFaceModel(FromFolder):
         return None if config is None else self._with(config, state)
 
     def _with(self, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> HuggingFaceModel | None:
-        """The class built from `config`; None where it has other shapes than `state`."""
+        """The class built from `config`; None where transformers refuses that, or has other shapes then."""
         folder = self.folder.with_config(config)
         with quiet() as transformers:
             kind: Any = type(self.network)
-            made = config_of(transformers, folder)
+            try:
+                made = config_of(transformers, folder)
+            except InputError:
+                return None
             with torch.device("meta"):
                 shapes = {name: value.shape for name, value in kind(made).state_dict().items()}
             if shapes != {name: value.shape for name, value in state.items()}:

@@ -11,7 +11,7 @@ import torch
 
 from secateur.formats.huggingface.families import FAMILIES, Family, Key
 from secateur.formats.huggingface.folder import Folder
-from secateur.types import Group
+from secateur.types import Group, Slot
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -85,12 +85,31 @@ def role(folder: Folder, group: Group) -> str | None:
 
     Groups of one role have the same number of units in every model that the configuration describes.
     """
+    return " ".join(sorted(key.key for key in _keys(folder, group))) or None
+
+
+def kept_numbers(folder: Folder, group: Group) -> list[int] | None:
+    """The numbers of units that its keys can say, where they must divide another size; None for any."""
+    bound = [key for key in _keys(folder, group) if key.divides]
+    if not bound:
+        return None
+
+    def can_say(kept: int) -> bool:
+        numbers = (divmod(_heads(key, folder.config) * kept, group.units) for key in bound)
+        sizes = (int(folder.config[key.divides]) for key in bound)
+        return all(
+            not rest and size % number == 0 for (number, rest), size in zip(numbers, sizes, strict=True)
+        )
+
+    return [kept for kept in range(1, group.units + 1) if can_say(kept)]
+
+
+def _keys(folder: Folder, group: Group) -> set[Key]:
     family = FAMILIES.get(folder.family, Family(()))
-    found = {key.key for key in family.keys for slot in group.having("producer") if _fills(key, slot)}
-    return " ".join(sorted(found)) or None
+    return {key for key in family.keys for slot in group.having("producer") if _fills(key, slot)}
 
 
-def _fills(key: Key, slot: Any) -> bool:
+def _fills(key: Key, slot: Slot) -> bool:
     """Whether the units are consecutive parts of the whole axis: whole heads, not parts of each."""
     places = slot.positions.reshape(-1)
     return key.shows(slot.tensor, slot.axis) and torch.equal(places, torch.arange(len(places)))
