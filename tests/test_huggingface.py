@@ -366,13 +366,17 @@ def test_images_are_normalised_as_the_preprocessor_says(tmp_path: Path) -> None:
 
 def test_command_prunes_and_replays_a_folder_of_tokens(tmp_path: Path) -> None:
     saved(tmp_path / "gpt2", "gpt2")
-    how = "--remove 30% --uniform-layers --surrogate uniform --samples 64 --no-latency --json"
+    np.save(tmp_path / "ids.npy", np.random.default_rng(0).integers(61, size=(40, 22)))
+    how = "--remove 30% --uniform-layers --calibration ids.npy --samples 64 --no-latency --json"
     made = command.run(tmp_path, *f"prune gpt2 -o small-0.1 {how}".split())
     assert made.returncode == 0, made.stderr
     found = json.loads(made.stdout)
     assert found["output"] == "small-0.1" and found["class"] == "HuggingFaceModel"
     assert json.loads((tmp_path / "small-0.1/config.json").read_text())["n_inner"] == 90
     by_transformers(tmp_path / "small-0.1", "GPT2LMHeadModel")
+    compared = "evaluate small-0.1 --original gpt2 --data ids.npy --no-latency --json"
+    said = command.run(tmp_path, *compared.split())
+    assert said.returncode == 0 and json.loads(said.stdout)["agreement"] > 0.3, said.stderr
     again = command.run(tmp_path, *"replay gpt2 small-0.1.recipe.json -o again".split())
     assert again.returncode == 0, again.stderr
     for name in ("config.json", "model.safetensors"):

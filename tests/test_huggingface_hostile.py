@@ -37,7 +37,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     llama = built("llama")
     saved(root / "llama", model=llama)
     saved(root / "shards", model=llama, max_shard_size="60KB")
-    for family in ("gpt2", "vit", "swin", "distilbert"):
+    for family in ("gpt2", "qwen2", "vit", "swin", "distilbert"):
         saved(root / family, family)
     return root
 
@@ -130,6 +130,11 @@ CASES: dict[str, tuple[str, Change, str]] = {
     "deeper in parts": ("swin", config(depths=[10**9, 2]), "depths is 1,000,000,000"),
     "more words": ("gpt2", config(vocab_size=10**11), "vocab_size is 100,000,000,000"),
     "more places": ("gpt2", config(n_positions=10**11), "n_positions is 100,000,000,000"),
+    "a list of layers": ("qwen2", config(num_hidden_layers=10**10), "num_hidden_layers is 10,000,000,000"),
+    "a table that is computed": (
+        "distilbert", config(max_position_embeddings=10_000, sinusoidal_pos_embds=True),
+        "max_position_embeddings is 10,000,",
+    ),
     "places that are computed": (
         "distilbert", config(max_position_embeddings=10**10, sinusoidal_pos_embds=True),
         "max_position_embeddings is 10,000,000,000",

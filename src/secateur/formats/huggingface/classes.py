@@ -28,13 +28,15 @@ _RUNNING = (
     "output_attentions", "output_hidden_states", "use_cache", "return_dict", "torchscript",
 )  # fmt: skip
 # Keys that say how many layers there are, and those that say how large something is.
-_DEPTHS = ("layer", "depth", "block", "stage")
+_DEPTHS = ("layers", "n_layer", "depth", "depths", "blocks", "stages")  # how such keys end
 _WIDTHS = (
     "hidden_size", "intermediate_size", "d_model", "d_ff", "d_kv", "dim", "n_embd", "n_inner", "embed_dim",
     "hidden_dim", "ffn_dim", "head_dim", "vocab_size", "projection_dim", "num_attention_heads", "num_heads",
-    "n_head", "n_heads", "num_key_value_heads", "max_position_embeddings", "n_positions", "n_ctx",
-    "max_source_positions", "max_target_positions", "type_vocab_size", "num_labels", "num_channels",
+    "n_head", "n_heads", "num_key_value_heads", "type_vocab_size", "num_labels", "num_channels",
     "num_mel_bins", "image_size", "patch_size", "window_size", "num_experts", "num_local_experts",
+)  # fmt: skip
+_POSITIONS = (
+    "max_position_embeddings", "n_positions", "n_ctx", "max_source_positions", "max_target_positions",
 )  # fmt: skip
 _ROTARY = ("rope_theta", "rope_parameters", "rope_scaling", "rotary_pct")
 _LEAST = 1 << 22  # numbers that buffers may hold in any case
@@ -107,7 +109,7 @@ def config_of(transformers: Any, folder: Folder) -> Any:
     try:
         config = kind.from_dict(_without(folder.config, _RUNNING))
     except Exception as error:  # a wrong value fails in as many ways as there are keys
-        refuse(folder.path / CONFIG, f"transformers refuses it: {first_line(error)}")
+        refuse(folder.path / CONFIG, f"transformers refuses it: {_told(error)}")
     for part in _objects(config):
         part.use_cache = False
         part.return_dict = True
@@ -142,11 +144,10 @@ def _without(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any
 
 
 def check_sizes(folder: Folder, kind: type[nn.Module], config: Any) -> None:
-    """Raise `InputError` where the configuration asks for much more than the files hold.
+    """Raise `InputError` where the class asks for more than the files hold.
 
-    The tensors of the class are made on the meta device and take no memory.
+    Its tensors are made on the meta device and take no memory.
     """
-    _check_numbers(folder)
     try:
         with torch.device("meta"):
             empty: Any = kind(config)
@@ -170,33 +171,34 @@ def check_sizes(folder: Folder, kind: type[nn.Module], config: Any) -> None:
         )
 
 
-def _check_numbers(folder: Folder) -> None:
-    """Sizes that would already be too large for the empty class."""
-    tensors, held = len(folder.tensors), sum(stored.count for stored in folder.tensors.values())
+def check_numbers(folder: Folder) -> None:
+    """Raise `InputError` for sizes in `config.json` that even an empty class would take memory or time for."""
+    _check_part(folder, folder.config, sum(stored.count for stored in folder.tensors.values()))
 
-    def check(key: str, value: Any, rotary: bool) -> None:
+
+def _check_part(folder: Folder, config: Mapping[str, Any], held: int) -> None:
+    tensors, rotary = len(folder.tensors), any(key in config for key in _ROTARY)
+    for key, value in config.items():
+        if isinstance(value, dict):
+            _check_part(folder, value, held)
         for number in value if isinstance(value, list) else [value]:
             if type(number) is not int:
                 continue
-            deep = any(word in key for word in _DEPTHS) and "_id" not in key
-            wide = key in _WIDTHS and not (rotary and "position" in key)
-            most = tensors if deep else held if wide else None
-            if most is not None and number > max(most, 64):
+            most = tensors if key.endswith(_DEPTHS) else held if key in _WIDTHS else number
+            if key in _POSITIONS:
+                most = number if rotary else held // _width(config)
+            if number > max(most, 64):
                 refuse(
                     folder.path / CONFIG,
                     f"{key} is {number:,}, and the files hold {tensors:,} tensors of {held:,} numbers in "
                     "all; they do not belong together",
                 )
 
-    def walk(config: Mapping[str, Any]) -> None:
-        rotary = any(key in config for key in _ROTARY)
-        for key, value in config.items():
-            if isinstance(value, dict):
-                walk(value)
-            else:
-                check(key, value, rotary)
 
-    walk(folder.config)
+def _width(config: Mapping[str, Any]) -> int:
+    """How many numbers a table of positions has for each of them."""
+    found = [config.get(key) for key in ("hidden_size", "d_model", "n_embd", "dim")]
+    return max((n for n in found if type(n) is int and n > 0), default=1)
 
 
 # --- with values --------------------------------------------------------------------------------------------

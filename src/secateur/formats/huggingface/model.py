@@ -10,7 +10,14 @@ from torch import Tensor, fx, nn
 
 from secateur.errors import InputError
 from secateur.formats.huggingface import sizes
-from secateur.formats.huggingface.classes import built, check_sizes, class_of, config_of, quiet
+from secateur.formats.huggingface.classes import (
+    built,
+    check_numbers,
+    check_sizes,
+    class_of,
+    config_of,
+    quiet,
+)
 from secateur.formats.huggingface.folder import Folder
 from secateur.formats.huggingface.inputs import InputOf, inputs_of, outputs_of
 from secateur.graph.coupling import Coupling
@@ -84,6 +91,11 @@ class HuggingFaceModel(FromFolder):
     def example_inputs(self) -> tuple[Tensor, ...]:
         """Two samples of ids of tokens, or of zeros."""
         return tuple(found.example() for found in self.inputs)
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """As transformers calls them."""
+        return tuple(known.name for known in self.inputs)
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise `InputError` for another number of inputs, other types, and ids out of the vocabulary."""
@@ -167,6 +179,7 @@ def model_of(folder: Folder) -> tuple[HuggingFaceModel, tuple[str, ...]]:
     """The model of a folder with weights, and the names of tensors that its class does not use."""
     with quiet() as transformers:
         kind: Any = class_of(transformers, folder)
+        check_numbers(folder)
         config = config_of(transformers, folder)
         check_sizes(folder, kind, config)
         state = {name: _as_computed(stored.read()) for name, stored in folder.tensors.items()}
