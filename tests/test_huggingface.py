@@ -374,9 +374,6 @@ def test_command_prunes_and_replays_a_folder_of_tokens(tmp_path: Path) -> None:
     assert found["output"] == "small-0.1" and found["class"] == "HuggingFaceModel"
     assert json.loads((tmp_path / "small-0.1/config.json").read_text())["n_inner"] == 90
     by_transformers(tmp_path / "small-0.1", "GPT2LMHeadModel")
-    compared = "evaluate small-0.1 --original gpt2 --data ids.npy --no-latency --json"
-    said = command.run(tmp_path, *compared.split())
-    assert said.returncode == 0 and json.loads(said.stdout)["agreement"] > 0.3, said.stderr
     again = command.run(tmp_path, *"replay gpt2 small-0.1.recipe.json -o again".split())
     assert again.returncode == 0, again.stderr
     for name in ("config.json", "model.safetensors"):

@@ -172,7 +172,7 @@ def check_sizes(folder: Folder, kind: type[nn.Module], config: Any) -> None:
 
 
 def check_numbers(folder: Folder) -> None:
-    """Raise `InputError` for sizes in `config.json` that even an empty class would take memory or time for."""
+    """Raise `InputError` for sizes in `config.json` for which even an empty class would take memory."""
     _check_part(folder, folder.config, sum(stored.count for stored in folder.tensors.values()))
 
 
