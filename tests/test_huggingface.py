@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import command
@@ -250,6 +251,25 @@ def test_types_and_names_of_the_files_stay(tmp_path: Path) -> None:
     }
     for name, stored in before.items():
         assert torch.equal(stored.read(), after[name].read())
+
+
+@pytest.mark.parametrize(
+    ("family", "old", "new"),
+    [("bert", "LayerNorm.weight", "LayerNorm.gamma"), ("gpt2", "transformer.", "")],
+)
+def test_names_of_older_folders_are_understood(family: str, old: str, new: str, tmp_path: Path) -> None:
+    network = built(family)
+    folder = saved(tmp_path / family, model=network)
+    named = {name.replace(old, new): x for name, x in load_file(folder / "model.safetensors").items()}
+    save_file(named, folder / "model.safetensors", {"format": "pt"})
+    model = load_folder(folder)
+    assert isinstance(model, HuggingFaceModel)
+    inputs = inputs_for(model)
+    close(outputs(model, inputs), answers(network, model, inputs), 1e-5)
+    secateur.save_model(tmp_path / "again", model)
+    assert len(load_file(tmp_path / "again" / "model.safetensors")) == len(named)
+    again = by_transformers(tmp_path / "again", FAMILIES[family].model)
+    close(answers(again, model, inputs), outputs(model, inputs), 1e-6)
 
 
 def test_shards_are_read_and_written(tmp_path: Path) -> None:

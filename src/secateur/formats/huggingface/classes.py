@@ -155,7 +155,7 @@ def check_sizes(folder: Folder, kind: type[nn.Module], config: Any) -> None:
     except Exception as error:
         refuse(folder.path / CONFIG, f"{kind.__name__} cannot be built from it: {first_line(error)}")
     held = sum(stored.count for stored in folder.tensors.values())
-    asked = sum(p.numel() for p in empty.parameters())
+    asked = sum(p.numel() for p in empty.parameters() if p.requires_grad)  # others may be computed
     if asked > held:
         refuse(
             folder.path / CONFIG,

@@ -137,12 +137,20 @@ class HuggingFaceModel(FromFolder):
         return HuggingFaceModel(network, folder, self.inputs, self.outputs)
 
     def stored_state(self) -> dict[str, Tensor]:
-        """The tensors by their names in files, in the types of the original's; of tied ones that which was
-        there.
+        """The tensors by their names in files, in the types of the original's.
+
+        Of tied ones that which was there. A tensor that transformers calls otherwise today has that name.
         """
-        named = as_in_files(self.network, self.network.state_dict())
-        tensors = self.folder.tensors
-        return {name: value.to(tensors[name].dtype) for name, value in named.items() if name in tensors}
+        named, tensors = as_in_files(self.network, self.network.state_dict()), self.folder.tensors
+        usual = next(stored.dtype for stored in tensors.values() if stored.dtype.is_floating_point)
+        found, written = dict[str, Tensor](), set[int]()
+        for name in sorted(named, key=lambda name: name not in tensors):
+            value = named[name]
+            if name not in tensors and value.data_ptr() in written:
+                continue
+            written.add(value.data_ptr())
+            found[name] = value.to(tensors[name].dtype if name in tensors else usual)
+        return found
 
 
 class HuggingFaceGraph(FromFolder):
