@@ -158,7 +158,8 @@ def row(family: str, loaded: FromFolder, coupling: Coupling) -> str:
         _cell([g for g in coupling.groups if kind.fullmatch(g.name)], roles.of)
         for kind in (HEADS, FEED_FORWARD)
     ]
-    others = [g for g in whole if not HEADS.fullmatch(g.name) and not FEED_FORWARD.fullmatch(g.name)]
+    known = (HEADS, FEED_FORWARD)
+    others = [g for g in whole if "/" not in g.name and not any(k.fullmatch(g.name) for k in known)]
     graph = ", ".join(f"`{_short(g.name)}`" for g in others) or "–"
     return f"| {FAMILIES[family].title} | {cells[0]} | {cells[1]} | {graph} |"
 
