@@ -21,7 +21,9 @@ LAYERS = {
     ),
     **dict.fromkeys(("graph", "decisions"), 1),
     **dict.fromkeys(("bounds", "surrogates", "inputs", "data"), 2),
-    **dict.fromkeys(("reconstruct", "compensate", "surgery", "cost", "channels", "rounded", "quantities"), 3),
+    **dict.fromkeys(
+        ("reconstruct", "compensate", "surgery", "cost", "channels", "rounded", "quantities", "uniform"), 3
+    ),
     **dict.fromkeys(
         (
             "samples",
@@ -61,6 +63,8 @@ OPTIONAL = (
         "onnxruntime",
         "keras",
         "h5py",
+        "transformers",
+        "huggingface_hub",
         "tensorflow",
         "torchvision",
         "PIL",

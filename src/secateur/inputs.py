@@ -254,8 +254,9 @@ class Normalised(nn.Module):
 
 
 def settings_path(model: str | os.PathLike[str]) -> Path:
-    """Where the settings of the model in a file stand."""
-    return Path(model).with_suffix(".yaml")
+    """Where the settings of the model in a file, or a folder, stand: beside it."""
+    path = Path(model)
+    return path.with_name(f"{path.name}.yaml") if path.is_dir() else path.with_suffix(".yaml")
 
 
 def read_inputs(model: str | os.PathLike[str], **given: Any) -> InputSpec:

@@ -14,7 +14,10 @@ from pathlib import Path
 from secateur.arguments import PATH, parsed
 from secateur.errors import InputError
 from secateur.files import refusals_named
-from secateur.formats.registry import by_suffix, companions, listed, suffixes_written
+from secateur.formats.huggingface.folder import is_written
+from secateur.formats.kinds import kind_of
+from secateur.formats.registry import FORMATS, by_path, by_suffix, companions, listed, suffixes_written
+from secateur.inputs import settings_path
 
 _HEAD = 4096  # bytes by which the kind of a file is told
 _LARGEST_JSON = 2**28  # bytes
@@ -64,6 +67,11 @@ def check_outputs(
                 raise InputError(
                     f"{named} is also the file of {written[same].option}; give each a name of its own"
                 )
+            if output.kind is FOLDER and output.path.is_dir() and not is_written(output.path):
+                raise InputError(
+                    f"{named} is a folder that holds something else than such a model; give another name, or "
+                    "move it away"
+                )
             if not overwrite and _is_other(output):
                 raise InputError(
                     f"{named} is there, and is no {output.kind.what.removeprefix('a ')} that this command "
@@ -83,7 +91,7 @@ def _identity(path: str | os.PathLike[str]) -> object:
 
 def _is_other(output: Output) -> bool:
     path = output.path
-    if not path.exists() or path.is_dir():  # folders are refused on writing
+    if not path.exists() or path.is_dir():  # in place of a file, folders are refused on writing
         return False
     return not path.is_file() or (path.stat().st_size > 0 and not output.kind.is_one(path))
 
@@ -119,6 +127,7 @@ def _is_claim(path: Path) -> bool:
 
 
 MODEL = Kind("a model", suffixes_written(), _is_model)
+FOLDER = Kind("a folder of a model", (), is_written)
 EXTERNAL = Kind("a file of weights", (".data",), lambda path: path.with_suffix("").exists())
 RECIPE = Kind("a recipe", (".json",), _holds("schema_version", "steps", "groups"))
 SOLVED = Kind("a file of refitted weights", (".safetensors",), _is_model)
@@ -131,11 +140,19 @@ CLAIM_NETWORK = Kind(
 )
 
 
-def model_outputs(path: Path) -> list[Output]:
-    """The file of a model, and those that may hold its weights."""
-    found = by_suffix(path)
+def model_outputs(path: Path, source: str = "") -> list[Output]:
+    """The file of a model, and those that may hold its weights; or its folder, for a `source` that is one."""
+    found = by_path(path, FORMATS.get(kind_of(source)) if source else None)
+    if found is not None and found.folder:
+        return [Output("--output", path, FOLDER)]
     beside = () if found is None else found.companions(path)
     return [Output("--output", path, MODEL), *(Output("--output", other, EXTERNAL) for other in beside)]
+
+
+def recipe_path(path: Path, source: str) -> Path:
+    """The recipe beside a model: `small.recipe.json` for `small.onnx`; the whole name of a folder stays."""
+    whole = model_outputs(path, source)[0].kind is FOLDER
+    return path.with_name(f"{path.name}.recipe.json") if whole else path.with_suffix(".recipe.json")
 
 
 def claim_outputs(path: Path) -> list[Output]:
@@ -149,4 +166,4 @@ def claim_outputs(path: Path) -> list[Output]:
 def model_files(model: str, *more: str | os.PathLike[str] | None) -> list[str | os.PathLike[str] | None]:
     """What belongs to a model that is read: its weights beside it, and the settings of its inputs."""
     parsed("model", model, PATH)
-    return [model, *companions(model), Path(model).with_suffix(".yaml"), *more]
+    return [model, *companions(model), settings_path(model), *more]

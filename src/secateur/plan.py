@@ -21,6 +21,7 @@ from secateur.graph.graph import Graph
 from secateur.quantities import QUANTITIES, After, Measure, Quantity
 from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
+from secateur.uniform import Roles, in_blocks, levelled, members_of, spread
 
 Rounding = int | Literal["auto"]
 Allocation = Literal["uniform", "global"]
@@ -142,6 +143,7 @@ def make_plan(
     gone: Mapping[str, int] | None = None,
     most: Mapping[str, int] | None = None,
     latency: After | None = None,
+    roles: Roles | None = None,
 ) -> Plan:
     """The least uniform ratio that meets `target`; with `costs`, the least price that each group pays alike.
 
@@ -152,23 +154,28 @@ def make_plan(
     `rounded_removal`);
     networks without blocks are not rounded. Every group keeps at least one unit and, with `AUTO`, loses no
     more than `most` where the request can be met so. Units that are `gone` already count. `latency` gives the
-    milliseconds after a removal, for a target in latency. Raises `NothingToPruneError` and
+    milliseconds after a removal, for a target in latency. Groups of one of the `roles` lose units alike.
+    Raises `NothingToPruneError` and
     `TargetMissedError`.
     """
-    gone, measure = gone or {}, Measure(graph, coupling, groups, target.quantity, latency)
-    if costs is not None:
-        ladder = _prices(measure, costs)
-    else:
-        ladder = {g.name: torch.arange(1, g.units, dtype=torch.float64) / g.units for g in groups}
+    gone, measure, roles = (
+        gone or {},
+        Measure(graph, coupling, groups, target.quantity, latency),
+        roles or Roles(),
+    )
+    ladder = _shares(groups, roles) if costs is None else _prices(measure, costs, roles)
     blocks = block_units(graph, coupling) if round_to == AUTO else {}
     whole = 1 if round_to == AUTO else int(round_to)
     multiples = {g.name: aligned_units(blocks[g.name]) if blocks else whole for g in groups}
     if any(blocks.get(g.name, 1) > 1 for g in groups):
-        removed = _in_blocks(measure, target, blocks, ladder, gone, most)
+        alike = None if most is None else levelled(groups, most, roles)
+        removed = _in_blocks(measure, target, blocks, ladder, gone, alike)
     elif costs is None and target.quantity == "units":
-        removed = _rounded(groups, {g.name: _share_of(g, target.share) for g in groups}, multiples, gone)
+        share = levelled(groups, {g.name: _share_of(g, target.share) for g in groups}, roles)
+        removed = _rounded(groups, share, multiples, gone)
     else:
         removed = _least_that_reaches(measure, target, multiples, ladder, gone)
+    removed = levelled(groups, removed, roles, max)
     if not any(removed.values()):
         raise NothingToPruneError(_nothing_to_remove(groups, target, round_to))
     achieved = measure.share(removed)
@@ -207,6 +214,7 @@ def capped(
     round_to: Rounding,
     found: Mapping[str, int],
     latency: After | None = None,
+    roles: Roles | None = None,
 ) -> dict[str, int]:
     """Units of each group to remove, of those that an exact method has `found` to be removable.
 
@@ -214,6 +222,7 @@ def capped(
     is not reduced further. A target in another quantity than units takes the least uniform ratio that meets
     it. `AUTO` does not round: no other units could be removed in place of those that would stay.
     """
+    found = levelled(groups, found, roles or Roles())
     wanted = dict(found)
     if target is not None and target.quantity == "units":
         wanted = {g.name: min(found[g.name], _share_of(g, target.share)) for g in groups}
@@ -224,7 +233,8 @@ def capped(
                 g.name: torch.arange(1, found[g.name] + 1, dtype=torch.float64) / g.units for g in groups
             }
             wanted = _least_that_reaches(measure, target, {}, ladder, {})
-    return _rounded(groups, wanted, {} if round_to == AUTO else {g.name: int(round_to) for g in groups}, {})
+    wanted = _rounded(groups, wanted, {} if round_to == AUTO else {g.name: int(round_to) for g in groups}, {})
+    return levelled(groups, wanted, roles or Roles())
 
 
 def as_done(
@@ -246,7 +256,11 @@ def as_done(
 
 
 def schedule(
-    groups: Sequence[Group], removed: dict[str, int], step: float, multiples: Mapping[str, int] | None = None
+    groups: Sequence[Group],
+    removed: dict[str, int],
+    step: float,
+    multiples: Mapping[str, int] | None = None,
+    roles: Roles | None = None,
 ) -> list[dict[str, int]]:
     """For each step in which some unit goes, the number of units of each group that are gone after it.
 
@@ -258,7 +272,7 @@ def schedule(
     for number in range(1, steps + 1):
         part = number * step
         row = {g.name: min(removed[g.name], math.floor(part * g.units + _EPSILON)) for g in groups}
-        rows.append(_rounded(groups, row, multiples or {}, {}))
+        rows.append(levelled(groups, _rounded(groups, row, multiples or {}, {}), roles or Roles()))
     rows[-1] = dict(removed)
     return [
         row for row, before in zip(rows, [{}, *rows], strict=False) if any(row.values()) and row != before
@@ -300,14 +314,28 @@ def _in_blocks(
     return removed
 
 
-def _prices(measure: Measure, costs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The price of each next unit, never falling, since units leave in order; shape: (units − 1,) each."""
-    prices = {}
-    for g in measure.groups:
-        if g.name not in costs:
-            prices[g.name] = torch.full((g.units - 1,), torch.inf, dtype=torch.float64)
-            continue
-        prices[g.name] = (costs[g.name] / measure.saved_by_one(g)).cummax(0).values
+def _shares(groups: Sequence[Group], roles: Roles) -> dict[str, Tensor]:
+    """The share of a group that is gone with each next unit; shape: (units − 1,) each."""
+    shares = {g.name: torch.arange(1, g.units, dtype=torch.float64) / g.units for g in groups}
+    for members in members_of(groups, roles):
+        least = members[0]
+        shares |= {g.name: spread(g, least.units, shares[least.name]) for g in members}
+    return shares
+
+
+def _prices(measure: Measure, costs: Mapping[str, Tensor], roles: Roles) -> dict[str, Tensor]:
+    """The price of each next unit, never falling, since units leave in order; shape: (units − 1,) each.
+
+    Groups of one role have one price, that of the next unit of all of them.
+    """
+    never = {g.name: torch.full((g.units - 1,), torch.inf, dtype=torch.float64) for g in measure.groups}
+    costs = never | dict(costs)
+    prices = {g.name: (costs[g.name] / measure.saved_by_one(g)).cummax(0).values for g in measure.groups}
+    for members in members_of(measure.groups, roles):
+        least = members[0].units
+        paid = torch.stack([in_blocks(g, least, costs[g.name]) for g in members]).sum(0)
+        saved = sum(measure.saved_by_one(g) * (g.units // least) for g in members)
+        prices |= {g.name: spread(g, least, (paid / saved).cummax(0).values) for g in members}
     return prices
 
 

@@ -46,5 +46,5 @@ def read_preprocessor(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def preprocessor_path(model: str | os.PathLike[str]) -> Path:
-    """Where the settings of the preprocessor of the model in a file stand."""
-    return Path(model).with_name(NAME)
+    """Where the settings of the preprocessor of the model in a file, or a folder, stand."""
+    return Path(model) / NAME if Path(model).is_dir() else Path(model).with_name(NAME)

@@ -18,9 +18,9 @@ from secateur.arguments import MODEL, parsed
 from secateur.bounds.box import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.decisions import Head
-from secateur.errors import SecateurError, SecateurWarning, TargetMissedError
+from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, TargetMissedError, few
 from secateur.graph.capture import capture
-from secateur.graph.coupling import couple, stored_groups
+from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
 from secateur.history import History
@@ -57,6 +57,7 @@ from secateur.timing.goal import TowardsLatency
 from secateur.timing.measure import measured_times, network_after
 from secateur.torch_state import reproducible
 from secateur.types import Group, Groups, Interval
+from secateur.uniform import Roles, roles_of
 from secateur.validation import Validation, samples_for, validation_count, verdict_of, with_doubts
 
 
@@ -116,6 +117,7 @@ def prune(
     exact_first: bool = False,
     ignore: str | nn.Module | Sequence[str | nn.Module] = (),
     round_to: Rounding = AUTO,
+    uniform_layers: bool = False,
     seed: int = 0,
     device: torch.device | str | None = None,
     callbacks: Sequence[Callable[[HistoryRow], None]] = (),
@@ -182,6 +184,9 @@ def prune(
         round_to: Keep a multiple of this number of units in every group that shrinks. `auto` rounds channels
             of 2-D convolutions to numbers that runtimes compute fast (see `secateur.rounded`) while the
             model as a whole still reaches `remove`; 1 rounds nothing. `secateur.latency` times the result.
+        uniform_layers: Whether layers of one role (the same name but for its number) keep equal numbers of
+            units, so that one number says the size of all. Of a model from a Hugging Face folder, only what
+            its `config.json` can say is removed, so that `from_pretrained` loads the result.
         seed: Seed of all random numbers.
         device: Where bounds are computed and samples are run. Default: the CPU. Units are always chosen on
             the CPU, in float64.
@@ -231,6 +236,7 @@ def prune(
         exact_first=exact_first,
         ignore=ignore,
         round_to=round_to,
+        uniform_layers=uniform_layers,
         seed=seed,
         device=device,
         callbacks=callbacks,
@@ -331,6 +337,9 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     bounds = request.bounds_of(graph)
     groups = selected(coupling, request.ignored(model))
     require_groups(coupling, groups)
+    roles = Roles()
+    if request.uniform_layers:
+        roles, groups = _with_roles(model, coupling, groups, request.progress)
     run = Run(graph, coupling)
     return Task(
         run=run,
@@ -344,9 +353,24 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
         target=request.target,
         allocation=request.allocation,
         round_to=request.round_to,
+        roles=roles,
         recursive=request.recursive,
         memory=request.memory,
     )
+
+
+def _with_roles(
+    model: nn.Module | ExportedProgram, coupling: Coupling, groups: list[Group], progress: bool
+) -> tuple[Roles, list[Group]]:
+    """Roles for `uniform_layers`, and the groups that have one; a notice names the others."""
+    chosen = {group.name for group in groups}
+    roles, whole = roles_of(model, groups, [g for g in coupling.groups if g.name not in chosen])
+    if whole:
+        why = f"uniform_layers: the model's configuration cannot say less of {few([g.name for g in whole])}"
+        if not roles.of:
+            raise NothingToPruneError(f"{why}, and nothing else can shrink")
+        notice(f"{why}; they stay whole", progress)
+    return roles, [group for group in groups if group.name in roles.of]
 
 
 def _timed(
@@ -445,7 +469,11 @@ def _goals(task: Task, plan: Plan, request: Request) -> list[Goal]:
     """The goal of each step; goals that are reached already are left out."""
     gone = task.gone()
     rows = schedule(
-        task.groups, plan.removed, request.step, plan.multiples if request.guard is not None else None
+        task.groups,
+        plan.removed,
+        request.step,
+        plan.multiples if request.guard is not None else None,
+        task.roles,
     )
     return [Goal(row, plan.removed) for row in rows if any(row[name] > n for name, n in gone.items())]
 

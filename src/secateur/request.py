@@ -54,6 +54,7 @@ class Request:
     exact_first: bool
     ignore: tuple[str | nn.Module, ...]
     round_to: Rounding
+    uniform_layers: bool
     seed: int
     device: torch.device | None
     callbacks: tuple[Callable[..., None], ...]
@@ -115,6 +116,7 @@ class Request:
             recursive=self.recursive,
             ignore=tuple(ignored),
             round_to=self.round_to,
+            uniform_layers=self.uniform_layers,
             input_bounds=may.plain_bounds(bounds),
             mean=self.normalisation.mean,
             std=self.normalisation.std,
@@ -249,6 +251,7 @@ RULES: dict[str, Rule] = {
     "exact_first": may.flag(),
     "ignore": Rule("a glob over layer names, a list of globs, or modules of the model", _as_ignored),
     "round_to": Rule("a whole number of units, at least 1, or 'auto'", _as_rounding),
+    "uniform_layers": may.flag(),
     "seed": may.SEED,
     "device": may.DEVICE,
     "callbacks": Rule("a list of functions of a HistoryRow", _as_callbacks),

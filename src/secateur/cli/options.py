@@ -21,7 +21,9 @@ OUTPUT = "Output and other options"
 FIDELITY = "Fidelity (how closely the smaller model follows the original)"
 
 # Parts of help texts.
-MODEL_FILE = f"a file that ends in {listed(suffixes_read())}, or package.module:function"
+MODEL_FILE = (
+    f"a file that ends in {listed(suffixes_read())}, a Hugging Face folder, or package.module:function"
+)
 IMAGES = (
     "a folder, an .npy file, or an .npz file with the array images (uint8, or floats in the range of "
     "--input-bounds)"
@@ -38,7 +40,8 @@ Model = Annotated[
     str,
     Argument(
         metavar="MODEL",
-        help=f"Model to read: a file ({described(suffixes_read())}), or package.module:function, where the "
+        help=f"Model to read: a file ({described(suffixes_read())}), a Hugging Face folder (config.json and "
+        ".safetensors files), or package.module:function, where the "
         "function returns an nn.Module (its weights: --weights).",
     ),
 ]
@@ -49,7 +52,8 @@ ModelOutput = Annotated[
         "-o",
         metavar="PATH",
         rich_help_panel=COMMON,
-        help=f"File for the smaller model. The ending chooses the format: {described(suffixes_written())}.",
+        help=f"File for the smaller model. The ending chooses the format: {described(suffixes_written())}. "
+        "Without such an ending: a folder, if MODEL is one.",
     ),
 ]
 Weights = Annotated[

@@ -114,6 +114,17 @@ RoundTo = Annotated[
     ),
 ]
 
+UniformLayers = Annotated[
+    bool,
+    Option(
+        "--uniform-layers",
+        rich_help_panel=COMMON,
+        help="Remove equal numbers of units from layers of one role (the same name but for its number). Of a "
+        "Hugging Face folder, remove only what its config.json can say, so that from_pretrained, and other "
+        "programs that read such folders, load the result.",
+    ),
+]
+
 QuantizeOption = Annotated[
     str | None,
     Option(
@@ -273,6 +284,7 @@ def prune_command(
     quantize: QuantizeOption = None,
     data: Data = None,
     round_to: RoundTo = "auto",
+    uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # inputs of the model
     input_bounds: InputBounds = None,
@@ -349,6 +361,7 @@ def prune_command(
         "exact_first": exact_first,
         "ignore": ignore or (),
         "round_to": _rounding(round_to),
+        "uniform_layers": uniform_layers,
         "seed": seed,
         "device": device,
         "callbacks": (),
@@ -424,10 +437,10 @@ def _checked_recipe(
     from secateur.report.recipe import refitted_path
 
     if recipe is None:
-        recipe = parsed("--output", output, PATH).with_suffix(".recipe.json")
+        recipe = outputs.recipe_path(parsed("--output", output, PATH), model)
     check_packages(model, output)
     writes = [
-        *outputs.model_outputs(output),
+        *outputs.model_outputs(output, model),
         outputs.Output("--recipe", recipe, outputs.RECIPE),
         outputs.Output("--recipe", refitted_path(recipe), outputs.SOLVED),
     ]

@@ -21,7 +21,7 @@ from secateur.formats.kinds import kind_of
 from secateur.formats.models import load_model
 from secateur.formats.onnx.imported import OnnxModel
 from secateur.formats.onnx.read import QuantizedFileError
-from secateur.formats.registry import by_suffix
+from secateur.formats.registry import FORMATS, by_path
 from secateur.graph.example import tensors_in
 from secateur.graph.imported import Imported
 from secateur.inputs import InputSpec, numbers, read_inputs
@@ -152,6 +152,7 @@ def shape_text(shape: tuple[int, ...], dtype: str) -> str:
 
 def check_packages(model: str, output: Path) -> None:
     """Raise `InputError`, before the work begins, where a package that writes the output is not installed."""
-    found = by_suffix(output)
+    source = kind_of(model)
+    found = by_path(output, FORMATS.get(source))
     if found is not None:
-        found.check_packages(kind_of(model))
+        found.check_packages(source)

@@ -52,7 +52,7 @@ def replay_command(
     parsed("--output", output, PATH)
     check_packages(model, output)
     check_outputs(
-        model_files(model, weights, recipe, refitted_path(recipe)), model_outputs(output), overwrite
+        model_files(model, weights, recipe, refitted_path(recipe)), model_outputs(output, model), overwrite
     )
     loaded, _ = float_model_from(model, weights)
     read = secateur.Recipe.load(recipe)

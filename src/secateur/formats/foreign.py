@@ -105,13 +105,6 @@ FOREIGN: dict[str, Foreign] = {
         'coremltools.utils.load_spec({path_text})), {new_text})"',
         matches=lambda c: c.fields.get(1) == 0 and any(number >= 200 for number in c.fields),
     ),
-    "huggingface": Foreign(
-        "a folder of a Hugging Face model",
-        (),
-        "Write its graph as ONNX (pip install optimum-onnx) and give the model.onnx in the new folder:\n"
-        "    optimum-cli export onnx --model {path} {stem}_onnx",
-        matches=lambda c: c.in_folder("config.json"),
-    ),
     "mlpackage": Foreign(
         "a Core ML package, which no tool converts back",
         (".mlpackage", ".mlmodelc"),

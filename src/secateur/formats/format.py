@@ -51,6 +51,7 @@ class Format:
     name: str  # the key in the registry
     suffixes: tuple[str, ...]  # in lower case; the first is the usual one; none for folders
     matches: Callable[[Content], bool]  # whether a file is one, by its content
+    folder: bool = False  # whether a model is a folder and not a file
     holds: str = ""  # what such a file holds, where the suffix does not say it
     magic: tuple[int, bytes] | None = None  # offset and value of bytes that all files of the format share
 

@@ -11,7 +11,7 @@ from secateur.arguments import MODEL, PATH, parsed
 from secateur.errors import InputError
 from secateur.formats.factory import load_factory
 from secateur.formats.kinds import refuse_foreign
-from secateur.formats.registry import FORMATS, by_suffix, listed, suffixes_read, suffixes_written
+from secateur.formats.registry import FORMATS, by_path, format_of, listed, suffixes_read, suffixes_written
 from secateur.graph.example import ExampleInputs
 from secateur.torch_state import ALONE
 
@@ -19,11 +19,11 @@ from secateur.torch_state import ALONE
 def load_model(
     source: str | os.PathLike[str], weights: str | os.PathLike[str] | None = None
 ) -> nn.Module | ExportedProgram:
-    """Load a model from a file, or from a function that builds it.
+    """Load a model from a file or a folder, or from a function that builds it.
 
     Args:
-        source: a `.pt2`, `.onnx`, `.keras` or `.h5` file, or `package.module:function`. The format of a file
-            is told by its content before its name.
+        source: a `.pt2`, `.onnx`, `.keras` or `.h5` file, a Hugging Face folder, or
+            `package.module:function`. The format of a file is told by its content before its name.
         weights: a `.safetensors` file with the weights of a model that a function builds.
 
     Returns:
@@ -54,8 +54,8 @@ def load_model(
         return load_factory(text, weights)
     absent = "" if os.path.exists(text) else "; there is no such file"
     raise InputError(
-        f"{text}: give a {listed(suffixes_read())} file, or package.module:factory together with a "
-        f".safetensors file of weights{absent}"
+        f"{text}: give a {listed(suffixes_read())} file, a Hugging Face folder, or package.module:factory "
+        f"together with a .safetensors file of weights{absent}"
     )
 
 
@@ -67,11 +67,13 @@ def save_model(
     """Write a model in the format that the name of the file says. The file appears whole or not at all.
 
     A model that was read from ONNX is written to `.onnx` as that file made smaller, and one from Keras to
-    `.keras` or `.h5` likewise; any other is exported by torch, with a batch of any size.
+    `.keras` or `.h5` likewise; any other is exported by torch, with a batch of any size. A model that was
+    read from a Hugging Face folder is written to a folder, with its tokenizer and the like, where the name
+    has none of these endings.
 
     Args:
         path: the name ends in `.pt2`, `.onnx`, `.keras` or `.h5` (models that came from such a file), or
-            `.safetensors` (weights alone).
+            `.safetensors` (weights alone); or the name of a folder.
         model: an `nn.Module` in eval mode, or an `ExportedProgram`.
         example_inputs: one tensor of a legal input, a tuple of them, or a dict by argument; axis 0 is the
             batch. Not needed where nothing is exported: for programs, models that were read from a file, and
@@ -92,7 +94,7 @@ def save_model(
         ['net.pt2', 'weights.safetensors']
     """
     parsed("model", model, MODEL)
-    found = by_suffix(parsed("path", path, PATH))
+    found = by_path(parsed("path", path, PATH), format_of(model))
     if found is None or found.save is None:
         raise InputError(f"{path}: the name of a model must end in {listed(suffixes_written())}")
     with ALONE:

@@ -6,18 +6,24 @@ import os
 from pathlib import Path
 
 from secateur.formats.format import Format
+from secateur.formats.huggingface.format import HUGGINGFACE
 from secateur.formats.keras.format import KERAS, KERAS_HDF5
 from secateur.formats.onnx.format import ONNX
 from secateur.formats.pt2.format import PT2
 from secateur.formats.safetensors.format import SAFETENSORS
 
-FORMATS: dict[str, Format] = {f.name: f for f in (PT2, ONNX, KERAS, KERAS_HDF5, SAFETENSORS)}
+FORMATS: dict[str, Format] = {f.name: f for f in (PT2, ONNX, KERAS, KERAS_HDF5, SAFETENSORS, HUGGINGFACE)}
 
 
 def by_suffix(path: str | os.PathLike[str]) -> Format | None:
     """The format that the name of a file says."""
     suffix = Path(path).suffix.lower()
     return next((f for f in FORMATS.values() if suffix in f.suffixes), None)
+
+
+def by_path(path: str | os.PathLike[str], source: Format | None) -> Format | None:
+    """The format in which a model is written to a path: that of its suffix, else the folder it came from."""
+    return by_suffix(path) or (source if source is not None and source.folder else None)
 
 
 def format_of(model: object) -> Format | None:

@@ -22,6 +22,7 @@ from secateur.reconstruct import LayerStatistics, Settings, layer_statistics, ma
 from secateur.report.recipe import Edit
 from secateur.run import Run
 from secateur.types import Group, Interval, Samples
+from secateur.uniform import Roles
 
 Needs = Literal["weights", "bounds", "samples"]
 
@@ -60,6 +61,7 @@ class Task:
     round_to: Rounding = 1
     recursive: bool = True
     memory: int = 2**30  # bytes that the run may take beside the model
+    roles: Roles = field(default_factory=Roles)  # groups of one role lose units alike
     latency: After | None = None  # for a target in latency: milliseconds after a removal, predicted
     # costs of a global allocation by group, kept where a plan is made again for another prediction
     costs: dict[str, Tensor] = field(default_factory=dict)
@@ -196,6 +198,7 @@ class Method(ABC):
             task.gone(),
             self.most(task),
             task.latency,
+            task.roles,
         )
 
     @abstractmethod

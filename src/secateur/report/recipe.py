@@ -96,6 +96,7 @@ class RecordedRequest(Record):
     recursive: bool
     ignore: tuple[str, ...]
     round_to: int | Literal["auto"]
+    uniform_layers: bool = False
     input_bounds: Plain  # of the model's own inputs, after normalisation
     mean: tuple[float, ...] = ()  # subtracted from images
     std: tuple[float, ...] = ()  # by which images are then divided

@@ -54,7 +54,8 @@ def shrink(
     stored = stored_tensors(graph, coupling, small, alive)
     if isinstance(model, Shrinks):
         as_stored = replace(graph, tensors=graph.as_stored(graph.tensors))
-        return _checked(model.shrunk(as_stored, coupling, stored, alive), module, graph)
+        shrunk = model.shrunk(as_stored, coupling, stored, alive)
+        return _checked(model.with_graph(module) if shrunk is None else shrunk, module, graph)
     own = same_class(model, graph, coupling, stored, alive) if isinstance(model, nn.Module) else None
     return own if own is not None and _agree(own, module, graph) else module
 
@@ -65,8 +66,12 @@ class Shrinks(Imported):
     @abstractmethod
     def shrunk(
         self, graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], alive: Alive
-    ) -> nn.Module:
-        """With the tensors of `small`, by their names in `graph`."""
+    ) -> nn.Module | None:
+        """With the tensors of `small`, by their names in `graph`; None where it cannot say their sizes."""
+
+    def with_graph(self, module: fx.GraphModule) -> nn.Module:
+        """What stands for the smaller model where `shrunk` gives None: its graph."""
+        return module
 
 
 def _checked(own: nn.Module, module: fx.GraphModule, graph: Graph) -> nn.Module:

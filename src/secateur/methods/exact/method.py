@@ -61,7 +61,14 @@ def unneeded(task: Task, target: Target | None) -> Unneeded:
     """All units that can leave exactly, no more than `target` asks; the run stays as it is."""
     run, before = task.run, task.run.saved()
     most: Callable[[Mapping[str, int]], dict[str, int]] = partial(
-        capped, task.graph, task.coupling, task.groups, target, task.round_to, latency=task.latency
+        capped,
+        task.graph,
+        task.coupling,
+        task.groups,
+        target,
+        task.round_to,
+        latency=task.latency,
+        roles=task.roles,
     )
     edits = debloat(run, task.groups, task.input_bounds, task.seed, most)
     found = Unneeded(edits, run.saved(), task.gone())

@@ -1,0 +1,104 @@
+"""Which sizes the configuration of a family can say, and which tensors show them.
+
+One row for each key: the layers whose weights have that size along `axis`, `#` standing for the number of a
+layer. What no row names is of the same size in a smaller folder, or the folder holds a graph.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of `config.json`, with dots where it is in a part.
+
+    `kind`: `width`: the size itself. `heads`: a number of heads, which goes down with the size, while each
+    keeps its width. `ratio`: the size in units of that along the weight's other axis.
+    """
+
+    key: str
+    layers: tuple[str, ...]
+    axis: int = 0
+    kind: Literal["width", "heads", "ratio"] = "width"
+    divides: str = ""  # key of a size that the number must divide
+
+    def shows(self, tensor: str, axis: int) -> bool:
+        """Whether a tensor has the size of this key along `axis`."""
+        return axis == self.axis and any(_pattern(layer).fullmatch(tensor) for layer in self.layers)
+
+
+@dataclass(frozen=True)
+class Family:
+    keys: tuple[Key, ...]
+    head_width: str = ""  # the key that says how wide a head is, where the class would derive it otherwise
+
+
+@cache
+def _pattern(layer: str) -> re.Pattern[str]:
+    return re.compile(r"(?:.*\.)?" + re.escape(layer).replace(r"\#", r"\d+") + r"\.weight")
+
+
+def _heads(key: str, *layers: str) -> Key:
+    return Key(key, layers, kind="heads")
+
+
+def _width(key: str, *layers: str, axis: int = 0) -> Key:
+    return Key(key, layers, axis)
+
+
+_QUERIES = _heads("num_attention_heads", "layers.#.self_attn.q_proj")
+_KEYS = _heads("num_key_value_heads", "layers.#.self_attn.k_proj")
+_GATE = _width("intermediate_size", "layers.#.mlp.gate_proj")
+_GATED = Family((_QUERIES, _KEYS, _GATE), "head_dim")
+_VIT = Family(
+    (
+        _heads("num_attention_heads", "layers.#.attention.q_proj"),
+        _width("intermediate_size", "layers.#.mlp.fc1"),
+    ),
+    "head_dim",
+)
+_BERT = Family((_width("intermediate_size", "encoder.layer.#.intermediate.dense"),))
+_T5 = Family(
+    (
+        _heads("num_heads", "layer.#.SelfAttention.q", "layer.#.EncDecAttention.q"),
+        _width("d_ff", "layer.#.DenseReluDense.wi", "layer.#.DenseReluDense.wi_0"),
+    )
+)
+_CLIP_LAYERS = "encoder.layers.#.mlp.fc1"
+
+FAMILIES: dict[str, Family] = {
+    "vit": _VIT,
+    "deit": _VIT,
+    "dinov2": Family((_heads("num_attention_heads", "encoder.layer.#.attention.q_proj"),), "head_dim"),
+    "swin": Family((Key("mlp_ratio", ("encoder.layers.#.blocks.#.mlp.fc1",), kind="ratio"),)),
+    "bert": _BERT,
+    "roberta": _BERT,
+    "distilbert": Family((_width("hidden_dim", "transformer.layer.#.ffn.lin1"),)),
+    "gpt2": Family((_width("n_inner", "h.#.mlp.c_fc", axis=1),)),
+    "opt": Family((_width("ffn_dim", "decoder.layers.#.fc1"),)),
+    "llama": Family((replace(_QUERIES, divides="hidden_size"), _KEYS, _GATE), "head_dim"),
+    "qwen2": _GATED,
+    "qwen3": _GATED,
+    "mistral": _GATED,
+    "gemma": _GATED,
+    "phi": Family((_QUERIES, _KEYS, _width("intermediate_size", "layers.#.mlp.fc1")), "head_dim"),
+    "t5": _T5,
+    "whisper": Family(
+        (
+            _width("encoder_ffn_dim", "encoder.layers.#.fc1"),
+            _width("decoder_ffn_dim", "decoder.layers.#.fc1"),
+        )
+    ),
+    "clip": Family(
+        (
+            _width("text_config.intermediate_size", f"text_model.{_CLIP_LAYERS}"),
+            _width("vision_config.intermediate_size", f"vision_model.{_CLIP_LAYERS}"),
+        )
+    ),
+    "clip_text_model": Family((_width("intermediate_size", _CLIP_LAYERS),)),
+    "clip_vision_model": Family((_width("intermediate_size", _CLIP_LAYERS),)),
+}
