@@ -122,8 +122,16 @@ def test_without_scores_the_lengths_of_embeddings_rank() -> None:
     with torch.no_grad():
         model.tokens.weight.copy_(torch.arange(1.0, VOCABULARY + 1)[:, None].expand(-1, WIDTH))
     found = priors(source(model))
-    assert list(found) == ["apart", "along", "short", "long"]
+    assert list(found) == ["apart", "along", "short", "long", "even"]
     assert int(found["short"].argmax()) == 0 and int(found["long"].argmax()) == VOCABULARY - 1
+
+
+def test_a_tokenizer_ranks_where_the_model_does_not_score() -> None:
+    order = tuple(range(VOCABULARY))[::-1]
+    found = priors(source(made(outputs=3, pooled=True), Tokenizer(order=order)))
+    assert list(found) == ["merges"] and found["merges"].argsort(descending=True).tolist() == list(order)
+    samples = SURROGATES["ranks"](source(made(outputs=3, pooled=True), Tokenizer(order=order)), 8)
+    assert samples.drawn == "tokens by merges"
 
 
 # --- text by the model itself -------------------------------------------------------------------------------

@@ -22,21 +22,27 @@ _ROUNDS = 3  # in which the shares of one are the inputs of the next
 
 
 def priors(source: Source) -> dict[str, Tensor]:
-    """Candidates for the probabilities of the tokens, (vocabulary,), by name, the best founded first.
+    """The probabilities of the tokens, (vocabulary,), by name: the best founded guess, or several to choose from.
 
-    `scores`: the model's own mean prediction. `merges`: the order of the tokenizer's merges. Of embeddings,
-    those of the most frequent tokens are `apart` from the mean of all, to which rare ones are drawn, or `along`
-    it, `short` or `long`.
+    `scores`: the model's own mean prediction. Without scores that can be asked, `merges`: the order of the
+    tokenizer's merges. Without these, by the embeddings: those of frequent tokens are `apart` from the mean of
+    all, to which rare ones are drawn, or `along` it, `short` or `long`; or all tokens are alike, `even`.
     """
     text, known = source.text, source.tokenizer
     assert text is not None
-    found = dict[str, Tensor]()
     if text.kind == "causal" or (text.kind == "masked" and known is not None and known.mask is not None):
-        found["scores"] = predicted(source)
+        return {"scores": predicted(source)}
     if known is not None and any(i < text.vocabulary for i in known.order):
-        found["merges"] = ranked([i for i in known.order if i < text.vocabulary], text.vocabulary)
+        return {"merges": ranked([i for i in known.order if i < text.vocabulary], text.vocabulary)}
     table = source.graph.tensors[tables(source.graph, source.graph.inputs[text.index])[0]].cpu().float()
-    for name, key in _OF_EMBEDDINGS.items():
+    found = {
+        name: ranked(key(table[: text.vocabulary]).argsort(stable=True).tolist(), text.vocabulary)
+        for name, key in _OF_EMBEDDINGS.items()
+    }
+    return {**found, "even": torch.full((text.vocabulary,), 1 / text.vocabulary)}
+
+
+_OF_EMBEDDINGS.items():
         order = key(table[: text.vocabulary]).argsort(stable=True).tolist()
         found[name] = _allowed(source, ranked(order, text.vocabulary))
     return found
