@@ -43,8 +43,8 @@ _JUDGED = 16  # sequences, at most, of `shapes` for language models: there is a 
 def shapes(source: Source, count: int) -> Inputs:
     """All drawings in equal shares: strokes, leaves, blobs, clouds, dark on bright too.
 
-    Tables of numbers where there is no space, for language models a few sequences of their own (see `written`). Only the
-    model's shapes are used. Cost: about 1 ms for a small picture.
+    Tables of numbers where there is no space, for language models a few sequences of their own (see
+    `written`). Only the model's shapes are used. Cost: about 1 ms for a small picture.
     """
     if source.text is not None and source.text.kind != "other":
         return written(source, min(count, _JUDGED)).inputs

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from secateur.surrogates.box import from_units
+from secateur.surrogates.frequency import priors
 from secateur.surrogates.layout import Layout, layouts
 from secateur.surrogates.noise import sensitive_directions
 from secateur.surrogates.photographs import photographs
-from secateur.surrogates.frequency import priors
 from secateur.surrogates.shapes import DRAWINGS, Drawing
 from secateur.surrogates.source import Inputs, Source
 

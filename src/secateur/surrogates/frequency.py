@@ -1,7 +1,8 @@
 """How often a model's training text had each token, guessed from the tokenizer's files or the model alone.
 
 Words of a text fall off as 1 / (rank + r₀) (Zipf 1935, Mandelbrot 1953). Ranks come from the order in which
-the tokenizer learned its merges, or from the embeddings; a model that scores tokens tells their shares itself.
+the tokenizer learned its merges, or from the embeddings; a model that scores tokens tells their shares
+itself.
 """
 
 from __future__ import annotations
@@ -20,13 +21,21 @@ OFFSET = 10.0  # r₀
 _SEQUENCES = 16  # on which a model is asked for its shares of tokens
 _ROUNDS = 3  # in which the shares of one are the inputs of the next
 
+_OF_EMBEDDINGS: dict[str, Callable[[Tensor], Tensor]] = {  # the least of the key is the most frequent
+    "apart": lambda table: table @ table.mean(0),
+    "along": lambda table: -table @ table.mean(0),
+    "short": lambda table: table.norm(dim=1),
+    "long": lambda table: -table.norm(dim=1),
+}
+
 
 def priors(source: Source) -> dict[str, Tensor]:
-    """The probabilities of the tokens, (vocabulary,), by name: the best founded guess, or several to choose from.
+    """The probabilities of the tokens, (vocabulary,), by name: the best founded guess, or several to choose
+    from.
 
     `scores`: the model's own mean prediction. Without scores that can be asked, `merges`: the order of the
-    tokenizer's merges. Without these, by the embeddings: those of frequent tokens are `apart` from the mean of
-    all, to which rare ones are drawn, or `along` it, `short` or `long`; or all tokens are alike, `even`.
+    tokenizer's merges. Without these, by the embeddings: those of frequent tokens are `apart` from the mean
+    of all, to which rare ones are drawn, or `along` it, `short` or `long`; or all tokens are alike, `even`.
     """
     text, known = source.text, source.tokenizer
     assert text is not None
@@ -40,20 +49,6 @@ def priors(source: Source) -> dict[str, Tensor]:
         for name, key in _OF_EMBEDDINGS.items()
     }
     return {**found, "even": torch.full((text.vocabulary,), 1 / text.vocabulary)}
-
-
-_OF_EMBEDDINGS.items():
-        order = key(table[: text.vocabulary]).argsort(stable=True).tolist()
-        found[name] = _allowed(source, ranked(order, text.vocabulary))
-    return found
-
-
-_OF_EMBEDDINGS: dict[str, Callable[[Tensor], Tensor]] = {  # the least of the key is the most frequent
-    "apart": lambda table: table @ table.mean(0),
-    "along": lambda table: -table @ table.mean(0),
-    "short": lambda table: table.norm(dim=1),
-    "long": lambda table: -table.norm(dim=1),
-}
 
 
 def ranked(order: list[int], size: int, offset: float = OFFSET) -> Tensor:
