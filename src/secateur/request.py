@@ -197,6 +197,13 @@ def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
     return found
 
 
+def _as_path(value: Any) -> str:
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path:  # an unset variable of a shell would mean the current folder
+        raise ValueError
+    return path
+
+
 def _as_calibration(value: Any) -> Any:
     if (
         isinstance(value, str) and not value
@@ -243,7 +250,7 @@ RULES: dict[str, Rule] = {
         )
     ),
     "tokenizer": may.optional(
-        Rule("the path of a tokenizer's file, or of the folder that holds it", os.fspath)
+        Rule("the path of a tokenizer's file, or of the folder that holds it", _as_path)
     ),
     "samples": may.whole(1, "a whole number of inputs, at least 1"),
     "memory": may.optional(Rule(memory.MAY_BE, memory.as_bytes)),
