@@ -53,6 +53,7 @@ PRUNE: list[tuple[str, Any]] = [
     *(("normalize", value) for value in ("imagenet1k", 1, True)),
     *(("surrogate", value) for value in ("nonsense", 3, None)),
     *(("calibration", value) for value in (3, object(), "")),
+    *(("tokenizer", value) for value in (3, "", b"here")),
     *(("samples", value) for value in (0, -3, 2.5, None, True, "many", torch.nan)),
     *(("memory", value) for value in (0, "2 gibi", True, [1], "1KB")),
     *(("budget", value) for value in (0, "soon", True, "-5s", torch.nan)),

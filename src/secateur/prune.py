@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -106,6 +107,7 @@ def prune(
     normalize: str | None = None,
     surrogate: Surrogate = "auto",
     calibration: Any = None,
+    tokenizer: str | os.PathLike[str] | None = None,
     samples: int = 2048,
     memory: int | str | None = None,
     budget: float | str | None = None,
@@ -154,8 +156,12 @@ def prune(
             or a function (source, count) → tensor. Used by `reconstruct`, by `allocation="global"`, and for
             the guard and the verdict. "none": the inputs of `calibration` alone, however few.
         calibration: Unlabelled inputs of your own: a tensor, an iterable of batches, an array, or the path of
-            a folder of images, an image, an `.npz` or an `.npy` file. A third of them is held out for the
-            guard and the verdict. If they are few, surrogates are used beside them, see `surrogate`.
+            a folder of images, an image, an `.npz` or an `.npy` file, or of a `.txt` file for a model that
+            takes tokens (see `tokenizer`). A third of them is held out for the guard and the verdict. If they
+            are few, surrogates are used beside them, see `surrogate`.
+        tokenizer: The path of a tokenizer's file (`tokenizer.json`, `vocab.json` beside `merges.txt`, or
+            `vocab.txt`) or of its folder, for a model that takes tokens: it tells how frequent they are,
+            which of them hides others and, with the package tokenizers, how to read a text.
         samples: How many inputs to use; fewer if memory would not hold them.
         memory: Memory that the run may take beside the model, in bytes or as "2GiB". Inputs take at most half
             of it; a warning says if that means fewer samples. Values between layers take the rest. Those that
@@ -225,6 +231,7 @@ def prune(
         normalize=normalize,
         surrogate=surrogate,
         calibration=calibration,
+        tokenizer=tokenizer,
         samples=samples,
         memory=memory,
         budget=budget,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +16,7 @@ from secateur import arguments as may
 from secateur import memory, pace
 from secateur.arguments import Rule
 from secateur.data.pixels import colours_last
+from secateur.data.tokenizer import read_tokenizer
 from secateur.decisions import HEADS, Head
 from secateur.errors import InputError
 from secateur.graph.graph import Graph
@@ -26,6 +28,7 @@ from secateur.presets import PRESETS
 from secateur.report.recipe import RecordedRequest
 from secateur.samples import Calibration, Surrogate, name_of
 from secateur.surrogates import SURROGATES
+from secateur.types import Tokenizer
 
 NO_SURROGATE = "none"  # own inputs alone, however few
 
@@ -42,6 +45,7 @@ class Request:
     declared: bool  # whether it was said how images are normalised, if only that they are not
     surrogate: Surrogate
     calibration: Calibration | None
+    tokenizer: Tokenizer | None
     samples: int
     memory: int  # bytes that the run may take beside the model
     budget: float | None  # seconds that it may take
@@ -69,7 +73,7 @@ class Request:
         mean, std, name = (values.pop(argument) for argument in ("mean", "std", "normalize"))
         normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
         budgets, head = _budgets(values.pop("guard"), values["head"])
-        own = values["calibration"]
+        own, tokenizer = values["calibration"], values["tokenizer"]
         if own is None and values["surrogate"] == NO_SURROGATE:
             raise InputError(
                 f"surrogate={NO_SURROGATE!r} leaves no samples; give inputs of your own (calibration=)"
@@ -83,7 +87,8 @@ class Request:
             "normalisation": normalisation,
             "declared": bool(normalisation or name),
             "head": head,
-            "calibration": None if own is None else Calibration(own, values["input_bounds"]),
+            "calibration": None if own is None else Calibration(own, values["input_bounds"], tokenizer),
+            "tokenizer": None if tokenizer is None else read_tokenizer(tokenizer),
             "budgets": budgets,
             "guard": None if method.lossless else guard,
             "exact_first": values["exact_first"] and not method.lossless,
@@ -194,6 +199,13 @@ def _as_callbacks(value: Any) -> tuple[Callable[..., None], ...]:
     return found
 
 
+def _as_path(value: Any) -> str:
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path:  # an unset variable of a shell would mean the current folder
+        raise ValueError
+    return path
+
+
 def _as_calibration(value: Any) -> Any:
     if (
         isinstance(value, str) and not value
@@ -233,10 +245,14 @@ RULES: dict[str, Rule] = {
     ),
     "calibration": may.optional(
         Rule(
-            "a tensor of inputs, batches of them, or the path of a folder of images, an image, an .npz or an "
-            ".npy file",
+            "a tensor of inputs, batches of them, or the path of a folder of images, an image, an .npz, an "
+            ".npy "
+            "or a .txt file",
             _as_calibration,
         )
+    ),
+    "tokenizer": may.optional(
+        Rule("the path of a tokenizer's file, or of the folder that holds it", _as_path)
     ),
     "samples": may.whole(1, "a whole number of inputs, at least 1"),
     "memory": may.optional(Rule(memory.MAY_BE, memory.as_bytes)),

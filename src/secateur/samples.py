@@ -5,6 +5,7 @@ allows.
 from __future__ import annotations
 
 import hashlib
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from secateur.bounds.box import input_box
 from secateur.data import as_tensors, check_within
+from secateur.data.tokenizer import is_text, load_text
 from secateur.data.within import outside
 from secateur.errors import InputError, SecateurWarning
 from secateur.graph.export import first_line
@@ -23,7 +25,8 @@ from secateur.graph.graph import Graph
 from secateur.memory import shown
 from secateur.report.recipe import content_of
 from secateur.surrogates import SURROGATES, Source
-from secateur.types import Samples
+from secateur.surrogates.text import text_of
+from secateur.types import Samples, Tokenizer
 
 Surrogate = str | Callable[[Source, int], Any]
 
@@ -36,6 +39,7 @@ class Calibration:
 
     inputs: Any
     bounds: Any
+    tokenizer: str | os.PathLike[str] | None = None  # its file, where `inputs` is a file of text
 
 
 _LEAST_BYTES = 4096  # that a sample is taken to need, however small its input
@@ -53,8 +57,11 @@ def draw_samples(
     seed: int,
     normalise: Callable[[Tensor], Tensor] = lambda images: images,
     memory: int = 2**30,
+    tokenizer: Tokenizer | None = None,
 ) -> Samples:
     """Surrogates or the user's own inputs, at most `count`, on the device; `normalise` is for the latter.
+
+    `tokenizer`: what is known of the tokens that a model takes.
 
     With a warning, fewer are drawn where they would take more than half of `memory` bytes.
     """
@@ -68,7 +75,7 @@ def draw_samples(
     else:
         if count < asked:
             _warn_of_memory(f"samples: {count} of {asked} are drawn", memory)
-        source = Source(graph, box, torch.Generator().manual_seed(seed), memory // 2)
+        source = Source(graph, box, torch.Generator().manual_seed(seed), memory // 2, tokenizer)
         found = _drawn(source, surrogate, count)
     return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
 
@@ -183,7 +190,10 @@ def own(
 
     Raises `InputError` for other shapes, types and values, and for values outside of the bounds.
     """
-    found = as_tensors(calibration.inputs, graph, calibration.bounds, name="calibration", limit=count)
+    given = calibration.inputs
+    if is_text(given):
+        given = _of_text(graph, calibration, count)
+    found = as_tensors(given, graph, calibration.bounds, name="calibration", limit=count)
     _check(graph, found, "calibration")
     box = input_box(graph, calibration.bounds, dtype=torch.float32)
     for node, x, side in zip(graph.inputs, found, box, strict=True):
@@ -191,6 +201,20 @@ def own(
             x, (side.lower.cpu(), side.upper.cpu()), f"calibration: the values for the input {node.name}"
         )
     return Samples(tuple(normalise(x) if x.is_floating_point() else x for x in found))
+
+
+def _of_text(graph: Graph, calibration: Calibration, count: int) -> tuple[Tensor, ...]:
+    """A file of text as sequences of the model's length; every other input as in the example."""
+    text = text_of(graph)
+    if text is None:
+        raise InputError(
+            f"calibration: {calibration.inputs} is a text, and the model takes no sequences of tokens"
+        )
+    ids = load_text(calibration.inputs, calibration.tokenizer, text.length, count)
+    return tuple(
+        ids.to(x.dtype) if i == text.index else x[:1].expand(len(ids), *x.shape[1:])
+        for i, x in enumerate(graph.example)
+    )
 
 
 def affordable(graph: Graph, count: int, memory: int) -> int:

@@ -102,8 +102,27 @@ class Samples:
             as batch-norm statistics where the inputs are noise.
         prior: Weight of what a layer's own weights tell of its inputs, in shares of the samples; see
             `reconstruct.prior`.
+        drawn: How they were drawn, where a surrogate chose that; the recipe records it.
     """
 
     inputs: tuple[Tensor, ...]
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     prior: float = 0.0
+    drawn: str = ""
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """What the files of a tokenizer tell of its ids.
+
+    Attributes:
+        order: The ids of a text, by the rank that the files give them, the likely most frequent first. Ids
+            that stand for no text (padding, masks, separators) are left out.
+        mask: The id that stands for a hidden token; None where there is none.
+        start, end: The ids that every sequence begins and ends with.
+    """
+
+    order: tuple[int, ...]
+    mask: int | None = None
+    start: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()

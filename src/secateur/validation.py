@@ -68,6 +68,7 @@ def samples_for(
         device=request.device,
         normalise=request.normalisation.normalised,
         memory=request.memory,
+        tokenizer=request.tokenizer,
     )
     used = UsedInputs(surrogate=surrogate if needed and request.calibration is None else "")
     samples = None
@@ -125,7 +126,9 @@ def _with_surrogates(
 
 
 def _counted(used: UsedInputs, samples: Samples | None, kept_apart: Samples | None) -> UsedInputs:
-    return used.model_copy(update={"samples": _count(samples), "judged_on": _count(kept_apart)})
+    drawn = samples.drawn if samples is not None else ""
+    counts = {"samples": _count(samples), "judged_on": _count(kept_apart)}
+    return used.model_copy(update={**counts, "drawn": drawn})
 
 
 def _count(samples: Samples | None) -> int:

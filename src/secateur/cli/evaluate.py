@@ -24,6 +24,7 @@ from secateur.cli.options import (
     Normalize,
     Seed,
     Std,
+    TokenizerFile,
     Weights,
     weights_of,
 )
@@ -50,7 +51,8 @@ Data = Annotated[
         metavar="PATH",
         rich_help_panel=COMMON,
         help=f"Images to measure on: {IMAGES} and, if there are any, labels (class numbers). Without "
-        "labels, give --original.",
+        "labels, give --original. For a language model, a .txt file (see --tokenizer) or an .npy file of ids "
+        "(sequences, tokens).",
     ),
 ]
 Original = Annotated[
@@ -89,6 +91,17 @@ BatchSize = Annotated[
         metavar="NUMBER",
         rich_help_panel=COMMON,
         help="Images that are run at a time. Lower it if memory runs out.",
+    ),
+]
+
+Length = Annotated[
+    int | None,
+    Option(
+        metavar="NUMBER",
+        min=2,
+        rich_help_panel=COMMON,
+        help="Tokens of a sequence into which a .txt file is cut. Default: as long as the model's own "
+        "example, else 128.",
     ),
 ]
 
@@ -163,7 +176,8 @@ Latency = Annotated[
     bool,
     Option(
         rich_help_panel=LATENCY_PANEL,
-        help="Measure the time for a batch of --batch-size images, of both models in turns.",
+        help="Measure the time for a batch of --batch-size images, of both models in turns; of a language "
+        "model, for one sequence (prefill) and, where it keeps a cache, one more token (decode).",
     ),
 ]
 RuntimeOption = Annotated[
@@ -203,6 +217,8 @@ def evaluate_command(
     batch_size: BatchSize = 256,
     weights: Weights = None,
     original_weights: OriginalWeights = None,
+    tokenizer: TokenizerFile = None,
+    length: Length = None,
     # inputs of the model
     input_bounds: InputBounds = None,
     mean: Mean = None,
@@ -231,10 +247,11 @@ def evaluate_command(
 ) -> None:
     """Measure accuracy, robustness, size and latency on images; without labels, agreement with the original.
 
-    Takes any classifier, pruned or not. With --original, the model before pruning is measured beside it.
-    Quantised .onnx files, and those in half precision, are run by onnxruntime as they are.
+    Takes any classifier, pruned or not, and any language model, of which it measures perplexity, next tokens
+    and the divergence from the original on text. With --original, the model before pruning is measured beside
+    it. Quantised .onnx files, and those in half precision, are run by onnxruntime as they are.
     """
-    from secateur.cli.reading import data_from, inputs_from, measured_from
+    from secateur.cli.reading import data_from, inputs_from, measured_from, tokenizer_of
 
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
@@ -243,8 +260,8 @@ def evaluate_command(
     attacks = _attacks(radii, attack or (), shared, pgd_steps)
     given = inputs_from(original or model, input_bounds, mean, std, normalize)
     loaded = measured_from(model, weights, bool(attacks))
-    arrays = data_from(data, loaded, given, samples)
-    if "labels" not in arrays and original is None:
+    arrays = data_from(data, loaded, given, samples, tokenizer_of(original or model, tokenizer), length)
+    if "labels" not in arrays and original is None and arrays["images"].is_floating_point():
         raise InputError(
             f"{data} holds no labels; give --original, the model before pruning, or an .npz file with the "
             "arrays images and labels (sub-folders are not taken for labels)"

@@ -9,7 +9,8 @@ from enum import StrEnum
 
 Method = StrEnum("Method", "reconstruct saliency impact stochastic scale scaled_merging folding ridge exact")
 Surrogate = StrEnum(
-    "Surrogate", "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture auto none"
+    "Surrogate",
+    "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture ranks written auto none",
 )
 Allocation = StrEnum("Allocation", "uniform global")
 Head = StrEnum(

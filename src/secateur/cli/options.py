@@ -140,7 +140,8 @@ SurrogateOption = Annotated[
         rich_help_panel=FIDELITY,
         help="Kind of inputs to generate from the model, in place of data. auto: chosen by how the model "
         "responds. shapes, mixture: drawn pictures. uniform, pink, spectrum: noise. inversion, bn_inversion: "
-        "optimised for the model. bn_moments: noise with the statistics of batch norm. No effect with "
+        "optimised for the model. bn_moments: noise with the statistics of batch norm. written: text that a "
+        "language model writes. ranks: tokens as frequent as in a text. No effect with "
         "--calibration.",
     ),
 ]
@@ -151,7 +152,20 @@ Calibration = Annotated[
         rich_help_panel=FIDELITY,
         help="Inputs of your own, without labels, in place of generated ones: a folder of images, an .npy "
         "file, or an .npz file with the array images (uint8, or floats in the range of --input-bounds). They "
-        "usually keep more accuracy. A third of them is held out for the budgets and the verdict.",
+        "usually keep more accuracy. Of a language model, ids of tokens in an .npy file, or a .txt file (see "
+        "--tokenizer). A third of them is held out for the budgets and the verdict.",
+    ),
+]
+TokenizerFile = Annotated[
+    Path | None,
+    Option(
+        "--tokenizer",
+        metavar="PATH",
+        rich_help_panel=INPUTS,
+        help="Tokenizer of a language model: tokenizer.json, vocab.json (with merges.txt) or vocab.txt, or a "
+        "folder that holds one. It is needed for .txt files, and tells generated inputs how frequent tokens "
+        "are. "
+        "Default: the one in the folder of MODEL.",
     ),
 ]
 Memory = Annotated[

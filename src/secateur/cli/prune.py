@@ -34,6 +34,7 @@ from secateur.cli.options import (
     Std,
     SurrogateOption,
     TimeIt,
+    TokenizerFile,
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table, say
@@ -293,6 +294,7 @@ def prune_command(
     normalize: Normalize = None,
     head: HeadOption = Head.auto,
     example_shape: Shapes = None,
+    tokenizer: TokenizerFile = None,
     # fidelity
     surrogate: SurrogateOption = Surrogate.auto,
     calibration: Calibration = None,
@@ -324,7 +326,7 @@ def prune_command(
 
     Needs no training data and no retraining. MODEL itself stays as it is.
     """
-    from secateur.cli.reading import example_from, float_model_from, inputs_from
+    from secateur.cli.reading import example_from, float_model_from, inputs_from, tokenizer_of
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
     from secateur.progress import phase
@@ -350,6 +352,7 @@ def prune_command(
         "normalize": given.normalize,
         "surrogate": surrogate.value,
         "calibration": calibration,
+        "tokenizer": tokenizer_of(model, tokenizer),
         "samples": samples,
         "memory": memory,
         "budget": budget,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur.budget import check_input
-from secateur.data import load_data
+from secateur.data import load_data, load_text
+from secateur.data.tokenizer import is_text, tokenizer_path
 from secateur.errors import InputError
 from secateur.formats.kinds import kind_of
 from secateur.formats.models import load_model
@@ -26,6 +27,7 @@ from secateur.graph.example import tensors_in
 from secateur.graph.imported import Imported
 from secateur.inputs import InputSpec, numbers, read_inputs
 
+LENGTH = 128  # tokens of a sequence, where the model does not tell
 _DTYPES = (
     *(torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.bool),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
@@ -127,13 +129,24 @@ def _sample(text: str, value: float) -> Tensor:
 
 
 def data_from(
-    path: Path, model: nn.Module | ExportedProgram, given: InputSpec, limit: int | None = None
+    path: Path,
+    model: nn.Module | ExportedProgram,
+    given: InputSpec,
+    limit: int | None = None,
+    tokenizer: Path | None = None,
+    length: int | None = None,
 ) -> dict[str, Tensor]:
-    """Images, and labels where there are any; those of a folder in the shape that the model takes."""
+    """Images, and labels where there are any; those of a folder in the shape that the model takes.
+
+    A text becomes ids of tokens, in sequences of `length` or, by default, as long as the model takes them.
+    """
     try:
         known = tensors_in(example_from(model, given))
     except InputError:  # a module from a factory does not tell it
         known = []
+    if is_text(path):
+        lengths = [x.shape[1] for x in known if x.ndim == 2]
+        return {"images": load_text(path, tokenizer, length or max(lengths, default=LENGTH), limit)}
     if len(known) > 1:
         raise InputError(
             f"{path}: data are read for models of one input, and this one takes {len(known)}. How far a "
@@ -143,6 +156,11 @@ def data_from(
     shape = tuple(known[0].shape[1:]) if known else None
     whole = not known or not known[0].is_floating_point()
     return load_data(path, image_shape=shape, bounds=given.input_bounds, limit=limit, whole=whole)
+
+
+def tokenizer_of(model: str, given: Path | None) -> Path | None:
+    """The tokenizer's file that was given, or the one in the model's folder."""
+    return given if given is not None or not os.path.exists(model) else tokenizer_path(model)
 
 
 def shape_text(shape: tuple[int, ...], dtype: str) -> str:

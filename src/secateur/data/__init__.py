@@ -2,6 +2,7 @@
 
 from secateur.data.load import load_data
 from secateur.data.tensors import as_tensors
+from secateur.data.tokenizer import load_text
 from secateur.data.within import check_within
 
-__all__ = ["as_tensors", "check_within", "load_data"]
+__all__ = ["as_tensors", "check_within", "load_data", "load_text"]

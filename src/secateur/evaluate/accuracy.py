@@ -59,8 +59,21 @@ def placed(model: nn.Module, device: torch.device | str | None) -> tuple[nn.Modu
 def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
     """The model's output for one batch as (batch, outputs); one number per image becomes a column.
 
-    Of an object or a dict with `logits`, as the models of transformers give it, these. Raises `InputError`
-    where the model refuses the batch, and for other outputs.
+    Raises `InputError` where the model refuses the batch, and for other outputs.
+    """
+    found = logits_of(model, batch)
+    rows: Tensor = found[:, None] if found.ndim == 1 else found
+    if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
+        raise InputError(
+            f"the model's output for {len(batch)} images has shape {tuple(found.shape)}; a classifier gives "
+            "(images, classes), or (images, 1) where there are two classes"
+        )
+    return rows
+
+
+def logits_of(model: nn.Module, batch: Tensor) -> Tensor:
+    """The model's output for one batch; of an object or a dict with `logits`, as the models of transformers
+    give it, these. Raises `InputError` where the model refuses the batch, and for outputs that are no tensor.
     """
     try:
         with EXPORTING:
@@ -77,13 +90,7 @@ def outputs_of(model: nn.Module, batch: Tensor) -> Tensor:
             f"the model gives a {type(output).__name__}, neither one tensor nor an object or a dict with "
             "logits; wrap it so that it gives the logits"
         )
-    rows: Tensor = found[:, None] if found.ndim == 1 else found
-    if rows.ndim != 2 or len(rows) != len(batch) or not rows.shape[1]:
-        raise InputError(
-            f"the model's output for {len(batch)} images has shape {tuple(found.shape)}; a classifier gives "
-            "(images, classes), or (images, 1) where there are two classes"
-        )
-    return rows
+    return found
 
 
 def _logits(output: Any) -> Any:

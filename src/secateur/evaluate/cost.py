@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from secateur.evaluate.accuracy import outputs_of
+from secateur.evaluate.accuracy import logits_of
 from secateur.torch_state import ALONE, no_fast_path
 
 _FEWEST_TURNS = 3  # that are timed, however long they take
@@ -29,7 +29,7 @@ def macs(model: nn.Module, image: Tensor) -> int:
     """Multiply-accumulates (half the FLOPs) of products and convolutions for one input, `image` (1, …)."""
     counter = FlopCounterMode(display=False)
     with _countable(), counter, torch.no_grad():
-        outputs_of(model, image)
+        logits_of(model, image)
     return counter.get_total_flops() // 2
 
 

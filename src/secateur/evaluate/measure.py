@@ -25,8 +25,16 @@ from secateur.evaluate.classes import per_class, worst
 from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.files import computed_in, onnx_file
-from secateur.evaluate.predictions import Model, Predictions, Streaming, accepts, predictions_of
-from secateur.evaluate.report import Cost, Evaluation
+from secateur.evaluate.language import decode, language, scores_tokens
+from secateur.evaluate.predictions import (
+    Model,
+    Predictions,
+    Streaming,
+    accepts,
+    module_of,
+    predictions_of,
+)
+from secateur.evaluate.report import Cost, Decode, Evaluation
 from secateur.evaluate.robustness import agreement_attacked, attacked, corrupted
 from secateur.evaluate.runtime import fixed_batch, forward_pass, runtime_of
 from secateur.formats.format import RUNTIMES, Runtime
@@ -60,7 +68,8 @@ def evaluate(
     runtime: Runtime | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Measure a classifier on images: against labels, against the model before pruning, or against both.
+    """Measure a classifier on images: against labels, against the model before pruning, or against both. A
+    language model is measured on sequences of tokens.
 
     With labels, attacks make `model` err. Without them, they look for inputs near each image that the
     original decides as it decides the image and `model` does not. They search the ball round an image, and do
@@ -72,7 +81,10 @@ def evaluate(
             parts, `logits` (an attribute or a key) is taken. It is not changed.
         images: shape (n, …): a tensor, an array, or nested lists; `secateur.data.load_data` reads them from
             files. uint8 images of a model that does not take these are pixels, and are spread over
-            `input_bounds`.
+            `input_bounds`. Of a language model, ids (n, tokens); `secateur.data.load_text` makes them of a
+            text. The report then holds `language`: perplexity, how often the next token is among the `top_k`
+            likeliest and, with `original`, agreement and divergence. Labels, attacks, corruptions and a head
+            do not apply.
         labels: class numbers (n,); of several labels for each input, 0 or 1 (n, outputs), and a decision is
             right where all of them are. Without labels, `original` is needed.
         original: the model before it was pruned. The report then tells on which share of the inputs both
@@ -89,7 +101,9 @@ def evaluate(
         batch_size: images that are run at a time.
         device: a torch device to run on. Default: the model's own.
         head: what the outputs are, see `secateur.decisions`; the report names it.
-        latency: whether to time batches of `batch_size` images.
+        latency: whether to time batches of `batch_size` images; of a language model, one sequence, and one
+        more
+            token where the model keeps a cache (`past_key_values`).
         runtime: `torch` or `onnxruntime`. Default: onnxruntime for models that came as ONNX.
         progress: whether to show progress on stderr.
 
@@ -109,7 +123,10 @@ def evaluate(
         >>> report.accuracy[1], report.attacks[0].robust_accuracy
         (1.0, 0.75)
     """
-    task = _task(checked(_RULES, locals()))  # the arguments, and nothing else yet
+    given = checked(_RULES, locals())  # the arguments, and nothing else yet
+    if _is_text(given):
+        return _of_text(given)
+    task = _task(given)
     measured = _predictions(task)
     timed_in = (task.runtime or runtime_of(measured[0].module)) if task.latency else None
     with phase("measuring the cost", progress):
@@ -131,6 +148,54 @@ def evaluate(
         computed_in=computed_in(measured[0].module),
         original_computed_in=computed_in(measured[1].module) if len(measured) > 1 else None,
         **fields,
+    )
+
+
+def _is_text(given: Mapping[str, Any]) -> bool:
+    """Whether a language model is to be measured, on ids of tokens."""
+    ids = given["images"]
+    if ids.dtype == torch.uint8 or ids.is_floating_point():
+        return False
+    return scores_tokens(module_of(given["model"], "model"), ids, given["device"])
+
+
+def _of_text(given: Mapping[str, Any]) -> Evaluation:
+    ids, device, original = given["images"], given["device"], given["original"]
+    for name in ("labels", "attacks", "corruptions", "mean", "std", "normalize"):
+        if given[name] is not None and len(given[name]):
+            raise InputError(f"{name}: it does not apply to a language model on text; leave it out")
+    models = [module_of(given["model"], "model")]
+    if original is not None:
+        models.append(module_of(original, "original"))
+    found, doubts = language(
+        models[0],
+        models[1] if original is not None else None,
+        ids,
+        given["top_k"],
+        given["batch_size"],
+        device,
+        given["progress"],
+    )
+    pairs = [placed(m, device) for m in models]
+    timed: Sequence[Decode | None] = [None] * len(models)
+    with phase("measuring the cost", given["progress"]):
+        if given["latency"]:
+            timed = decode([m for m, _ in pairs], ids, pairs[0][1])
+        with ALONE:
+            costs = [
+                _cost(m, ids[:1].to(place)).model_copy(update={"decode": times})
+                for (m, place), times in zip(pairs, timed, strict=True)
+            ]
+    return Evaluation(
+        samples=len(ids),
+        head="next_token",
+        language=found,
+        warnings=doubts,
+        cost=costs[0],
+        cost_before=costs[1] if len(costs) > 1 else None,
+        latency_runtime="torch" if given["latency"] else None,
+        computed_in=computed_in(models[0]),
+        original_computed_in=computed_in(models[1]) if len(models) > 1 else None,
     )
 
 

@@ -59,14 +59,14 @@ def predictions_of(
 
     `one_of_k`: whether the labels are class numbers; None where there are none.
     """
-    module = _module(model, role)
+    module = module_of(model, role)
     outputs = predict(module, images, **streaming)
     return Predictions(module, outputs, resolve_head(module, head, outputs, images[:2], one_of_k=one_of_k))
 
 
 def accepts(model: Model, images: Tensor, device: torch.device | str | None) -> bool:
     """Whether the model takes images of this type as they are."""
-    module, place = placed(_module(model, "model"), device)
+    module, place = placed(module_of(model, "model"), device)
     try:
         with torch.no_grad():
             outputs_of(module, images.to(place))
@@ -75,7 +75,7 @@ def accepts(model: Model, images: Tensor, device: torch.device | str | None) -> 
     return True
 
 
-def _module(model: Model, role: str) -> nn.Module:
+def module_of(model: Model, role: str) -> nn.Module:
     """The model as a module; an exported graph has its mode baked in, any other must be in eval mode."""
     if isinstance(model, ExportedProgram):
         return as_module(model)

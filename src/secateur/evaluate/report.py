@@ -73,11 +73,45 @@ class Drift(Record):
     median: float
 
 
+class Estimate(Record):
+    """A mean over sequences, and a normal interval of 95 % that takes these as independent; None of one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Language(Record):
+    """A language model on text. Every token but the first of a sequence is predicted from those before it.
+
+    What depends on the next token is None, or empty, for a model whose scores depend on later tokens.
+    `original_…`, `perplexity_ratio`, `agreement` and `kl` need the original.
+    """
+
+    tokens: int  # of a sequence
+    perplexity: Estimate | None = None  # exp of the mean negative log-likelihood of a token
+    original_perplexity: Estimate | None = None
+    perplexity_ratio: Estimate | None = None  # to the original's, its interval from the same sequences
+    # k → the share of tokens that are among the k likeliest
+    accuracy: dict[int, Estimate] = Field(default_factory=dict)
+    original_accuracy: dict[int, Estimate] = Field(default_factory=dict)
+    agreement: Estimate | None = None  # share of positions at which both find the same token likeliest
+    kl: Estimate | None = None  # mean of KL(original ‖ model) over positions, in nats
+
+
+class Decode(Record):
+    """Median milliseconds of a language model for one sequence."""
+
+    prefill_ms: float  # for all its tokens at once
+    decode_ms: float | None = None  # for one more token with the cache; None for a model that keeps none
+
+
 class Cost(Record):
     parameters: int
     macs: int | None  # for one input; None of a quantised file whose ops do not tell it
     bytes: int  # of the weights as saved
     latency_ms: float | None = None  # median of one forward pass of `Evaluation.latency_batch` inputs
+    decode: Decode | None = None  # of a language model, where latency was asked
 
 
 class Evaluation(Record):
@@ -110,6 +144,7 @@ class Evaluation(Record):
     vanished_classes: tuple[int, ...] = ()  # that the original gives and the model never does
     worst_class: int | None = None  # that agrees least, of those which the original gives
     worst_class_agreement: float | None = None
+    language: Language | None = None  # of a language model; then all other measures are empty
     attacks: tuple[AttackRow, ...] = ()
     agreement_attacks: tuple[AgreementAttackRow, ...] = ()
     corruptions: tuple[CorruptionRow, ...] = ()

@@ -115,6 +115,7 @@ class UsedInputs(Record):
 
     samples: int = 0  # number of samples for scoring and refitting; 0: the method uses none
     surrogate: str = ""  # from which they were drawn, or those beside a few own inputs
+    drawn: str = ""  # how, where the surrogate chose that
     own: int = 0  # inputs of the user's own among them, before they are repeated; 0: all or none are
     calibration: str = ""  # SHA-256 of the user's own inputs, if given
     judged_on: int = 0  # number of validation samples, for the guard and the verdict alone

@@ -9,6 +9,7 @@ from secateur.errors import few
 
 if TYPE_CHECKING:
     import secateur
+    from secateur.evaluate.report import Estimate, Language
     from secateur.report.quantization import Quantization
 
 Rows = list[tuple[str, ...]]
@@ -90,6 +91,8 @@ def _computed_in(report: secateur.Evaluation) -> Rows:
 
 
 def _quality(report: secateur.Evaluation) -> Rows:
+    if report.language is not None:
+        return _language(report.language)
     old = report.original_accuracy
     rows: Rows = [
         (f"top-{k} accuracy", f"{v:.2%}", f"{old[k]:.2%}" if old else "") for k, v in report.accuracy.items()
@@ -109,6 +112,30 @@ def _quality(report: secateur.Evaluation) -> Rows:
         if worse.agreement is not None:
             rows.append((f"{label}: agreement", f"{worse.agreement:.2%}", ""))
     return rows
+
+
+def _language(found: Language) -> Rows:
+    def shown(estimate: Estimate | None, form: str) -> str:
+        if estimate is None or estimate.low is None or estimate.high is None:
+            return "" if estimate is None else form.format(estimate.value)
+        ends = (form.format(end) for end in (estimate.value, estimate.low, estimate.high))
+        return "{} (95 %: {} to {})".format(*ends)
+
+    rows: Rows = [
+        ("perplexity", shown(found.perplexity, "{:.3f}"), shown(found.original_perplexity, "{:.3f}")),
+        ("perplexity, times the original's", shown(found.perplexity_ratio, "{:.3f}"), ""),
+        *(
+            (
+                f"next token, top-{k} accuracy",
+                shown(v, "{:.2%}"),
+                shown(found.original_accuracy.get(k), "{:.2%}"),
+            )
+            for k, v in found.accuracy.items()
+        ),
+        ("likeliest token as the original's", shown(found.agreement, "{:.2%}"), ""),
+        ("KL divergence from the original, nats", shown(found.kl, "{:.4f}"), ""),
+    ]
+    return [row for row in rows if row[1]]
 
 
 def _agreement(report: secateur.Evaluation) -> Rows:
@@ -144,6 +171,21 @@ def _cost(report: secateur.Evaluation) -> Rows:
         label = f"latency in ms ({report.latency_runtime}), batch of {report.latency_batch}"
         before = old.latency_ms if old else None
         rows.append((label, f"{new.latency_ms:.2f}", "" if before is None else f"{before:.2f}"))
+    if new.decode is not None:
+        earlier = old.decode if old else None
+        pairs: list[tuple[str, float | None, float | None]] = [
+            ("prefill", new.decode.prefill_ms, earlier.prefill_ms if earlier else None),
+            ("decode", new.decode.decode_ms, earlier.decode_ms if earlier else None),
+        ]
+        rows += [
+            (
+                f"{name} in ms ({report.latency_runtime})",
+                f"{now:.2f}",
+                "" if before is None else f"{before:.2f}",
+            )
+            for name, now, before in pairs
+            if now is not None
+        ]
     return rows
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from secateur.surrogates.bn_moments import bn_moments
-from secateur.surrogates.choice import auto, bn_inversion, inversion, mixture, shapes
+from secateur.surrogates.choice import auto, bn_inversion, inversion, mixture, ranks, shapes
 from secateur.surrogates.noise import pink, spectrum, uniform
 from secateur.surrogates.source import Inputs, Source
+from secateur.surrogates.writing import written
 from secateur.types import Samples
 
 __all__ = ["SURROGATES", "Inputs", "Source"]
@@ -21,5 +22,7 @@ SURROGATES: dict[str, Callable[[Source, int], Inputs | Samples]] = {
     "bn_inversion": bn_inversion,
     "bn_moments": bn_moments,
     "mixture": mixture,
+    "ranks": ranks,
+    "written": written,
     "auto": auto,
 }

@@ -5,23 +5,59 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
-from secateur.graph.node import kind
-from secateur.graph.ops import ONE_TO_ONE
 from secateur.surrogates.source import Inputs, Source
+from secateur.surrogates.text import vocabulary
 
 _GAUSS = 12.0**0.5  # 1 / deviation of a uniform number from 0 to 1
 
-_KEEPS_IDS = {*ONE_TO_ONE, "slice"}  # ops through which ids are followed to an embedding
 
+def from_units(
+    source: Source, count: int, draw: Callable[[int], Tensor], ids: Tensor | None = None
+) -> Inputs:
+    """Inputs of which `draw(index)` gives the floating ones, in the unit cube, shape (count, *shape).
 
-def from_units(source: Source, count: int, draw: Callable[[int], Tensor]) -> Inputs:
-    """Inputs of which `draw(index)` gives the floating ones, in the unit cube, shape (count, *shape)."""
+    `ids`: probabilities of the tokens of the input of text, (vocabulary,). Default: as `whole_numbers` draws.
+    """
+    text = source.text if ids is not None else None
     return tuple(
-        scaled(source, i, draw(i)) if example.is_floating_point() else whole_numbers(source, i, count)
+        scaled(source, i, draw(i))
+        if example.is_floating_point()
+        else tokens(source, ids, count)
+        if ids is not None and text is not None and text.index == i
+        else whole_numbers(source, i, count)
         for i, example in enumerate(source.graph.example)
     )
+
+
+def tokens(source: Source, ids: Tensor, count: int) -> Tensor:
+    """Independent tokens of these probabilities (vocabulary,), framed as the tokenizer frames a sequence;
+    shape: (count, length).
+    """
+    text = source.text
+    assert text is not None
+    drawn = torch.multinomial(ids, count * text.length, replacement=True, generator=source.generator)
+    return framed(source, drawn.reshape(count, text.length))
+
+
+def framed(source: Source, ids: Tensor) -> Tensor:
+    """Sequences with the tokens that every sequence begins and ends with; changes `ids`, (count, length)."""
+    text, known = source.text, source.tokenizer
+    assert text is not None
+    if known is not None and len(known.start) + len(known.end) < text.length:
+        ids[:, : len(known.start)] = torch.tensor(known.start, dtype=ids.dtype)
+        ids[:, text.length - len(known.end) :] = torch.tensor(known.end, dtype=ids.dtype)
+    return ids.to(source.graph.example[text.index].dtype)
+
+
+def framed_at(source: Source) -> tuple[int, int]:
+    """From which position on, and up to which, the tokens of a sequence are not given by the frame."""
+    text, known = source.text, source.tokenizer
+    assert text is not None
+    if known is None or len(known.start) + len(known.end) >= text.length:
+        return 0, text.length
+    return len(known.start), text.length - len(known.end)
 
 
 def noise(source: Source, count: int) -> Inputs:
@@ -57,23 +93,10 @@ def whole_numbers(source: Source, index: int, count: int) -> Tensor:
     """
     example = source.graph.example[index].cpu()
     rows = example[torch.randint(len(example), (count,), generator=source.generator)]
-    size = _vocabulary(source, source.graph.inputs[index])
+    size = vocabulary(source.graph, source.graph.inputs[index])
     if example.dtype == torch.bool or not size:
         return rows
     low, high = (end.cpu().clamp(0, size - 1) for end in (source.box[index].lower, source.box[index].upper))
     drawn = low + (torch.rand(rows.shape, generator=source.generator) * (high - low + 1)).to(rows.dtype)
     share = torch.rand(count, *[1] * (rows.ndim - 1), generator=source.generator)
     return torch.where(torch.rand(rows.shape, generator=source.generator) < share, drawn, rows)
-
-
-def _vocabulary(source: Source, node: fx.Node) -> int:
-    """Rows of the smallest embedding table that is read by the ids in `node`; 0 where there is none."""
-    sizes, frontier, seen = [], [node], {node}
-    while frontier:
-        for user in frontier.pop().users:
-            if kind(user) == "embedding" and isinstance(user.args[0], fx.Node) and user.args[1] in seen:
-                sizes.append(len(source.graph.tensors[str(user.args[0].target)]))
-            elif kind(user) in _KEEPS_IDS and user.all_input_nodes[0] in seen and user not in seen:
-                seen.add(user)
-                frontier.append(user)
-    return min(sizes, default=0)

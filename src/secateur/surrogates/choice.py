@@ -23,6 +23,7 @@ from secateur.surrogates.families import Family, drawn, families
 from secateur.surrogates.forward import all_log_probabilities, classes, join, require_classes, take
 from secateur.surrogates.shapes import DRAWINGS, clouds
 from secateur.surrogates.source import Inputs, Source
+from secateur.surrogates.writing import written
 from secateur.types import Samples
 
 _DRAWN = 2**26  # numbers in candidates that are drawn at once
@@ -36,17 +37,37 @@ _LEAST = 0.1  # share of the best below which a family is left out
 _PRIOR = 0.1  # weight of what weights tell of their inputs, without batch norm to tell more
 _LENGTH = 0.011  # of a step, root of the mean square in units of the box
 _SOFTNESS = 1.0  # points
+_JUDGED = 16  # sequences, at most, of `shapes` for language models: there is a decision at each token
 
 
 def shapes(source: Source, count: int) -> Inputs:
     """All drawings in equal shares: strokes, leaves, blobs, clouds, dark on bright too.
 
-    Tables of numbers where there is no space. Only the model's shapes are used. Cost: about 1 ms for a small
-    picture.
+    Tables of numbers where there is no space, for language models a few sequences of their own (see
+    `written`). Only the model's shapes are used. Cost: about 1 ms for a small picture.
     """
+    if source.text is not None and source.text.kind != "other":
+        return written(source, min(count, _JUDGED)).inputs
     found = families(source)
     drawings = [family for family in found if family.name in DRAWINGS] or found
     return _pooled(source, drawings, [1.0] * len(drawings), count)
+
+
+def ranks(source: Source, count: int) -> Samples:
+    """Independent tokens, frequent ones as often as in a text: by the best founded guess of their ranks.
+
+    A language model tells the shares of the tokens itself. For other models, guesses are compared as `auto`
+    compares families. Raises `InputError` where no input takes sequences of tokens.
+    """
+    if source.text is None:
+        raise InputError(
+            "ranks needs a model that takes sequences of tokens; use another surrogate, such as auto"
+        )
+    found = families(source)
+    best = found[0]
+    if source.text.kind == "other":
+        best = _judged(source, found, effort_for(source, count, len(found)))[0][1]
+    return Samples(best.draw(source, count), drawn=best.name)
 
 
 def mixture(source: Source, count: int) -> Inputs:
@@ -93,19 +114,23 @@ def bn_inversion(source: Source, count: int) -> Samples:
 
 
 def auto(source: Source, count: int) -> Samples:
-    """What the model itself speaks for.
+    """What the model itself speaks for: see `written` for language models; for all others:
 
     Every family is judged by how well it explains the weights (or, with batch norm, the running statistics);
     the best are drawn in shares by their scores, of each the samples that the model is surest of, evenly over
     its classes. Without batch norm these are moved a little toward their classes; with it, see
     `bn_inversion`. Cost: about 20 forward and backward passes a sample.
     """
+    if source.text is not None and source.text.kind != "other":
+        return written(source, count)
     if has_batch_norm(source):
         return bn_inversion(source, count)
     found = families(source)
     effort = effort_for(source, count, len(found))
     ranked = _judged(source, found, effort)
-    return Samples(_kept(source, ranked, count, effort.candidates, steps=effort.class_steps), prior=_PRIOR)
+    kept = _kept(source, ranked, count, effort.candidates, steps=effort.class_steps)
+    drawn = "" if source.text is None else f"best: {ranked[0][1].name}"
+    return Samples(kept, prior=_PRIOR, drawn=drawn)
 
 
 def chosen(source: Source, family: Family, count: int, candidates: int) -> Inputs:

@@ -60,6 +60,8 @@ def _gradients(
     values: dict[fx.Node, Tensor] = {}
 
     def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
+        if kind(node) == "embedding" and not value.requires_grad:
+            value.requires_grad_()  # of tokens, this is where gradients can begin
         if node in layers and value.requires_grad:
             values[node] = value
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from secateur.surrogates.box import from_units
+from secateur.surrogates.frequency import priors
 from secateur.surrogates.layout import Layout, layouts
 from secateur.surrogates.noise import sensitive_directions
 from secateur.surrogates.photographs import photographs
@@ -28,16 +29,18 @@ class Family:
     name: str
     layout: tuple[Layout, ...]  # one for each input
     unit: Callable[[int, int], Tensor]  # (input, count) → numbers of the unit cube, shape (count, *shape)
+    ids: Tensor | None = None  # probabilities of the tokens, (vocabulary,), where an input is text
 
     def draw(self, source: Source, count: int) -> Inputs:
-        return from_units(source, count, lambda index: self.unit(index, count))
+        return from_units(source, count, lambda index: self.unit(index, count), self.ids)
 
 
 def families(source: Source) -> list[Family]:
     """Every drawing in every layout that has space, and tables of numbers where one input has none.
 
-    Tables are of independent numbers and of combinations of sensitive directions. Integers are all drawn
-    alike: a model that takes nothing else has one family.
+    Tables are of independent numbers and of combinations of sensitive directions. Of text, every guess of how
+    frequent the tokens are is a family. Other integers are all drawn alike: a model that takes nothing else
+    has one family.
     """
     found = [layouts(source, i) for i in range(len(source.graph.inputs))]
     spatial = [
@@ -51,7 +54,9 @@ def families(source: Source) -> list[Family]:
     tables = tuple(layouts_of_one[-1] for layouts_of_one in found)
     flat = Family("flat", tables, _numbers(source, lambda u, z: u))
     if not any(x.is_floating_point() for x in source.graph.example):
-        return [flat]
+        if source.text is None:
+            return [flat]
+        return [Family(f"tokens by {name}", tables, flat.unit, p) for name, p in priors(source).items()]
     return [*spatial, *_tables(source, tables), flat, _sparse(source, tables)]
 
 

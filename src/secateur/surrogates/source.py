@@ -1,4 +1,4 @@
-"""What a surrogate may look at: the model, the legal inputs and a seed. Never data."""
+"""What a surrogate may look at: the model, the legal inputs, the tokenizer's files and a seed. Never data."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from secateur.decisions import Decision, decision_of
 from secateur.graph.footprint import Footprint, footprint, multiplications
 from secateur.graph.graph import Graph
 from secateur.graph.meaning import Meaning, meanings
-from secateur.types import Interval
+from secateur.surrogates.text import Text, text_of
+from secateur.types import Interval, Tokenizer
 
 Inputs = tuple[Tensor, ...]  # one for each input of the graph, axis 0 = samples
 
@@ -25,6 +26,7 @@ class Source:
     box: tuple[Interval, ...]  # float32, batch 1, one for each input
     generator: torch.Generator
     memory: int = 2**30  # bytes that values between layers may take
+    tokenizer: Tokenizer | None = None  # of a model that takes tokens, where its files are known
 
     @cached_property
     def sizes(self) -> Footprint:
@@ -46,3 +48,8 @@ class Source:
     def meaning(self) -> Meaning:
         """What the first output is."""
         return meanings(self.graph.nodes)[self.graph.outputs[0]]
+
+    @cached_property
+    def text(self) -> Text | None:
+        """What the model does with tokens; None where no input takes sequences of them."""
+        return text_of(self.graph)

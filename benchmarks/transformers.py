@@ -1,0 +1,165 @@
+"""Transformers pruned without data, beside the same on real samples and other methods: one table.
+
+    cd benchmarks
+    python transformers.py --packages DIR [--output DIR] [--networks NAME …]
+
+DIR holds the packages that `networks/packages.py` and `networks/transformers/texts.py` name. Of text,
+held-out sequences measure, and 128 training sequences are the real samples of the rows that say so. Rows
+that transformers.json already holds are kept, so that the run can be made in parts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import secateur
+from networks import transformers
+from shared import arguments, machine, markdown
+
+REAL = 128  # sequences that are given as calibration
+SAMPLES = 128  # of generated inputs, at most
+HELD_OUT = 256  # sequences that measure
+SHARES = (0.2, 0.3)  # of the parameters
+HEAD = """# Transformers
+
+`benchmarks/transformers.py`. The networks are those of `benchmarks/networks/transformers`; nothing was chosen
+on `text_llama`. Perplexity is that of held-out text, *ratio* is to the original's, with an interval of 95 %
+from the same sequences.
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to prune: what stands in the table, and the arguments of `prune`; `real`: on real samples."""
+
+    label: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    real: bool = False
+
+
+RUNS = (
+    Run("reconstruct, text of its own", {"surrogate": "auto"}),
+    Run(f"reconstruct, {REAL} real sequences", real=True),
+    Run("reconstruct, uniform tokens", {"surrogate": "uniform"}),
+    Run("reconstruct, tokens by rank", {"surrogate": "ranks"}),
+    Run("ridge, text of its own", {"method": "ridge", "surrogate": "auto"}),
+    Run("folding", {"method": "folding"}),
+    Run("saliency", {"method": "saliency"}),
+)
+
+
+def main() -> None:
+    parser = arguments(__doc__ or "")
+    parser.add_argument("--packages", type=Path, required=True, help="folder with the packages")
+    parser.add_argument("--networks", nargs="*", default=["text_llama"], help="names (default: text_llama)")
+    options = parser.parse_args()
+    path = options.output / "transformers.json"
+    rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["results"] if path.is_file() else {}
+    for name in options.networks:
+        measure = of_text(name, options.packages)
+        for run in RUNS:
+            for share in SHARES:
+                key = f"{name}|{share:g}|{run.label}"
+                if key not in rows:
+                    rows[key] = {"network": name, "share": share, "run": run.label, **measure(run, share)}
+                    print(key, rows[key], file=sys.stderr, flush=True)
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+    report = HEAD + "".join(table(rows, name) for name in options.networks)
+    (options.output / "transformers.md").write_text(report)
+    print(report)
+
+
+def of_text(name: str, packages: Path) -> Callable[[Run, float], dict[str, Any]]:
+    """A function that prunes a network of text and measures the result."""
+    model = transformers.load(name)
+    train, held_out = transformers.sequences(name, packages)
+    chosen = torch.linspace(0, len(train) - 1, REAL).long()
+    test = held_out[torch.linspace(0, len(held_out) - 1, HELD_OUT).long()]
+    tokenizer = transformers.FOLDER / f"{transformers.NETWORKS[name].data}.json"
+
+    def measure(run: Run, share: float) -> dict[str, Any]:
+        began = time.process_time()
+        result = secateur.prune(
+            model,
+            torch.zeros_like(test[:1]),
+            remove=f"params={share:.0%}",
+            calibration=train[chosen] if run.real else None,
+            tokenizer=tokenizer,
+            samples=SAMPLES,
+            **run.settings,
+        )
+        seconds = time.process_time() - began
+        found = MEASURES[transformers.NETWORKS[name].task](result.model, model, test)
+        return {
+            **found,
+            "removed": result.recipe.achieved,
+            "seconds": seconds,
+            "drawn": result.recipe.used.drawn,
+        }
+
+    return measure
+
+
+def next_token(model: nn.Module, original: nn.Module, ids: Tensor) -> dict[str, Any]:
+    found = secateur.evaluate(model, ids, original=original).language
+    assert found is not None
+    return json.loads(found.model_dump_json(exclude={"original_accuracy"}))
+
+
+def masked(model: nn.Module, original: nn.Module, ids: Tensor) -> dict[str, Any]:
+    """Perplexity of masked tokens, the same ones for both models."""
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.rand(ids.shape, generator=generator) < 0.15
+    losses = []
+    with torch.no_grad():
+        for network in (original, model):
+            logits = network(ids.masked_fill(hidden, 0))[hidden]
+            losses.append(float(nn.functional.cross_entropy(logits, ids[hidden])))
+    ratio = {"value": math.exp(losses[1] - losses[0]), "low": None, "high": None}
+    values = {"perplexity": math.exp(losses[1]), "original_perplexity": math.exp(losses[0])}
+    return {**{k: {"value": v} for k, v in values.items()}, "perplexity_ratio": ratio}
+
+
+MEASURES = {"next": next_token, "masked": masked}
+
+
+def table(rows: dict[str, dict[str, Any]], name: str) -> str:
+    own = [row for row in rows.values() if row["network"] == name]
+    index = json.loads((transformers.FOLDER / "index.json").read_text())[name]
+    lines = []
+    for run in dict.fromkeys(row["run"] for row in own):
+        found = {row["share"]: row for row in own if row["run"] == run}
+        lines.append([run, *(cell for share in SHARES for cell in _cells(found.get(share)))])
+    header = ["inputs and method"]
+    for share in SHARES:
+        header += [f"−{share:.0%}: perplexity", "ratio", "agreement"]
+    original = own[0]["original_perplexity"]["value"] if own else math.nan
+    text = f"\n## `{name}`\n\n{index['parameters']:,} parameters, perplexity {original:.2f} before.\n\n"
+    return text + markdown(header, lines)
+
+
+def _cells(row: dict[str, Any] | None) -> list[str]:
+    if row is None:
+        return ["", "", ""]
+    ratio, agreement = row["perplexity_ratio"], row.get("agreement")
+    ends = "" if ratio["low"] is None else f" ({ratio['low']:.3f} to {ratio['high']:.3f})"
+    return [
+        f"{row['perplexity']['value']:.2f}",
+        f"{ratio['value']:.3f}{ends}",
+        "" if agreement is None else f"{agreement['value']:.1%}",
+    ]
+
+
+if __name__ == "__main__":
+    main()

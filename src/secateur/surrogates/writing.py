@@ -1,0 +1,131 @@
+"""Text by the model itself: written token by token where it tells the next, refined where it fills masks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from secateur.errors import InputError
+from secateur.graph.footprint import batch_size
+from secateur.graph.workers import in_order
+from secateur.surrogates.box import framed, framed_at, tokens
+from secateur.surrogates.effort import passes_for
+from secateur.surrogates.frequency import priors, scores, with_others
+from secateur.surrogates.source import Source
+from secateur.types import Samples
+
+TEMPERATURE = 1.0
+_FEWEST = 8  # sequences that are written, whatever they cost
+_BATCH = 32  # sequences that are written side by side
+_ROUNDS = 10  # of hiding and filling
+_HIDDEN = (0.5, 0.15)  # share of the tokens that are hidden in the first round, and in the last
+
+
+def written(source: Source, count: int) -> Samples:
+    """Text that the model writes, or sequences of which it fills in hidden tokens again and again.
+
+    A causal model begins with one token of its own mean prediction (after those with which the tokenizer
+    begins every sequence) and draws each next one at temperature 1. A model that fills masks gets tokens by
+    the best prior and is asked for hidden ones in ten rounds; where the mask's id is not known, these tokens
+    are used as they are.
+
+    Cost: of a causal model, a forward pass for each token at most, so that fewer sequences than `count` are
+    written where these cost more than using `count` samples (see `effort`); ten passes a sample of one that
+    fills masks. Raises `InputError` for a model that scores no tokens.
+    """
+    text, known = source.text, source.tokenizer
+    if text is None or text.kind == "other":
+        raise InputError(
+            "written needs a model that scores every token of its vocabulary at each position (a language "
+            "model); use another surrogate, such as auto or ranks"
+        )
+    name, prior = next(iter(priors(source).items()))
+    if text.kind == "causal":
+        count = min(count, max(_FEWEST, int(passes_for(count, source.work)) // text.length))
+        ids = write(source, count, prior)
+        how = f"{len(ids)} sequences written at temperature {TEMPERATURE:g}"
+    elif known is not None and known.mask is not None:
+        ids = fill(source, count, prior, known.mask)
+        how = f"masked tokens filled in {_ROUNDS} rounds"
+    else:
+        ids, how = tokens(source, prior, count), "independent tokens"
+    return Samples(with_others(source, ids), drawn=f"{how}, first tokens by {name}")
+
+
+def write(source: Source, count: int, first: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """Sequences that begin with a token of the probabilities `first`; shape: (count, length).
+
+    All positions are drawn at once from what the model says of the sequence so far, each with random numbers
+    of its own, and again until nothing changes. Whatever stands up to a position fixes what is drawn after
+    it, so that this gives what drawing one by one gives, in no more passes.
+    """
+    text = source.text
+    assert text is not None
+    start = tokens(source, first, count)
+    size = max(1, min(_BATCH, batch_size(source.sizes.peak, source.graph.example)))
+    parts = start.split(size)
+    seeds = torch.randint(2**62, (len(parts),), generator=source.generator).tolist()
+
+    def one(pair: tuple[Tensor, int]) -> Tensor:
+        return _written(source, *pair, temperature)
+
+    return torch.cat(list(in_order(one, zip(parts, seeds, strict=True))))
+
+
+def _written(source: Source, ids: Tensor, seed: int, temperature: float) -> Tensor:
+    """One batch, (n, length)."""
+    text = source.text
+    assert text is not None
+    begin, end = framed_at(source)
+    fixed = max(1, begin + (begin == 0))  # tokens that are not drawn
+    left = torch.arange(len(ids))  # sequences that may still change
+    for _ in range(text.length):
+        noise = torch.empty(len(ids), text.length - 1, text.vocabulary)
+        noise.exponential_(generator=torch.Generator().manual_seed(seed))
+        p = _allowed_scores(source, scores(source, ids[left])[:, :-1] / temperature).softmax(-1)
+        drawn = ids[left].clone()
+        drawn[:, fixed:end] = (p / noise[left]).argmax(-1)[:, fixed - 1 : end - 1].to(ids.dtype)
+        changed = (drawn != ids[left]).any(1)
+        ids[left] = drawn
+        left = left[changed]
+        if not len(left):
+            break
+    return ids
+
+
+def fill(source: Source, count: int, prior: Tensor, mask: int, rounds: int = _ROUNDS) -> Tensor:
+    """Sequences of independent tokens, of which a share is hidden and drawn anew in each round; (count,
+    length).
+
+    The share falls from one half to 15 %.
+    """
+    text = source.text
+    assert text is not None
+    ids = tokens(source, prior, count)
+    size = batch_size(source.sizes.peak, source.graph.example)
+    parts = ids.split(size)
+    seeds = torch.randint(2**62, (len(parts),), generator=source.generator).tolist()
+
+    def one(pair: tuple[Tensor, int]) -> Tensor:
+        part, seed = pair
+        generator = torch.Generator().manual_seed(seed)
+        for number in range(rounds):
+            share = _HIDDEN[0] + (_HIDDEN[1] - _HIDDEN[0]) * number / max(1, rounds - 1)
+            hidden = torch.rand(part.shape, generator=generator) < share
+            p = _allowed_scores(source, scores(source, part.masked_fill(hidden, mask))).softmax(-1)
+            noise = torch.empty(p.shape).exponential_(generator=generator)
+            part = framed(source, torch.where(hidden, (p / noise).argmax(-1), part.long()))
+        return part
+
+    return torch.cat(list(in_order(one, zip(parts, seeds, strict=True))))
+
+
+def _allowed_scores(source: Source, y: Tensor) -> Tensor:
+    """Scores with those of ids that stand for no text at −∞."""
+    known, text = source.tokenizer, source.text
+    assert text is not None
+    if known is None:
+        return y
+    out = torch.ones(text.vocabulary, dtype=torch.bool)
+    out[[i for i in known.order if i < text.vocabulary]] = False
+    return y if bool(out.all()) else y.masked_fill(out, -torch.inf)
