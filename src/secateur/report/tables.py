@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from secateur.errors import few
 
 if TYPE_CHECKING:
     import secateur
-    from secateur.evaluate.report import Estimate, Language
     from secateur.report.quantization import Quantization
 
 Rows = list[tuple[str, ...]]
@@ -92,7 +91,7 @@ def _computed_in(report: secateur.Evaluation) -> Rows:
 
 def _quality(report: secateur.Evaluation) -> Rows:
     if report.language is not None:
-        return _language(report.language)
+        return _language(report)
     old = report.original_accuracy
     rows: Rows = [
         (f"top-{k} accuracy", f"{v:.2%}", f"{old[k]:.2%}" if old else "") for k, v in report.accuracy.items()
@@ -114,13 +113,17 @@ def _quality(report: secateur.Evaluation) -> Rows:
     return rows
 
 
-def _language(found: Language) -> Rows:
-    def shown(estimate: Estimate | None, form: str) -> str:
-        if estimate is None or estimate.low is None or estimate.high is None:
-            return "" if estimate is None else form.format(estimate.value)
-        ends = (form.format(end) for end in (estimate.value, estimate.low, estimate.high))
-        return "{} (95 %: {} to {})".format(*ends)
+def _estimate(estimate: Any, form: str) -> str:
+    """A value with the ends of its interval, where it has one."""
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return "" if estimate is None else form.format(estimate.value)
+    ends = (form.format(end) for end in (estimate.value, estimate.low, estimate.high))
+    return "{} (95 %: {} to {})".format(*ends)
 
+
+def _language(report: secateur.Evaluation) -> Rows:
+    found, shown = report.language, _estimate
+    assert found is not None
     rows: Rows = [
         ("perplexity", shown(found.perplexity, "{:.3f}"), shown(found.original_perplexity, "{:.3f}")),
         ("perplexity, times the original's", shown(found.perplexity_ratio, "{:.3f}"), ""),
