@@ -12,6 +12,7 @@ Surrogate = StrEnum(
     "Surrogate", "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture auto none"
 )
 Allocation = StrEnum("Allocation", "uniform global")
+Attention = StrEnum("Attention", "heads widths both")
 Head = StrEnum(
     "Head", "auto logits probabilities binary_logit binary_probability multi_label multi_label_logits none"
 )

@@ -87,9 +87,18 @@ def item(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Tensor:
 
 
 def sliced(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
-    """A range of indices can follow the units that stay; one with steps cannot."""
-    rule = moved if a["step"] == 1 else picked
-    return rule(labels, node, a, out)
+    """A range of indices can follow the units that stay; one with steps, if whole steps leave."""
+    if a["step"] == 1:
+        return moved(labels, node, a, out)
+    value, axis, step = a["self"], a["dim"] % a["self"].data.ndim, a["step"]
+    size = value.data.shape[axis]
+    start, end, _ = slice(a["start"], a["end"]).indices(size)
+    if not labels.tables or start >= step or end < size or size % step:
+        return picked(labels, node, a, out)
+    steps = element_labels(labels, value).unflatten(axis, (-1, step))
+    first = steps.narrow(axis + 1, 0, 1)
+    labels.equate(steps, first, f"one step of {node.name} with a value that cannot shrink")
+    return moved(labels, node, a, out)
 
 
 def gathered(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
+from secateur.graph.widths import is_width
 from secateur.reconstruct.elimination import Problem
 from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Consumer, all_linear, blocks_of_rows, find_consumers
@@ -32,6 +33,7 @@ class LayerStatistics:
 
     graph: Graph
     groups: tuple[Group, ...]  # all of whose consumers can be solved for
+    keyed: tuple[Group, ...]  # of queries, which rows of keys read
     consumers: Mapping[str, list[Consumer]]  # by weight
     readers: Mapping[str, tuple[Group, ...]]  # weight → groups whose units stand along its inputs
     samples: Samples
@@ -88,6 +90,7 @@ def layer_statistics(
     return LayerStatistics(
         graph,
         groups,
+        tuple(group for group in coupling.prunable if is_width(group) and group not in groups),
         consumers,
         readers,
         samples,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from secateur.graph.graph import Graph, copied
 from secateur.graph.labels import varying_axes
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import of
+from secateur.graph.structured import is_size
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 
@@ -26,7 +27,7 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     for old, new in zip(graph.nodes, new_nodes, strict=True):
         rewrite = _REWRITES.get(kind(old)) if old.op == "call_function" else None
         if rewrite is not None:
-            rewrite(old, new, coupling.units, table)
+            rewrite(old, new, coupling.levels, table)
     module.graph.lint()
     module.recompile()
     return module.eval()
@@ -70,7 +71,7 @@ def _skeleton(graph: Graph) -> nn.Module:
     return root
 
 
-Units = Mapping[fx.Node, Tensor]
+Units = Callable[[fx.Node], tuple[Tensor, ...]]  # of a node: the unit ids of its elements (`Coupling.levels`)
 
 
 def _set_argument(old: fx.Node, new: fx.Node, name: str, value: Any) -> None:
@@ -87,7 +88,7 @@ def _set_argument(old: fx.Node, new: fx.Node, name: str, value: Any) -> None:
 def _resize(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """reshape, expand: sizes that follow the units that stay (a symbolic size in proportion)."""
     name = "shape" if kind(old) == "reshape" else "size"
-    full, kept = units[old].shape, kept_shape(units[old], table)
+    full, kept = units(old)[0].shape, kept_shape(units(old), table)
     sizes = list(bound_arguments(new, new.args, new.kwargs)[name])
     offset = len(full) - len(sizes)
     for axis, size in enumerate(sizes):
@@ -110,7 +111,7 @@ def _unflatten(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
 def unflattened_sizes(node: fx.Node, units: Units, table: Tensor) -> list[Any]:
     """The argument `sizes` of an `unflatten` for the units that stay."""
     a = bound_arguments(node, node.args, node.kwargs)
-    kept = kept_shape(units[node], table)
+    kept = kept_shape(units(node), table)
     first = a["dim"] % (len(kept) - len(a["sizes"]) + 1)
     return [s if s == -1 or isinstance(s, fx.Node) else kept[first + i] for i, s in enumerate(a["sizes"])]
 
@@ -118,9 +119,9 @@ def unflattened_sizes(node: fx.Node, units: Units, table: Tensor) -> list[Any]:
 def _kept_of_input(old: fx.Node, units: Units, table: Tensor) -> tuple[dict[str, Any], Tensor]:
     """The arguments, and which indices of axis `dim` of the input stay; all of a bare parameter do."""
     a = bound_arguments(old, old.args, old.kwargs)
-    return a, kept_along(units[a["self"]], a["dim"], table) if a["self"] in units else torch.ones(
-        1, dtype=torch.bool
-    )
+    if a["self"].op == "get_attr":
+        return a, torch.ones(1, dtype=torch.bool)
+    return a, kept_along(units(a["self"]), a["dim"], table)
 
 
 def _split(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
@@ -141,7 +142,7 @@ def _split(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
 
 def _slice(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     a, keep = _kept_of_input(old, units, table)
-    if keep.all():
+    if keep.all() or a["step"] != 1:  # whole steps leave
         return
     start, end, _ = slice(a["start"], a["end"]).indices(len(keep))
     _set_argument(old, new, "start", int(keep[:start].sum()))
@@ -155,9 +156,9 @@ def _conv_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> Non
 def conv_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     """The number of groups of a convolution for the units that stay; a depthwise one has one per channel."""
     a = bound_arguments(node, node.args, node.kwargs)
-    channels = units[a["input"]]
+    channels, *_ = levels = units(a["input"])
     depthwise = 1 < a["groups"] == channels.shape[1] and 1 in varying_axes(channels)
-    return kept_shape(channels, table)[1] if depthwise else a["groups"]
+    return kept_shape(levels, table)[1] if depthwise else a["groups"]
 
 
 def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
@@ -167,7 +168,36 @@ def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> Non
 def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     """Whole norm groups leave: the others keep their number of channels."""
     groups = int(bound_arguments(node, node.args, node.kwargs)["num_groups"])
-    return groups * kept_shape(units[node], table)[1] // units[node].shape[1]
+    return groups * kept_shape(units(node), table)[1] // units(node)[0].shape[1]
+
+
+def _scale(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """The scale that follows from the width of the heads stays what it was."""
+    a = bound_arguments(old, old.args, old.kwargs)
+    query = units(a["query"])
+    if a["scale"] is None and not bool(kept_along(query, -1, table).all()):
+        _set_argument(old, new, "scale", query[0].shape[-1] ** -0.5)
+
+
+def _tables(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """Numbers without units, such as the cosines of rotary embeddings, lose the places of units that go."""
+    for place, (argument, number) in enumerate(zip(old.args, new.args, strict=True)):
+        if not isinstance(argument, fx.Node) or argument.op != "call_function" or is_size(argument):
+            continue
+        mine, out = units(argument), units(old)
+        for axis in range(-mine[0].ndim, 0):
+            keep = kept_along(out, axis, table)
+            if mine[0].shape[axis] == len(keep) > 1 and not bool(keep.all()) and bool(kept_along(mine, axis, table).all()):
+                with new.graph.inserting_before(new):
+                    number = _picked(new.graph, number, axis, keep)
+        new.update_arg(place, number)
+
+
+def _picked(graph: fx.Graph, value: Any, axis: int, keep: Tensor) -> fx.Node:
+    """The indices of `axis` that stay, as slices, joined."""
+    edges = torch.nn.functional.pad(keep.int(), (1, 1)).diff().nonzero().flatten().reshape(-1, 2).tolist()
+    parts = [graph.call_function(torch.ops.aten.slice.Tensor, (value, axis, a, b)) for a, b in edges]
+    return parts[0] if len(parts) == 1 else graph.call_function(torch.ops.aten.cat.default, (parts, axis))
 
 
 _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
@@ -175,6 +205,8 @@ _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     **dict.fromkeys("split split_with_sizes chunk".split(), _split),
     **dict.fromkeys(of("convolution"), _conv_groups),
     "unflatten": _unflatten,
+    **dict.fromkeys("add sub mul".split(), _tables),
     "slice": _slice,
+    "scaled_dot_product_attention": _scale,
     "group_norm": _norm_groups,
 }
