@@ -127,6 +127,14 @@ class Alibi(Heads):
         return (q @ k.transpose(-2, -1) * 0.5 + distance * self.slopes).softmax(-1) @ v
 
 
+class ZeroBias(Heads):
+    """A bias of zeros for each head, as T5 has in its cross-attention."""
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        bias = torch.zeros((1, self.heads, TOKENS, TOKENS))
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+
+
 class InterleavedRotary(Heads):
     """Neighbouring dimensions are a pair."""
 
@@ -283,7 +291,10 @@ class StackedExperts(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.router = nn.Linear(DIM, 3)
-        self.up, self.down = nn.Parameter(torch.randn(3, DIM, 9) / 3), nn.Parameter(torch.randn(3, 9, DIM) / 3)
+        self.up, self.down = (
+            nn.Parameter(torch.randn(3, DIM, 9) / 3),
+            nn.Parameter(torch.randn(3, 9, DIM) / 3),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.gelu(torch.einsum("btd,edh->beth", x, self.up))
@@ -313,6 +324,7 @@ _ROWS = (
     form("multihead_weights", lambda: SelfAttention(DIM, 3, need_weights=True), v=4),
     form("relative_bias", RelativeBias),
     form("alibi", Alibi),
+    form("zero_bias", ZeroBias),
     form("rotary_halves", lambda: RotaryAttention(DIM, 3, 4), qk=2, v=4),
     form("rotary_interleaved", InterleavedRotary, qk=2),
     form("layer_normed", lambda: Normed(nn.LayerNorm), qk=0),

@@ -108,9 +108,7 @@ class Plan:
         return replace(self, removed=removed, achieved=achieved, shortfall=why)
 
 
-def selected(
-    coupling: Coupling, ignore: Sequence[str], attention: Attention = "heads"
-) -> list[Group]:
+def selected(coupling: Coupling, ignore: Sequence[str], attention: Attention = "heads") -> list[Group]:
     """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes.
 
     Of attention, whole heads, their widths, or both.

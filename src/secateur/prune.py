@@ -126,9 +126,9 @@ def prune(
 ) -> Result:
     """Remove units of `model` without training data and without retraining.
 
-    A unit is a neuron, a channel, an attention head or a dimension of all heads. The default method removes the units whose removal
-    changes the outputs least and refits the following layers in closed form. The model itself is not changed;
-    the smaller copy is checked against it in float64.
+    A unit is a neuron, a channel, an attention head, or a dimension of all heads of a layer. The default
+    method removes the units whose removal changes the outputs least and refits the following layers in closed
+    form. The model itself is not changed; the smaller copy is checked against it in float64.
 
     Args:
         model: An `nn.Module` in eval mode, or an exported program.

@@ -17,10 +17,10 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
-from secateur.graph.widths import not_widths
 from secateur.graph.interpret import run
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import MOVEMENT, MOVES, OPS
+from secateur.graph.widths import not_widths
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 

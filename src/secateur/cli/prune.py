@@ -172,8 +172,8 @@ AttentionOption = Annotated[
     Option(
         metavar="NAME",
         rich_help_panel=COMMON,
-        help="What leaves from attention. heads: whole heads. widths: of every head some dimensions of queries "
-        "and keys, and of values. both: a share of either.",
+        help="What leaves from attention. heads: whole heads. widths: of every head some dimensions of "
+        "queries and keys, and of values. both: a share of either.",
     ),
 ]
 ParameterOption = Annotated[

@@ -1,8 +1,8 @@
 """Queries, keys and values that one layer makes together, taken apart before they are split into heads.
 
-`qkv(x).reshape(b, t, 3, heads, width).permute(2, 0, 3, 1, 4).unbind(0)` computes what three splits of `qkv(x)`
-do, each reshaped to heads and permuted. Taken apart, the three may have widths of their own. The same holds of
-`nn.MultiheadAttention`, which moves the three to the front.
+`qkv(x).reshape(b, t, 3, heads, width).permute(2, 0, 3, 1, 4).unbind(0)` computes what three splits of
+`qkv(x)` do, each reshaped to heads and permuted. Taken apart, the three may have widths of their own. The
+same holds of `nn.MultiheadAttention`, which moves the three to the front.
 """
 
 from __future__ import annotations
@@ -69,9 +69,12 @@ def _split_packed(unflatten: fx.Node) -> bool:
         if kind(node) != wanted:
             return False
     readers = dict(_parts_read(node))
-    if not readers or len(layer.users) != 1 or value is None or list(node.meta["val"].shape[1:]) != [
-        *value.shape[:-2], value.shape[-1]
-    ]:
+    if (
+        not readers
+        or len(layer.users) != 1
+        or value is None
+        or list(node.meta["val"].shape[1:]) != [*value.shape[:-2], value.shape[-1]]
+    ):
         return False
     with unflatten.graph.inserting_before(unflatten):
         sizes = [int(value.shape[-1])] * int(value.shape[-2])

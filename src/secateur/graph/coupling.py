@@ -71,16 +71,14 @@ def couple(graph: Graph) -> Coupling:
         pinned += known
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
     blocked, first = labels.blocked | labels.crossed, labels.count
-    found, inner = _widths(graph, first, {group.name for group in (*pinned, *groups)})
+    found, inner = _widths(graph, first, (*pinned, *groups))
     ids |= {width.group.name: width.ids for width in found}
     replaced = {(slot.tensor, slot.axis) for width in found for slot in width.group.slots}
     whole = (group for group in (*pinned, *groups) if not is_replaced(group, replaced))
     return Coupling((*whole, *(width.group for width in found)), blocked, units, ids, inner)
 
 
-def _widths(
-    graph: Graph, first: int, taken: Collection[str]
-) -> tuple[list[Width], dict[fx.Node, Tensor]]:
+def _widths(graph: Graph, first: int, others: Sequence[Group]) -> tuple[list[Width], dict[fx.Node, Tensor]]:
     """The groups along the widths of heads, and the unit of each element of a node; ids begin at `first`.
 
     From a second labelling, in which products of activations join heads and leave their widths apart.
@@ -88,10 +86,10 @@ def _widths(
     if not any(kind(node) in _PRODUCTS for node in graph.nodes if node.op == "call_function"):
         return [], {}
     labels, node_labels = _label(graph, frozenset(), widths=True)
-    if not labels.summed and not labels.columns:
+    if not labels.summed and not labels.columns and not labels.stacked:
         return [], {}
     classes = _rectangular(labels, [*node_labels.values(), *_stored_labels(graph, labels)])
-    found = width_groups(labels, classes, *_groups(labels, classes), first, taken)
+    found = width_groups(labels, classes, *_groups(labels, classes), first, others)
     number = torch.full((labels.count + 1,), FIXED)  # by class; the last is for elements of no unit
     for width in found:
         number[width.ids - first] = width.ids

@@ -31,6 +31,7 @@ class Labels:
     # units that a product sums over: those of its first operand, and those of its second
     summed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     columns: list[Tensor] = field(default_factory=list)  # units along which heads were joined and passed on
+    stacked: list[Tensor] = field(default_factory=list)  # units of layers that are stacked in one weight
     heads: list[Tensor] = field(default_factory=list)  # units along a batch axis of a product
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
     # (tensor, axis) → labels of its indices, and its role

@@ -105,6 +105,8 @@ def _with_weight(
     made = own[-1:] if labels.widths else own[:1]
     if made:
         stands[made] = labels.fresh(w.data.shape[ws.index(made)]), "producer"
+    if len(own) > 1 and labels.widths:
+        labels.stacked.append(stands[made][0])
     vectors = {c: labels.index(w.tensor, w.axes[ws.index(c)], *stand) for c, stand in stands.items()}
     if made:
         return _spread(vectors[made], made, outs, out)
@@ -123,7 +125,7 @@ def _alike_but_along(labels: Labels, value: Value, letters: str, kept: str, reas
 
 
 def _own_letters(w: Value, ws: str, xs: str, outs: str) -> str:
-    """The letters of the output that the weight alone has: of heads, then of their width, where there are two."""
+    """The letters of the output that the weight alone has: heads and then their width, where there are two."""
     sizes = zip(ws, w.data.shape, strict=True)
     return "".join(c for c, size in sizes if c in outs and c not in xs and size > 1)
 

@@ -108,7 +108,8 @@ def _is_sliced(labels: Labels, node: fx.Node, value: Value, found: _Joined) -> b
         return False
     if labels.widths:
         return kind(node) == "mul"
-    return kind(node) in ("add", "sub", "mul") and labels.are_heads(found.labels)
+    adds = kind(node) in ("add", "sub", "mul", "scaled_dot_product_attention")
+    return adds and labels.are_heads(found.labels)
 
 
 def _broadcast_axes(value: Value, out: Tensor) -> set[int]:

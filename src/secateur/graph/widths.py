@@ -65,15 +65,17 @@ def width_groups(
     groups: Sequence[Group],
     ids: Mapping[str, Tensor],
     first: int,
-    taken: Collection[str],
+    others: Sequence[Group],
 ) -> list[Width]:
     """Of the groups of a labelling by widths, those that are along widths and can shrink.
+
+    Hidden units of layers that are stacked in one weight are such, too, where the layers themselves stay.
 
     Args:
         classes: The class of each label.
         ids: Group name → the classes of its units.
         first: The number that unit ids begin at.
-        taken: Names of other groups.
+        others: The groups of the other labelling.
     """
     nothing = torch.zeros(0, dtype=torch.int64)
     apart = labels.classes(sides_apart=True)
@@ -82,18 +84,23 @@ def width_groups(
     summed = torch.isin(torch.arange(labels.count), classes[seconds])
     joined = torch.isin(torch.arange(labels.count), classes[columns[columns != FIXED]])
     readers = torch.isin(torch.arange(labels.count), apart[seconds])
-    found, names = list[Width](), set(taken)
+    stacked = torch.isin(torch.arange(labels.count), classes[torch.cat([nothing, *labels.stacked])])
+    shrinking = {slot.tensor for group in others if not group.pinned for slot in group.slots}
+    found, names = list[Width](), {group.name for group in others}
     for group in groups:
         own = ids[group.name]
         is_summed, is_read = bool(summed[own].any()), bool(group.having("consumer"))
-        if not (is_summed or bool(joined[own].any())) or group.units < 2:
+        is_stacked = bool(stacked[own].any()) and shrinking.isdisjoint(slot.tensor for slot in group.slots)
+        is_along = is_summed or bool(joined[own].any())
+        if group.units < 2 or not (is_along or is_stacked):
             continue
         if group.pinned and not (is_summed and group.pinned == UNREAD):
             continue
         slots = group.slots
         if is_summed:
             slots = tuple(part for slot in slots for part in _by_side(labels, slot, readers[apart]))
-        name = _unused(group.name.partition("#")[0], (QKV if is_read else QK) if is_summed else V, names)
+        end = "" if not is_along else V if not is_summed else QKV if is_read else QK
+        name = _unused(group.name.partition("#")[0], end, names)
         names.add(name)
         found.append(Width(replace(group, name=name, slots=slots, pinned=""), own + first))
     return found

@@ -92,9 +92,7 @@ def with_turned(stats: LayerStatistics, widths: Widths) -> LayerStatistics:
     """The statistics of the same network with its heads turned."""
     original, plain = widths.turned(stats.original), widths.turned(stats.plain)
     shared = {name: plain[name] for name in plain if stats.original[name] is stats.plain[name]}
-    return replace(
-        stats, original={**stats.original, **original, **shared}, plain={**stats.plain, **plain}
-    )
+    return replace(stats, original={**stats.original, **original, **shared}, plain={**stats.plain, **plain})
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +111,11 @@ class _Parts:
     @staticmethod
     def of(stats: LayerStatistics, coupling: Coupling, group: Group) -> _Parts | None:
         """None for a group whose heads cannot be told apart, or that no known layers make."""
-        makers, keys, readers = list[tuple[Slot, Tensor]](), list[tuple[Slot, Tensor]](), list[tuple[Slot, Tensor]]()
+        makers, keys, readers = (
+            list[tuple[Slot, Tensor]](),
+            list[tuple[Slot, Tensor]](),
+            list[tuple[Slot, Tensor]](),
+        )
         for slot in group.slots:
             at = _by_head(coupling, slot)
             weight = stats.consumers.get(slot.tensor)
@@ -162,9 +164,7 @@ class _Parts:
 
 
 def _turns(parts: Sequence[tuple[Slot, Tensor]], matrix: Tensor) -> list[Turn]:
-    return [
-        Turn(slot.tensor, slot.axis, at[:, c], matrix) for slot, at in parts for c in range(at.shape[1])
-    ]
+    return [Turn(slot.tensor, slot.axis, at[:, c], matrix) for slot, at in parts for c in range(at.shape[1])]
 
 
 def _by_head(coupling: Coupling, slot: Slot) -> Tensor | None:

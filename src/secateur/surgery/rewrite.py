@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -171,26 +171,46 @@ def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     return groups * kept_shape(units(node), table)[1] // units(node)[0].shape[1]
 
 
-def _scale(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    """The scale that follows from the width of the heads stays what it was."""
+def _attention(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """The scale that follows from the width of the heads stays what it was; a mask follows the heads."""
     a = bound_arguments(old, old.args, old.kwargs)
-    query = units(a["query"])
+    query, mask = units(a["query"]), bound_arguments(new, new.args, new.kwargs)["attn_mask"]
     if a["scale"] is None and not bool(kept_along(query, -1, table).all()):
         _set_argument(old, new, "scale", query[0].shape[-1] ** -0.5)
+    if mask is not None:
+        _set_argument(
+            old, new, "attn_mask", _sliced(new, a["attn_mask"], mask, [-3], units(old), units, table)
+        )
 
 
 def _tables(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """Numbers without units, such as the cosines of rotary embeddings, lose the places of units that go."""
     for place, (argument, number) in enumerate(zip(old.args, new.args, strict=True)):
-        if not isinstance(argument, fx.Node) or argument.op != "call_function" or is_size(argument):
-            continue
-        mine, out = units(argument), units(old)
-        for axis in range(-mine[0].ndim, 0):
-            keep = kept_along(out, axis, table)
-            if mine[0].shape[axis] == len(keep) > 1 and not bool(keep.all()) and bool(kept_along(mine, axis, table).all()):
-                with new.graph.inserting_before(new):
-                    number = _picked(new.graph, number, axis, keep)
-        new.update_arg(place, number)
+        if isinstance(argument, fx.Node) and not is_size(argument):
+            axes = range(-units(old)[0].ndim, 0)
+            new.update_arg(place, _sliced(new, argument, number, axes, units(old), units, table))
+
+
+def _sliced(
+    reader: fx.Node,
+    argument: fx.Node,
+    number: fx.Node,
+    axes: Iterable[int],
+    out: tuple[Tensor, ...],
+    units: Units,
+    table: Tensor,
+) -> fx.Node:
+    """`number`, which is `argument` in the smaller graph, with the places that stay in `out` alone."""
+    if argument.op != "call_function":
+        return number
+    mine = units(argument)
+    for axis in axes:
+        keep = kept_along(out, axis, table)
+        whole = mine[0].ndim >= -axis and mine[0].shape[axis] == len(keep) > 1
+        if whole and not bool(keep.all()) and bool(kept_along(mine, axis, table).all()):
+            with reader.graph.inserting_before(reader):
+                number = _picked(reader.graph, number, axis, keep)
+    return number
 
 
 def _picked(graph: fx.Graph, value: Any, axis: int, keep: Tensor) -> fx.Node:
@@ -207,6 +227,6 @@ _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     "unflatten": _unflatten,
     **dict.fromkeys("add sub mul".split(), _tables),
     "slice": _slice,
-    "scaled_dot_product_attention": _scale,
+    "scaled_dot_product_attention": _attention,
     "group_norm": _norm_groups,
 }
