@@ -73,8 +73,9 @@ def test_pruned_attention_is_the_masked_original(name: str, attention: Any) -> N
                 other = torch.randn(rows.shape, generator=noise, dtype=rows.dtype)
                 rounded[slot.tensor] = rounded[slot.tensor].index_copy(slot.axis, gone, other)
     wanted = run(graph, inputs, rounded, dtype=torch.float64)
+    exact = 1e-6 if name == "rotary_halves" else 1e-9  # the graph holds its angles in float32
     for mine, reference in zip(outputs(small, inputs), wanted, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(mine, reference, rtol=exact, atol=exact)
     assert parameters_after(graph, coupling, state.alive) == sum(p.numel() for p in small.parameters())
     assert macs_after(graph, coupling, state.alive) < macs_after(graph, coupling, {})
 

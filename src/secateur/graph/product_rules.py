@@ -125,7 +125,7 @@ def _alike_but_along(labels: Labels, value: Value, letters: str, kept: str, reas
 
 
 def _own_letters(w: Value, ws: str, xs: str, outs: str) -> str:
-    """The letters of the output that the weight alone has: heads and then their width, where there are two."""
+    """The letters of the output that the weight alone has: heads, then their width, where there are two."""
     sizes = zip(ws, w.data.shape, strict=True)
     return "".join(c for c, size in sizes if c in outs and c not in xs and size > 1)
 
