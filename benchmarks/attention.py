@@ -21,6 +21,7 @@ from typing import Any
 import networks
 import secateur
 from secateur.errors import SecateurWarning
+from secateur.graph.widths import crossed_by_widths
 from shared import arguments, machine, markdown
 
 OWN = 128
@@ -75,7 +76,8 @@ def row(name: str, what: str, own: int, shared: Path, samples: int) -> dict[str,
         settings |= {"calibration": network.oracle.images[:own], "surrogate": "none"}
     if end:
         found = secateur.inspect(network.model, network.example).prunable
-        settings["ignore"] = [group.name for group in found if not group.name.endswith(end)]
+        left_out = {group.name for group in found if not group.name.endswith(end)}
+        settings["ignore"] = sorted(left_out - crossed_by_widths(found))
     begin = time.perf_counter()
     result = secateur.prune(network.model, network.example, remove=share, attention=attention, **settings)
     after, before = result.history[-1], result.before

@@ -49,8 +49,11 @@ class Coupling(Groups):
     inner: Mapping[fx.Node, Tensor] = field(default_factory=dict)
 
     def levels(self, node: fx.Node) -> tuple[Tensor, ...]:
-        """The unit ids of a node's elements; an element leaves with its unit at any of the levels."""
-        return (self.units[node], self.inner[node]) if node in self.inner else (self.units[node],)
+        """The unit ids of a node's elements; an element leaves with its unit at any of the levels.
+
+        Empty for a node without units of its own, such as a parameter along its axes.
+        """
+        return tuple(ids[node] for ids in (self.units, self.inner) if node in ids)
 
 
 def couple(graph: Graph) -> Coupling:

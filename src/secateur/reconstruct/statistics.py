@@ -145,7 +145,9 @@ def features_left(stats: LayerStatistics, weight: str, alive: Mapping[str, Tenso
     """Which features of a weight's inputs belong to no removed unit; shape: (D,), bool."""
     consumer = stats.consumers[weight][0]
     left = torch.ones(stats.original[weight].shape[consumer.view.axis] * consumer.taps, dtype=torch.bool)
-    for group in stats.readers.get(weight, ()):
+    read = (weight, consumer.view.axis)
+    keyed = (group for group in stats.keyed if read in {(s.tensor, s.axis) for s in group.having("consumer")})
+    for group in (*stats.readers.get(weight, ()), *keyed):
         left[consumer.features(group)[~alive[group.name]].flatten()] = False
     return left
 

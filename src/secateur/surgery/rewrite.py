@@ -119,9 +119,8 @@ def unflattened_sizes(node: fx.Node, units: Units, table: Tensor) -> list[Any]:
 def _kept_of_input(old: fx.Node, units: Units, table: Tensor) -> tuple[dict[str, Any], Tensor]:
     """The arguments, and which indices of axis `dim` of the input stay; all of a bare parameter do."""
     a = bound_arguments(old, old.args, old.kwargs)
-    if a["self"].op == "get_attr":
-        return a, torch.ones(1, dtype=torch.bool)
-    return a, kept_along(units(a["self"]), a["dim"], table)
+    levels = units(a["self"])
+    return a, kept_along(levels, a["dim"], table) if levels else torch.ones(1, dtype=torch.bool)
 
 
 def _split(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
@@ -186,7 +185,7 @@ def _attention(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
 def _tables(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """Numbers without units, such as the cosines of rotary embeddings, lose the places of units that go."""
     for place, (argument, number) in enumerate(zip(old.args, new.args, strict=True)):
-        if isinstance(argument, fx.Node) and not is_size(argument):
+        if isinstance(argument, fx.Node) and isinstance(number, fx.Node) and not is_size(argument):
             axes = range(-units(old)[0].ndim, 0)
             new.update_arg(place, _sliced(new, argument, number, axes, units(old), units, table))
 
@@ -201,9 +200,9 @@ def _sliced(
     table: Tensor,
 ) -> fx.Node:
     """`number`, which is `argument` in the smaller graph, with the places that stay in `out` alone."""
-    if argument.op != "call_function":
-        return number
     mine = units(argument)
+    if argument.op != "call_function" or not mine:
+        return number
     for axis in axes:
         keep = kept_along(out, axis, table)
         whole = mine[0].ndim >= -axis and mine[0].shape[axis] == len(keep) > 1
