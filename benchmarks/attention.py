@@ -2,10 +2,10 @@
 
     python benchmarks/attention.py --output docs/results
 
-The networks are those of `benchmarks/networks` of the family `vit` (names of others may be given). Hidden units
-of the feed-forward layers leave in the same share as heads or widths; `queries and keys` and `values` are these
-widths alone. Each is pruned without data and with 128 real inputs. Reported is the accuracy on all test images, in
-%. Rows that attention.json already holds are kept, so that the run can be made in parts.
+The networks are those of `benchmarks/networks` of the family `vit`. Hidden units of the feed-forward layers
+leave in the same share as heads or widths; `queries and keys` and `values` are these widths alone. Each is
+pruned without data and with 128 real inputs. What is reported is the accuracy on all test images, in %. Rows
+that attention.json already holds are kept, so that the run can be made in parts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from shared import arguments, machine, markdown
 
 OWN = 128
 WEIGHTS = Path(__file__).resolve().parent / "networks" / "weights"
-RUNS: dict[str, tuple[str, str, float]] = {  # what leaves: `attention`, the ends of the names that do, the share
-    **{f"{what}, {share:.0%}": (what, "", share) for share in (0.3, 0.5) for what in ("heads", "widths", "both")},
+# what leaves: `attention`, the end of the names of the groups that do, and the share
+RUNS: dict[str, tuple[str, str, float]] = {
+    **{f"{what}, 30%": (what, "", 0.3) for what in ("heads", "widths", "both")},
+    **{f"{what}, 50%": (what, "", 0.5) for what in ("heads", "widths", "both")},
     "widths, 70%": ("widths", "", 0.7),
     "queries and keys, 50%": ("widths", "/qk", 0.5),
     "values, 50%": ("widths", "/v", 0.5),
@@ -35,9 +37,9 @@ RUNS: dict[str, tuple[str, str, float]] = {  # what leaves: `attention`, the end
 
 HEAD = """# Attention
 
-`benchmarks/attention.py`: vision transformers with heads, or widths of heads, and the hidden units of the feed-forward
-layers removed in one shot, without fine-tuning. Points of test accuracy lost: without data / with 128 real inputs.
-*Chosen on*: rules may have been chosen on the network; the others only serve to report.
+`benchmarks/attention.py`: vision transformers with heads, or widths of heads, and the hidden units of the
+feed-forward layers removed in one shot, without fine-tuning. Points of test accuracy lost. *Chosen on*: rules
+may have been chosen on the network; the others only serve to report.
 """
 
 

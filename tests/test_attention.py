@@ -263,6 +263,25 @@ def test_keys_of_removed_dimensions_stay_zero_after_a_refit() -> None:
     assert all(len(g.kept) * 2 <= g.units + 1 for g in result.recipe.groups)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["separate", "fused", "rotary_halves"])
+def test_widths_leave_onnx_files(name: str, tmp_path: Any) -> None:
+    """The scale is still that of the full width; of a fused layer all three widths leave alike."""
+    pytest.importorskip("onnxruntime")
+    model, graph, _ = formed(name)
+    x = batch_of(graph.example, 96)[0]
+    secateur.save_model(tmp_path / "net.onnx", model, x[:2])
+    own = secateur.load_model(tmp_path / "net.onnx")
+    result = secateur.prune(own, x[:2], **SETTINGS, attention="both", calibration=x)
+    assert type(result.model) is type(own)
+    assert sum(bool(g.group.endswith((QK, V, "/qkv"))) for g in result.recipe.groups) == (
+        1 if name == "fused" else 2
+    )
+    secateur.save_model(tmp_path / "small.onnx", result.model)
+    again = secateur.load_model(tmp_path / "small.onnx")
+    torch.testing.assert_close(outputs(again, [x[:2]])[0], outputs(result.model, [x[:2]])[0])
+
+
 def test_what_attention_may_be() -> None:
     model, graph, _ = formed("separate")
     with pytest.raises(secateur.InputError, match="attention='tokens': give heads, widths or both"):

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-
 from secateur.graph.node import bound_arguments, kind
 
 aten = torch.ops.aten
