@@ -53,8 +53,12 @@ class Reconstruct(Settings, Method):
     def prepare(self, task: Task) -> _State:
         stats = task.statistics(self)
         widths = widths_of(stats, task.coupling, task.groups)
-        after = widths.turned(task.run.weights)
-        return _State(with_turned(stats, widths), widths, {n: task.run.weights[n] for n in after}, after)
+        turned, before = with_turned(stats, widths), task.run.weights
+        after = {
+            name: turned.plain[name] if before[name] is stats.plain[name] else value
+            for name, value in widths.turned(before).items()
+        }  # the same tensors where they are: the sweep tells by them what differs
+        return _State(turned, widths, {name: before[name] for name in after}, after)
 
     def costs(self, task: Task, state: _State) -> dict[str, Tensor]:
         return marginal_costs(state.stats, task.run.alive)

@@ -124,6 +124,8 @@ class _Parts:
             if slot.role == "producer":
                 makers.append((slot, at))
             elif weight is not None and weight[0].view.axis == slot.axis:
+                if weight[0].taps > 1 or weight[0].blocks > 1:
+                    return None
                 readers.append((slot, at))
             else:
                 keys.append((slot, at))
