@@ -31,7 +31,7 @@ from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import of
 from secateur.graph.rules import RULES
 from secateur.graph.values import Value, unknown, values_in
-from secateur.graph.widths import UNREAD, Width, is_replaced, width_groups
+from secateur.graph.widths import UNREAD, Width, is_replaced, is_summed, width_groups
 from secateur.types import Group, Groups, Slot
 
 _TRANSPOSES = of("copy", "transpose")
@@ -74,21 +74,25 @@ def couple(graph: Graph) -> Coupling:
         pinned += known
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
     blocked, first = labels.blocked | labels.crossed, labels.count
-    found, inner = _widths(graph, first, (*pinned, *groups))
+    known = (group for group in pinned if not is_summed(group))
+    settled = frozenset((slot.tensor, slot.axis) for group in known for slot in group.slots)
+    found, inner = _widths(graph, first, (*pinned, *groups), settled)
     ids |= {width.group.name: width.ids for width in found}
     replaced = {(slot.tensor, slot.axis) for width in found for slot in width.group.slots}
     whole = (group for group in (*pinned, *groups) if not is_replaced(group, replaced))
     return Coupling((*whole, *(width.group for width in found)), blocked, units, ids, inner)
 
 
-def _widths(graph: Graph, first: int, others: Sequence[Group]) -> tuple[list[Width], dict[fx.Node, Tensor]]:
+def _widths(
+    graph: Graph, first: int, others: Sequence[Group], settled: frozenset[tuple[str, int]]
+) -> tuple[list[Width], dict[fx.Node, Tensor]]:
     """The groups along the widths of heads, and the unit of each element of a node; ids begin at `first`.
 
     From a second labelling, in which products of activations join heads and leave their widths apart.
     """
     if not any(kind(node) in _PRODUCTS for node in graph.nodes if node.op == "call_function"):
         return [], {}
-    labels, node_labels = _label(graph, frozenset(), widths=True)
+    labels, node_labels = _label(graph, settled, widths=True)
     if not labels.summed and not labels.columns and not labels.stacked:
         return [], {}
     classes = _rectangular(labels, [*node_labels.values(), *_stored_labels(graph, labels)])
@@ -107,7 +111,8 @@ def _widths(graph: Graph, first: int, others: Sequence[Group]) -> tuple[list[Wid
 def _label(
     graph: Graph, settled: frozenset[tuple[str, int]], widths: bool = False
 ) -> tuple[Labels, dict[fx.Node, Tensor]]:
-    labels, node_labels = Labels(settled, widths, not graph.own_form), dict[fx.Node, Tensor]()
+    buffers = frozenset(graph.tensors) - frozenset(graph.parameters)
+    labels, node_labels = Labels(settled, widths, not graph.own_form, buffers), dict[fx.Node, Tensor]()
     given = dict(zip(graph.inputs, graph.example, strict=True))
     like = torch.zeros(0)
 

@@ -45,7 +45,11 @@ def moved(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Ops that only move elements run on the labels; arguments that say where to move stay as they are."""
 
     def to_labels(leaf: Any) -> Any:
-        return element_labels(labels, leaf).contiguous() if isinstance(leaf, Value) else leaf
+        if not isinstance(leaf, Value):
+            return leaf
+        if labels.widths and labels.tables and leaf.tensor in labels.buffers:
+            return leaf.labels.contiguous()  # a table, of which each reader takes what it needs
+        return element_labels(labels, leaf).contiguous()
 
     def to_places(leaf: Any) -> Any:
         if not isinstance(leaf, Value):

@@ -55,8 +55,12 @@ def crossed_by_widths(groups: Iterable[Group]) -> set[str]:
 
 def is_replaced(group: Group, places: Collection[tuple[str, int]]) -> bool:
     """Whether a pinned group stands where groups of widths do: what a product sums over."""
-    within = all((slot.tensor, slot.axis) in places for slot in group.slots)
-    return within and group.pinned.startswith("summed over")
+    return is_summed(group) and all((slot.tensor, slot.axis) in places for slot in group.slots)
+
+
+def is_summed(group: Group) -> bool:
+    """Whether a group is pinned since a product sums over it: where a labelling by heads leaves the widths."""
+    return group.pinned.startswith("summed over")
 
 
 def width_groups(
@@ -89,17 +93,17 @@ def width_groups(
     found, names = list[Width](), {group.name for group in others}
     for group in groups:
         own = ids[group.name]
-        is_summed, is_read = bool(summed[own].any()), bool(group.having("consumer"))
+        sums, is_read = bool(summed[own].any()), bool(group.having("consumer"))
         is_stacked = bool(stacked[own].any()) and shrinking.isdisjoint(slot.tensor for slot in group.slots)
-        is_along = is_summed or bool(joined[own].any())
+        is_along = sums or bool(joined[own].any())
         if group.units < 2 or not (is_along or is_stacked):
             continue
-        if group.pinned and not (is_summed and group.pinned == UNREAD):
+        if group.pinned and not (sums and group.pinned == UNREAD):
             continue
         slots = group.slots
-        if is_summed:
+        if sums:
             slots = tuple(part for slot in slots for part in _by_side(labels, slot, readers[apart]))
-        end = "" if not is_along else V if not is_summed else QKV if is_read else QK
+        end = "" if not is_along else V if not sums else QKV if is_read else QK
         name = _unused(group.name.partition("#")[0], end, names)
         names.add(name)
         found.append(Width(replace(group, name=name, slots=slots, pinned=""), own + first))

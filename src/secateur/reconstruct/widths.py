@@ -25,7 +25,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import batches, precision_of, run
-from secateur.graph.labels import compressed
+from secateur.graph.labels import compressed, varying_axes
 from secateur.graph.node import kind
 from secateur.graph.ops import MOVES, of
 from secateur.graph.widths import is_width
@@ -36,6 +36,7 @@ from secateur.types import Group, Slot
 
 _SAMPLES = 512
 _RIDGE = 1e-4  # share of the mean moment that is added to second moments
+_SUMMING = of("attention", "product")
 _PLAIN = {*of(*MOVES, "dropout", "linear", "product", "attention"), "getitem"}  # what turns commute with
 
 
@@ -78,7 +79,7 @@ def widths_of(stats: LayerStatistics, coupling: Coupling, groups: Sequence[Group
     parts = [part for part in found if part is not None]
     if not parts:
         return Widths()
-    moments = _moments(stats, parts)
+    moments = _moments(stats, coupling, parts)
     turns, costs = list[Turn](), dict[str, Tensor]()
     for part in parts:
         own, cost = part.settled(stats, moments)
@@ -212,10 +213,10 @@ class _Moments:
     read: dict[str, Tensor]  # group → of values where they are read, about their mean
 
 
-def _moments(stats: LayerStatistics, parts: Sequence[_Parts]) -> _Moments:
+def _moments(stats: LayerStatistics, coupling: Coupling, parts: Sequence[_Parts]) -> _Moments:
     """Of the original on the samples, in one pass."""
     inputs = [x[:_SAMPLES] for x in stats.samples.inputs]
-    sources = {source.key: source for part in parts for source in _sources(stats, part)}
+    sources = {source.key: source for part in parts for source in _sources(stats, coupling, part)}
     wanted = list(dict.fromkeys(source.node for source in sources.values()))
     size, total = batch_size(footprint(stats.graph).total, inputs), dict[tuple[str, str], Tensor]()
     first, count = dict[tuple[str, str], Tensor](), dict[tuple[str, str], int]()
@@ -260,7 +261,53 @@ class _Source:
         return square.cpu(), rows.sum((0, 1)).cpu(), rows.shape[0] * rows.shape[1]
 
 
-def _sources(stats: LayerStatistics, part: _Parts) -> list[_Source]:
+@dataclass(frozen=True, eq=False)
+class _Factor:
+    """A factor of the product that sums over a group: its units as they are there, rotated for example."""
+
+    key: tuple[str, str]
+    node: fx.Node
+    order: tuple[int, ...]  # the axes: samples, heads, width, tokens
+    units: Tensor  # of each index of the width
+
+    def sums(self, value: Tensor) -> tuple[Tensor, Tensor, int]:
+        """As `_Source.sums`, of the squares alone; those of keys about the mean of a sample."""
+        rows = value.permute(self.order).flatten(3).double()
+        if self.key[1] == "keys":
+            rows = rows - rows.mean(3, keepdim=True)
+        square = rows.square().sum((0, 3)).cpu()  # shape: (heads, width)
+        energy = square.new_zeros(len(square), int(self.units.max()) + 1).index_add_(1, self.units, square)
+        return torch.diag_embed(energy), energy, rows.shape[0] * rows.shape[3]
+
+
+def _factors(coupling: Coupling, graph: Graph, group: Group) -> list[_Factor]:
+    """The two factors of the first product that sums over the group; none where their axes are not known."""
+    own = coupling.ids[group.name]
+    for node in graph.nodes:
+        if node.op != "call_function" or kind(node) not in _SUMMING:
+            continue
+        found = list[_Factor]()
+        for name, factor in zip(("made", "keys"), node.all_input_nodes[:2], strict=False):
+            units = coupling.inner.get(factor)
+            if units is None or not bool(torch.isin(compressed(units), own).any()):
+                break
+            (width,), heads = varying_axes(units), sorted(varying_axes(coupling.units[factor]))
+            if len(heads) != 1 or heads[0] in (0, width) or width == 0:
+                break
+            rest = [axis for axis in range(1, units.ndim) if axis not in (width, heads[0])]
+            along = units.movedim(width, 0).flatten(1)[:, 0]
+            number = torch.searchsorted(own.sort().values, along)
+            found.append(
+                _Factor((group.name, name), factor, (0, heads[0], width, *rest), own.argsort()[number])
+            )
+        if len(found) == 2:
+            return found
+    return []
+
+
+def _sources(stats: LayerStatistics, coupling: Coupling, part: _Parts) -> Sequence[_Source | _Factor]:
+    if part.of_keys and not part.plain and (factors := _factors(coupling, stats.graph, part.group)):
+        return factors
     if not part.of_keys:
         slot, at = part.readers[0]
         consumer = stats.consumers[slot.tensor][0]
@@ -304,5 +351,9 @@ def _principal(read: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _energies(queries: Tensor, keys: Tensor) -> Tensor:
-    """E q² · E k² of each unit as it is, summed over heads; shape: (units,)."""
+    """E q² · E k² of each unit as it is, summed over heads; shape: (units,).
+
+    Fewer heads of keys than of queries are shared by as many in turn.
+    """
+    keys = keys.repeat_interleave(len(queries) // len(keys), 0)
     return (queries.diagonal(dim1=1, dim2=2) * keys.diagonal(dim1=1, dim2=2)).sum(0)

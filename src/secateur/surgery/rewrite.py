@@ -25,7 +25,7 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     table = alive_units(coupling, alive)
     new_nodes = [n for n in module.graph.nodes if n.name not in graph.constants]
     for old, new in zip(graph.nodes, new_nodes, strict=True):
-        rewrite = _REWRITES.get(kind(old)) if old.op == "call_function" else None
+        rewrite = _REWRITES.get(kind(old), _READERS.get(kind(old))) if old.op == "call_function" else None
         if rewrite is not None:
             rewrite(old, new, coupling.levels, table)
     module.graph.lint()
@@ -224,8 +224,10 @@ _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     **dict.fromkeys("split split_with_sizes chunk".split(), _split),
     **dict.fromkeys(of("convolution"), _conv_groups),
     "unflatten": _unflatten,
-    **dict.fromkeys("add sub mul".split(), _tables),
     "slice": _slice,
-    "scaled_dot_product_attention": _attention,
     "group_norm": _norm_groups,
+}
+_READERS: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {  # of numbers beside the units
+    **dict.fromkeys("add sub mul".split(), _tables),
+    "scaled_dot_product_attention": _attention,
 }
