@@ -59,7 +59,7 @@ def is_replaced(group: Group, places: Collection[tuple[str, int]]) -> bool:
 
 
 def is_summed(group: Group) -> bool:
-    """Whether a group is pinned since a product sums over it: where a labelling by heads leaves the widths."""
+    """Whether a group is pinned since a product sums over it, as widths are in a labelling by heads."""
     return group.pinned.startswith("summed over")
 
 
