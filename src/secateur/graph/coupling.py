@@ -74,8 +74,8 @@ def couple(graph: Graph) -> Coupling:
         pinned += known
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
     blocked, first = labels.blocked | labels.crossed, labels.count
-    known = (group for group in pinned if not is_summed(group))
-    settled = frozenset((slot.tensor, slot.axis) for group in known for slot in group.slots)
+    stays = [group for group in pinned if not is_summed(group)]
+    settled = frozenset((slot.tensor, slot.axis) for group in stays for slot in group.slots)
     found, inner = _widths(graph, first, (*pinned, *groups), settled)
     ids |= {width.group.name: width.ids for width in found}
     replaced = {(slot.tensor, slot.axis) for width in found for slot in width.group.slots}
