@@ -19,6 +19,7 @@ from secateur.evaluate.box import Box
 from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.graph.graph import Graph
+from secateur.plan import Attention, selected
 from secateur.run import Run
 from secateur.types import Group, Removal
 
@@ -63,12 +64,14 @@ def random_removal(group: Group, count: int, generator: torch.Generator) -> Remo
     return Removal(group.name, gone, torch.where(torch.rand(count, generator=generator) < 0.25, -1, into))
 
 
-def cut(graph: Graph, coupling: Coupling, share: float = 0.4, seed: int = 3) -> Run:
+def cut(
+    graph: Graph, coupling: Coupling, share: float = 0.4, seed: int = 3, attention: Attention = "heads"
+) -> Run:
     """A run in which every prunable group has lost about `share` of its units, at least one, by random
     merges.
     """
     run, generator = Run(graph, coupling), torch.Generator().manual_seed(seed)
-    for group in coupling.prunable:
+    for group in selected(coupling, (), attention):
         count = min(group.units - 1, max(1, round(share * group.units)))
         run.apply(group, random_removal(group, count, generator))
     return run

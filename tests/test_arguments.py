@@ -58,6 +58,7 @@ PRUNE: list[tuple[str, Any]] = [
     *(("memory", value) for value in (0, "2 gibi", True, [1], "1KB")),
     *(("budget", value) for value in (0, "soon", True, "-5s", torch.nan)),
     *(("allocation", value) for value in ("fair", None, 1)),
+    *(("attention", value) for value in ("tokens", None, 1)),
     *(
         ("guard", value)
         for value in (0.98, [0.9], {"agreement": 2}, {"agreement": None}, {"harm": 1}, {3: 1})

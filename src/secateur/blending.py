@@ -6,6 +6,7 @@ import torch
 
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
+from secateur.graph.widths import not_widths
 from secateur.surrogates.bn_moments import standardised
 from secateur.surrogates.choice import CORRECTED
 from secateur.types import Samples
@@ -17,7 +18,9 @@ _LEAST = 0.2  # share of own inputs, however few; each counts several times
 
 def enough_own(graph: Graph, coupling: Coupling) -> int:
     """How many own inputs do without surrogates beside them."""
-    slots = [slot for group in coupling.prunable for slot in group.having("consumer") if slot.axis < 2]
+    slots = [
+        slot for group in not_widths(coupling.prunable) for slot in group.having("consumer") if slot.axis < 2
+    ]
     weights = [(graph.tensors[slot.tensor], slot.axis) for slot in slots]
     features = [w.numel() // w.shape[1 - axis] for w, axis in weights if w.ndim > 1]
     return min(_ENOUGH, _PER_FEATURE * max(features, default=1))

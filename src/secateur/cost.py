@@ -123,7 +123,7 @@ def _macs_of(graph: Graph, coupling: Coupling, alive: Alive, nodes: Iterable[fx.
 
     def shape(value: Any) -> Shape:
         if value in coupling.units:
-            return kept_shape(coupling.units[value], table)
+            return kept_shape(coupling.levels(value), table)
         return _parameter_shape(value, tensors)
 
     return {node: _MACS[kind(node)](node, shape) for node in nodes}

@@ -18,6 +18,7 @@ from secateur.channels import aligned_units, block_units
 from secateur.errors import InputError, NothingToPruneError, TargetMissedError, few
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
+from secateur.graph.widths import crossed_by_widths, is_width
 from secateur.quantities import QUANTITIES, After, Measure, Quantity
 from secateur.rounded import rounded_removal
 from secateur.types import Group, Slot
@@ -25,6 +26,7 @@ from secateur.uniform import Roles, in_blocks, levelled, members_of, spread
 
 Rounding = int | Literal["auto"]
 Allocation = Literal["uniform", "global"]
+Attention = Literal["heads", "widths", "both"]
 AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
 
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
@@ -106,15 +108,21 @@ class Plan:
         return replace(self, removed=removed, achieved=achieved, shortfall=why)
 
 
-def selected(coupling: Coupling, ignore: Sequence[str]) -> list[Group]:
+def selected(coupling: Coupling, ignore: Sequence[str], attention: Attention = "heads") -> list[Group]:
     """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes.
+
+    Of attention, whole heads, their widths, or both.
 
     Raises `NothingToPruneError` where there are none, `InputError` for a pattern that matches nothing.
     """
-    kept, unmatched = list[Group](), dict.fromkeys(ignore)
+    kept, unmatched, heads = list[Group](), dict.fromkeys(ignore), crossed_by_widths(coupling.groups)
     for group in coupling.groups:
         for pattern in [p for p in unmatched if _matches(p, _layer_names(group))]:
             del unmatched[pattern]
+        if is_width(group) and attention == "heads":
+            continue
+        if attention == "widths" and group.name in heads:
+            continue
         made_by = _layer_names(group, lambda slot: slot.role != "consumer")
         if not group.pinned and not any(_matches(pattern, made_by) for pattern in ignore):
             kept.append(group)

@@ -112,6 +112,7 @@ def prune(
     memory: int | str | None = None,
     budget: float | str | None = None,
     allocation: str = "uniform",
+    attention: str = "heads",
     guard: Mapping[str, float | str] | None = None,
     head: Head = "auto",
     step: float | None = None,
@@ -127,9 +128,9 @@ def prune(
 ) -> Result:
     """Remove units of `model` without training data and without retraining.
 
-    A unit is a neuron, a channel or an attention head. The default method removes the units whose removal
-    changes the outputs least and refits the following layers in closed form. The model itself is not changed;
-    the smaller copy is checked against it in float64.
+    A unit is a neuron, a channel, an attention head, or a dimension of all heads of a layer. The default
+    method removes the units whose removal changes the outputs least and refits the following layers in closed
+    form. The model itself is not changed; the smaller copy is checked against it in float64.
 
     Args:
         model: An `nn.Module` in eval mode, or an exported program.
@@ -173,6 +174,8 @@ def prune(
             the result; the recipe records the number of samples. Default: no limit.
         allocation: `uniform` removes the same share of every group; `global` removes more where this changes
             the outputs less.
+        attention: What leaves from attention: whole "heads", the "widths" of all heads (dimensions of queries
+            and keys, and dimensions of values), or "both", each by its share.
         guard: Budgets, measured on held-out inputs after every step: "agreement", the least share of equal
             decisions (0 to 1); "drift", the largest change of any output; "certified_agreement" and
             "certified_drift", the same proved for all inputs within "eps" of these inputs (L∞). A step that
@@ -236,6 +239,7 @@ def prune(
         memory=memory,
         budget=budget,
         allocation=allocation,
+        attention=attention,
         guard=guard,
         head=head,
         step=step,
@@ -342,7 +346,7 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     if request.guard is not None:
         request.guard.check(graph)
     bounds = request.bounds_of(graph)
-    groups = selected(coupling, request.ignored(model))
+    groups = selected(coupling, request.ignored(model), request.attention)
     require_groups(coupling, groups)
     roles = Roles()
     if request.uniform_layers:

@@ -23,7 +23,7 @@ from secateur.graph.graph import Graph
 from secateur.guard import Guard
 from secateur.inputs import Normalisation
 from secateur.methods import METHODS, Method, as_method, method_named
-from secateur.plan import AUTO, REMOVE, Allocation, Rounding, Target
+from secateur.plan import AUTO, REMOVE, Allocation, Attention, Rounding, Target
 from secateur.presets import PRESETS
 from secateur.report.recipe import RecordedRequest
 from secateur.samples import Calibration, Surrogate, name_of
@@ -50,6 +50,7 @@ class Request:
     memory: int  # bytes that the run may take beside the model
     budget: float | None  # seconds that it may take
     allocation: Allocation
+    attention: Attention
     budgets: Mapping[str, float | str]
     guard: Guard | None
     head: Head
@@ -130,6 +131,7 @@ class Request:
             samples=self.samples,
             budget=self.budget,
             allocation=self.allocation,
+            attention=self.attention,
             guard=dict(self.budgets),
             head=self.head,
             exact_first=self.exact_first,
@@ -258,6 +260,7 @@ RULES: dict[str, Rule] = {
     "memory": may.optional(Rule(memory.MAY_BE, memory.as_bytes)),
     "budget": may.optional(Rule(pace.MAY_BE, pace.as_seconds)),
     "allocation": may.one_of("uniform", "global"),
+    "attention": may.one_of("heads", "widths", "both"),
     "guard": may.optional(may.instance(Mapping, _PAIRS)),
     "head": may.one_of(*HEADS),
     "step": may.optional(

@@ -20,6 +20,7 @@ from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import MOVEMENT, MOVES, OPS
+from secateur.graph.widths import not_widths
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 
@@ -37,7 +38,7 @@ def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[
     names = _paired_names(graph, pruned)
     small = {name: pruned.tensors[other] for name, other in names.items()}
     alive = dict[str, Tensor]()
-    for group in coupling.prunable:
+    for group in not_widths(coupling.prunable):
         alive[group.name] = _units_left(graph, coupling, small, group, alive)
     full = _full_size(graph, coupling, small, alive)
     back = shrunk_tensors(graph, coupling, full, alive)
@@ -127,7 +128,7 @@ def _units_left(
 def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], group: Group) -> int:
     """From an axis on which no other group stands."""
     for slot in group.slots:
-        others = [s for g in coupling.prunable if g is not group for s in g.slots]
+        others = [s for g in not_widths(coupling.prunable) if g is not group for s in g.slots]
         if any((s.tensor, s.axis) == (slot.tensor, slot.axis) for s in others):
             continue
         size = graph.tensors[slot.tensor].shape[slot.axis]
@@ -166,7 +167,7 @@ def _rows(
 def shrunk_mask(graph: Graph, coupling: Coupling, name: str, alive: Mapping[str, Tensor]) -> list[Tensor]:
     """For each axis of a tensor, which indices stay when units outside `alive` leave."""
     masks = [torch.ones(size, dtype=torch.bool) for size in graph.tensors[name].shape]
-    for group in coupling.prunable:
+    for group in not_widths(coupling.prunable):
         if group.name in alive:
             for slot in group.slots:
                 if slot.tensor == name:
@@ -205,7 +206,7 @@ def _full_size(
         masks = shrunk_mask(graph, coupling, name, alive)
         if [int(m.sum()) for m in masks] == list(tensor.shape):
             full[name][np.ix_(*(m.nonzero().flatten().numpy() for m in masks))] = _precise(tensor)
-    for group in coupling.prunable:
+    for group in not_widths(coupling.prunable):
         for slot in group.having("consumer"):
             gone = slot.positions[~alive[group.name]].flatten()
             full[slot.tensor].index_fill_(slot.axis, gone, 0.0)

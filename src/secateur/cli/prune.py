@@ -12,7 +12,7 @@ from typer import Exit, Option
 import secateur
 from secateur.amounts import amount, as_share
 from secateur.cli.exit_codes import TARGET_MISSED
-from secateur.cli.names import Allocation, Head, Method, Scheme, Surrogate
+from secateur.cli.names import Allocation, Attention, Head, Method, Scheme, Surrogate
 from secateur.cli.options import (
     COMMON,
     FIDELITY,
@@ -168,6 +168,15 @@ AllocationOption = Annotated[
         "outputs less.",
     ),
 ]
+AttentionOption = Annotated[
+    Attention,
+    Option(
+        metavar="NAME",
+        rich_help_panel=COMMON,
+        help="What leaves from attention. heads: whole heads. widths: of every head some dimensions of "
+        "queries and keys, and of values. both: a share of either.",
+    ),
+]
 ParameterOption = Annotated[
     list[str] | None,
     Option(
@@ -282,6 +291,7 @@ def prune_command(
     faster: Faster = None,
     method: MethodOption = Method.reconstruct.value,
     ignore: Ignore = None,
+    attention: AttentionOption = Attention.heads,
     quantize: QuantizeOption = None,
     data: Data = None,
     round_to: RoundTo = "auto",
@@ -357,6 +367,7 @@ def prune_command(
         "memory": memory,
         "budget": budget,
         "allocation": allocation.value,
+        "attention": attention.value,
         "guard": {name: value for name, value in budgets.items() if value is not None},
         "head": head.value,
         "step": step,

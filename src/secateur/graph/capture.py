@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from secateur.errors import CaptureError, InputError, few
+from secateur.graph.apart import take_apart
 from secateur.graph.batch import with_free_batch
 from secateur.graph.example import ExampleInputs as ExampleInputs
 from secateur.graph.example import at_least_two, leaves_for, split_inputs, tensors_in
@@ -55,17 +56,19 @@ def graph_of(model: nn.Module | ExportedProgram, module: fx.GraphModule, leaves:
     check_quantised_ops(module.graph)
     check_values(dict(module.state_dict()))
     make_functional(module, leaves)
+    if not (imported := isinstance(model, Imported)):
+        take_apart(module)
     if isinstance(model, nn.Module):
         _note_computed_weights(module.graph, computed_weights(model))
     check_finite(module.graph, _tensors(module))
-    layouts = read_as_used(module, _tensors(module), reshaped=not isinstance(model, Imported))
+    layouts = read_as_used(module, _tensors(module), reshaped=not imported)
     tensors = _tensors(module)
     inputs = zip((n for n in module.graph.nodes if n.op == "placeholder"), leaves, strict=True)
     constants = {node.name: leaf for node, leaf in inputs if not isinstance(leaf, Tensor)}
     example = tuple(map(_ordinary, tensors_in(leaves)))
     names = model.input_names if isinstance(model, Imported) else ()
     aliases = _aliases(model, tensors)
-    return with_free_batch(Graph(module, tensors, aliases, example, constants, layouts, names))
+    return with_free_batch(Graph(module, tensors, aliases, example, constants, layouts, names, imported))
 
 
 def _exported(

@@ -7,7 +7,7 @@ Equal labels are one unit, and units in the same slots are one group.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,11 @@ from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import of
 from secateur.graph.rules import RULES
 from secateur.graph.values import Value, unknown, values_in
+from secateur.graph.widths import UNREAD, Width, is_replaced, is_summed, width_groups
 from secateur.types import Group, Groups, Slot
 
 _TRANSPOSES = of("copy", "transpose")
+_PRODUCTS = of("attention", "product")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +45,15 @@ class Coupling(Groups):
     # node → unit id of each element (−1: none), stride 0 where it does not change
     units: Mapping[fx.Node, Tensor]
     ids: Mapping[str, Tensor]  # group name → unit id of each of its units, shape: (units,)
+    # the same for the widths of heads, whose units cross those of `units`; nodes that have some alone
+    inner: Mapping[fx.Node, Tensor] = field(default_factory=dict)
+
+    def levels(self, node: fx.Node) -> tuple[Tensor, ...]:
+        """The unit ids of a node's elements; an element leaves with its unit at any of the levels.
+
+        Empty for a node without units of its own, such as a parameter along its axes.
+        """
+        return tuple(ids[node] for ids in (self.units, self.inner) if node in ids)
 
 
 def couple(graph: Graph) -> Coupling:
@@ -62,11 +73,46 @@ def couple(graph: Graph) -> Coupling:
         # exclude the pinned groups and label again: layers whose inputs carry their units have units, too
         pinned += known
     units = {node: _classes_of(tensor, classes) for node, tensor in node_labels.items()}
-    return Coupling((*pinned, *groups), labels.blocked | labels.crossed, units, ids)
+    blocked, first = labels.blocked | labels.crossed, labels.count
+    stays = [group for group in pinned if not is_summed(group)]
+    settled = frozenset((slot.tensor, slot.axis) for group in stays for slot in group.slots)
+    found, inner = _widths(graph, first, (*pinned, *groups), settled)
+    ids |= {width.group.name: width.ids for width in found}
+    replaced = {(slot.tensor, slot.axis) for width in found for slot in width.group.slots}
+    whole = (group for group in (*pinned, *groups) if not is_replaced(group, replaced))
+    return Coupling((*whole, *(width.group for width in found)), blocked, units, ids, inner)
 
 
-def _label(graph: Graph, settled: frozenset[tuple[str, int]]) -> tuple[Labels, dict[fx.Node, Tensor]]:
-    labels, node_labels = Labels(settled), dict[fx.Node, Tensor]()
+def _widths(
+    graph: Graph, first: int, others: Sequence[Group], settled: frozenset[tuple[str, int]]
+) -> tuple[list[Width], dict[fx.Node, Tensor]]:
+    """The groups along the widths of heads, and the unit of each element of a node; ids begin at `first`.
+
+    From a second labelling, in which products of activations join heads and leave their widths apart.
+    """
+    if not any(kind(node) in _PRODUCTS for node in graph.nodes if node.op == "call_function"):
+        return [], {}
+    labels, node_labels = _label(graph, settled, widths=True)
+    if not labels.summed and not labels.columns and not labels.stacked:
+        return [], {}
+    classes = _rectangular(labels, [*node_labels.values(), *_stored_labels(graph, labels)])
+    found = width_groups(labels, classes, *_groups(labels, classes), first, others)
+    number = torch.full((labels.count + 1,), FIXED)  # by class; the last is for elements of no unit
+    for width in found:
+        number[width.ids - first] = width.ids
+    inner = {}
+    for node, tensor in node_labels.items():
+        units = without_repetition(_classes_of(tensor, classes))
+        if varying_axes(own := number[units]):
+            inner[node] = own.expand(tensor.shape)
+    return found, inner
+
+
+def _label(
+    graph: Graph, settled: frozenset[tuple[str, int]], widths: bool = False
+) -> tuple[Labels, dict[fx.Node, Tensor]]:
+    buffers = frozenset(graph.tensors) - frozenset(graph.parameters)
+    labels, node_labels = Labels(settled, widths, not graph.own_form, buffers), dict[fx.Node, Tensor]()
     given = dict(zip(graph.inputs, graph.example, strict=True))
     like = torch.zeros(0)
 
@@ -287,7 +333,7 @@ def _why_pinned(roles: set[str], units: int) -> str:
     if "producer" not in roles:
         return "no layer makes it"
     if "consumer" not in roles:
-        return "no layer reads it"
+        return UNREAD
     return "a single unit" if units == 1 else ""
 
 

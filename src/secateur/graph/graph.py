@@ -35,6 +35,7 @@ class Graph:
     constants: dict[str, Any] = field(default_factory=dict)  # placeholder → value of a non-tensor argument
     layouts: Mapping[str, Layout] = field(default_factory=dict)  # of tensors that are stored in another order
     file_names: tuple[str, ...] = ()  # of the inputs, in the file that the model was read from
+    own_form: bool = False  # whether the smaller model is written by its importer, not as this graph
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:

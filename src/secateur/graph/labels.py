@@ -24,8 +24,16 @@ class Labels:
     """What the coupling rules have said so far: labels given out, pairs that are equal, pins with reasons."""
 
     settled: frozenset[tuple[str, int]] = frozenset()  # (tensor, axis) known to be pinned: no labels there
+    widths: bool = False  # whether products of activations ask for the widths of heads, not for whole heads
+    tables: bool = False  # whether factors without units can be sliced with those that they multiply
+    buffers: frozenset[str] = frozenset()  # tensors that are no parameters
     count: int = 0
     pairs: list[Tensor] = field(default_factory=list)  # each of shape (2, n)
+    # units that a product sums over: those of its first operand, and those of its second
+    summed: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    columns: list[Tensor] = field(default_factory=list)  # units along which heads were joined and passed on
+    stacked: list[Tensor] = field(default_factory=list)  # units of layers that are stacked in one weight
+    heads: list[Tensor] = field(default_factory=list)  # units along a batch axis of a product
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
     # (tensor, axis) → labels of its indices, and its role
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)
@@ -67,6 +75,11 @@ class Labels:
             self.pairs.append(torch.unique(torch.stack([a[differ], b[differ]]), dim=1))
         self.pin(a[~both], reason)
         self.pin(b[~both], reason)
+
+    def are_heads(self, labels: Tensor) -> bool:
+        """Whether units are those of a batch axis of a product, as they came out of it."""
+        named = compressed(labels)
+        return any(bool(torch.isin(named, heads).any()) for heads in self.heads)
 
     def uniform(self, labels: Tensor, axes: Sequence[int], reason: str) -> Tensor:
         """Labels that do not change along `axes` (stride-0 views): units that differ there are joined.
@@ -131,11 +144,16 @@ class Labels:
                 for labels in (elements, *moving.values()):
                     self.pin(labels, f"{tensor} is used both as a weight and element by element")
 
-    def classes(self) -> Tensor:
-        """The class of each label (the smallest label equal to it); shape: (count,)."""
-        if not self.pairs:
+    def classes(self, sides_apart: bool = False) -> Tensor:
+        """The class of each label (the smallest label equal to it); shape: (count,).
+
+        With `sides_apart`, units that a product sums over are not equal for that.
+        """
+        pairs = [] if sides_apart else [torch.stack([a, b]) for a, b in self.summed]
+        pairs += self.pairs
+        if not pairs:
             return torch.arange(self.count)
-        a, b = torch.cat(self.pairs, dim=1).numpy()
+        a, b = torch.cat(pairs, dim=1).numpy()
         links = coo_matrix((np.ones(len(a), bool), (a, b)), shape=(self.count, self.count))
         _, component = connected_components(links, directed=False)
         _, first = np.unique(component, return_index=True)

@@ -51,11 +51,13 @@ def prelu(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 
 
 def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
-    """Every output of a layer norm depends on all units of the normalised axes."""
+    """Every output of a layer norm depends on all units of the normalised axes.
+
+    Units that differ along other axes, too, leave as a whole: heads of which each is normed by itself.
+    """
     x, n = a["input"], len(a["normalized_shape"])
-    if varying_axes(x.labels) & set(range(x.data.ndim - n, x.data.ndim)):
-        labels.pin(x.labels, f"layer-normed by {node.name}")
-    return x.labels
+    normalised = list(range(x.data.ndim - n, x.data.ndim))
+    return labels.uniform(x.labels, normalised, f"layer-normed by {node.name}")
 
 
 def _computed(node: fx.Node, *parameters: Any) -> str:

@@ -36,7 +36,7 @@ def groups_in_values(
     outside = len(owner) - 1
     found = {}
     for node in coupling.units if nodes is None else nodes:
-        present = torch.unique(compressed(coupling.units[node]))
+        present = torch.cat([torch.unique(compressed(units)) for units in coupling.levels(node)])
         numbers = torch.unique(owner[torch.where(present < outside, present, outside)]).tolist()
         found[node] = tuple(names[number] for number in numbers if number < len(names))
     return found

@@ -9,8 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from secateur.graph.labels import Labels, fixed, varying_axes
+from secateur.graph.labels import FIXED, Labels, compressed, fixed, varying_axes
+from secateur.graph.node import kind
+from secateur.graph.ops import MOVES, of
 from secateur.graph.values import Arguments, Value, joined, unknown, values_in
+
+_MADE_BY_WEIGHTS = {*of("linear", "convolution", "embedding"), "addmm", "mm"}
+_MOVES = of(*MOVES)
 
 
 def matmul(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
@@ -56,8 +61,6 @@ def attention(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
     scores = contracted(
         labels, node, q, lead + "NK", k, lead + "MK", lead + "NM", torch.empty(shape, device="meta")
     )
-    if a["scale"] is None and varying_axes(q.labels) == {q.data.ndim - 1}:
-        labels.pin(q.labels, f"the scale of {node.name} depends on the width of its heads")
     if isinstance(mask, Value):
         both = {"scores": Value(torch.empty(shape, device="meta"), scores), "mask": mask}
         scores = joined(labels, node, both, torch.empty(shape, device="meta"))
@@ -98,9 +101,12 @@ def _with_weight(
         stands[letter] = _spread(steady, xs, letter, None), "consumer" if read else "through"
     elif carried:
         labels.crossed.setdefault(w.tensor, f"the input of {node.name} carries units along another axis")
-    made = _made_letter(w, ws, xs, outs) if read == met and bool(read) == bool(carried) else ""
+    own = _own_letters(w, ws, xs, outs) if read == met and bool(read) == bool(carried) else ""
+    made = own[-1:] if labels.widths else own[:1]
     if made:
         stands[made] = labels.fresh(w.data.shape[ws.index(made)]), "producer"
+    if len(own) > 1 and labels.widths:
+        labels.stacked.append(stands[made][0])
     vectors = {c: labels.index(w.tensor, w.axes[ws.index(c)], *stand) for c, stand in stands.items()}
     if made:
         return _spread(vectors[made], made, outs, out)
@@ -118,10 +124,10 @@ def _alike_but_along(labels: Labels, value: Value, letters: str, kept: str, reas
     return labels.uniform(value.labels, others, reason) if others else value.labels
 
 
-def _made_letter(w: Value, ws: str, xs: str, outs: str) -> str:
-    """The first letter of the output that the weight alone has; empty where there is none."""
-    own = (c for c, size in zip(ws, w.data.shape, strict=True) if c in outs and c not in xs and size > 1)
-    return next(own, "")
+def _own_letters(w: Value, ws: str, xs: str, outs: str) -> str:
+    """The letters of the output that the weight alone has: heads, then their width, where there are two."""
+    sizes = zip(ws, w.data.shape, strict=True)
+    return "".join(c for c, size in sizes if c in outs and c not in xs and size > 1)
 
 
 # --- of two activations -------------------------------------------------------------------------------------
@@ -130,10 +136,22 @@ def _made_letter(w: Value, ws: str, xs: str, outs: str) -> str:
 def _of_activations(
     labels: Labels, node: fx.Node, x: Value, xs: str, y: Value, ys: str, outs: str, out: Tensor
 ) -> Tensor:
-    batch = [c for c in xs if c in ys and c in outs]
-    if {*_letters(x, xs), *_letters(y, ys)} & set(batch):
-        return _by_heads(labels, node, x, xs, y, ys, "".join(batch), outs, out)
-    return _by_rows(labels, node, x, xs, y, ys, outs, out)
+    batch = "".join(c for c in xs if c in ys and c in outs)
+    if not {*_letters(x, xs), *_letters(y, ys)} & set(batch):
+        return _by_rows(labels, node, x, xs, y, ys, outs, out)
+    if labels.widths:
+        x, y = (_joined_heads(labels, node, t, letters, batch) for t, letters in ((x, xs), (y, ys)))
+        return _by_rows(labels, node, x, xs, y, ys, outs, out)
+    return _by_heads(labels, node, x, xs, y, ys, batch, outs, out)
+
+
+def _joined_heads(labels: Labels, node: fx.Node, value: Value, letters: str, batch: str) -> Value:
+    """The value with units that do not differ along the batch axes: the same of every head is one unit."""
+    kept = "".join(c for c in letters if c not in batch)
+    steady = _alike_but_along(labels, value, letters, kept, f"one for each head in {node.name}")
+    if set(_letters(value, letters)) & set(batch):
+        labels.columns.append(compressed(steady))
+    return Value(value.data, steady)
 
 
 def _by_heads(
@@ -146,6 +164,7 @@ def _by_heads(
         steady = _alike_but_along(labels, value, letters, batch, reason)
         heads.append(_spread(steady, letters, batch, None))
     labels.equate(heads[0], heads[1], reason)
+    labels.heads.append(compressed(heads[0]))
     return _spread(torch.broadcast_tensors(*heads)[0], batch, outs, out)
 
 
@@ -156,7 +175,10 @@ def _by_rows(
     summed = "".join(c for c in xs if c in ys and c not in outs)
     reason = f"contracted with a value that cannot shrink by {node.name}"
     sides = [_summed_units(labels, value, letters, summed, reason) for value, letters in ((x, xs), (y, ys))]
-    _pin_summed(labels, node, (x, y), sides, summed, reason)
+    if labels.widths and sides[0] is not None and sides[1] is not None and _vanish_with_weights(node):
+        _note_summed(labels, sides[0], sides[1], reason)
+    else:
+        _pin_summed(labels, node, (x, y), sides, summed, reason)
     rows = sides[0] is None and set(_letters(x, xs)) & set(outs)
     columns = sides[1] is None and set(_letters(y, ys)) & set(outs)
     if rows and columns:
@@ -171,6 +193,43 @@ def _summed_units(labels: Labels, value: Value, letters: str, summed: str, reaso
     if not set(_letters(value, letters)) & set(summed):
         return None
     return _spread(_alike_but_along(labels, value, letters, summed, reason), letters, summed, None)
+
+
+def _note_summed(labels: Labels, a: Tensor, b: Tensor, reason: str) -> None:
+    """Units that are summed over leave together: the weights that make the second side read the first."""
+    a, b = (side.reshape(-1) for side in torch.broadcast_tensors(a, b))
+    both = (a != FIXED) & (b != FIXED)
+    labels.pin(a[~both], reason)
+    labels.pin(b[~both], reason)
+    labels.summed.append((a[both], b[both]))
+
+
+def _vanish_with_weights(node: fx.Node) -> bool:
+    """Whether both factors of a product are 0 in the units whose rows in the layers before are 0."""
+    known = dict[fx.Node, bool]()
+
+    def vanishes(value: fx.Node) -> bool:
+        if value not in known:
+            known[value] = value.op == "get_attr" or (value.op == "call_function" and found(value))
+        return known[value]
+
+    def found(value: fx.Node) -> bool:
+        inputs = value.all_input_nodes
+        match kind(value):
+            case "mul":
+                return any(x.op != "get_attr" and vanishes(x) for x in inputs)
+            case "div":
+                return isinstance(value.args[0], fx.Node) and vanishes(value.args[0])
+            case "add" | "sub":
+                return all(isinstance(x, fx.Node) and vanishes(x) for x in value.args[:2])
+            case "cat" | "stack" | "getitem" | "neg" | "dropout":
+                return all(map(vanishes, inputs))
+            case name if name in _MOVES:
+                return vanishes(inputs[0])
+            case name:
+                return name in _MADE_BY_WEIGHTS
+
+    return all(map(vanishes, node.all_input_nodes[:2]))
 
 
 def _pin_summed(

@@ -45,7 +45,11 @@ def moved(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Ops that only move elements run on the labels; arguments that say where to move stay as they are."""
 
     def to_labels(leaf: Any) -> Any:
-        return element_labels(labels, leaf).contiguous() if isinstance(leaf, Value) else leaf
+        if not isinstance(leaf, Value):
+            return leaf
+        if labels.widths and labels.tables and leaf.tensor in labels.buffers:
+            return leaf.labels.contiguous()  # a table, of which each reader takes what it needs
+        return element_labels(labels, leaf).contiguous()
 
     def to_places(leaf: Any) -> Any:
         if not isinstance(leaf, Value):
@@ -87,9 +91,18 @@ def item(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Tensor:
 
 
 def sliced(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
-    """A range of indices can follow the units that stay; one with steps cannot."""
-    rule = moved if a["step"] == 1 else picked
-    return rule(labels, node, a, out)
+    """A range of indices can follow the units that stay; one with steps, if whole steps leave."""
+    if a["step"] == 1:
+        return moved(labels, node, a, out)
+    value, axis, step = a["self"], a["dim"] % a["self"].data.ndim, a["step"]
+    size = value.data.shape[axis]
+    start, end, _ = slice(a["start"], a["end"]).indices(size)
+    if not labels.tables or start >= step or end < size or size % step:
+        return picked(labels, node, a, out)
+    steps = element_labels(labels, value).unflatten(axis, (-1, step))
+    first = steps.narrow(axis + 1, 0, 1)
+    labels.equate(steps, first, f"one step of {node.name} with a value that cannot shrink")
+    return moved(labels, node, a, out)
 
 
 def gathered(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:

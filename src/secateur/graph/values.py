@@ -6,10 +6,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.graph.labels import Labels, fixed, varying_axes
+from secateur.graph.labels import FIXED, Labels, compacted, fixed, varying_axes
+from secateur.graph.node import kind
 
 Arguments = dict[str, Any]  # of an op, by schema name; tensors are `Value`s
 
@@ -76,12 +78,38 @@ def joined(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
         plain = operands  # arithmetic on vectors of parameters, of which units may have one number each
     parameters = [v for v in operands if v not in plain]
     found = _Joined(fixed(out.shape), set(), set(range(out.ndim)))
-    for value in [*sorted(plain, key=lambda v: not varying_axes(v.labels)), *parameters]:
+    for value in [*sorted(plain, key=lambda v: -len(varying_axes(v.labels))), *parameters]:
         broadcast = _broadcast_axes(value, out)
-        if value in parameters and (not found.unit_axes or found.unit_axes & broadcast):
-            continue  # a parameter that meets no unit, or the same for all units
+        if value in parameters and not found.unit_axes:
+            continue  # a parameter that meets no unit
+        if labels.widths and found.unit_axes & broadcast and found.unit_axes - broadcast:
+            found = _alike_along(labels, node, found, broadcast)
+        if value in parameters and found.unit_axes & broadcast:
+            continue  # a parameter that is the same for all units
+        if _is_sliced(labels, node, value, found):
+            continue
         found = _met(labels, node, found, element_labels(labels, value).expand(out.shape), broadcast)
     return found.labels
+
+
+def _alike_along(labels: Labels, node: fx.Node, found: _Joined, axes: set[int]) -> _Joined:
+    """Units that differ along axes where an operand is the same for all are those of each head: joined."""
+    axes = found.unit_axes & axes
+    steady = labels.uniform(found.labels, sorted(axes), f"one for each head in {node.name}")
+    return _Joined(steady, varying_axes(steady), found.open_axes)
+
+
+def _is_sliced(labels: Labels, node: fx.Node, value: Value, found: _Joined) -> bool:
+    """Whether an operand is a table of numbers without units, which is sliced with the units that it meets.
+
+    The cosines of rotary embeddings, and what is added to the scores of each head (`surgery.rewrite`).
+    """
+    if not labels.tables or value.tensor or varying_axes(value.labels) or not found.unit_axes:
+        return False
+    if labels.widths:
+        return kind(node) == "mul"
+    adds = kind(node) in ("add", "sub", "mul", "scaled_dot_product_attention")
+    return adds and labels.are_heads(found.labels)
 
 
 def _broadcast_axes(value: Value, out: Tensor) -> set[int]:
@@ -93,6 +121,8 @@ def _broadcast_axes(value: Value, out: Tensor) -> set[int]:
 def _met(labels: Labels, node: fx.Node, found: _Joined, mine: Tensor, broadcast: set[int]) -> _Joined:
     """One more operand, with labels `mine`."""
     my_axes = varying_axes(mine)
+    if my_axes and my_axes < found.unit_axes:
+        found = _alike_along(labels, node, found, broadcast)  # each head divided by its own norm
     if found.unit_axes & broadcast or not (found.unit_axes or my_axes):
         labels.pin(mine, f"broadcast over other units by {node.name}")
         return found
@@ -100,4 +130,7 @@ def _met(labels: Labels, node: fx.Node, found: _Joined, mine: Tensor, broadcast:
         labels.pin(found.labels, f"broadcast over other units by {node.name}")
         return _Joined(mine, my_axes, broadcast)
     labels.equate(found.labels, mine, f"joined with a value that cannot shrink by {node.name}")
-    return _Joined(found.labels, found.unit_axes, found.open_axes & broadcast)
+    left = found.labels
+    if labels.widths and not my_axes:  # pinned units are none to the products that follow
+        left = compacted(torch.where(mine == FIXED, FIXED, left))
+    return _Joined(left, varying_axes(left), found.open_axes & broadcast)

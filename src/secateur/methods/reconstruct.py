@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from secateur.methods.per_group import PerGroup
 from secateur.methods.protocol import Goal, Method, Needs, Task
 from secateur.methods.saliency import saliency
 from secateur.reconstruct import LayerStatistics, Settings, marginal_costs, reconstruct
+from secateur.reconstruct.widths import Widths, widths_of, with_turned
 from secateur.report.recipe import Edit
+from secateur.types import Group, Removal
 
 _OTHERS = PerGroup("saliency", saliency)  # for groups whose units no layer reads that can be refitted
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """What a run measures once.
+
+    Attributes:
+        widths: How heads are turned, for the groups of widths that lose units.
+        before: The tensors that are turned in the first step, as they were when they were measured.
+        after: The same, turned.
+    """
+
+    stats: LayerStatistics
+    widths: Widths
+    before: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,16 +50,36 @@ class Reconstruct(Settings, Method):
     def default_step(self, guarded: bool) -> float:
         return super().default_step(guarded) if guarded else 1.0
 
-    def prepare(self, task: Task) -> LayerStatistics:
-        return task.statistics(self)
+    def prepare(self, task: Task) -> _State:
+        stats = task.statistics(self)
+        widths = widths_of(stats, task.coupling, task.groups)
+        turned, before = with_turned(stats, widths), task.run.weights
+        after = {
+            name: turned.plain[name] if before[name] is stats.plain[name] else value
+            for name, value in widths.turned(before).items()
+        }  # the same tensors where they are: the sweep tells by them what differs
+        return _State(turned, widths, {name: before[name] for name in after}, after)
 
-    def costs(self, task: Task, state: LayerStatistics) -> dict[str, Tensor]:
-        return marginal_costs(state, task.run.alive)
+    def costs(self, task: Task, state: _State) -> dict[str, Tensor]:
+        return marginal_costs(state.stats, task.run.alive)
 
-    def step(self, task: Task, state: LayerStatistics, goal: Goal) -> list[Edit]:
-        run, groups = task.run, {group.name: group for group in state.groups}
-        edits = _OTHERS.advance(task, [g for g in task.groups if g.name not in groups], goal)
-        need = {group.name: goal.gone.get(group.name, 0) - run.gone(group) for group in state.groups}
-        removals, weights = reconstruct(state, run.weights, run.alive, need)
+    def step(self, task: Task, state: _State, goal: Goal) -> list[Edit]:
+        run, stats = task.run, state.stats
+        if all(run.weights[name] is tensor for name, tensor in state.before.items()):
+            run.solve(state.after)
+        groups, widths = {group.name: group for group in stats.groups}, state.widths.costs
+        edits = [_cheapest(task, g, widths[g.name], goal) for g in task.groups if g.name in widths]
+        others = [g for g in task.groups if g.name not in groups and g.name not in widths]
+        edits = [edit for edit in edits if edit.units] + _OTHERS.advance(task, others, goal)
+        need = {group.name: goal.gone.get(group.name, 0) - run.gone(group) for group in stats.groups}
+        removals, weights = reconstruct(stats, run.weights, run.alive, need)
         run.solve(weights)
         return edits + [run.apply(groups[removal.group], removal) for removal in removals]
+
+
+def _cheapest(task: Task, group: Group, costs: Tensor, goal: Goal) -> Edit:
+    """Remove the units that cost least by themselves, until the group is at its goal."""
+    alive = task.run.alive[group.name]
+    count = max(0, goal.gone[group.name] - task.run.gone(group))
+    units = torch.where(alive, costs, torch.inf).argsort(stable=True)[:count]
+    return task.run.apply(group, Removal(group.name, units, torch.full_like(units, -1)))

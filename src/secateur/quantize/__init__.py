@@ -133,8 +133,8 @@ def quantize(
 # Arguments of `prune` that quantising does not have, as their defaults.
 _UNUSED: dict[str, Any] = {
     "remove": None, "method": "reconstruct", "options": None, "budget": None, "allocation": "uniform",
-    "guard": None, "step": None, "recursive": True, "exact_first": False, "ignore": (), "round_to": "auto",
-    "uniform_layers": False, "callbacks": (),
+    "attention": "heads", "guard": None, "step": None, "recursive": True, "exact_first": False, "ignore": (),
+    "round_to": "auto", "uniform_layers": False, "callbacks": (),
 }  # fmt: skip
 
 

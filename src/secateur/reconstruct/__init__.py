@@ -126,7 +126,19 @@ class _Refit(_Rows):
                 self.weights.update(merged(self.weights, group, removal))
         total = sum_of([here, *_others(self.stats, consumer, self.later)])
         _solve(self.stats, consumer, total, self.weights, self.alive)
+        self._leave_out_keys(consumer)
         self.solved.add(consumer.weight)
+
+    def _leave_out_keys(self, consumer: Consumer) -> None:
+        """Rows that read queries of removed units stay 0: those of keys are no units' own."""
+        shifted = consumer.shift[0] if consumer.shift is not None else ""
+        for group in self.stats.keyed:
+            gone = ~self.alive[group.name]
+            for slot in group.having("consumer") if bool(gone.any()) else ():
+                made_here = slot.tensor == consumer.weight and slot.axis != consumer.view.axis
+                if made_here or slot.tensor == shifted:
+                    rows = slot.positions[gone].flatten()
+                    self.weights[slot.tensor] = self.weights[slot.tensor].index_fill(slot.axis, rows, 0.0)
 
 
 def marginal_costs(stats: LayerStatistics, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
+from secateur.graph.widths import is_width
 from secateur.reconstruct.elimination import Problem
 from secateur.reconstruct.few_rows import FewRows
 from secateur.reconstruct.layers import Consumer, all_linear, blocks_of_rows, find_consumers
@@ -32,6 +33,7 @@ class LayerStatistics:
 
     graph: Graph
     groups: tuple[Group, ...]  # all of whose consumers can be solved for
+    keyed: tuple[Group, ...]  # of queries, which rows of keys read
     consumers: Mapping[str, list[Consumer]]  # by weight
     readers: Mapping[str, tuple[Group, ...]]  # weight → groups whose units stand along its inputs
     samples: Samples
@@ -88,6 +90,7 @@ def layer_statistics(
     return LayerStatistics(
         graph,
         groups,
+        tuple(group for group in coupling.prunable if is_width(group) and group not in groups),
         consumers,
         readers,
         samples,
@@ -142,7 +145,9 @@ def features_left(stats: LayerStatistics, weight: str, alive: Mapping[str, Tenso
     """Which features of a weight's inputs belong to no removed unit; shape: (D,), bool."""
     consumer = stats.consumers[weight][0]
     left = torch.ones(stats.original[weight].shape[consumer.view.axis] * consumer.taps, dtype=torch.bool)
-    for group in stats.readers.get(weight, ()):
+    read = (weight, consumer.view.axis)
+    keyed = (group for group in stats.keyed if read in {(s.tensor, s.axis) for s in group.having("consumer")})
+    for group in (*stats.readers.get(weight, ()), *keyed):
         left[consumer.features(group)[~alive[group.name]].flatten()] = False
     return left
 

@@ -105,6 +105,7 @@ class RecordedRequest(Record):
     samples: int = 0
     budget: float | None = None  # seconds
     allocation: str = "uniform"
+    attention: str = "heads"
     guard: Annotated[dict[str, float | str], BeforeValidator(read)] = Field(default_factory=dict)
     head: str = "auto"
     exact_first: bool = False

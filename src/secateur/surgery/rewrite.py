@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from secateur.graph.graph import Graph, copied
 from secateur.graph.labels import varying_axes
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import of
+from secateur.graph.structured import is_size
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
 
 
@@ -24,9 +25,9 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     table = alive_units(coupling, alive)
     new_nodes = [n for n in module.graph.nodes if n.name not in graph.constants]
     for old, new in zip(graph.nodes, new_nodes, strict=True):
-        rewrite = _REWRITES.get(kind(old)) if old.op == "call_function" else None
+        rewrite = _REWRITES.get(kind(old), _READERS.get(kind(old))) if old.op == "call_function" else None
         if rewrite is not None:
-            rewrite(old, new, coupling.units, table)
+            rewrite(old, new, coupling.levels, table)
     module.graph.lint()
     module.recompile()
     return module.eval()
@@ -70,7 +71,7 @@ def _skeleton(graph: Graph) -> nn.Module:
     return root
 
 
-Units = Mapping[fx.Node, Tensor]
+Units = Callable[[fx.Node], tuple[Tensor, ...]]  # of a node: the unit ids of its elements (`Coupling.levels`)
 
 
 def _set_argument(old: fx.Node, new: fx.Node, name: str, value: Any) -> None:
@@ -87,7 +88,7 @@ def _set_argument(old: fx.Node, new: fx.Node, name: str, value: Any) -> None:
 def _resize(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """reshape, expand: sizes that follow the units that stay (a symbolic size in proportion)."""
     name = "shape" if kind(old) == "reshape" else "size"
-    full, kept = units[old].shape, kept_shape(units[old], table)
+    full, kept = units(old)[0].shape, kept_shape(units(old), table)
     sizes = list(bound_arguments(new, new.args, new.kwargs)[name])
     offset = len(full) - len(sizes)
     for axis, size in enumerate(sizes):
@@ -110,7 +111,7 @@ def _unflatten(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
 def unflattened_sizes(node: fx.Node, units: Units, table: Tensor) -> list[Any]:
     """The argument `sizes` of an `unflatten` for the units that stay."""
     a = bound_arguments(node, node.args, node.kwargs)
-    kept = kept_shape(units[node], table)
+    kept = kept_shape(units(node), table)
     first = a["dim"] % (len(kept) - len(a["sizes"]) + 1)
     return [s if s == -1 or isinstance(s, fx.Node) else kept[first + i] for i, s in enumerate(a["sizes"])]
 
@@ -118,9 +119,8 @@ def unflattened_sizes(node: fx.Node, units: Units, table: Tensor) -> list[Any]:
 def _kept_of_input(old: fx.Node, units: Units, table: Tensor) -> tuple[dict[str, Any], Tensor]:
     """The arguments, and which indices of axis `dim` of the input stay; all of a bare parameter do."""
     a = bound_arguments(old, old.args, old.kwargs)
-    return a, kept_along(units[a["self"]], a["dim"], table) if a["self"] in units else torch.ones(
-        1, dtype=torch.bool
-    )
+    levels = units(a["self"])
+    return a, kept_along(levels, a["dim"], table) if levels else torch.ones(1, dtype=torch.bool)
 
 
 def _split(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
@@ -141,7 +141,7 @@ def _split(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
 
 def _slice(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     a, keep = _kept_of_input(old, units, table)
-    if keep.all():
+    if keep.all() or a["step"] != 1:  # whole steps leave
         return
     start, end, _ = slice(a["start"], a["end"]).indices(len(keep))
     _set_argument(old, new, "start", int(keep[:start].sum()))
@@ -155,9 +155,9 @@ def _conv_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> Non
 def conv_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     """The number of groups of a convolution for the units that stay; a depthwise one has one per channel."""
     a = bound_arguments(node, node.args, node.kwargs)
-    channels = units[a["input"]]
+    channels, *_ = levels = units(a["input"])
     depthwise = 1 < a["groups"] == channels.shape[1] and 1 in varying_axes(channels)
-    return kept_shape(channels, table)[1] if depthwise else a["groups"]
+    return kept_shape(levels, table)[1] if depthwise else a["groups"]
 
 
 def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
@@ -167,7 +167,56 @@ def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> Non
 def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     """Whole norm groups leave: the others keep their number of channels."""
     groups = int(bound_arguments(node, node.args, node.kwargs)["num_groups"])
-    return groups * kept_shape(units[node], table)[1] // units[node].shape[1]
+    return groups * kept_shape(units(node), table)[1] // units(node)[0].shape[1]
+
+
+def _attention(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """The scale that follows from the width of the heads stays what it was; a mask follows the heads."""
+    a = bound_arguments(old, old.args, old.kwargs)
+    query, mask = units(a["query"]), bound_arguments(new, new.args, new.kwargs)["attn_mask"]
+    if a["scale"] is None and not bool(kept_along(query, -1, table).all()):
+        _set_argument(old, new, "scale", query[0].shape[-1] ** -0.5)
+    if mask is not None:
+        _set_argument(
+            old, new, "attn_mask", _sliced(new, a["attn_mask"], mask, [-3], units(old), units, table)
+        )
+
+
+def _tables(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """Numbers without units, such as the cosines of rotary embeddings, lose the places of units that go."""
+    for place, (argument, number) in enumerate(zip(old.args, new.args, strict=True)):
+        if isinstance(argument, fx.Node) and isinstance(number, fx.Node) and not is_size(argument):
+            axes = range(-units(old)[0].ndim, 0)
+            new.update_arg(place, _sliced(new, argument, number, axes, units(old), units, table))
+
+
+def _sliced(
+    reader: fx.Node,
+    argument: fx.Node,
+    number: fx.Node,
+    axes: Iterable[int],
+    out: tuple[Tensor, ...],
+    units: Units,
+    table: Tensor,
+) -> fx.Node:
+    """`number`, which is `argument` in the smaller graph, with the places that stay in `out` alone."""
+    mine = units(argument)
+    if argument.op != "call_function" or not mine:
+        return number
+    for axis in axes:
+        keep = kept_along(out, axis, table)
+        whole = mine[0].ndim >= -axis and mine[0].shape[axis] == len(keep) > 1
+        if whole and not bool(keep.all()) and bool(kept_along(mine, axis, table).all()):
+            with reader.graph.inserting_before(reader):
+                number = _picked(reader.graph, number, axis, keep)
+    return number
+
+
+def _picked(graph: fx.Graph, value: Any, axis: int, keep: Tensor) -> fx.Node:
+    """The indices of `axis` that stay, as slices, joined."""
+    edges = torch.nn.functional.pad(keep.int(), (1, 1)).diff().nonzero().flatten().reshape(-1, 2).tolist()
+    parts = [graph.call_function(torch.ops.aten.slice.Tensor, (value, axis, a, b)) for a, b in edges]
+    return parts[0] if len(parts) == 1 else graph.call_function(torch.ops.aten.cat.default, (parts, axis))
 
 
 _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
@@ -177,4 +226,8 @@ _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     "unflatten": _unflatten,
     "slice": _slice,
     "group_norm": _norm_groups,
+}
+_READERS: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {  # of numbers beside the units
+    **dict.fromkeys("add sub mul".split(), _tables),
+    "scaled_dot_product_attention": _attention,
 }

@@ -13,6 +13,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.graph.node import kind
 from secateur.graph.ops import of
+from secateur.graph.widths import is_width
 from secateur.surgery.rewrite import Units, conv_groups, norm_groups, unflattened_sizes
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 from secateur.types import Group
@@ -36,7 +37,7 @@ def same_class(
             if isinstance(module, layer):
                 correct(module)
     for group in coupling.groups:
-        if group.name in alive:
+        if group.name in alive and not is_width(group):
             _correct_heads(smaller, group, int(alive[group.name].sum()))
     return smaller
 
@@ -109,7 +110,7 @@ def _correct_by_nodes(model: nn.Module, graph: Graph, coupling: Coupling, alive:
         layer, correct = _BY_NODE[kind(node)]
         module = model.get_submodule(list(stack.values())[-1][0])
         if isinstance(module, layer):
-            correct(module, node, coupling.units, table)
+            correct(module, node, coupling.levels, table)
 
 
 def _follow_conv(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
@@ -117,13 +118,13 @@ def _follow_conv(module: Any, node: fx.Node, units: Units, table: Tensor) -> Non
 
 
 def _follow_norm(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
-    module.num_features = kept_shape(units[node], table)[1]
+    module.num_features = kept_shape(units(node), table)[1]
 
 
 def _follow_group_norm(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
     module.num_groups, module.num_channels = (
         norm_groups(node, units, table),
-        kept_shape(units[node], table)[1],
+        kept_shape(units(node), table)[1],
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -73,8 +73,18 @@ def alive_units(coupling: Coupling, alive: Alive) -> Tensor:
     return table
 
 
-def kept_along(units: Tensor, axis: int, table: Tensor) -> Tensor:
-    """Which indices of `axis` stay in a value whose elements belong to `units`; shape: (size,), bool."""
+def kept_along(levels: Sequence[Tensor], axis: int, table: Tensor) -> Tensor:
+    """Which indices of `axis` stay in a value whose elements belong to the units of `levels`.
+
+    Shape: (size,), bool.
+    """
+    keep = _kept_along(levels[0], axis, table)
+    for units in levels[1:]:
+        keep = keep & _kept_along(units, axis, table)
+    return keep
+
+
+def _kept_along(units: Tensor, axis: int, table: Tensor) -> Tensor:
     axis %= units.ndim
     if axis not in varying_axes(units):
         return torch.ones(units.shape[axis], dtype=torch.bool)
@@ -85,9 +95,10 @@ def kept_along(units: Tensor, axis: int, table: Tensor) -> Tensor:
     return table[units]
 
 
-def kept_shape(units: Tensor, table: Tensor) -> list[int]:
+def kept_shape(levels: Sequence[Tensor], table: Tensor) -> list[int]:
     """The shape that a value has after removal."""
-    varying = varying_axes(units)
+    varying = set[int]().union(*map(varying_axes, levels))
     return [
-        int(kept_along(units, i, table).sum()) if i in varying else units.shape[i] for i in range(units.ndim)
+        int(kept_along(levels, i, table).sum()) if i in varying else size
+        for i, size in enumerate(levels[0].shape)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -44,13 +44,21 @@ class Shape(NamedTuple):
 
 @dataclass(frozen=True)
 class Axis:
-    """The size of one axis: `whole`, less so many indices for each unit of a group that goes."""
+    """The size of one axis: `whole`, less so many indices for each unit of a group that goes.
+
+    `crossing`: the same for groups whose units cross those of `per_unit`, as the widths of heads do heads.
+    """
 
     whole: int
     per_unit: Mapping[str, int]
+    crossing: Mapping[str, int] = field(default_factory=dict)
 
     def after(self, removed: Removed) -> int:
-        return self.whole - sum(count * removed.get(name, 0) for name, count in self.per_unit.items())
+        left = [
+            self.whole - sum(count * removed.get(name, 0) for name, count in own.items())
+            for own in (self.per_unit, self.crossing)
+        ]
+        return left[0] * left[1] // max(1, self.whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +104,10 @@ def parts_of(graph: Graph, coupling: Coupling) -> Parts:
 
     def axes(node: fx.Node) -> tuple[Axis, ...]:
         if node in coupling.units:
-            return _axes(coupling, names, owner, coupling.units[node])
+            outer, *inner = (_axes(coupling, names, owner, units) for units in coupling.levels(node))
+            crossed = inner[0] if inner else outer
+            pairs = zip(outer, crossed, strict=True)
+            return tuple(replace(a, crossing=b.per_unit) if inner else a for a, b in pairs)
         tensor = graph.tensors.get(tensor_name(node) or "")
         return () if tensor is None else tuple(Axis(size, {}) for size in tensor.shape)
 

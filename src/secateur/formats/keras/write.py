@@ -95,7 +95,7 @@ def _kept_ends(graph: Graph, coupling: Coupling, alive: Alive) -> dict[str, list
     moved = set[str]()
     for path, node in _nodes_by_layer(graph, {"slice"}):
         a = bound_arguments(node, node.args, node.kwargs)
-        keep = kept_along(coupling.units[a["self"]], a["dim"], table)
+        keep = kept_along(coupling.levels(a["self"]), a["dim"], table)
         start, stop, _ = slice(a["start"], a["end"]).indices(len(keep))
         found.setdefault(path, []).append((int(keep[:start].sum()), int(keep[:stop].sum())))
         moved |= set() if bool(keep.all()) else {path}
@@ -114,6 +114,6 @@ def _made_shapes(graph: Graph, coupling: Coupling, alive: Alive) -> dict[str, Ma
     """Path of a layer → the shapes that its reshapes and group norms made and make."""
     table, found = alive_units(coupling, alive), dict[str, list[tuple[Any, Any]]]()
     for path, node in _nodes_by_layer(graph, _MAKES_SHAPES):
-        units = coupling.units[node]
-        found.setdefault(path, []).append((tuple(units.shape), tuple(kept_shape(units, table))))
+        before = tuple(coupling.units[node].shape)
+        found.setdefault(path, []).append((before, tuple(kept_shape(coupling.levels(node), table))))
     return dict(found)

@@ -32,7 +32,7 @@ class Sizes:
     """What follows from the units that stay, gathered over the nodes, then put into the model at once."""
 
     def __init__(self, model: OnnxGraph, graph: Graph, coupling: Coupling, alive: Alive) -> None:
-        self.model, self.units = model, coupling.units
+        self.model, self.coupling = model, coupling
         self.table, self.indices = alive_units(coupling, alive), kept_indices(graph, coupling, alive)
         self.places, self.env = where_values_are(model, graph)
         self.edits: Edits = {}
@@ -47,22 +47,23 @@ class Sizes:
             tuple[str, int], dict[int, int]
         ] = {}  # (first output, input of a node) → numbers there
 
-    def unit_labels(self, name: str) -> Tensor | None:
+    def unit_labels(self, name: str) -> tuple[Tensor, ...]:
+        """The unit ids of a value's elements (`Coupling.levels`); empty where nothing is known of it."""
         node = self.places.get(name)
-        return None if node is None else self.units.get(node)
+        return () if node is None or node not in self.coupling.units else self.coupling.levels(node)
 
     def shapes(self, name: str) -> tuple[list[int], list[int]]:
         """Of a value, before and after; the same where nothing is known of it."""
-        labels = self.unit_labels(name)
-        if labels is None:
+        levels = self.unit_labels(name)
+        if not levels:
             return [], []
-        return list(labels.shape), kept_shape(labels, self.table)
+        return list(levels[0].shape), kept_shape(levels, self.table)
 
     def kept(self, name: str, axis: int) -> Tensor | None:
-        labels = self.unit_labels(name)
-        if labels is None:
+        levels = self.unit_labels(name)
+        if not levels:
             return None
-        keep = kept_along(labels, axis, self.table)
+        keep = kept_along(levels, axis, self.table)
         return None if bool(keep.all()) else keep
 
     def set_numbers(self, node: Node, position: int, new: Mapping[int, int]) -> None:
@@ -217,15 +218,15 @@ def _split(sizes: Sizes, node: Node) -> None:
 
 def _slice(sizes: Sizes, node: Node) -> None:
     """Starts and ends, counted in what stays."""
-    labels = sizes.unit_labels(node.inputs[0])
-    if labels is None:
+    levels = sizes.unit_labels(node.inputs[0])
+    if not levels:
         return
     bounds = tuple(
         np.array(sizes.numbers(node, i), dtype=object) if name else None
         for i, name in enumerate(node.inputs)
         if i > 0
     )
-    starts, ends, axes, steps = slice_of(node, bounds, labels.ndim)
+    starts, ends, axes, steps = slice_of(node, bounds, levels[0].ndim)
     new_starts, new_ends = dict[int, int](), dict[int, int]()
     for i, axis in enumerate(axes):
         keep = sizes.kept(node.inputs[0], axis)
