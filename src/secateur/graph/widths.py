@@ -117,7 +117,8 @@ def _by_side(labels: Labels, slot: Slot, is_reader: Tensor) -> Iterator[Slot]:
     """
     known = labels.axes.get((slot.tensor, slot.axis))
     if known is None:
-        known = labels.elements[slot.tensor].movedim(slot.axis, 0).flatten(1)[:, 0]
+        elements = labels.elements[slot.tensor].movedim(slot.axis, 0)
+        known = elements.reshape(len(elements), -1)[:, 0]
     reads = is_reader[known[slot.positions]]
     for wanted, role in ((False, slot.role), (True, "consumer")):
         width = (reads == wanted).sum(1)
