@@ -83,7 +83,11 @@ def row(job: tuple[str, float, float, int, str], shared: Path, output: Path) -> 
         part: getattr(certificate, part).model_dump()
         for part in ("agreement", "stable_original", "stable_pruned")
     }
+    margin = certificate.agreement_margin
+    assert margin is not None
     return {
+        "margin": statistics.median(margin.proved),
+        "above": margin.above,
         "certified": statistics.median(certificate.drift),
         "found": statistics.median(certificate.found),
         "tightness": statistics.median(c / f for c, f in pairs),
@@ -113,13 +117,18 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
                 f"{value['found']:.3g}",
                 f"{value['tightness']:.2f}",
                 *(f"{100 * share['certified']:.1f} / {100 * share['empirical']:.1f}" for share in shares),
+                f"{value['margin']:.3g}" if "margin" in value else "",
+                f"{100 * value['above']:.1f}" if "above" in value else "",
                 f"{value['seconds']:.1f}",
                 f"{value['memory_gib']:.2f}",
             ]
         )
     header = ["network", "removed", "eps", "balls", "method", "certified", "found", "tightness"]
-    header += ["agreement %", "original stable %", "pruned stable %", "s", "GiB"]
-    note = "Shares: certified / left standing by the search. Seconds include capture and the search.\n\n"
+    header += ["agreement %", "original stable %", "pruned stable %", "margin", "above it %", "s", "GiB"]
+    note = (
+        "Shares: certified / left standing by the search. Margin: of the original, above which both models "
+    )
+    note += "decide alike, and the share of inputs above it. Seconds include capture and the search.\n\n"
     return "# Certificates\n\n" + note + markdown(header, lines)
 
 

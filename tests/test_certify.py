@@ -366,7 +366,7 @@ def test_a_certificate_survives_its_file(tmp_path: Path) -> None:
     )
     assert record["original"] != record["pruned"]
     bounds = {"lower": ((-inf,),), "upper": ((inf,),), "input_set": InputSet(input_bounds=[-inf, 1.0])}
-    infinite = found.model_copy(update={**bounds, "found": None})
+    infinite = found.model_copy(update={**bounds, "found": None, "agreement_margin": None})
     infinite.save(tmp_path / "c.json")
     record = json.loads((tmp_path / "c.json").read_text(), parse_constant=pytest.fail)
     assert record["lower"] == [["-Infinity"]] and record["input_set"]["input_bounds"] == ["-Infinity", 1.0]

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from secateur.certify import Certificate, certify
     from secateur.certify.checking import check_certificate
+    from secateur.certify.sampled import StatisticalCertificate
+    from secateur.certify.statement import Statement, equivalence_statement
+    from secateur.certify.statistical import certify_by_sampling
     from secateur.errors import (
         CaptureError,
         InputError,
@@ -59,6 +62,8 @@ __all__ = [
     "RecipeError",
     "Result",
     "SecateurError",
+    "Statement",
+    "StatisticalCertificate",
     "StopPruning",
     "TargetMissedError",
     "UnsupportedOpError",
@@ -66,7 +71,9 @@ __all__ = [
     "VerificationError",
     "__version__",
     "certify",
+    "certify_by_sampling",
     "check_certificate",
+    "equivalence_statement",
     "evaluate",
     "inspect",
     "latency",
@@ -81,6 +88,9 @@ __all__ = [
 _NAMES = {
     "certify": "Certificate certify",
     "certify.checking": "check_certificate",
+    "certify.sampled": "StatisticalCertificate",
+    "certify.statement": "Statement equivalence_statement",
+    "certify.statistical": "certify_by_sampling",
     "errors": "CaptureError InputError NothingToPruneError RecipeError SecateurError StopPruning "
     "TargetMissedError UnsupportedOpError VerificationError",
     "evaluate.attacks": "APGD FGSM PGD AutoAttack",

@@ -106,7 +106,7 @@ def _compared(
 ) -> _Part:
     pairs = list(zip(run(graph, inputs), run(graph, inputs, weights), strict=True))
     count = len(inputs[0])
-    flat = [(_rows(f, count), _rows(g, count)) for f, g in pairs if f.is_floating_point()]
+    flat = [(as_rows(f, count), as_rows(g, count)) for f, g in pairs if f.is_floating_point()]
     if not flat:
         raise InputError("the model gives no floating-point output, so that its drift cannot be measured")
     f, g = (torch.cat(part, 1) for part in zip(*flat, strict=True))
@@ -119,7 +119,7 @@ def _compared(
     return _Part(moved, tuple(decision.classes(y) for y in pairs[decision.output]), sums, len(f))
 
 
-def _rows(value: Tensor, count: int) -> Tensor:
+def as_rows(value: Tensor, count: int) -> Tensor:
     """An output as a matrix (samples, numbers); without a batch axis, it is repeated for every sample."""
     if value.ndim and len(value) == count:
         return value.double().flatten(1) if value.ndim > 1 else value.double()[:, None]

@@ -126,12 +126,18 @@ def _is_claim(path: Path) -> bool:
     return _head(path).startswith(b"; X: the inputs; Y: the drift")
 
 
+def _is_statement(path: Path) -> bool:
+    return _head(path).startswith(b"# Equivalence statement") or _holds("claims", "not_covered")(path)
+
+
 MODEL = Kind("a model", suffixes_written(), _is_model)
 FOLDER = Kind("a folder of a model", (), is_written)
 EXTERNAL = Kind("a file of weights", (".data",), lambda path: path.with_suffix("").exists())
 RECIPE = Kind("a recipe", (".json",), _holds("schema_version", "steps", "groups"))
 SOLVED = Kind("a file of refitted weights", (".safetensors",), _is_model)
 CERTIFICATE = Kind("a certificate", (".json",), _holds("input_set", "lower", "upper"))
+SAMPLED = Kind("a statistical certificate", (".json",), _holds("distribution", "confidence", "overall"))
+STATEMENT = Kind("an equivalence statement", (".json", ".md"), _is_statement)
 CLAIM = Kind("a VNN-LIB property", (".vnnlib",), _is_claim)
 CLAIM_NETWORK = Kind(
     "a network of a VNN-LIB property",

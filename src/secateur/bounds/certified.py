@@ -21,6 +21,7 @@ from secateur.decisions import Decision
 from secateur.types import Interval
 
 _BYTES = 2**30  # that the bounds of a block of boxes may take
+_PAIRS = 2**12  # rows for pairs of classes in each box, at most; beyond, each class is bounded by itself
 
 
 def blocks(networks: Networks, boxes: Sequence[Interval]) -> Iterator[tuple[int, list[Interval]]]:
@@ -103,6 +104,62 @@ class Certified:
         if decision.cut != 0:  # x − 0 is exact
             least = least - FUNCTIONS * (least.abs() + 2 * abs(decision.cut))
         return least.amin(-1)
+
+    def margin_drift(self, decision: Decision) -> Tensor:
+        """Upper bounds δ, (N, positions), of how far g moves what f decides by.
+
+        All over a box, f and g decide alike wherever the margin of f is above δ. Of a class i that f may
+        decide for, and any other j: (f_i − f_j) − (g_i − g_j) ≤ δ. Of yes or no: |g − f| ≤ δ.
+        """
+        if not isinstance(self.engine.bounds[decision.node], Pair):
+            return torch.zeros_like(self._compared(decision, False).lower[..., 0])
+        low, high = self._change(decision)
+        if decision.cut is not None:
+            return torch.maximum(-low, high).amax(-1)
+        first = high.argmax(-1, keepdim=True)
+        other = high.scatter(-1, first, -torch.inf).amax(-1, keepdim=True)
+        # by how much the score of any other class may come closer to that of each
+        closer = high.amax(-1, keepdim=True).expand_as(high).scatter(-1, first, other) - low
+        closer = closer + 2 * FUNCTIONS * torch.maximum(low.abs(), high.abs()).amax(-1, keepdim=True)
+        x = self._compared(decision, False)
+        possible = x.upper >= x.lower.amax(-1, keepdim=True)  # the classes that f may decide for
+        if self.linear and decision.index.numel() * (decision.columns - 1) <= _PAIRS:
+            closer = torch.minimum(closer, self._of_pairs(decision, possible))
+        return closer.masked_fill(~possible, 0.0).clamp(min=0).amax(-1)
+
+    def _change(self, decision: Decision) -> tuple[Tensor, Tensor]:
+        """Bounds, (N, positions, k), on g − f of what is compared."""
+        change = as_interval(self.engine.bounds[decision.node].change)
+        low, high = (
+            end.reshape(-1, decision.size).expand(self.boxes, -1) for end in (change.lower, change.upper)
+        )
+        if self.linear:
+            used = decision.index.flatten().unique()
+            unit = torch.eye(decision.size, dtype=low.dtype, device=low.device)[used]
+            low, high = low.clone(), high.clone()
+            low[:, used] = torch.maximum(low[:, used], self._least(decision.node, -unit, unit))
+            high[:, used] = torch.minimum(high[:, used], -self._least(decision.node, unit, -unit))
+        return low[:, decision.index], high[:, decision.index]
+
+    def _of_pairs(self, decision: Decision, possible: Tensor) -> Tensor:
+        """Upper bounds, (N, positions, k), of (f_i − f_j) − (g_i − g_j) for any j, where i is `possible`.
+
+        By a row for each pair; infinite elsewhere.
+        """
+        k, like = decision.columns, self.engine.networks.like
+        found = torch.full(possible.shape, torch.inf, dtype=like.dtype, device=like.device)
+        places = possible.nonzero()  # box, position and class i
+        for part in places.split(max(1, rows_at_a_time(self.engine) // max(1, k - 1))):
+            box, position, own = part.T
+            every = torch.arange(k, device=own.device).expand(len(own), k)
+            others = every[every != own[:, None]].reshape(len(own), k - 1)
+            i = decision.index[position, own][:, None, None].expand(-1, k - 1, 1)
+            j = decision.index[position[:, None], others][..., None]
+            rows = torch.zeros((len(own), k - 1, decision.size), dtype=like.dtype, device=like.device)
+            rows = rows.scatter(2, i, -1.0).scatter(2, j, 1.0).flatten(0, 1)
+            bound = -self._lower(decision.node, rows, -rows, box.repeat_interleave(k - 1))
+            found[box, position, own] = bound.reshape(len(own), k - 1).amax(1)
+        return found
 
     def _of_greatest(self, decision: Decision, x: Interval, classes: Tensor, second: bool) -> Tensor:
         low, high = x.lower, x.upper

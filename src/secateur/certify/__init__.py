@@ -16,27 +16,31 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from secateur import arguments as may
+from secateur import pace
 from secateur.arguments import checked
 from secateur.bounds.box import input_box
 from secateur.bounds.certified import Certified, blocks
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
-from secateur.certify.certificate import Certificate, InputSet, Method
-from secateur.certify.decided import Decided, decided_at, shares
+from secateur.certify.as_run import InTorch, as_taken, measured_rounding
+from secateur.certify.certificate import Certificate, InputSet, MeasuredRounding, Method
+from secateur.certify.decided import Decided, decided_at, shares, threshold
 from secateur.certify.embed import embedded
 from secateur.certify.estimate import warn_if_long
 from secateur.certify.input_set import as_inputs, bounds_of_each, boxes_of, example_of, points_of
-from secateur.certify.search import Found, search
+from secateur.certify.search import Found, random_point, search
+from secateur.certify.split import split, until
 from secateur.data.plain import tensor_of
 from secateur.decisions import HEADS, Decision, Head, NoDecision, before_head, decision_of
 from secateur.errors import InputError
 from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.graph.example import ExampleInputs
+from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
 from secateur.inputs import Normalisation
 from secateur.presets import PRESETS
-from secateur.progress import phase, track
+from secateur.progress import logger, phase, track
 from secateur.report.recipe import fingerprint, versions
 from secateur.samples import digest
 from secateur.torch_state import reproducible
@@ -45,6 +49,7 @@ from secateur.types import Interval, Samples
 __all__ = ["Certificate", "certify"]
 
 Model = nn.Module | ExportedProgram
+_ROUNDED = 64  # random inputs, at most, on which rounding is measured
 _CHECKED = 16  # samples on which the pruned model is compared with its embedding
 
 
@@ -64,6 +69,8 @@ def certify(
     head: Head = "auto",
     method: Method = "linear",
     attack_steps: int = 40,
+    budget: float | str | None = None,
+    parts: int | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Certificate:
@@ -92,6 +99,11 @@ def certify(
             or `interval` (fast and wide).
         attack_steps: steps of a gradient search for real inputs with a large drift, to compare the bounds
             with; 0: no search.
+        budget: seconds (or "60s", "5min") for splitting the input box, the widest part first, in place of
+            one bound over all of it; without `inputs`. The bounds are sound whenever it stops. It narrows
+            them for inputs of few numbers.
+        parts: the same by the number of boxes that are bounded, on which the time has no influence; with
+            both, what is reached first counts.
         seed: of the search's starting points.
         progress: whether to show progress on stderr.
 
@@ -143,6 +155,8 @@ _RULES = {
     "head": may.one_of(*HEADS),
     "method": may.one_of("linear", "interval"),
     "attack_steps": may.whole(0, "a whole number of steps, at least 0"),
+    "budget": may.optional(may.Rule(pace.MAY_BE, pace.as_seconds)),
+    "parts": may.optional(may.whole(1, "a whole number of boxes, at least 1")),
     "seed": may.SEED,
     "progress": may.flag(),
 }
@@ -170,12 +184,16 @@ class _Proved:
     drift: list[Interval] = field(default_factory=list)
     decided: list[Decided] = field(default_factory=list)
     found: list[Found] = field(default_factory=list)
+    apart: list[Tensor] = field(default_factory=list)  # bounds on how far g moves what f decides by
+    boxes: int | None = None  # that were bounded to split the input box
 
 
 def _problem(given: Mapping[str, Any], example: ExampleInputs | None) -> _Problem:
     inputs, eps, bounds, labels = (given[name] for name in ("inputs", "eps", "input_bounds", "labels"))
     if (inputs is None) != (eps is None):
         raise InputError("inputs and eps belong together: the balls' centres and their radius")
+    if inputs is not None and (given["budget"] is not None or given["parts"] is not None):
+        raise InputError("budget and parts split the input box; leave them out, or inputs and eps")
     mean, std = given["mean"] or (), given["std"] or ()
     normalisation = Normalisation.named(given["normalize"], bounds, mean, std)
     original, pruned = (normalisation.wrapped(given[name]) for name in ("original", "pruned"))
@@ -233,17 +251,37 @@ def _proved(problem: _Problem, given: Mapping[str, Any]) -> _Proved:
     """Bounds, decisions that hold, and what a search finds, for all boxes."""
     networks, decision = problem.networks, problem.decision
     generator = torch.Generator().manual_seed(given["seed"])
+    if given["budget"] is not None or given["parts"] is not None:
+        return _split(problem, given, generator)
     proved = _Proved()
     for start, block in track(list(blocks(networks, problem.boxes)), "certifying", given["progress"]):
         here = Certified.of(networks, block, given["method"] == "linear")
         proved.drift.append(here.drift())
         flat = [Interval(x.lower[:, 0], x.upper[:, 0]) for x in block]
         centres = [c[start : start + here.boxes] for c in problem.points] or [_middle(x) for x in flat]
+        if decision is not None:
+            proved.apart.append(here.margin_drift(decision))
         if problem.points and decision is not None:
             proved.decided.append(decided_at(networks, here, centres, decision))
         if given["attack_steps"]:
             steps = given["attack_steps"]
             proved.found.append(search(networks, flat, centres, decision, steps=steps, generator=generator))
+    return proved
+
+
+def _split(problem: _Problem, given: Mapping[str, Any], generator: torch.Generator) -> _Proved:
+    """Bounds over the input box from its parts, and what a search finds in it."""
+    networks, decision, linear = problem.networks, problem.decision, given["method"] == "linear"
+    go_on, steps = until(given["budget"], given["parts"]), given["attack_steps"]
+    with phase("splitting the input box", given["progress"]):
+        for number, parts in split(networks, problem.boxes, decision, linear=linear, go_on=go_on):
+            logger.debug("%d boxes: drift of at most %g", number, float(parts.worst.max()))
+    drift, apart = parts.hull()
+    proved = _Proved([drift], apart=[] if apart is None else [apart], boxes=number)
+    if steps:
+        centres = [_middle(x) for x in problem.boxes]
+        found = search(networks, problem.boxes, centres, decision, steps=steps, generator=generator)
+        proved.found.append(found)
     return proved
 
 
@@ -266,6 +304,7 @@ def _certificate(problem: _Problem, proved: _Proved, given: Mapping[str, Any], b
             labels="" if labels is None else digest(Samples((labels,))),
         ),
         method=given["method"],
+        boxes=proved.boxes,
         head=problem.head.head,
         undecided=problem.head.why if isinstance(problem.head, NoDecision) else "",
         lower=_rows([drift.lower for drift in proved.drift]),
@@ -274,12 +313,26 @@ def _certificate(problem: _Problem, proved: _Proved, given: Mapping[str, Any], b
         agreement=agreement,
         stable_original=stable_original,
         stable_pruned=stable_pruned,
+        measured_rounding=_rounding(problem, given["seed"]),
+        agreement_margin=threshold(proved.apart, proved.decided, proved.found),
         original=fingerprint(problem.graph),
         pruned=fingerprint(problem.pruned),
         versions=versions(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=time.perf_counter() - begin,
     )
+
+
+def _rounding(problem: _Problem, seed: int) -> MeasuredRounding:
+    """Of both models as they are run, on random inputs of all boxes."""
+    generator = torch.Generator().manual_seed(seed)
+    most = batch_size(2 * footprint(problem.graph).peak, [x.lower for x in problem.boxes])
+    boxes = torch.arange(min(_ROUNDED, most)) % len(problem.boxes[0].lower)
+    inputs = [random_point(Interval(x.lower[boxes], x.upper[boxes]), generator) for x in problem.boxes]
+    decision = problem.head if isinstance(problem.head, Decision) else None
+    with torch.no_grad():
+        taken = as_taken(problem.graph, inputs)
+        return measured_rounding(InTorch(problem.graph), InTorch(problem.pruned), decision, taken)
 
 
 def _middle(x: Interval) -> Tensor:

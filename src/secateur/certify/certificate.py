@@ -69,6 +69,42 @@ class Share(Record):
         return self
 
 
+class MeasuredRounding(Record):
+    """How far outputs in the models' own dtype were from those in float64, on some inputs: no bound."""
+
+    dtype: str  # of the pruned model's outputs
+    device: str
+    runtime: Literal["torch", "onnxruntime"] = "torch"  # that ran the pruned model
+    draws: Annotated[int, Field(ge=1)]
+    original: float | None = None  # largest difference of an output of the original
+    pruned: float | None = None  # None for files that onnxruntime runs as they are, which have no such form
+    decisions_changed: Annotated[int, Field(ge=0)] | None = None  # of the pruned model, by rounding
+
+
+class AgreementMargin(Record):
+    """Margins of the original above which the pruned model certainly decides alike, for each row.
+
+    A margin is by how much the score of the class exceeds every other, before softmax or sigmoid; of yes or
+    no, how far the score is from the cut. Anywhere in the box or ball of a row, a margin of the original
+    above `proved` implies the same decision. That is δ-Top-1 equivalence (Teuber et al. 2024, arXiv
+    2410.20207), with margins of scores in place of confidences.
+    """
+
+    proved: tuple[Annotated[float, Field(ge=0)], ...]
+    found: tuple[Annotated[float, Field(ge=0)], ...] | None = None  # margins at which a search saw a change
+    # share of the decisions at the inputs whose margin is above that of their ball
+    above: float | None = Field(default=None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AgreementMargin:
+        found = self.proved if self.found is None else self.found
+        if len(found) != len(self.proved) or not all(
+            f <= p + 1e-9 * abs(p) for f, p in zip(found, self.proved, strict=True)
+        ):
+            raise ValueError("found must hold one margin for each row, at most the proved one")
+        return self
+
+
 class Certificate(Record):
     """Bounds on g(x) − f(x), g the pruned model and f the original, for every x of the input set.
 
@@ -88,6 +124,7 @@ class Certificate(Record):
     schema_version: Literal[1] = SCHEMA
     input_set: InputSet
     method: Method  # linear (and intervals), or interval
+    boxes: Annotated[int, Field(ge=1)] | None = None  # bounded to split the input box; None: it was not split
     # what the outputs were taken for: a name in secateur.decisions; not in older files
     head: Head | None = None
     undecided: str = ""  # why nothing is claimed about decisions, where the head is none
@@ -98,10 +135,13 @@ class Certificate(Record):
     # one decision (a right one, where labels are given) all over the ball
     stable_original: Share | None = None
     stable_pruned: Share | None = None
+    agreement_margin: AgreementMargin | None = None  # None where nothing is decided; not in older files
     original: Fingerprint
     pruned: Fingerprint
     dtype: str = "float64"
     rounding: str = "outward"
+    # of the models as they are run, beside claims in real arithmetic; not in older files
+    measured_rounding: MeasuredRounding | None = None
     assumptions: tuple[str, ...] = ASSUMPTIONS
     versions: dict[str, str]
     date: str = ""  # when it was made, UTC; not in older files
@@ -115,6 +155,8 @@ class Certificate(Record):
             # NaN is not at most anything.
             if len(lows) != len(highs) or not all(a <= b for a, b in zip(lows, highs, strict=True)):
                 raise ValueError("lower must be at most upper for every output")
+        if self.agreement_margin is not None and len(self.agreement_margin.proved) != len(self.lower):
+            raise ValueError("agreement_margin must hold one number for each row")
         found = self.drift if self.found is None else self.found
         if len(found) != len(self.lower) or not all(
             f <= d + 1e-9 * abs(d) for f, d in zip(found, self.drift, strict=True)

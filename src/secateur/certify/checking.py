@@ -86,6 +86,7 @@ def check_certificate(
             head=certificate.head or "auto",
             method=certificate.method,
             attack_steps=0,
+            parts=certificate.boxes,
             progress=progress,
         )
         problems = [*_wider_bounds(certificate, found), *_smaller_shares(certificate, found)]
@@ -148,7 +149,20 @@ def _smaller_shares(recorded: Certificate, found: Certificate) -> list[str]:
         if before is not None and (after is None or after.certified < before.certified):
             proved = "nothing" if after is None else f"{after.certified:.2%}"
             problems.append(f"{name}: {before.certified:.2%} is claimed, {proved} can be proved")
-    return problems
+    return problems + _wider_margin(recorded, found)
+
+
+def _wider_margin(recorded: Certificate, found: Certificate) -> list[str]:
+    before, after = recorded.agreement_margin, found.agreement_margin
+    if before is None:
+        return []
+    if after is None or any(
+        new > old + _ROUNDING * abs(new) for old, new in zip(before.proved, after.proved, strict=True)
+    ):
+        return ["agreement_margin: smaller margins are claimed than can be proved"]
+    if before.above is not None and (after.above is None or after.above < before.above):
+        return [f"agreement_margin: {before.above:.2%} of the inputs are claimed to be above it"]
+    return []
 
 
 def _other_settings(recorded: Certificate, found: Certificate) -> list[str]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from secateur.bounds.certified import Certified
 from secateur.bounds.joint import Networks
-from secateur.certify.certificate import Share
+from secateur.certify.certificate import AgreementMargin, Share
 from secateur.certify.search import Found, Passed
 from secateur.decisions import Decision, same
 
@@ -24,15 +24,15 @@ class Decided:
     second: Tensor  # of g
     first_stays: Tensor  # (N, positions)
     second_stays: Tensor
+    margin: Tensor  # of f at the centre, (N, positions)
 
 
 def decided_at(networks: Networks, here: Certified, centres: Sequence[Tensor], decision: Decision) -> Decided:
     with torch.no_grad():
-        f, g = (
-            decision.classes(Passed.of(networks, t, centres, decision).value)
-            for t in (networks.first, networks.second)
-        )
-    return Decided(f, g, here.stands(decision, f, False), here.stands(decision, g, True))
+        values = [Passed.of(networks, t, centres, decision).value for t in (networks.first, networks.second)]
+        f, g = map(decision.classes, values)
+        margin = decision.margins(values[0], f)
+    return Decided(f, g, here.stands(decision, f, False), here.stands(decision, g, True), margin)
 
 
 def shares(
@@ -58,6 +58,22 @@ def shares(
         )
     agreement, first, second = map(_share, certain, standing)
     return agreement, first, second
+
+
+def threshold(
+    apart: Sequence[Tensor], decided: Sequence[Decided], found: Sequence[Found]
+) -> AgreementMargin | None:
+    """From bounds (N, positions) on how far g moves what f decides by; None where nothing is decided."""
+    if not apart:
+        return None
+    proved = torch.cat(list(apart))
+    searched = [part.apart for part in found if part.apart is not None]
+    above = torch.cat([d.margin for d in decided]) > proved if decided else None
+    return AgreementMargin(
+        proved=tuple(proved.amax(1).tolist()),
+        found=tuple(torch.cat(searched).tolist()) if searched else None,
+        above=None if above is None else float(above.double().mean()),
+    )
 
 
 def _share(certain: Tensor, standing: Tensor | None) -> Share:

@@ -27,6 +27,7 @@ class Found:
     # (N, positions), bool: somewhere f decides otherwise than at the centre
     flips_first: Tensor | None = None
     flips_second: Tensor | None = None
+    apart: Tensor | None = None  # (N,), the largest margin of f where the two decide differently, or 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +70,14 @@ def search(
     with torch.no_grad():
         f, g = both(centres)
     shown = _Shown(decision, f, g)
-    for goal in ("rise", "fall", "first", "second") if decision is not None else ("rise", "fall"):
-        points = [_random_point(box, generator) for box in boxes]
+    of_decisions = ("first", "second", "apart") if decision is not None else ()
+    for goal in ("rise", "fall", *of_decisions):
+        points = [random_point(box, generator) for box in boxes]
         for step in range(steps):
             points = [p.detach().requires_grad_(p.is_floating_point()) for p in points]
             f, g = both(points)
             shown.note(f, g)
-            value = shown.margin(goal, f, g) if goal in ("first", "second") else _objective(goal, f, g)
+            value = shown.margin(goal, f, g) if goal in of_decisions else _objective(goal, f, g)
             moving = [p for p in points if p.requires_grad]
             if not moving:
                 break
@@ -96,7 +98,8 @@ class _Shown:
         if decision is not None:
             self.centres = decision.classes(f.value), decision.classes(g.value)
             apart = ~same(*self.centres)
-            self.found = Found(self.found.drift, apart, torch.zeros_like(apart), torch.zeros_like(apart))
+            nothing = torch.zeros_like(apart)
+            self.found = Found(self.found.drift, apart, nothing, nothing, self._apart(f, g))
 
     def note(self, f: Passed, g: Passed) -> None:
         old, drift = self.found, torch.maximum(self.found.drift, _distance(f, g).detach())
@@ -105,6 +108,7 @@ class _Shown:
             or old.disagree is None
             or old.flips_first is None
             or old.flips_second is None
+            or old.apart is None
         ):
             self.found = Found(drift)
             return
@@ -115,11 +119,27 @@ class _Shown:
             old.disagree | ~same(a, b),
             old.flips_first | ~same(a, first),
             old.flips_second | ~same(b, second),
+            torch.maximum(old.apart, self._apart(f, g)),
         )
 
-    def margin(self, goal: str, f: Passed, g: Passed) -> Tensor:
-        """The negated margin of f, or of g, to another decision than at the centre; of many, the smallest."""
+    def _apart(self, f: Passed, g: Passed) -> Tensor:
+        """The largest margin of f at a place where g decides differently, or 0; (N,)."""
         assert self.decision is not None
+        a, b = self.decision.classes(f.value), self.decision.classes(g.value)
+        margin = self.decision.margins(f.value.detach(), a)
+        return margin.masked_fill(same(a, b) | ~torch.isfinite(margin), 0.0).clamp(min=0).amax(1)
+
+    def margin(self, goal: str, f: Passed, g: Passed) -> Tensor:
+        """The negated margin of f, or of g, to another decision than at the centre; of many, the smallest.
+
+        Of `apart`: the margin of f where g decides otherwise, else how far g is from that; of many, the
+        largest.
+        """
+        assert self.decision is not None
+        if goal == "apart":
+            classes = self.decision.classes(f.value)
+            ours, theirs = (self.decision.margins(x.value, classes) for x in (f, g))
+            return torch.where(theirs < 0, ours, -theirs).amax(1)
         value, classes = (f.value, self.centres[0]) if goal == "first" else (g.value, self.centres[1])
         return -self.decision.margins(value, classes).amin(1)
 
@@ -141,7 +161,7 @@ def _change(f: Passed, g: Passed) -> Tensor:
     return torch.cat([(b - a).reshape(f.count, -1) for a, b in pairs if a.is_floating_point()], 1)
 
 
-def _random_point(box: Interval, generator: torch.Generator) -> Tensor:
+def random_point(box: Interval, generator: torch.Generator) -> Tensor:
     if not box.lower.is_floating_point():
         return box.lower
     share = torch.rand(box.lower.shape, generator=generator, dtype=torch.float64).to(box.lower.device)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import shlex
+import sys
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from typer import Argument, Option
 
 import secateur
-from secateur.cli.names import Bounds, Head
+from secateur.cli.names import Bounds, Distribution, Head, Independent, Norm, listed
 from secateur.cli.options import (
     COMMON,
     IMAGES,
@@ -30,13 +34,13 @@ from secateur.cli.options import (
 )
 from secateur.cli.printing import print_json, print_result, print_table
 from secateur.errors import InputError
-from secateur.report.tables import certificate_table
+from secateur.report.tables import certificate_table, sampled_table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
-    from secateur import decisions
+    from secateur import decisions, outputs
     from secateur.certify.certificate import Method
     from secateur.inputs import InputSpec
 
@@ -47,6 +51,9 @@ Pruned = Annotated[
         help=f"Pruned form of MODEL: {MODEL_FILE}. Other models are refused.",
     ),
 ]
+
+MOST_SAMPLES = 100  # images, unless more are asked for
+STATISTICS = "Statistics in place of a proof (with --confidence)"
 
 # --- common -------------------------------------------------------------------------------------------------
 
@@ -70,11 +77,12 @@ Eps = Annotated[
     ),
 ]
 Samples = Annotated[
-    int,
+    int | None,
     Option(
         metavar="NUMBER",
         rich_help_panel=COMMON,
-        help="Number of images to use, from the first of --data. An image can take up to a minute.",
+        help="Number of images to use, from the first of --data. An image can take up to a minute. Default: "
+        "100; with --distribution data, all.",
     ),
 ]
 MethodOption = Annotated[
@@ -94,6 +102,15 @@ AttackSteps = Annotated[
         rich_help_panel=COMMON,
         help="Steps of a gradient search for real inputs with a large change, to compare the proved bound "
         "with. 0: no search.",
+    ),
+]
+Budget = Annotated[
+    str | None,
+    Option(
+        metavar="TIME",
+        rich_help_panel=COMMON,
+        help="Time for splitting the input box, the widest part first, e.g. 60s; without --data. The bounds "
+        "get narrower, and hold whenever it stops. It pays for inputs of few numbers.",
     ),
 ]
 Check = Annotated[
@@ -117,6 +134,80 @@ Prove = Annotated[
 ]
 PrunedWeights = Annotated[Path | None, weights_of("PRUNED")]
 
+# --- statistics ---------------------------------------------------------------------------------------------
+
+Confidence = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=STATISTICS,
+        help="Prove nothing, but run both models on random inputs, and bound how often predictions change "
+        "and how far outputs move. All of the bounds hold with this probability, e.g. 0.999. Takes seconds "
+        "for models of any kind.",
+    ),
+]
+DistributionOption = Annotated[
+    Distribution,
+    Option(
+        metavar="NAME",
+        rich_help_panel=STATISTICS,
+        help="Which inputs the bounds are about. ball: evenly spread within --eps of the images of --data. "
+        "surrogates: drawings made without data. data: the source of the images of --data, which must be "
+        "random picks from it that were not used for pruning.",
+    ),
+]
+Rate = Annotated[
+    float,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=STATISTICS,
+        help="Share of changed predictions to show, e.g. 0.001; it sets the number of random inputs. They "
+        "show it if no prediction changes.",
+    ),
+]
+Margin = Annotated[
+    float | None,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=COMMON,
+        help="Largest change of an output that you accept, said beforehand. --statement says whether it is "
+        "proved; with --confidence, how often it is exceeded is bounded, too.",
+    ),
+]
+NormOption = Annotated[
+    Norm,
+    Option(
+        metavar="NAME",
+        rich_help_panel=STATISTICS,
+        help="Norm of the balls: linf or l2. Proofs are about linf alone.",
+    ),
+]
+Each = Annotated[
+    bool,
+    Option(
+        "--each",
+        rich_help_panel=STATISTICS,
+        help="Bound the same for each ball as well, with as many random inputs for each of them.",
+    ),
+]
+SurrogateOption = Annotated[
+    Independent,
+    Option(
+        metavar="NAME",
+        rich_help_panel=STATISTICS,
+        help=f"Kind of drawings for --distribution surrogates: {listed(Independent)}.",
+    ),
+]
+DrawSeed = Annotated[
+    int | None,
+    Option(
+        metavar="NUMBER",
+        rich_help_panel=STATISTICS,
+        help="Seed of the random inputs, to make those of a certificate again. Default: the system draws one "
+        "once both models have been read. The certificate tells which it was.",
+    ),
+]
+
 # --- output and other ---------------------------------------------------------------------------------------
 
 CertificateFile = Annotated[
@@ -127,6 +218,16 @@ CertificateFile = Annotated[
         metavar="PATH",
         rich_help_panel=OUTPUT,
         help="File for the certificate, a .json file. Default: not written.",
+    ),
+]
+StatementFile = Annotated[
+    Path | None,
+    Option(
+        "--statement",
+        metavar="PATH",
+        rich_help_panel=OUTPUT,
+        help="Write what is claimed and what is not, with the identity of both models: a .json file for "
+        "machines, or an .md file, a page for people.",
     ),
 ]
 Vnnlib = Annotated[
@@ -146,9 +247,11 @@ def certify_command(
     # common
     data: Data = None,
     eps: Eps = None,
-    samples: Samples = 100,
+    samples: Samples = None,
     method: MethodOption = Bounds.linear,
     attack_steps: AttackSteps = 40,
+    budget: Budget = None,
+    margin: Margin = None,
     check: Check = None,
     prove: Prove = False,
     weights: Weights = None,
@@ -160,8 +263,17 @@ def certify_command(
     std: Std = None,
     normalize: Normalize = None,
     head: HeadOption = Head.auto,
+    # statistics
+    confidence: Confidence = None,
+    distribution: DistributionOption = Distribution.ball,
+    rate: Rate = 0.001,
+    norm: NormOption = Norm.linf,
+    each: Each = False,
+    surrogate: SurrogateOption = Independent.shapes,
+    draw_seed: DrawSeed = None,
     # output and other
     output: CertificateFile = None,
+    statement: StatementFile = None,
     vnnlib: Vnnlib = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -171,83 +283,200 @@ def certify_command(
     """Prove how far the outputs of a pruned model can be from those of its original.
 
     The bounds hold for every input within --eps of the images of --data, or for every input in
-    --input-bounds.
+    --input-bounds. With --confidence, nothing is proved: random inputs bound how often predictions change.
     """
+    statistics = _Statistics(distribution.value, rate, norm.value, each, surrogate.value, draw_seed)
     if check is not None:
-        fixed = (eps, output, vnnlib, input_bounds, mean, std, normalize)
+        fixed = (eps, budget, output, vnnlib, input_bounds, mean, std, normalize, confidence)
         if any(value is not None for value in fixed):
             raise InputError(
-                "--check: radius, bounds and normalisation are those of the certificate, and nothing is "
-                "written; leave --eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
+                "--check: radius, bounds and normalisation are those of the certificate, which is a proof, "
+                "and nothing is written; leave --eps, --budget, --input-bounds, --mean, --std, --normalize, "
+                "--confidence, --output and --vnnlib out"
             )
         models = (original, weights), (pruned, pruned_weights)
         _check(check, *models, data, example_shape, prove, as_json)
         return
-    _check_usage(data, eps, samples, prove)
-    _check_files(original, pruned, (weights, pruned_weights, data), output, vnnlib, overwrite)
+    if confidence is None:
+        statistics.check_unused()
+        _check_usage(data, eps, samples, prove)
+    else:
+        _check_statistics(
+            distribution, data, eps, samples, {"--prove": prove, "--vnnlib": vnnlib, "--budget": budget}
+        )
+    sampled = confidence is not None
+    writes = _outputs(output, statement, vnnlib, sampled)
+    _check_files(original, pruned, (weights, pruned_weights, data), writes, overwrite)
 
     from secateur.certify.vnnlib import write_claim
-    from secateur.cli.reading import inputs_from, model_from
+    from secateur.cli.reading import inputs_from, measured_from, model_from
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
 
     given = inputs_from(original, input_bounds, mean, std, normalize, example_shape)
-    loaded, smaller = model_from(original, weights), model_from(pruned, pruned_weights)
-    images, labels = _images(data, loaded, given, samples)
+    reader = measured_from if sampled else _proved_from
+    loaded, smaller = model_from(original, weights), reader(pruned, pruned_weights)
+    limit = samples or (None if sampled and distribution == Distribution.data else MOST_SAMPLES)
+    images, labels = _images(data, loaded, given, limit)
     example = _example(images, loaded, given)
+    settings: dict[str, Any] = {
+        "input_bounds": given.input_bounds,
+        "mean": given.mean or None,
+        "std": given.std or None,
+        "inputs": images,
+        "indices": None if images is None else range(len(images)),
+        "eps": eps,
+        "head": cast("decisions.Head", head.value),
+    }
+    if confidence is not None:
+        found = secateur.certify_by_sampling(
+            loaded,
+            smaller,
+            example,
+            confidence=confidence,
+            margin=margin,
+            **statistics.settings(),
+            **settings,
+            progress=True,
+        )
+        with written_together():
+            _save(found, output, statement, None, original, pruned)
+        _print_sampled(found, as_json)
+        return
     certificate = secateur.certify(
         loaded,
         smaller,
         example,
-        input_bounds=given.input_bounds,
-        mean=given.mean or None,
-        std=given.std or None,
-        inputs=images,
-        indices=None if images is None else range(len(images)),
-        eps=eps,
+        **settings,
         labels=labels,
-        head=cast("decisions.Head", head.value),
         method=cast("Method", method.value),
         attack_steps=attack_steps,
+        budget=budget,
         seed=seed,
         progress=True,
     )
     with written_together():
-        if output is not None:
-            certificate.save(output)
+        _save(certificate, output, statement, margin, original, pruned)
         if vnnlib is not None:
             loaded, smaller = given.wrapped(loaded), given.wrapped(smaller)
             write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
     _print(certificate, as_json)
 
 
-def _check_usage(data: Path | None, eps: float | None, samples: int, prove: bool) -> None:
+@dataclass(frozen=True)
+class _Statistics:
+    """The options that go with --confidence."""
+
+    distribution: Any
+    rate: float
+    norm: Any
+    each: bool
+    surrogate: str
+    draw_seed: int | None
+
+    def settings(self) -> dict[str, Any]:
+        """For `certify_by_sampling`."""
+        return asdict(self)
+
+    def check_unused(self) -> None:
+        """Raise `InputError` for an option that was given without --confidence."""
+        defaults = inspect.signature(certify_command).parameters
+        for field in fields(self):
+            if getattr(self, field.name) != defaults[field.name].default:
+                option = f"--{field.name.replace('_', '-')}"
+                raise InputError(f"{option} goes with --confidence, for statistics in place of a proof")
+
+
+def _save(
+    found: secateur.Certificate | secateur.StatisticalCertificate,
+    output: Path | None,
+    statement: Path | None,
+    margin: float | None,
+    original: str,
+    pruned: str,
+) -> None:
+    """Write the certificate and the statement, where these are wanted."""
+    if output is not None:
+        found.save(output)
+    if statement is not None:
+        command = shlex.join(["secateur", *sys.argv[1:]])
+        secateur.equivalence_statement(
+            found, margin=margin, original=original, pruned=pruned, command=command
+        ).save(statement)
+
+
+def _check_usage(data: Path | None, eps: float | None, samples: int | None, prove: bool) -> None:
     if prove:
         raise InputError("--prove goes with --check CERTIFICATE")
     if (data is None) != (eps is None):
         raise InputError(
             "--data and --eps belong together; without them, the certificate is about the whole input box"
         )
-    if samples < 1:
+    _check_samples(samples)
+
+
+def _check_samples(samples: int | None) -> None:
+    if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
+
+
+def _check_statistics(
+    distribution: Distribution,
+    data: Path | None,
+    eps: float | None,
+    samples: int | None,
+    of_proofs: dict[str, object],
+) -> None:
+    for option in (name for name, value in of_proofs.items() if value):
+        raise InputError(f"{option} is about proofs, and --confidence asks for statistics; leave one out")
+    needs = {
+        Distribution.ball: ("--data and --eps", data is not None and eps is not None),
+        Distribution.data: ("--data, and no --eps", data is not None and eps is None),
+        Distribution.surrogates: ("neither --data nor --eps", data is None and eps is None),
+    }
+    wanted, given = needs[distribution]
+    if not given:
+        raise InputError(f"--distribution {distribution.value} takes {wanted}")
+    _check_samples(samples)
+
+
+def _outputs(
+    output: Path | None, statement: Path | None, vnnlib: Path | None, sampled: bool
+) -> list[outputs.Output]:
+    from secateur import outputs
+
+    kind = outputs.SAMPLED if sampled else outputs.CERTIFICATE
+    writes = [] if output is None else [outputs.Output("--output", output, kind)]
+    writes += [] if statement is None else [outputs.Output("--statement", statement, outputs.STATEMENT)]
+    return writes + ([] if vnnlib is None else outputs.claim_outputs(vnnlib))
 
 
 def _check_files(
     original: str,
     pruned: str,
     more: tuple[Path | None, ...],
-    output: Path | None,
-    vnnlib: Path | None,
+    writes: list[outputs.Output],
     overwrite: bool,
 ) -> None:
     """What is written is none of the files that are read."""
     from secateur import outputs
 
-    writes = [] if output is None else [outputs.Output("--output", output, outputs.CERTIFICATE)]
-    writes += [] if vnnlib is None else outputs.claim_outputs(vnnlib)
     outputs.check_outputs(
         outputs.model_files(original, *outputs.model_files(pruned), *more), writes, overwrite
     )
+
+
+def _proved_from(source: str, weights: Path | None) -> nn.Module | ExportedProgram:
+    """A model about which something is to be proved."""
+    from secateur.cli.reading import model_from
+    from secateur.formats.onnx.read import QuantizedFileError
+
+    try:
+        return model_from(source, weights)
+    except QuantizedFileError as error:
+        raise InputError(
+            f"{source} is quantised, and nothing is proved of quantised models; --confidence runs it as it is"
+        ) from error
 
 
 def _images(
@@ -311,6 +540,23 @@ def _check(
     )
 
 
+def _print_sampled(found: secateur.StatisticalCertificate, as_json: bool) -> None:
+    if as_json:
+        print_json(found.model_dump(mode="json"))
+        return
+    print_table(*sampled_table(found))
+    each = f", {found.claims} claims ({found.correction})"
+    drawn = "drawn after both models were read" if found.seed_from == "system" else "given"
+    print_result(f"statistics, no proof: inputs {found.distribution.described}{each}")
+    how = found.measured_rounding
+    run_by = "onnxruntime" if how.runtime == "onnxruntime" else f"torch, {how.dtype} on {how.device}"
+    print_result(f"pruned model run by {run_by}; seed {found.seed}, {drawn}; {found.seconds:.1f} s")
+    if found.undecided:
+        print_result(f"no decision: {found.undecided}; the claims are about drift alone")
+    else:
+        print_result(f"decisions: the outputs were taken for {found.head} (--head)")
+
+
 def _print(certificate: secateur.Certificate, as_json: bool) -> None:
     if as_json:
         print_json(certificate.model_dump(mode="json"))
@@ -318,6 +564,11 @@ def _print(certificate: secateur.Certificate, as_json: bool) -> None:
     print_table(*certificate_table(certificate))
     bounds = f"{certificate.method} bounds, {certificate.dtype}, rounded {certificate.rounding}"
     print_result(f"{bounds}; {certificate.seconds:.1f} s")
+    if (measured := certificate.measured_rounding) is not None and measured.pruned is not None:
+        print_result(
+            f"in real arithmetic; {measured.dtype} moved outputs of the pruned model by "
+            f"{measured.pruned:.2g} at most on {measured.draws} inputs (measured, no bound)"
+        )
     if certificate.undecided:
         print_result(f"no decision: {certificate.undecided}; the claim is about drift alone")
     elif certificate.agreement is not None:

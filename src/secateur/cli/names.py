@@ -21,6 +21,8 @@ Norm = StrEnum("Norm", "linf l2")
 Loss = StrEnum("Loss", "ce margin dlr")
 Runtime = StrEnum("Runtime", "torch onnxruntime")
 Bounds = StrEnum("Bounds", "linear interval")
+Distribution = StrEnum("Distribution", "ball surrogates data")
+Independent = StrEnum("Independent", "shapes uniform pink")
 Scheme = StrEnum(
     "Scheme",
     {

@@ -1,4 +1,4 @@
-"""Confidence intervals of a share that was counted."""
+"""Confidence intervals of a share that was counted, and bounds on quantiles from ordered draws."""
 
 from __future__ import annotations
 
@@ -33,8 +33,51 @@ def clopper_pearson(successes: int, trials: int, confidence: float = 0.95) -> tu
         raise InputError(f"confidence={confidence}: give a number between 0 and 1")
     tail, failures = (1 - confidence) / 2, trials - successes
     low = 0.0 if not successes else _root(lambda p: _beta(p, successes, failures + 1) - tail)
-    high = 1.0 if not failures else 1 - _root(lambda q: _beta(q, failures, successes + 1) - tail)
-    return low, high
+    return low, _high(successes, trials, tail)
+
+
+def share_at_most(successes: int, trials: int, tail: float) -> float:
+    """An upper bound on a binomial share that is wrong with a probability of at most `tail`.
+
+    It is the upper end of Clopper & Pearson's interval. Where trials have shares of their own, it bounds the
+    mean of these: (successes + 1) / trials is then the least that it may be (Hoeffding 1956, Theorem 4: a sum
+    of such trials is one or more below its mean no more often than a binomial one).
+    """
+    high = _high(successes, trials, tail)
+    return max(high, (successes + 1) / trials) if 0 < successes < trials else high
+
+
+def _high(successes: int, trials: int, tail: float) -> float:
+    """The share under which so many successes or fewer have the probability `tail`."""
+    if successes == trials:
+        return 1.0
+    if not successes:
+        return -math.expm1(math.log(tail) / trials)
+    return 1 - _root(lambda q: _beta(q, trials - successes, successes + 1) - tail)
+
+
+def trials_for(share: float, tail: float) -> int:
+    """How many trials without a success show, by `share_at_most`, that the share is at most `share`."""
+    found = max(1, math.ceil(math.log(tail) / math.log1p(-share)))
+    return found if share_at_most(0, found, tail) <= share else found + 1  # the quotient may be rounded down
+
+
+def rank_for(quantile: float, trials: int, tail: float) -> int:
+    """The greatest k for which the k-th largest of `trials` draws bounds the quantile from above.
+
+    It is below the quantile with a probability of at most `tail`, whatever the distribution of the draws:
+    then fewer than k of them have reached the quantile, and each does so with a probability of at least
+    1 − `quantile`. 0 where even the largest draw is no such bound. For draws with distributions of their own,
+    it bounds the quantile of their mixture, as in `share_at_most`.
+    """
+    low, high = 0, max(1, math.floor(trials * (1 - quantile)))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _beta(quantile, trials - middle + 1, middle) <= tail:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _root(rising: Callable[[float], float]) -> float:

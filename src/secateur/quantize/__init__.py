@@ -134,7 +134,7 @@ def quantize(
 _UNUSED: dict[str, Any] = {
     "remove": None, "method": "reconstruct", "options": None, "budget": None, "allocation": "uniform",
     "attention": "heads", "guard": None, "step": None, "recursive": True, "exact_first": False, "ignore": (),
-    "round_to": "auto", "uniform_layers": False, "callbacks": (),
+    "round_to": "auto", "uniform_layers": False, "callbacks": (), "tokenizer": None,
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from decimal import ROUND_CEILING, Context, Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -215,7 +217,7 @@ def classes_table(report: secateur.Evaluation) -> tuple[tuple[str, ...], Rows]:
 def certificate_table(found: secateur.Certificate) -> tuple[tuple[str, ...], Rows]:
     drift, searched, where = sorted(found.drift), sorted(found.found or ()), found.input_set
     about = (
-        "the input box"
+        ("the input box" if found.boxes is None else f"the input box, split ({found.boxes:,} boxes)")
         if where.eps is None
         else f"balls of radius {where.eps:g} round {where.inputs:,} inputs"
     )
@@ -234,11 +236,84 @@ def certificate_table(found: secateur.Certificate) -> tuple[tuple[str, ...], Row
         )
         if share is not None
     ]
-    return (about, "certified", "found by search"), rows
+    return (about, "certified", "found by search"), [*rows, *_margin_rows(found)]
+
+
+def _margin_rows(found: secateur.Certificate) -> Rows:
+    """The margin above which decisions agree, rounded up."""
+    if (about := found.agreement_margin) is None:
+        return []
+    proved, searched = sorted(about.proved), sorted(about.found or ())
+    places = {"margin above which both models decide alike": -1}
+    if len(proved) > 1:
+        places["the same, median over inputs"] = len(proved) // 2
+    rows: Rows = [
+        (label, upward(proved[i]), f"{searched[i]:.4g}" if searched else "") for label, i in places.items()
+    ]
+    if about.above is not None:
+        rows.append(("inputs with a margin above that of their ball", f"{about.above:.2%}", ""))
+    return rows
 
 
 def _counted(number: int | None) -> str:
     return "unknown" if number is None else f"{number:,}"
+
+
+def sampled_table(found: secateur.StatisticalCertificate) -> tuple[tuple[str, ...], Rows]:
+    where = found.distribution
+    about = {
+        "ball": f"draws from balls of radius {where.eps or 0:g} round {where.inputs or 0:,} inputs",
+        "surrogates": f"draws of the surrogate {where.surrogate}",
+        "data": f"{where.inputs or 0:,} inputs as draws from their source",
+    }[where.name]
+    rows = _sampled_rows(found)
+    if found.each:
+        rows += [(f"worst ball: {name}", bound, seen) for name, bound, seen in _worst_rows(found)]
+    return (about, f"at most, {found.confidence:.10g} confidence", "in the draws"), rows
+
+
+def _worst_rows(found: secateur.StatisticalCertificate) -> Rows:
+    """The greatest of each bound over the balls, which may be another ball for each."""
+    in_order = [
+        [
+            *(x for x in (row.changed_at_most, row.exceeded_at_most) if x is not None),
+            *(q.at_most for q in row.quantiles),
+            row.largest,
+        ]
+        for row in found.each
+    ]
+    worst = [max(range(len(in_order)), key=bounds.__getitem__) for bounds in zip(*in_order, strict=True)]
+    return [_sampled_rows(found, ball)[i] for i, ball in enumerate(worst)]
+
+
+def _sampled_rows(of: secateur.StatisticalCertificate, ball: int | None = None) -> Rows:
+    """Over all draws, or of one ball; bounds are rounded up."""
+    found, margin = of.overall if ball is None else of.each[ball], of.margin
+    shares = (
+        ("decisions that change", found.changed, found.changed_at_most),
+        (f"inputs with a drift above {margin}", found.exceeded, found.exceeded_at_most),
+    )
+    rows: Rows = [
+        (name, f"{upward(100 * bound)}%", f"{count:,} of {found.draws:,}")
+        for name, count, bound in shares
+        if count is not None and bound is not None
+    ]
+    rows += [
+        (
+            f"drift of {100 * q.share:.10g}% of inputs",
+            upward(q.at_most),
+            ("too few draws", "the largest")[q.rank] if q.rank < 2 else f"largest but {q.rank - 1:,}",
+        )
+        for q in found.quantiles
+    ]
+    return [*rows, ("largest drift", "", f"{found.largest:.4g}")]
+
+
+def upward(x: float, digits: int = 4) -> str:
+    """A bound from above with a few digits, which are never below it."""
+    if not math.isfinite(x):
+        return "infinite"
+    return f"{float(Context(prec=digits, rounding=ROUND_CEILING).create_decimal(Decimal(x))):.{digits}g}"
 
 
 def _percent(share: float | None) -> str:

@@ -48,9 +48,14 @@ def shapes(source: Source, count: int) -> Inputs:
     """
     if source.text is not None and source.text.kind != "other":
         return written(source, min(count, _JUDGED)).inputs
-    found = families(source)
-    drawings = [family for family in found if family.name in DRAWINGS] or found
+    drawings = drawing_families(source)
     return _pooled(source, drawings, [1.0] * len(drawings), count)
+
+
+def drawing_families(source: Source) -> list[Family]:
+    """The families of `shapes`."""
+    found = families(source)
+    return [family for family in found if family.name in DRAWINGS] or found
 
 
 def ranks(source: Source, count: int) -> Samples:
