@@ -1,0 +1,140 @@
+"""The facts that an evaluation holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from secateur.evaluate.intervals import clopper_pearson
+from secateur.report.page.facts import ClassFact, Facts, Figure, InputFact, OutputFact
+from secateur.report.page.words import interval, share
+
+if TYPE_CHECKING:
+    from secateur.evaluate.report import Evaluation
+
+_INTERVAL = "95 % Clopper–Pearson interval"
+
+
+def evaluation_facts(report: Evaluation, name: str, thumbnails: Sequence[str] = ()) -> Facts:
+    """What an evaluation tells; `thumbnails` are data URIs for `report.moved_most`, in order."""
+    on = f"{report.samples:,} inputs"
+    return Facts(
+        name,
+        asked=f"Measure the model on {on}{'' if report.cost_before is None else ', beside its original'}.",
+        came=_came(report),
+        figures=(*_costs(report), *_quality(report, on)),
+        outputs=tuple(OutputFact(row.output, row.largest, row.median) for row in report.output_drifts),
+        outputs_on=on if report.output_drifts else "",
+        classes=_classes(report),
+        moved=_moved(report, thumbnails),
+        moved_on=on if report.moved_most else "",
+        warnings=(*report.warnings, *_vanished(report)),
+        result_parameters=report.cost.parameters,
+    )
+
+
+def counted_interval(part: float, of: int) -> tuple[float, float]:
+    """The interval of a share that was counted among `of` inputs."""
+    return clopper_pearson(min(of, max(0, round(part * of))), of)
+
+
+def _came(report: Evaluation) -> str:
+    parts = []
+    if report.accuracy:
+        k = min(report.accuracy)
+        was = f" ({share(report.original_accuracy[k])} before)" if report.original_accuracy else ""
+        parts.append(f"The top-{k} accuracy is {share(report.accuracy[k])}{was}.")
+    if report.agreement is not None:
+        parts.append(
+            f"The model decides as the original does on {share(report.agreement)} of the inputs (95 %: "
+            f"{interval(report.agreement_interval, 'share')})."
+        )
+    return " ".join(parts)
+
+
+def _costs(report: Evaluation) -> list[Figure]:
+    new, old = report.cost, report.cost_before
+    figures = [
+        Figure("parameters", old and old.parameters, new.parameters),
+        Figure("MACs for one input", old and old.macs, new.macs),
+        Figure("bytes of the weights", old and old.bytes, new.bytes, "bytes"),
+    ]
+    if new.latency_ms is not None:
+        batch = f"batch of {report.latency_batch}"
+        basis = f"{report.latency_runtime}"
+        figures.append(Figure(f"latency, {batch}", old and old.latency_ms, new.latency_ms, "ms", basis=basis))
+    return figures
+
+
+def _quality(report: Evaluation, on: str) -> list[Figure]:
+    n, old = report.samples, report.original_accuracy or {}
+    found = [_share(f"top-{k} accuracy", old.get(k), value, n) for k, value in report.accuracy.items()]
+    if report.agreement is not None:
+        found.append(
+            Figure(
+                "agreement with the original",
+                None,
+                report.agreement,
+                "share",
+                report.agreement_interval,
+                basis=f"{on}; {_INTERVAL}",
+            )
+        )
+    if report.worst_class_accuracy is not None:
+        before = report.original_worst_class_accuracy
+        found.append(Figure("accuracy of the worst class", before, report.worst_class_accuracy, "share"))
+    if report.drift is not None:
+        found.append(Figure("largest drift of an output", None, report.drift.largest, "number", basis=on))
+        found.append(Figure("the same, median over inputs", None, report.drift.median, "number", basis=on))
+    for attack in report.attacks:
+        found.append(_share(f"robust accuracy, {attack.name}", None, attack.robust_accuracy, attack.samples))
+    for row in report.agreement_attacks:
+        found.append(_share(f"robust agreement, {row.name}", None, row.robust_agreement, row.samples))
+    for worse in report.corruptions:
+        label = f"{worse.kind} of strength {worse.strength:g}"
+        if worse.accuracy is not None:
+            found.append(_share(f"accuracy, {label}", worse.original_accuracy, worse.accuracy, n))
+        if worse.agreement is not None:
+            found.append(_share(f"agreement, {label}", None, worse.agreement, n))
+    return found
+
+
+def _share(name: str, before: float | None, after: float, of: int) -> Figure:
+    was = None if before is None else counted_interval(before, of)
+    basis = f"{of:,} inputs; {_INTERVAL}"
+    return Figure(name, before, after, "share", counted_interval(after, of), was, basis)
+
+
+def _classes(report: Evaluation) -> tuple[ClassFact, ...]:
+    by_label = {row.label: row for row in report.classes}
+    given = {row.label: row for row in report.class_shares}
+    found = []
+    for label in sorted({*by_label, *given}):
+        own, shares = by_label.get(label), given.get(label)
+        found.append(
+            ClassFact(
+                label,
+                own and own.samples,
+                own and own.original_accuracy,
+                own and own.accuracy,
+                shares and shares.original_share,
+                shares and shares.share,
+                shares and shares.agreement,
+            )
+        )
+    return tuple(found)
+
+
+def _moved(report: Evaluation, thumbnails: Sequence[str]) -> tuple[InputFact, ...]:
+    pictures = [*thumbnails, *[""] * (len(report.moved_most) - len(thumbnails))]
+    return tuple(
+        InputFact(row.number, row.moved, row.before, row.after, row.label, picture)
+        for row, picture in zip(report.moved_most, pictures, strict=True)
+    )
+
+
+def _vanished(report: Evaluation) -> list[str]:
+    if not report.vanished_classes:
+        return []
+    classes = ", ".join(map(str, report.vanished_classes))
+    return [f"classes that the original predicts and the model never does: {classes}"]
