@@ -29,6 +29,7 @@ from secateur.cli.options import (
     weights_of,
 )
 from secateur.cli.printing import print_json, print_result, print_table
+from secateur.cli.report import ReportFile, report_outputs, say_written, write_reports
 from secateur.errors import InputError
 from secateur.report.tables import certificate_table
 
@@ -163,6 +164,7 @@ def certify_command(
     # output and other
     output: CertificateFile = None,
     vnnlib: Vnnlib = None,
+    report: ReportFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -174,22 +176,26 @@ def certify_command(
     --input-bounds.
     """
     if check is not None:
-        fixed = (eps, output, vnnlib, input_bounds, mean, std, normalize)
+        fixed = (eps, output, vnnlib, report, input_bounds, mean, std, normalize)
         if any(value is not None for value in fixed):
             raise InputError(
                 "--check: radius, bounds and normalisation are those of the certificate, and nothing is "
-                "written; leave --eps, --input-bounds, --mean, --std, --normalize, --output and --vnnlib out"
+                "written; leave --eps, --input-bounds, --mean, --std, --normalize, --output, --vnnlib and "
+                "--report out"
             )
         models = (original, weights), (pruned, pruned_weights)
         _check(check, *models, data, example_shape, prove, as_json)
         return
     _check_usage(data, eps, samples, prove)
-    _check_files(original, pruned, (weights, pruned_weights, data), output, vnnlib, overwrite)
+    _check_files(original, pruned, (weights, pruned_weights, data), output, vnnlib, report, overwrite)
+
+    from dataclasses import replace
 
     from secateur.certify.vnnlib import write_claim
     from secateur.cli.reading import inputs_from, model_from
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
+    from secateur.report.page.from_certificate import certificate_facts
 
     given = inputs_from(original, input_bounds, mean, std, normalize, example_shape)
     loaded, smaller = model_from(original, weights), model_from(pruned, pruned_weights)
@@ -218,7 +224,14 @@ def certify_command(
         if vnnlib is not None:
             loaded, smaller = given.wrapped(loaded), given.wrapped(smaller)
             write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
+        if report is not None:
+            write_reports(
+                [replace(certificate_facts(certificate, Path(pruned).name), settings={"seed": str(seed)})],
+                report,
+            )
     _print(certificate, as_json)
+    if not as_json:
+        say_written(report)
 
 
 def _check_usage(data: Path | None, eps: float | None, samples: int, prove: bool) -> None:
@@ -238,6 +251,7 @@ def _check_files(
     more: tuple[Path | None, ...],
     output: Path | None,
     vnnlib: Path | None,
+    report: Path | None,
     overwrite: bool,
 ) -> None:
     """What is written is none of the files that are read."""
@@ -245,6 +259,7 @@ def _check_files(
 
     writes = [] if output is None else [outputs.Output("--output", output, outputs.CERTIFICATE)]
     writes += [] if vnnlib is None else outputs.claim_outputs(vnnlib)
+    writes += report_outputs(report)
     outputs.check_outputs(
         outputs.model_files(original, *outputs.model_files(pruned), *more), writes, overwrite
     )

@@ -56,7 +56,7 @@ def output_rows(apart: Tensor) -> list[dict[str, Any]]:
 
 
 def decided(decisions: Tensor) -> Callable[[int], str]:
-    """A function from the number of an input to its decision, as text: a class, or the labels that are set."""
+    """A function from the number of an input to its decision, as text: a class, or a set of labels."""
 
     def text(i: int) -> str:
         if decisions.ndim == 1:

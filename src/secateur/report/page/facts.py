@@ -197,9 +197,7 @@ def _figures(first: Sequence[Figure], second: Sequence[Figure]) -> tuple[Figure,
     found = {figure.name: figure for figure in first}
     for other in second:
         own = found.get(other.name)
-        if own is None:
-            found[other.name] = other
-        elif own.before is None and other.before is not None:
+        if own is None or (own.before is None and other.before is not None):
             found[other.name] = other
     return tuple(found.values())
 

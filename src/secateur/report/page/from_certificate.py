@@ -26,7 +26,9 @@ def certificate_facts(found: Certificate, name: str) -> Facts:
     """What is proved, for which inputs, and what is taken for granted."""
     where, about = _where(found.input_set), _about(found.input_set)
     shares = {key: part for key in _SHARES if (part := getattr(found, key)) is not None}
-    figures = [Figure("certified drift of an output", None, max(found.drift), "number", basis=f"at most, {about}")]
+    figures = [
+        Figure("certified drift of an output", None, max(found.drift), "number", basis=f"at most, {about}")
+    ]
     figures += [
         Figure(_SHARES[key], None, part.certified, "share", basis=f"at least, {about}")
         for key, part in shares.items()
@@ -83,7 +85,8 @@ def _told(found: Certificate, shares: dict[str, Share]) -> list[str]:
 
 def _how(found: Certificate) -> str:
     head = f"; the outputs were taken for {found.head}" if found.head else ""
-    return f"Bounds: {found.method}, {found.dtype}, rounded {found.rounding}{head}. Nothing is claimed of other inputs."
+    bounds = f"Bounds: {found.method}, {found.dtype}, rounded {found.rounding}{head}"
+    return f"{bounds}. Nothing is claimed of other inputs."
 
 
 def _outputs(found: Certificate) -> tuple[OutputFact, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from secateur.evaluate.intervals import clopper_pearson
-from secateur.report.page.facts import ClassFact, Facts, Figure, InputFact, OutputFact
+from secateur.report.page.facts import ClassFact, Facts, Figure, InputFact, Kind, OutputFact
 from secateur.report.page.words import interval, share
 
 if TYPE_CHECKING:
@@ -52,18 +52,21 @@ def _came(report: Evaluation) -> str:
     return " ".join(parts)
 
 
+_COSTS: tuple[tuple[str, str, Kind], ...] = (
+    ("parameters", "parameters", "count"),
+    ("macs", "MACs for one input", "count"),
+    ("bytes", "bytes of the weights", "bytes"),
+    ("latency_ms", "latency", "ms"),
+)
+
+
 def _costs(report: Evaluation) -> list[Figure]:
-    new, old = report.cost, report.cost_before
-    figures = [
-        Figure("parameters", old and old.parameters, new.parameters),
-        Figure("MACs for one input", old and old.macs, new.macs),
-        Figure("bytes of the weights", old and old.bytes, new.bytes, "bytes"),
+    timed = f"{report.latency_runtime}, batch of {report.latency_batch}"
+    return [
+        Figure(name, getattr(report.cost_before, key, None), after, kind, basis=timed if kind == "ms" else "")
+        for key, name, kind in _COSTS
+        if (after := getattr(report.cost, key)) is not None
     ]
-    if new.latency_ms is not None:
-        batch = f"batch of {report.latency_batch}"
-        basis = f"{report.latency_runtime}"
-        figures.append(Figure(f"latency, {batch}", old and old.latency_ms, new.latency_ms, "ms", basis=basis))
-    return figures
 
 
 def _quality(report: Evaluation, on: str) -> list[Figure]:
@@ -108,21 +111,18 @@ def _share(name: str, before: float | None, after: float, of: int) -> Figure:
 def _classes(report: Evaluation) -> tuple[ClassFact, ...]:
     by_label = {row.label: row for row in report.classes}
     given = {row.label: row for row in report.class_shares}
-    found = []
-    for label in sorted({*by_label, *given}):
-        own, shares = by_label.get(label), given.get(label)
-        found.append(
-            ClassFact(
-                label,
-                own and own.samples,
-                own and own.original_accuracy,
-                own and own.accuracy,
-                shares and shares.original_share,
-                shares and shares.share,
-                shares and shares.agreement,
-            )
+    return tuple(
+        ClassFact(
+            label,
+            getattr(by_label.get(label), "samples", None),
+            getattr(by_label.get(label), "original_accuracy", None),
+            getattr(by_label.get(label), "accuracy", None),
+            getattr(given.get(label), "original_share", None),
+            getattr(given.get(label), "share", None),
+            getattr(given.get(label), "agreement", None),
         )
-    return tuple(found)
+        for label in sorted({*by_label, *given})
+    )
 
 
 def _moved(report: Evaluation, thumbnails: Sequence[str]) -> tuple[InputFact, ...]:

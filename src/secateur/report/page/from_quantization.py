@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from secateur.report.page.facts import Facts, Figure
-from secateur.report.page.words import share
+from secateur.report.page.words import number, share
 
 if TYPE_CHECKING:
     from secateur.report.quantization import Quantization
@@ -24,13 +24,18 @@ def quantization_facts(record: Quantization, name: str) -> Facts:
         figures.append(Figure("agreement, quantised", None, last.agreement, "share", basis=basis))
     if last.accuracy is not None:
         figures.append(Figure("accuracy, quantised", first.accuracy, last.accuracy, "share"))
-    source = f"{record.surrogate} surrogates" if record.surrogate else "of the user's inputs"
+    source = f"surrogates ({record.surrogate})" if record.surrogate else "of the user's inputs"
     ranges = [f"ranges of values from {record.calibrated_on:,} {source}"] if record.calibrated_on else []
-    kept = "" if last.agreement is None else f" It agrees with the {first.name} model on {share(last.agreement)}."
+    kept = (
+        ""
+        if last.agreement is None
+        else f" It agrees with the {first.name} model on {share(last.agreement)}."
+    )
     return Facts(
         name,
         asked=f"Quantise the model by {record.scheme}.",
-        came=f"The file has {last.bytes / 1000:,.1f} kB; the {first.name} one has {first.bytes / 1000:,.1f} kB.{kept}",
+        came=f"The file has {number(last.bytes, 'bytes')}; the {first.name} one has "
+        f"{number(first.bytes, 'bytes')}.{kept}",
         figures=tuple(figures),
         quantisation=(*record.lines(), *ranges, *(stage.told() for stage in record.stages)),
         warnings=(record.slower_told(),) if record.slower else (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import replace
@@ -108,12 +109,12 @@ def printed_facts(content: Mapping[str, Any], name: str) -> Facts:
         )
     ]
     if content.get("latency_ms"):
-        figures.append(_timed(*content["latency_ms"], content.get("latency_runtime") or ""))
+        before, after = content["latency_ms"]
+        figures.append(_timed(before, after, content.get("latency_runtime") or ""))
     warnings = [content[key] for key in ("shortfall", "stopped") if content.get(key)]
     return Facts(
         name,
         figures=tuple(figures),
-        came=_came(figures, None),
         warnings=tuple(warnings),
         result_parameters=content["parameters"][1],
     )
@@ -143,7 +144,9 @@ def _fidelity(verdict: Verdict) -> list[Figure]:
     if verdict.agreement is not None:
         basis = f"{which}; {meaning}"
         found.append(
-            Figure("agreement in the verdict", None, verdict.agreement, "share", verdict.interval, None, basis)
+            Figure(
+                "agreement in the verdict", None, verdict.agreement, "share", verdict.interval, None, basis
+            )
         )
     found.append(Figure("largest drift in the verdict", None, verdict.drift, "number", basis=which))
     return found
@@ -151,8 +154,11 @@ def _fidelity(verdict: Verdict) -> list[Figure]:
 
 def _asked(request: RecordedRequest) -> str:
     text = f"Remove {_amount(request.remove)} with the method {request.method}"
-    budgets = [_BUDGETS[key].format(f"{value:g}") for key, value in request.guard.items() if key in _BUDGETS
-               and not isinstance(value, str)]
+    budgets = [
+        _BUDGETS[key].format(f"{value:g}")
+        for key, value in request.guard.items()
+        if key in _BUDGETS and not isinstance(value, str)
+    ]
     if budgets:
         text += f", within a budget: {listed(budgets)}"
     if request.ignore:
@@ -165,10 +171,8 @@ def _amount(remove: str) -> str:
     if remove == "all":
         return "all units that the method finds"
     quantity, _, amount = remove.rpartition("=")
-    try:
-        amount = f"{float(amount):.3g}" if "%" in amount or float(amount) > 1 else f"{float(amount):.0%}"
-    except ValueError:
-        pass  # as it was typed
+    if re.fullmatch(r"0?\.\d+", amount):
+        amount = f"{float(amount):.3%}".replace(".000%", "%")
     if quantity == "latency":
         return f"{amount} of the latency" if "%" in amount else f"what takes longer than {amount}"
     return f"{amount} of the {_WHAT.get(quantity, 'units of each layer')}"
@@ -216,8 +220,10 @@ def _refitted_on(recipe: Recipe) -> str:
     if not used.samples:
         return ""
     if used.own:
-        return f"{used.own:,} of the user's inputs, and {used.surrogate} surrogates beside them"
-    return f"{used.samples:,} {f'{used.surrogate} surrogates' if used.surrogate else 'of the user’s inputs'}"
+        return f"{used.own:,} of the user's inputs, and surrogates ({used.surrogate}) beside them"
+    return (
+        f"{used.samples:,} {f'surrogates ({used.surrogate})' if used.surrogate else 'of the user’s inputs'}"
+    )
 
 
 def _plain(value: Any) -> str:

@@ -100,7 +100,9 @@ def compare(
     parts = [_compared(graph, smaller, batch, decision) for batch in batches(samples.inputs, size)]
     each = torch.cat([part.each for part in parts])
     rows = furthest(each, INPUTS)
-    pictures = thumbnails(shown_as(samples.inputs[0][rows]), range(len(rows))) if len(samples.inputs) == 1 else []
+    pictures = (
+        thumbnails(shown_as(samples.inputs[0][rows]), range(len(rows))) if len(samples.inputs) == 1 else []
+    )
     before, after = (_texts([part.decided[side] for part in parts], decision) for side in (0, 1))
     apart = [part.apart for part in parts if part.apart is not None]
     outputs = tuple(OutputFact(**row) for row in output_rows(torch.cat(apart))) if apart else ()
@@ -135,7 +137,7 @@ def _compared(graph: Graph, smaller: Graph, batch: Sequence[Tensor], decision: D
 
 
 def _texts(parts: Sequence[Tensor | None], decision: Decision | None) -> Callable[[int], str]:
-    """From the number of a sample to what was decided for it; empty for dense outputs, and without decision."""
+    """From the number of a sample to what was decided for it; empty for dense outputs, or no decision."""
     known = [part for part in parts if part is not None]
     if decision is None or not known or known[0].shape[1] != 1:
         return lambda i: ""

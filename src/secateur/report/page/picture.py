@@ -110,7 +110,11 @@ def output_bars(outputs: Sequence[OutputFact]) -> Bars:
         parts.append(Part(round(_LABELS + median, 2), round(max(0.0, largest - median), 2), "left"))
         rows.append(_row(i, f"output {output.output}", parts, number(output.largest)))
     proved = any(output.proved for output in outputs)
-    what = "the most that it can move, as proved" if proved else "the most that it moved; the full part is the median"
+    what = (
+        "the most that it can move, as proved"
+        if proved
+        else "the most that it moved; the full part is the median"
+    )
     return Bars(
         "Drift of each output",
         f"One bar for each output: {what}. The table below holds the same numbers.",
@@ -122,7 +126,7 @@ def output_bars(outputs: Sequence[OutputFact]) -> Bars:
 
 def _row(i: int, name: str, parts: Sequence[Part], text: str) -> Row:
     end = max((part.x + part.width for part in parts), default=_LABELS)
-    short = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST:]}"
+    short = name if len(name) <= _LONGEST else f"…{name[1 - _LONGEST :]}"
     return Row(_ROW * i + 4, short, tuple(parts), text, round(end + 8, 2))
 
 
@@ -149,9 +153,7 @@ def _figure(run: Facts, name: str) -> Figure | None:
     return next((f for f in run.figures if f.name == name and f.after is not None), None)
 
 
-def _drawn(
-    runs: Sequence[Facts], pairs: Sequence[tuple[Figure, Figure]], name: str, picked: str
-) -> Scatter:
+def _drawn(runs: Sequence[Facts], pairs: Sequence[tuple[Figure, Figure]], name: str, picked: str) -> Scatter:
     height = 320.0
     xs = [float(x.after or 0) for x, _ in pairs]
     lows = [y.interval[0] if y.interval else y.after or 0.0 for _, y in pairs]
@@ -174,7 +176,9 @@ def _drawn(
         "One point for each run, with the number that it has in the table; lines are intervals.",
         points,
         tuple((at_x(right * i / 4), f"{right * i / 4:,.0f}") for i in range(5)),
-        tuple((at_y(bottom + (top - bottom) * i / 4), share(bottom + (top - bottom) * i / 4)) for i in range(5)),
+        tuple(
+            (at_y(bottom + (top - bottom) * i / 4), share(bottom + (top - bottom) * i / 4)) for i in range(5)
+        ),
         "parameters",
         name,
         height,

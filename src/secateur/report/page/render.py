@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     import jinja2
 
 
-def page(
-    runs: Sequence[Facts], *, title: str = "", lead: Sequence[str] = (), picked: str = ""
-) -> str:
+def page(runs: Sequence[Facts], *, title: str = "", lead: Sequence[str] = (), picked: str = "") -> str:
     """One HTML page about one run, or one that compares several.
 
     The page is complete: no script, no font and no picture from elsewhere. The same facts give the same text.
@@ -46,18 +44,23 @@ def page(
         raise InputError("a report needs the facts of at least one run")
     several = len(runs) > 1
     default = f"{len(runs)} runs compared" if several else f"Report on {runs[0].name}"
-    return _html().get_template("page.html.j2").render(
-        runs=runs,
-        title=title or default,
-        lead=lead,
-        picked=picked,
-        names=_names(runs),
-        scatter=scatter(runs, picked) if several else None,
-        sections=SECTIONS,
-        words=words,
-        width=WIDTH,
-        bar=bar_height(),
-    ) + "\n"
+    return (
+        _html()
+        .get_template("page.html.j2")
+        .render(
+            runs=runs,
+            title=title or default,
+            lead=lead,
+            picked=picked,
+            names=_names(runs),
+            scatter=scatter(runs, picked) if several else None,
+            sections=SECTIONS,
+            words=words,
+            width=WIDTH,
+            bar=bar_height(),
+        )
+        + "\n"
+    )
 
 
 def write_page(path: str | os.PathLike[str], runs: Sequence[Facts], **more: Any) -> None:
