@@ -21,8 +21,8 @@ Runs = Annotated[
     Argument(
         metavar="RUN…",
         help="Files that secateur has written: a recipe, or what evaluate, certify, quantize or prune "
-        "printed with --json. Files after a recipe belong to its run; another recipe, or a second file of a kind, "
-        "begins the next run, and the page compares them.",
+        "printed with --json. Files after a recipe belong to its run; another recipe, or a second file of a "
+        "kind, begins the next run, and the page compares them.",
     ),
 ]
 PageFile = Annotated[

@@ -167,6 +167,11 @@ class Facts:
     result_parameters: int | None = None
 
 
+def figure_of(facts: Facts, name: str) -> Figure | None:
+    """The figure of that name, if the result of the run has it."""
+    return next((f for f in facts.figures if f.name == name and f.after is not None), None)
+
+
 def joined(first: Facts, second: Facts) -> Facts:
     """The facts of one run from two sources.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secateur.report.page.facts import Facts, Figure, GroupFact, OutputFact
+from secateur.report.page.facts import Facts, Figure, GroupFact, OutputFact, figure_of
 from secateur.report.page.words import number, share
 
 WIDTH = 720
@@ -142,15 +142,11 @@ _FIDELITY = ("top-1 accuracy", "agreement with the original", "agreement in the 
 def scatter(runs: Sequence[Facts], picked: str = "") -> Scatter | None:
     """Parameters against the first measure of fidelity that all runs have; None where there is none."""
     for name in _FIDELITY:
-        pairs = [(_figure(run, "parameters"), _figure(run, name)) for run in runs]
+        pairs = [(figure_of(run, "parameters"), figure_of(run, name)) for run in runs]
         known = [(x, y) for x, y in pairs if x is not None and y is not None]
         if len(known) == len(runs) > 1:
             return _drawn(runs, known, name, picked)
     return None
-
-
-def _figure(run: Facts, name: str) -> Figure | None:
-    return next((f for f in run.figures if f.name == name and f.after is not None), None)
 
 
 def _drawn(runs: Sequence[Facts], pairs: Sequence[tuple[Figure, Figure]], name: str, picked: str) -> Scatter:

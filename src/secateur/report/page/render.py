@@ -11,7 +11,7 @@ from secateur.errors import InputError
 from secateur.files import write_atomically
 from secateur.printable import printable
 from secateur.report.page import words
-from secateur.report.page.facts import Facts
+from secateur.report.page.facts import Facts, Figure, figure_of
 from secateur.report.page.picture import WIDTH, bar_height, scatter
 from secateur.report.page.sections import SECTIONS
 
@@ -52,7 +52,7 @@ def page(runs: Sequence[Facts], *, title: str = "", lead: Sequence[str] = (), pi
             title=title or default,
             lead=lead,
             picked=picked,
-            names=_names(runs),
+            compared=_compared(runs),
             scatter=scatter(runs, picked) if several else None,
             sections=SECTIONS,
             words=words,
@@ -74,9 +74,10 @@ def check_jinja() -> None:
     _jinja()
 
 
-def _names(runs: Sequence[Facts]) -> list[str]:
-    """The names of all figures, in the order in which runs have them first."""
-    return list(dict.fromkeys(figure.name for run in runs for figure in run.figures))
+def _compared(runs: Sequence[Facts]) -> list[tuple[str, list[Figure | None]]]:
+    """The figures of all runs by name, in the order in which runs have them first; None where one has not."""
+    names = dict.fromkeys(figure.name for run in runs for figure in run.figures)
+    return [(name, [figure_of(run, name) for run in runs]) for name in names]
 
 
 def _jinja() -> Any:
