@@ -340,6 +340,16 @@ def test_facts_that_do_not_fit_together_are_said_to() -> None:
     assert not joined(first, Facts("b", model="1", result_parameters=10)).warnings
 
 
+def test_what_moved_is_that_of_one_source() -> None:
+    first = Facts("a", moved=(InputFact(1, 2.0),), moved_on="surrogates")
+    second = Facts(
+        "b", moved=(InputFact(5, 3.0),), moved_on="data", outputs=(OutputFact(0, 1.0),), outputs_on="data"
+    )
+    both = joined(first, second)
+    assert (both.moved, both.moved_on) == (first.moved, "surrogates")
+    assert (both.outputs, both.outputs_on) == (second.outputs, "data")
+
+
 def test_no_facts_and_no_jinja_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="at least one run"):
         page([])
@@ -628,22 +638,39 @@ BROWSER_ARGUMENTS = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium; on Debian: apt install chromium")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_browser_shows_it_without_a_message(tmp_path: Path, scheme: str) -> None:
-    """Background and text have the colours of the scheme, and the console holds nothing."""
-    (tmp_path / "r.html").write_text(made("hostile"))
+def browsed(folder: Path, text: str, scheme: str) -> tuple[str, Image.Image]:
+    """What a browser logs of a page, and a picture of it."""
+    (folder / "r.html").write_text(text)
     number = {"dark": 0, "light": 1}[scheme]
     done = subprocess.run(
-        [str(BROWSER), *BROWSER_ARGUMENTS, f"--user-data-dir={tmp_path / 'profile'}",
+        [str(BROWSER), *BROWSER_ARGUMENTS, f"--user-data-dir={folder / 'profile'}",
          f"--blink-settings=preferredColorScheme={number}", "--window-size=800,600",
-         f"--screenshot={tmp_path / 'shot.png'}", (tmp_path / "r.html").as_uri()],
-        capture_output=True, text=True, timeout=240, env={**os.environ, "HOME": str(tmp_path)},
+         f"--screenshot={folder / 'shot.png'}", (folder / "r.html").as_uri()],
+        capture_output=True, text=True, timeout=240, env={**os.environ, "HOME": str(folder)},
     )  # fmt: skip
-    assert "CONSOLE" not in done.stderr, done.stderr
-    shot = Image.open(tmp_path / "shot.png").convert("RGB")
+    return done.stderr, Image.open(folder / "shot.png").convert("RGB")
+
+
+browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium; on Debian: apt install chromium")
+
+
+@browser
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_browser_shows_it_without_a_message(tmp_path: Path, scheme: str) -> None:
+    """The background has the colour of the scheme, and the console holds nothing."""
+    said, shot = browsed(tmp_path, made("hostile"), scheme)
+    assert "CONSOLE" not in said, said
     css = plain(next(tree(made("hostile")).iter("style"))).split(":root {")
     paper = colours(css[1 if scheme == "light" else 2])["paper"]
-    assert "#{:02x}{:02x}{:02x}".format(*shot.getpixel((795, 5))) == paper  # type: ignore[misc]
+    assert "#{:02x}{:02x}{:02x}".format(*shot.getpixel((3, 3))) == paper  # type: ignore[misc]
     assert len(shot.getcolors(100_000) or ()) > 20  # there is text
+
+
+@browser
+@pytest.mark.slow
+def test_a_browser_would_refuse_a_script_and_say_so(tmp_path: Path) -> None:
+    """So that the test above can fail, and a script that came through would not run."""
+    text = made("one").replace("</main>", "<script>document.body.remove()</script></main>")
+    said, shot = browsed(tmp_path, text, "light")
+    assert "CONSOLE" in said and len(shot.getcolors(100_000) or ()) > 20

@@ -141,7 +141,7 @@ CLAIM_NETWORK = Kind(
 
 
 PAGE = Kind("a report", (".html", ".htm"), lambda path: b'content="secateur"' in _head(path))
-CARD = Kind("a model card", (".md",), lambda path: b"\nsecateur:\n" in _head(path))
+CARD = Kind("a model card", (".md",), lambda path: b"\n- secateur\n" in _head(path))
 
 
 def model_outputs(path: Path, source: str = "") -> list[Output]:

@@ -176,14 +176,16 @@ def joined(first: Facts, second: Facts) -> Facts:
     """The facts of one run from two sources.
 
     Sequences and mappings are put together, figures of the same name completed by the other source; of texts
-    and other values, the first that is there stays. A warning says where the two are about different models.
+    and other values, and of what moved most, the first that is there stays. A warning says where the two are
+    about different models.
     """
     merged: dict[str, Any] = {
         f.name: _merged(getattr(first, f.name), getattr(second, f.name)) for f in fields(Facts)
     }
     merged["figures"] = _figures(first.figures, second.figures)
-    if first.outputs and second.outputs:  # measured on different inputs, or one proved: as the first says
-        merged["outputs"] = first.outputs
+    for name in ("outputs", "moved"):  # each on inputs of its own, or proved: those of one source alone
+        source = first if getattr(first, name) else second
+        merged |= {field: getattr(source, field) for field in (name, f"{name}_on")}
     came = [text for text in (first.came, second.came) if text]
     merged["came"] = " ".join(came)
     return replace(Facts(**merged), warnings=(*merged["warnings"], *_apart(first, second)))
@@ -193,7 +195,7 @@ def _merged(a: Any, b: Any) -> Any:
     if isinstance(a, tuple):
         return (*a, *(x for x in b if x not in a))
     if isinstance(a, Mapping):
-        return {**b, **a}
+        return {**a, **b, **a}
     return a or b
 
 

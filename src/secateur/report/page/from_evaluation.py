@@ -56,14 +56,19 @@ _COSTS: tuple[tuple[str, str, Kind], ...] = (
     ("parameters", "parameters", "count"),
     ("macs", "MACs for one input", "count"),
     ("bytes", "bytes of the weights", "bytes"),
-    ("latency_ms", "latency", "ms"),
+    ("latency_ms", "latency, batch of {}", "ms"),
 )
 
 
 def _costs(report: Evaluation) -> list[Figure]:
-    timed = f"{report.latency_runtime}, batch of {report.latency_batch}"
     return [
-        Figure(name, getattr(report.cost_before, key, None), after, kind, basis=timed if kind == "ms" else "")
+        Figure(
+            name.format(report.latency_batch),
+            getattr(report.cost_before, key, None),
+            after,
+            kind,
+            basis=report.latency_runtime or "" if kind == "ms" else "",
+        )
         for key, name, kind in _COSTS
         if (after := getattr(report.cost, key)) is not None
     ]
