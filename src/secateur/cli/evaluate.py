@@ -312,7 +312,8 @@ def _facts(found: secateur.Evaluation, name: str, images: Tensor, seed: int) -> 
     from secateur.report.recipe import versions
 
     pictures = thumbnails(images, [row.number for row in found.moved_most])
-    return replace(evaluation_facts(found, name, pictures), settings={"seed": str(seed)}, versions=versions())
+    facts = evaluation_facts(found, name, pictures)
+    return replace(facts, settings={**facts.settings, "seed": str(seed)}, versions=versions())
 
 
 def _attacks(

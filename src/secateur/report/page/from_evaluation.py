@@ -29,7 +29,9 @@ def evaluation_facts(report: Evaluation, name: str, thumbnails: Sequence[str] = 
         moved=_moved(report, thumbnails),
         moved_on=on if report.moved_most else "",
         warnings=(*report.warnings, *_vanished(report)),
-        result_parameters=report.cost.parameters,
+        settings={"outputs computed in": report.computed_in},
+        # a file that is measured as it is holds scales and the like beside the parameters
+        result_parameters=report.cost.parameters if report.computed_in == "torch" else None,
     )
 
 

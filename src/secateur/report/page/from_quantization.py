@@ -37,8 +37,8 @@ def quantization_facts(record: Quantization, name: str) -> Facts:
         came=f"The file has {number(last.bytes, 'bytes')}; the {first.name} one has "
         f"{number(first.bytes, 'bytes')}.{kept}",
         figures=tuple(figures),
-        quantisation=(*record.lines(), *ranges, *(stage.told() for stage in record.stages)),
-        warnings=(record.slower_told(),) if record.slower else (),
+        quantisation=(record.lines()[0], *ranges, *(stage.told() for stage in record.stages)),
+        warnings=tuple(record.doubts()),
         digests={"quantised model": record.digest},
         versions={"runtime of the quantised model": record.runtime},
     )
