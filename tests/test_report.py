@@ -19,9 +19,11 @@ from xml.etree.ElementTree import Element
 
 import html5lib
 import numpy as np
+import onnx
 import pytest
 import torch
 import yaml
+from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torch import nn
 
@@ -498,12 +500,17 @@ def test_a_model_card_has_valid_front_matter_and_the_figures() -> None:
     assert f"| parameters | {pruned().before.parameters:,} | {pruned().after.parameters:,} |" in text
 
 
+def outside_code(text: str) -> str:
+    """Markdown without its indented blocks, in which nothing is obeyed."""
+    return "\n".join(line for line in text.splitlines() if not line.startswith("    "))
+
+
 def test_names_in_a_model_card_are_text() -> None:
     text = card(hostile())
     front, body = text.split("---\n", 2)[1:]
     assert yaml.safe_load(front)["secateur"]["verdict"] == "check"
     assert not [c for c in text if unicodedata.category(c) in {"Cc", "Cf", "Cs"} and c != "\n"]
-    outside = "\n".join(line for line in body.splitlines() if not line.startswith("    "))
+    outside = outside_code(body)
     assert "<script" not in outside and "](" not in outside.replace("\\](", "") and "https://" not in outside
     lines = [line for line in outside.splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} <= {6, 4, 3, 8}  # cells stay cells
@@ -624,6 +631,36 @@ def test_commands_write_reports(tmp_path: Path) -> None:
     assert (tmp_path / "own.html").read_text() == "<p>mine</p>"
     refused = run(tmp_path, "report", "small.recipe.json")
     assert refused.returncode == 1 and "-o report.html" in refused.stderr
+
+
+@pytest.mark.slow
+def test_names_of_a_real_file_are_text_in_its_report(tmp_path: Path) -> None:
+    evil = '"><script>x()</script>\u202e'
+    weights = [
+        numpy_helper.from_array(
+            np.random.default_rng(i).normal(size=(8, 8)).astype(np.float32), f"{side}{evil}"
+        )
+        for i, side in enumerate("ab")
+    ]
+    nodes = [
+        helper.make_node("Gemm", ["x", f"a{evil}"], ["h"], name=f"first{evil}"),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", f"b{evil}"], ["y"], name=f"second{evil}"),
+    ]
+    ends = [helper.make_tensor_value_info(end, TensorProto.FLOAT, ["N", 8]) for end in "xy"]
+    graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(made, tmp_path / "net.onnx")
+    done = run(tmp_path, "prune", "net.onnx", "--method", "scale", "-o", '"><b>\u202e.onnx', "--no-latency",
+               "--report", "r.html", "--model-card", "m.md")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "r.html").read_text()
+    root = tree(text)
+    assert "<script" not in text and "\u202e" not in text and not list(root.iter("script"))
+    assert plain(next(root.iter("h1"))) == 'Report on "><b>\\u202e.onnx'
+    assert "a___script_x___/script__" in rows(root, "groups")  # as the reader of ONNX writes it
+    outside = outside_code((tmp_path / "m.md").read_text())
+    assert not [tag for tag in ("<script", "<b>", "\u202e") if tag in outside]
 
 
 # --- in a browser -------------------------------------------------------------------------------------------

@@ -592,7 +592,11 @@ def _facts(
     facts = replace(facts, warnings=tuple(dict.fromkeys([*facts.warnings, *warned])))
     inputs = None if own is None else Calibration(*own)
     with phase("finding the inputs that moved most", True):
-        return with_moved(facts, model, result.model, result.recipe, example, inputs)
+        try:
+            return with_moved(facts, model, result.model, result.recipe, example, inputs)
+        except SecateurError as error:  # the result itself is written
+            say(f"the report does not tell which inputs moved most: {error}")
+            return facts
 
 
 def _print(
