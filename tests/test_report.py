@@ -47,7 +47,7 @@ from secateur.report.page.from_evaluation import counted_interval, evaluation_fa
 from secateur.report.page.from_quantization import quantization_facts
 from secateur.report.page.from_recipe import recipe_facts, result_facts
 from secateur.report.page.moved import with_moved
-from secateur.report.page.picture import WIDTH, group_bars
+from secateur.report.page.picture import WIDTH, group_bars, scatter
 from secateur.report.page.render import check_jinja, page
 from secateur.report.page.sections import SECTIONS
 from secateur.report.page.thumbnails import thumbnails
@@ -119,7 +119,7 @@ def hostile() -> Facts:
         asked=HOSTILE,
         came=HOSTILE,
         figures=(Figure(HOSTILE, 1.0, 2.0, "count", (1.0, 3.0), (0.0, 1.0), HOSTILE),),
-        verdict=Judgement("check", HOSTILE, (HOSTILE,), (HOSTILE,)),
+        verdict=Judgement("check", HOSTILE, (HOSTILE,)),
         groups=(GroupFact(HOSTILE, 4, 2), GroupFact(HOSTILE, 4, 4, HOSTILE)),
         blocked={HOSTILE: HOSTILE},
         outputs=(OutputFact(0, 1.0, 0.5),),
@@ -330,6 +330,25 @@ def test_several_runs_are_compared() -> None:
     assert found["parameters"][2] == "–" and found["parameters"][0] == found["parameters"][1]
     two = tree(page([whole(), replace(whole(), name="other")]))
     assert len([circle for circle in two.iter("circle")]) == 2
+
+
+def test_points_stand_where_their_figures_are() -> None:
+    def run_of(name: str, parameters: int, agreement: float) -> Facts:
+        fidelity = Figure(
+            "agreement with the original", None, agreement, "share", (agreement, agreement + 0.1)
+        )
+        return Facts(name, figures=(Figure("parameters", 200, parameters), fidelity))
+
+    found = scatter([run_of("a", 50, 0.8), run_of("b", 100, 0.9)], picked="b")
+    assert found is not None
+    left = found.ticks_x[0][0]
+    a, b = found.points
+    assert (a.x - left) / (b.x - left) == pytest.approx(0.5, abs=1e-3)
+    assert [text for _, text in found.ticks_y] == ["80.00%", "85.00%", "90.00%", "95.00%", "100.00%"]
+    heights = [y for y, _ in found.ticks_y]
+    assert (a.y, a.top, b.y, b.top) == pytest.approx((heights[0], heights[2], heights[2], heights[4]))
+    assert [p.picked for p in found.points] == [False, True]
+    assert scatter([run_of("a", 50, 0.8), Facts("b")]) is None
 
 
 def test_facts_that_do_not_fit_together_are_said_to() -> None:
@@ -547,6 +566,7 @@ def test_files_after_a_recipe_belong_to_its_run(files: Path) -> None:
     assert page([one]) == page(facts_of_files([files / name for name in names]))
     two = facts_of_files([files / name for name in ("eval.json", "eval.json", "cert.json")])
     assert [bool(run.proofs) for run in two] == [False, True]
+    assert two[0].name == str(files / "eval.json")  # where two files have one name, their folders tell them
     again = facts_of_files([files / name for name in ("eval.json", "small.recipe.json")])
     assert [run.name for run in again] == ["eval.json", "small.recipe.json"]
 

@@ -264,11 +264,14 @@ def evaluate_command(
 
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
-    outputs.check_outputs(
-        outputs.model_files(model, *outputs.model_files(original or model), weights, original_weights, data),
-        report_outputs(report),
-        overwrite,
-    )
+    if report is not None:
+        outputs.check_outputs(
+            outputs.model_files(
+                model, *outputs.model_files(original or model), weights, original_weights, data
+            ),
+            report_outputs(report),
+            overwrite,
+        )
     radii = {"fgsm": fgsm, "pgd": pgd, "apgd": apgd, "autoattack": autoattack}
     shared = {"norm": norm.value, "loss": loss.value, "restarts": restarts, "seed": seed}
     attacks = _attacks(radii, attack or (), shared, pgd_steps)

@@ -51,11 +51,10 @@ class GroupFact:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict: its word, the inputs behind it, and what speaks against the result."""
+    """A verdict: its word, the inputs behind it, and its reasons and figures as lines."""
 
     word: str
     on: str
-    reasons: Sequence[str] = ()
     lines: Sequence[str] = ()
 
 

@@ -75,8 +75,9 @@ def facts_of_files(paths: Sequence[str | Path]) -> list[Facts]:
     """
     runs: list[Facts] = []
     kinds: set[str] = set()
-    for path in map(Path, paths):
-        kind, facts = _read(path)
+    names = [Path(path).name for path in paths]
+    for path, name in zip(map(Path, paths), names, strict=True):
+        kind, facts = _read(path, name if names.count(name) == 1 else str(path))
         if not runs or kind is KINDS[0] or kind.what in kinds:
             runs.append(facts)
             kinds = set()
@@ -86,12 +87,12 @@ def facts_of_files(paths: Sequence[str | Path]) -> list[Facts]:
     return runs
 
 
-def _read(path: Path) -> tuple[Kind, Facts]:
+def _read(path: Path, name: str) -> tuple[Kind, Facts]:
     content = _content(path)
     for kind in KINDS:
         if all(key in content for key in kind.keys):
             try:
-                return kind, kind.read(path, content, path.name)
+                return kind, kind.read(path, content, name)
             except ValidationError as error:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"])) or "the file"

@@ -123,9 +123,8 @@ def printed_facts(content: Mapping[str, Any], name: str) -> Facts:
 def judgement(verdict: Verdict) -> Judgement:
     own = verdict.basis != "surrogates"
     which = "of the user's inputs, held out" if own else f"{verdict.surrogate} surrogates"
-    return Judgement(
-        verdict.word, f"{verdict.inputs:,} {which}", verdict.reasons, [s.strip() for s in verdict.lines()[1:]]
-    )
+    lines = tuple(line.strip() for line in verdict.lines()[1:])
+    return Judgement(verdict.word, f"{verdict.inputs:,} {which}", lines)
 
 
 def _left_whole(pruned: bool) -> str:
