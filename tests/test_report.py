@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
 import re
 import shutil
@@ -236,6 +237,22 @@ def test_bars_are_as_wide_as_groups_are_large() -> None:
 def test_pinned_groups_stand_with_the_reason() -> None:
     pinned = {group.name: group.pinned for group in pruned().groups if group.pinned}
     assert pinned and rows(tree(made("one")), "pinned") == {name: [why] for name, why in pinned.items()}
+
+
+def test_what_was_left_whole_on_request_is_said_to() -> None:
+    model, images, _ = blobs()
+    result = secateur.prune(model, images[:1], method="scale", ignore="0", surrogate="uniform")
+    found = rows(tree(page([result_facts(result, "x")])), "pinned")
+    assert found["0"] == ["left whole, as was asked (ignore)"] and "2" not in found
+
+
+def test_bounds_without_an_end_are_shown_as_such() -> None:
+    outputs = (OutputFact(0, math.inf, 1.0), OutputFact(1, 2.0, 1.0), OutputFact(2, math.inf, math.inf))
+    figures = (Figure("drift", None, math.inf, "number"),)
+    root = tree(page([Facts("x", figures=figures, outputs=outputs)]))
+    widths = [float(bar.get("width", "")) for bar in root.iter("rect") if float(bar.get("x") or 0) > 100]
+    assert all(0 <= width <= WIDTH for width in widths) and len(widths) == 6
+    assert rows(root, "outputs")["2"] == ["inf", "inf"] and rows(root, "figures")["drift"][1] == "inf"
 
 
 def test_the_inputs_that_moved_most_are_those_of_the_verdict() -> None:
@@ -580,6 +597,15 @@ def test_files_after_a_recipe_belong_to_its_run(files: Path) -> None:
         ("[" * 100_000, "is no JSON"),
         ('{"samples": 1, "head": "logits", "cost": 5}', "is not what evaluate --json printed: cost"),
         ('{"input_set": 1, "lower": 1, "upper": 1}', "is not a certificate"),
+        (
+            '{"samples": 3, "head": "logits", "cost": {"parameters": 1, "macs": 1, "bytes": 1}, '
+            '"accuracy": {"1": "Infinity"}}',
+            "is not what evaluate --json printed: cannot convert float infinity",
+        ),
+        (
+            '{"recipe": 1, "units": ["a", "<b>"], "parameters": [1, 1], "macs": [2, 2]}',
+            "prune --json printed: could",
+        ),
         ('{"recipe": 1, "units": 1, "parameters": [1], "macs": 2}', "is not what prune --json printed"),
     ],
 )

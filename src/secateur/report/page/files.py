@@ -97,7 +97,7 @@ def _read(path: Path, name: str) -> tuple[Kind, Facts]:
                 first = error.errors()[0]
                 where = ".".join(map(str, first["loc"])) or "the file"
                 raise InputError(f"{path} is not {kind.what}: {where}: {first['msg']}") from error
-            except (TypeError, ValueError, KeyError, IndexError) as error:
+            except (TypeError, ValueError, LookupError, ArithmeticError) as error:
                 if isinstance(error, InputError):
                     raise
                 raise InputError(f"{path} is not {kind.what}: {error}") from error

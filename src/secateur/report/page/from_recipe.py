@@ -101,7 +101,7 @@ def result_facts(
 def printed_facts(content: Mapping[str, Any], name: str) -> Facts:
     """What `secateur prune --json` printed: sizes before and after, and the latency."""
     figures = [
-        Figure(title, *content[key])
+        Figure(title, *_pair(content[key]))
         for key, title in (
             ("units", "units"),
             ("parameters", "parameters"),
@@ -109,15 +109,20 @@ def printed_facts(content: Mapping[str, Any], name: str) -> Facts:
         )
     ]
     if content.get("latency_ms"):
-        before, after = content["latency_ms"]
-        figures.append(_timed(before, after, content.get("latency_runtime") or ""))
-    warnings = [content[key] for key in ("shortfall", "stopped") if content.get(key)]
+        figures.append(_timed(*_pair(content["latency_ms"]), str(content.get("latency_runtime") or "")))
+    warnings = [str(content[key]) for key in ("shortfall", "stopped") if content.get(key)]
     return Facts(
         name,
         figures=tuple(figures),
         warnings=tuple(warnings),
-        result_parameters=content["parameters"][1],
+        result_parameters=int(_pair(content["parameters"])[1]),
     )
+
+
+def _pair(value: Any) -> tuple[float, float]:
+    """Two numbers, before and after. Raises `ValueError` or `TypeError` for anything else."""
+    before, after = value
+    return float(before), float(after)
 
 
 def judgement(verdict: Verdict) -> Judgement:

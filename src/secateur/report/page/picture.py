@@ -104,8 +104,9 @@ def output_bars(outputs: Sequence[OutputFact]) -> Bars:
     most = max(finite, default=0.0) or 1.0
     rows = []
     for i, output in enumerate(outputs[:_MOST_ROWS]):
-        largest = room * (min(output.largest / most, 1.0) if math.isfinite(output.largest) else 1.0)
-        median = room * (output.median or 0.0) / most
+        largest, median = (
+            room * min((value or 0.0) / most, 1.0) for value in (output.largest, output.median)
+        )
         parts = [Part(_LABELS, round(median, 2), "kept")] if output.median is not None else []
         parts.append(Part(round(_LABELS + median, 2), round(max(0.0, largest - median), 2), "left"))
         rows.append(_row(i, f"output {output.output}", parts, number(output.largest)))
