@@ -31,6 +31,7 @@ from torch import nn
 import secateur
 from command import run
 from secateur.errors import InputError
+from secateur.evaluate.report import Cost, Estimate, Language
 from secateur.report.page.card import card
 from secateur.report.page.facts import (
     ClassFact,
@@ -200,6 +201,22 @@ def test_figures_from_samples_have_their_intervals() -> None:
     assert found["top-1 accuracy"][1] == f"{report.accuracy[1]:.2%}{low:.2%} to {high:.2%}"
     attack = report.attacks[0]
     assert found[f"robust accuracy, {attack.name}"][1].startswith(f"{attack.robust_accuracy:.2%}")
+
+
+def test_a_language_model_has_its_own_figures() -> None:
+    language = Language(
+        tokens=16,
+        perplexity=Estimate(value=8.5, low=8.0, high=9.0),
+        original_perplexity=Estimate(value=8.0),
+        accuracy={1: Estimate(value=0.5, low=0.4, high=0.6)},
+        agreement=Estimate(value=0.75),
+    )
+    cost = Cost(parameters=10, macs=None, bytes=40)
+    report = secateur.Evaluation(samples=20, head="none", cost=cost, language=language)
+    found = rows(tree(page([evaluation_facts(report, "text")])), "figures")
+    assert found["perplexity"][:2] == ["8", "8.58 to 9"]
+    assert found["next token, top-1 accuracy"][1] == "50.00%40.00% to 60.00%"
+    assert "KL divergence from the original, nats" not in found and "MACs for one input" not in found
 
 
 def test_what_was_not_measured_is_not_shown() -> None:

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from secateur.evaluate.intervals import clopper_pearson
-from secateur.report.page.facts import ClassFact, Facts, Figure, InputFact, Kind, OutputFact
+from secateur.report.page.facts import ClassFact, Facts, Figure, InputFact, Interval, Kind, OutputFact
 from secateur.report.page.words import interval, share
 
 if TYPE_CHECKING:
-    from secateur.evaluate.report import Evaluation
+    from secateur.evaluate.report import Estimate, Evaluation
 
 _INTERVAL = "95 % Clopper–Pearson interval"
 
@@ -22,7 +22,7 @@ def evaluation_facts(report: Evaluation, name: str, thumbnails: Sequence[str] = 
         name,
         asked=f"Measure the model on {on}{'' if report.cost_before is None else ', beside its original'}.",
         came=_came(report),
-        figures=(*_costs(report), *_quality(report, on)),
+        figures=(*_costs(report), *_quality(report, on), *_language(report)),
         outputs=tuple(OutputFact(row.output, row.largest, row.median) for row in report.output_drifts),
         outputs_on=on if report.output_drifts else "",
         classes=_classes(report),
@@ -107,6 +107,35 @@ def _quality(report: Evaluation, on: str) -> list[Figure]:
         if worse.agreement is not None:
             found.append(_share(f"agreement, {label}", None, worse.agreement, n))
     return found
+
+
+def _language(report: Evaluation) -> list[Figure]:
+    """Of a language model on text; intervals are normal ones over sequences."""
+    found = report.language
+    if found is None:
+        return []
+    rows: list[tuple[str, Estimate | None, Estimate | None, Kind]] = [
+        ("perplexity", found.original_perplexity, found.perplexity, "number"),
+        ("perplexity, times the original's", None, found.perplexity_ratio, "number"),
+        *(
+            (f"next token, top-{k} accuracy", found.original_accuracy.get(k), estimate, "share")
+            for k, estimate in found.accuracy.items()
+        ),
+        ("likeliest token as the original's", None, found.agreement, "share"),
+        ("KL divergence from the original, nats", None, found.kl, "number"),
+    ]
+    on = f"{report.samples:,} sequences of {found.tokens:,} tokens; 95 % interval over sequences"
+    return [
+        Figure(name, None if old is None else old.value, new.value, kind, _ends(new), _ends(old), on)
+        for name, old, new, kind in rows
+        if new is not None
+    ]
+
+
+def _ends(estimate: Estimate | None) -> Interval | None:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return None
+    return estimate.low, estimate.high
 
 
 def _share(name: str, before: float | None, after: float, of: int) -> Figure:
