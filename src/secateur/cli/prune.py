@@ -412,7 +412,7 @@ def prune_command(
     )
     _print(result, model, output, recipe, timed, inputs, len(tensors_in(example)) > 1, as_json)
     if reports:
-        own = None if calibration is None else (calibration, given.input_bounds)
+        own = None if calibration is None else (calibration, given.input_bounds, settings["tokenizer"])
         facts = _facts(result, (model, loaded, example), (output, recipe), timed, own, warned)
         write_reports([facts], report, model_card)
         if not as_json:
@@ -570,7 +570,7 @@ def _facts(
     pruned: tuple[str, nn.Module | ExportedProgram, Any],
     written: tuple[Path, Path],
     timed: secateur.Latency | None,
-    own: tuple[Path, Any] | None,
+    own: tuple[Path, Any, Any] | None,
     warned: Sequence[str],
 ) -> Facts:
     """What a report shows.
@@ -578,7 +578,7 @@ def _facts(
     Args:
         pruned: The original: its name, the model, and example inputs.
         written: The paths of the smaller model and of the recipe.
-        own: The user's inputs and their bounds, if they were given.
+        own: The user's inputs, their bounds and the tokenizer's file, if they were given.
         warned: What the run warned of.
     """
     from secateur.progress import phase
