@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from secateur.types import Group, Groups
 
+COLUMNS = ("group", "units", "slots (made by | read by)", "state")
+
 
 def rows(found: Groups, kept: Mapping[str, int] | None = None) -> list[tuple[str, str, str, str]]:
     """(group, units, slots, state) for each group, and for each tensor that no group holds."""
@@ -15,7 +17,7 @@ def rows(found: Groups, kept: Mapping[str, int] | None = None) -> list[tuple[str
 
 def table(found: Groups, kept: Mapping[str, int] | None = None) -> str:
     """The rows as plain text in aligned columns."""
-    lines = [("group", "units", "slots (made by | read by)", "state"), *rows(found, kept)]
+    lines = [COLUMNS, *rows(found, kept)]
     widths = [max(len(line[i]) for line in lines) for i in range(4)]
     return "\n".join(
         "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines

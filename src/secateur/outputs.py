@@ -146,6 +146,10 @@ CLAIM_NETWORK = Kind(
 )
 
 
+PAGE = Kind("a report", (".html", ".htm"), lambda path: b'content="secateur"' in _head(path))
+CARD = Kind("a model card", (".md",), lambda path: b"\n- secateur\n" in _head(path))
+
+
 def model_outputs(path: Path, source: str = "") -> list[Output]:
     """The file of a model, and those that may hold its weights; or its folder, for a `source` that is one."""
     found = by_path(path, FORMATS.get(kind_of(source)) if source else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shlex
 import sys
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -33,6 +33,7 @@ from secateur.cli.options import (
     weights_of,
 )
 from secateur.cli.printing import print_json, print_result, print_table
+from secateur.cli.report import ReportFile, report_outputs, say_written, write_reports
 from secateur.errors import InputError
 from secateur.report.tables import certificate_table, sampled_table
 
@@ -275,6 +276,7 @@ def certify_command(
     output: CertificateFile = None,
     statement: StatementFile = None,
     vnnlib: Vnnlib = None,
+    report: ReportFile = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -287,12 +289,12 @@ def certify_command(
     """
     statistics = _Statistics(distribution.value, rate, norm.value, each, surrogate.value, draw_seed)
     if check is not None:
-        fixed = (eps, budget, output, vnnlib, input_bounds, mean, std, normalize, confidence)
+        fixed = (eps, budget, output, vnnlib, report, input_bounds, mean, std, normalize, confidence)
         if any(value is not None for value in fixed):
             raise InputError(
                 "--check: radius, bounds and normalisation are those of the certificate, which is a proof, "
                 "and nothing is written; leave --eps, --budget, --input-bounds, --mean, --std, --normalize, "
-                "--confidence, --output and --vnnlib out"
+                "--confidence, --output, --vnnlib and --report out"
             )
         models = (original, weights), (pruned, pruned_weights)
         _check(check, *models, data, example_shape, prove, as_json)
@@ -301,17 +303,17 @@ def certify_command(
         statistics.check_unused()
         _check_usage(data, eps, samples, prove)
     else:
-        _check_statistics(
-            distribution, data, eps, samples, {"--prove": prove, "--vnnlib": vnnlib, "--budget": budget}
-        )
+        of_proofs = {"--prove": prove, "--vnnlib": vnnlib, "--budget": budget, "--report": report}
+        _check_statistics(distribution, data, eps, samples, of_proofs)
     sampled = confidence is not None
-    writes = _outputs(output, statement, vnnlib, sampled)
+    writes = [*_outputs(output, statement, vnnlib, sampled), *report_outputs(report)]
     _check_files(original, pruned, (weights, pruned_weights, data), writes, overwrite)
 
     from secateur.certify.vnnlib import write_claim
     from secateur.cli.reading import inputs_from, measured_from, model_from
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
+    from secateur.report.page.from_certificate import certificate_facts
 
     given = inputs_from(original, input_bounds, mean, std, normalize, example_shape)
     reader = measured_from if sampled else _proved_from
@@ -360,7 +362,14 @@ def certify_command(
         if vnnlib is not None:
             loaded, smaller = given.wrapped(loaded), given.wrapped(smaller)
             write_claim(vnnlib, loaded, smaller, tuple(tensors_in(example)), certificate, images)
+        if report is not None:
+            write_reports(
+                [replace(certificate_facts(certificate, Path(pruned).name), settings={"seed": str(seed)})],
+                report,
+            )
     _print(certificate, as_json)
+    if not as_json:
+        say_written(report)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from secateur.cli.printing import print_line, say
 from secateur.cli.prune import prune_command
 from secateur.cli.quantize import quantize_command
 from secateur.cli.replay import replay_command
+from secateur.cli.report import report_command
 from secateur.errors import SecateurError, TargetMissedError
 from secateur.printable import printable
 
@@ -35,6 +36,7 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "quantize": quantize_command,
     "evaluate": evaluate_command,
     "certify": certify_command,
+    "report": report_command,
     "replay": replay_command,
     "ops": ops_command,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -22,6 +23,7 @@ from secateur.cli.options import (
     Mean,
     Model,
     Normalize,
+    Overwrite,
     Seed,
     Std,
     TokenizerFile,
@@ -29,6 +31,7 @@ from secateur.cli.options import (
     weights_of,
 )
 from secateur.cli.printing import print_json, print_table, say
+from secateur.cli.report import ReportFile, report_outputs, say_written, write_reports
 from secateur.errors import InputError
 from secateur.evaluate.attacks import ATTACKS, Attack, attack_from
 from secateur.evaluate.corruptions import CORRUPTIONS, Corruption, corruptions_from
@@ -36,8 +39,11 @@ from secateur.evaluate.options import described_options
 from secateur.report.tables import classes_table, evaluation_table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from secateur import decisions
     from secateur.formats import format as formats
+    from secateur.report.page.facts import Facts
 
 ATTACK_PANEL = "Adversarial attacks (accuracy or agreement that is left)"
 CORRUPTION_PANEL = "Corruptions"
@@ -240,6 +246,8 @@ def evaluate_command(
     latency: Latency = False,
     runtime: RuntimeOption = None,
     # output and other
+    report: ReportFile = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     seed: Seed = 0,
     device: Device = None,
@@ -251,10 +259,19 @@ def evaluate_command(
     and the divergence from the original on text. With --original, the model before pruning is measured beside
     it. Quantised .onnx files, and those in half precision, are run by onnxruntime as they are.
     """
+    from secateur import outputs
     from secateur.cli.reading import data_from, inputs_from, measured_from, tokenizer_of
 
     if samples is not None and samples < 1:
         raise InputError(f"--samples {samples}: give at least 1")
+    if report is not None:
+        outputs.check_outputs(
+            outputs.model_files(
+                model, *outputs.model_files(original or model), weights, original_weights, data
+            ),
+            report_outputs(report),
+            overwrite,
+        )
     radii = {"fgsm": fgsm, "pgd": pgd, "apgd": apgd, "autoattack": autoattack}
     shared = {"norm": norm.value, "loss": loss.value, "restarts": restarts, "seed": seed}
     attacks = _attacks(radii, attack or (), shared, pgd_steps)
@@ -266,7 +283,7 @@ def evaluate_command(
             f"{data} holds no labels; give --original, the model before pruning, or an .npz file with the "
             "arrays images and labels (sub-folders are not taken for labels)"
         )
-    report = secateur.evaluate(
+    found = secateur.evaluate(
         loaded,
         arrays["images"],
         arrays.get("labels"),
@@ -284,7 +301,22 @@ def evaluate_command(
         runtime=cast("formats.Runtime", runtime.value) if runtime else None,
         progress=True,
     )
-    _print(report, per_class, as_json)
+    _print(found, per_class, as_json)
+    if report is not None:
+        write_reports([_facts(found, Path(model).name, arrays["images"], seed)], report)
+        if not as_json:
+            say_written(report)
+
+
+def _facts(found: secateur.Evaluation, name: str, images: Tensor, seed: int) -> Facts:
+    """What a report shows, with pictures of the inputs that moved most."""
+    from secateur.report.page.from_evaluation import evaluation_facts
+    from secateur.report.page.thumbnails import thumbnails
+    from secateur.report.recipe import versions
+
+    pictures = thumbnails(images, [row.number for row in found.moved_most])
+    facts = evaluation_facts(found, name, pictures)
+    return replace(facts, settings={**facts.settings, "seed": str(seed)}, versions=versions())
 
 
 def _attacks(

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from secateur.printable import printable
@@ -16,6 +18,21 @@ from secateur.strict_json import dumps
 def say(message: str) -> None:
     """A message, on stderr."""
     print(f"secateur: {printable(message)}", file=sys.stderr)
+
+
+@contextmanager
+def collected_warnings() -> Iterator[list[str]]:
+    """The texts of warnings in this block, which are shown as always."""
+    found: list[str] = []
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def kept(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            found.append(str(message))
+            show(message, category, *where, **more)
+
+        warnings.showwarning = kept
+        yield found
 
 
 def print_line(text: str) -> None:

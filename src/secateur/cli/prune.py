@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,7 +38,7 @@ from secateur.cli.options import (
     TokenizerFile,
     Weights,
 )
-from secateur.cli.printing import print_json, print_result, print_table, say
+from secateur.cli.printing import collected_warnings, print_json, print_result, print_table, say
 from secateur.cli.quantize import (
     SCHEMES,
     Data,
@@ -47,6 +48,7 @@ from secateur.cli.quantize import (
     print_quantization,
     quantized_after,
 )
+from secateur.cli.report import ModelCard, ReportFile, report_outputs, say_written, write_reports
 from secateur.errors import InputError, SecateurError
 from secateur.formats.registry import by_suffix
 from secateur.report.tables import next_steps, pruning_table
@@ -56,7 +58,9 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from secateur.inputs import InputSpec
+    from secateur.outputs import Output
     from secateur.plan import Rounding
+    from secateur.report.page.facts import Facts
 
 BUDGETS = "Budgets (pruning stops before it exceeds one, with exit code 3)"
 
@@ -325,6 +329,8 @@ def prune_command(
     eps: Eps = None,
     # output and other
     recipe: RecipeFile = None,
+    report: ReportFile = None,
+    model_card: ModelCard = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
     time_it: TimeIt = True,
@@ -343,7 +349,8 @@ def prune_command(
     from secateur.request import Request
 
     _check_quantize(quantize, data, output)
-    recipe = _checked_recipe(model, weights, (calibration, data), output, recipe, overwrite)
+    reports = report_outputs(report, model_card)
+    recipe = _checked_recipe(model, weights, (calibration, data), output, recipe, reports, overwrite)
     given = inputs_from(model, input_bounds, mean, std, normalize, example_shape)
     budgets = {
         "agreement": _least_agreement(max_loss, min_agreement),
@@ -390,7 +397,8 @@ def prune_command(
     example = example_from(loaded, given)
     measured = {"latency": time_it, **labelled(data, loaded, given)}
     _say_assumed(given, example)
-    result = secateur.prune(loaded, example, **settings)
+    with collected_warnings() as warned:
+        result = secateur.prune(loaded, example, **settings)
     quantized = None
     if quantize is not None:
         quantized = quantized_after(result, loaded, example, quantize, settings, measured)
@@ -403,6 +411,12 @@ def prune_command(
         ("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize)
     )
     _print(result, model, output, recipe, timed, inputs, len(tensors_in(example)) > 1, as_json)
+    if reports:
+        own = None if calibration is None else (calibration, given.input_bounds, settings["tokenizer"])
+        facts = _facts(result, (model, loaded, example), (output, recipe), timed, own, warned)
+        write_reports([facts], report, model_card)
+        if not as_json:
+            say_written(report, model_card)
     if result.stopped:
         raise Exit(TARGET_MISSED)
 
@@ -442,6 +456,7 @@ def _checked_recipe(
     data: Sequence[Path | None],
     output: Path,
     recipe: Path | None,
+    reports: Sequence[Output],
     overwrite: bool,
 ) -> Path:
     """The path of the recipe. Raises `InputError` if one of the files to write may not be written."""
@@ -457,6 +472,7 @@ def _checked_recipe(
         *outputs.model_outputs(output, model),
         outputs.Output("--recipe", recipe, outputs.RECIPE),
         outputs.Output("--recipe", refitted_path(recipe), outputs.SOLVED),
+        *reports,
     ]
     outputs.check_outputs(outputs.model_files(model, weights, *data), writes, overwrite)
     return recipe
@@ -547,6 +563,40 @@ def _timed(
             f"{timed.after:.3g} ms; try {rounding}to remove more (--remove macs=…)"
         )
     return timed
+
+
+def _facts(
+    result: secateur.Result,
+    pruned: tuple[str, nn.Module | ExportedProgram, Any],
+    written: tuple[Path, Path],
+    timed: secateur.Latency | None,
+    own: tuple[Path, Any, Any] | None,
+    warned: Sequence[str],
+) -> Facts:
+    """What a report shows.
+
+    Args:
+        pruned: The original: its name, the model, and example inputs.
+        written: The paths of the smaller model and of the recipe.
+        own: The user's inputs, their bounds and the tokenizer's file, if they were given.
+        warned: What the run warned of.
+    """
+    from secateur.progress import phase
+    from secateur.report.page.from_recipe import result_facts
+    from secateur.report.page.moved import with_moved
+    from secateur.samples import Calibration
+
+    (name, model, example), (output, recipe) = pruned, written
+    complete = replace(result, recipe=secateur.Recipe.load(recipe))  # with the digests of the files
+    facts = result_facts(complete, output.name, str(recipe), name, timed)
+    facts = replace(facts, warnings=tuple(dict.fromkeys([*facts.warnings, *warned])))
+    inputs = None if own is None else Calibration(*own)
+    with phase("finding the inputs that moved most", True):
+        try:
+            return with_moved(facts, model, result.model, result.recipe, example, inputs)
+        except SecateurError as error:  # the result itself is written
+            say(f"the report does not tell which inputs moved most: {error}")
+            return facts
 
 
 def _print(

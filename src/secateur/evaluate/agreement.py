@@ -62,12 +62,17 @@ def drift(subject: Predictions, original: Predictions) -> tuple[Drift | None, st
             None,
             f"no drift is given: the model's outputs are {subject.head}, the original's {original.head}",
         )
-    apart = (subject.outputs - original.outputs).abs()
-    largest = apart.masked_fill(subject.outputs == original.outputs, 0.0).amax(dim=1)
+    largest = differences(subject, original).amax(dim=1)
     infinite = int((~torch.isfinite(largest)).sum())
     if infinite:
         return None, f"no drift is given: it is infinite for {infinite} of {len(largest)} images"
     return Drift(largest=float(largest.max()), median=float(np.median(largest.numpy()))), ""
+
+
+def differences(subject: Predictions, original: Predictions) -> Tensor:
+    """The absolute difference of each output, (n, outputs); zero for equal infinite values."""
+    apart = (subject.outputs - original.outputs).abs()
+    return apart.masked_fill(subject.outputs == original.outputs, 0.0)
 
 
 def _scale(head: Head) -> str:

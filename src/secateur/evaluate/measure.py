@@ -26,6 +26,7 @@ from secateur.evaluate.corruptions import Corruption, resolve
 from secateur.evaluate.cost import latency_ms, macs, parameters, state_bytes
 from secateur.evaluate.files import computed_in, onnx_file
 from secateur.evaluate.language import decode, language, scores_tokens
+from secateur.evaluate.moved import moved
 from secateur.evaluate.predictions import (
     Model,
     Predictions,
@@ -328,6 +329,7 @@ def _figures(task: _Task, measured: Sequence[Predictions]) -> Found:
         parts.append((_correct(subject, reference, task.labels, task.top_k), ()))
     if reference is not None:
         parts.append(compared(subject, reference))
+        parts.append((moved(subject, reference, task.labels), ()))
     if task.attacks and task.box is not None:
         parts.append(_attacked(subject, reference, task, task.box))
     fields = {name: value for part, _ in parts for name, value in part.items()}

@@ -106,6 +106,24 @@ class Decode(Record):
     decode_ms: float | None = None  # for one more token with the cache; None for a model that keeps none
 
 
+class OutputDriftRow(Record):
+    """Of one output, its absolute difference from the original's over the inputs."""
+
+    output: int
+    largest: float
+    median: float
+
+
+class MovedRow(Record):
+    """An input whose outputs moved far, and what each model decides for it."""
+
+    number: int  # its place among the inputs, from 0
+    moved: float  # the largest absolute difference of an output
+    before: str  # the original's decision: a class, or a set of labels
+    after: str
+    label: str = ""  # what the labels say; empty without labels
+
+
 class Cost(Record):
     parameters: int
     macs: int | None  # for one input; None of a quantised file whose ops do not tell it
@@ -137,6 +155,8 @@ class Evaluation(Record):
     agreement: float | None = None  # share of inputs on which the original decides the same
     agreement_interval: tuple[float, float] | None = None  # Clopper–Pearson, 95 %
     drift: Drift | None = None
+    output_drifts: tuple[OutputDriftRow, ...] = ()  # of the 100 outputs that move furthest, in their order
+    moved_most: tuple[MovedRow, ...] = ()  # the 12 inputs whose outputs move furthest, that one first
     classes: tuple[ClassRow, ...] = ()  # of those among the labels
     worst_class_accuracy: float | None = None
     original_worst_class_accuracy: float | None = None  # not always of the same class
