@@ -22,6 +22,7 @@ from secateur.formats.onnx.files import load_onnx  # noqa: E402
 from secateur.formats.onnx.imported import OnnxModel  # noqa: E402
 from secateur.graph.capture import capture  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
+from secateur.graph.widths import not_widths  # noqa: E402
 from secateur.reconstruct.layers import find_consumers  # noqa: E402
 from secateur.reconstruct.sensitivity import sensitivities  # noqa: E402
 from test_onnx import _kept, assert_prunes, export, graph, inputs_for  # noqa: E402
@@ -199,8 +200,9 @@ def test_heads_leave_and_the_op_is_told(name: str, tmp_path: Path) -> None:
     """, opset))  # fmt: skip
     model = load_onnx(path)
     inputs = [torch.rand(2, 5, 6)]
-    (heads,) = [g for g in secateur.inspect(model, inputs).prunable if g.units == 4]
-    ignore = [g.name for g in secateur.inspect(model, inputs).prunable if g.name != heads.name]
+    prunable = not_widths(secateur.inspect(model, inputs).prunable)
+    (heads,) = [g for g in prunable if g.units == 4]
+    ignore = [g.name for g in prunable if g.name != heads.name]
     smaller = secateur.prune(model, inputs, remove=0.25, method="saliency", ignore=ignore).model
     found = [
         {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute}

@@ -548,7 +548,7 @@ OPS: dict[str, Case] = {
         kind: (
             partial(quantised, kind),
             UnsupportedOpError,
-            (f"{kind} 'q'", "the floating-point model first"),
+            (f"{kind} 'q'", "the floating-point model that it was made of"),
         )
         for kind in ("QuantizeLinear", "DequantizeLinear")
     },

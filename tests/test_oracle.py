@@ -12,6 +12,7 @@ from torch import nn
 
 from architectures import ARCHITECTURES
 from helpers import coupled
+from secateur.graph.widths import not_widths
 from secateur.types import Group
 
 tp = pytest.importorskip("torch_pruning")
@@ -86,7 +87,7 @@ class Oracle:
 def disagreements(name: str) -> list[tuple[str, int]]:
     """The (group, unit)s of which Torch-Pruning says something else."""
     oracle, found = Oracle(name), []
-    for group in coupled(name)[1].prunable:
+    for group in not_widths(coupled(name)[1].prunable):
         base = next(slot for slot in group.having("producer") if slot.tensor.endswith(".weight"))
         for unit in sorted({0, group.units // 2, group.units - 1}):
             layer, indices = base.tensor.removesuffix(".weight"), base.positions[unit].tolist()

@@ -303,7 +303,12 @@ def certify_command(
         statistics.check_unused()
         _check_usage(data, eps, samples, prove)
     else:
-        of_proofs = {"--prove": prove, "--vnnlib": vnnlib, "--budget": budget, "--report": report}
+        of_proofs: dict[str, object] = {
+            "--prove": prove,
+            "--vnnlib": vnnlib,
+            "--budget": budget,
+            "--report": report,
+        }
         _check_statistics(distribution, data, eps, samples, of_proofs)
     sampled = confidence is not None
     writes = [*_outputs(output, statement, vnnlib, sampled), *report_outputs(report)]

@@ -154,7 +154,7 @@ def data_from(
             ".npz file that has an array for each input"
         )
     shape = tuple(known[0].shape[1:]) if known else None
-    whole = not known or not known[0].is_floating_point()
+    whole = not known[0].is_floating_point() if known else None
     return load_data(path, image_shape=shape, bounds=given.input_bounds, limit=limit, whole=whole)
 
 

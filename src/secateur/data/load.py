@@ -34,7 +34,7 @@ def load_data(
     image_shape: tuple[int, ...] | None,
     bounds: tuple[float, float] = (0.0, 1.0),
     limit: int | None = None,
-    whole: bool = False,
+    whole: bool | None = False,
 ) -> dict[str, Tensor]:
     """The inputs at a path: `images` (n, …), float32, and `labels` (n,), int64, where the file holds any.
 
@@ -60,6 +60,7 @@ def load_data(
         limit: at most so many. Of arrays these are the first; of a folder of n images those of number
             ⌊i·n/limit⌋ in the sorted list, i = 0, 1, …, since folders are often sorted by class.
         whole: whether the model takes whole numbers, such as those of words: arrays of them stay as they are.
+            None where that is not known: then those of 8 bits are pixels, and others stay.
 
     Raises `InputError` for paths that cannot be read, hold Python objects, shapes or types that are no
     images, or more than memory holds, and where Pillow is needed and not installed.
@@ -76,7 +77,7 @@ def read_data(
     path: str | os.PathLike[str],
     image_shape: tuple[int, ...] | None = None,
     limit: int | None = None,
-    whole: bool = False,
+    whole: bool | None = False,
 ) -> dict[str, Tensor]:
     """As `load_data`, with pixels as uint8."""
     place = Path(path)
@@ -85,7 +86,7 @@ def read_data(
         raise InputError(f"cannot read {path} as data: {_problem(place)}")
     found = read(path, None if image_shape is None else tuple(image_shape), limit)
     images = found["images"]
-    if not (whole or images.is_floating_point() or images.dtype == torch.uint8):
+    if not (whole or whole is None or images.is_floating_point() or images.dtype == torch.uint8):
         raise InputError(
             f"the images in {path} are of type {str(images.dtype).removeprefix('torch.')}: give uint8 pixels "
             "or floating-point numbers"
