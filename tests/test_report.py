@@ -32,6 +32,7 @@ import secateur
 from command import run
 from secateur.errors import InputError
 from secateur.evaluate.report import Cost, Estimate, Language
+from secateur.explain import Inspection
 from secateur.report.page.card import card
 from secateur.report.page.facts import (
     ClassFact,
@@ -576,7 +577,7 @@ def test_results_are_tables_in_notebooks() -> None:
     for value in (pruned(), evaluated(), certified(), groups):
         root = tree(f"<!doctype html><title>x</title>{value._repr_html_()}")
         assert len(list(root.iter("tr"))) > 2
-    evil = secateur.types.Groups((secateur.types.Group(HOSTILE, 2, (), HOSTILE),), {HOSTILE: HOSTILE})
+    evil = Inspection((secateur.types.Group(HOSTILE, 2, (), HOSTILE),), {HOSTILE: HOSTILE})
     shown = evil._repr_html_()
     assert "<script" not in shown and "\u202e" not in shown
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from secateur.report.summary import html_table
 from secateur.types import Group, Groups
 
 COLUMNS = ("group", "units", "slots (made by | read by)", "state")
+
+
+class Inspection(Groups):
+    """Groups that notebooks show as a table."""
+
+    def _repr_html_(self) -> str:
+        return html_table("Groups", COLUMNS, rows(self))
 
 
 def rows(found: Groups, kept: Mapping[str, int] | None = None) -> list[tuple[str, str, str, str]]:

@@ -20,6 +20,7 @@ from secateur.bounds.box import input_box, warn_without_width
 from secateur.cost import macs_after, parameters_after
 from secateur.decisions import Head
 from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, TargetMissedError, few
+from secateur.explain import Inspection
 from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.graph.example import ExampleInputs
@@ -91,7 +92,7 @@ def inspect(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
     with reproducible(model):
         graph = capture(model, example_inputs)
         coupling = couple(graph)
-    return Groups(stored_groups(graph, coupling.groups), coupling.blocked)
+    return Inspection(stored_groups(graph, coupling.groups), coupling.blocked)
 
 
 def prune(

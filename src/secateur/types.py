@@ -65,13 +65,6 @@ class Groups:
         """The groups whose units can be removed."""
         return tuple(group for group in self.groups if not group.pinned)
 
-    def _repr_html_(self) -> str:
-        """For notebooks."""
-        from secateur.explain import COLUMNS, rows
-        from secateur.report.summary import html_table
-
-        return html_table("Groups", COLUMNS, rows(self))
-
 
 @dataclass(frozen=True, eq=False)
 class Removal:
