@@ -1,0 +1,85 @@
+"""Where trials run: in this process, or in several. What they give does not depend on it."""
+
+from __future__ import annotations
+
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from secateur.errors import InputError, SecateurError
+from secateur.search.bench import Bench, Job, Outcome
+from secateur.search.space import Setting
+
+_TRIES = 3  # for trials whose process ended before they did
+
+Asked = tuple[int, Setting]  # a trial's number and what to try
+_benches: dict[str, Bench] = {}  # of a worker process, which keeps the last one
+
+
+class Engine:
+    """Runs trials of one job; `workers` processes of one thread each, or this process if that is 1."""
+
+    def __init__(self, job: Job, workers: int) -> None:
+        self.job, self.workers = job, workers
+        self._bench = Bench(job)
+        self._token = uuid.uuid4().hex
+
+    def outcomes(self, asked: Sequence[Asked]) -> Iterator[Outcome]:
+        """The outcomes, each as soon as it is there, in any order.
+
+        Raises `SecateurError` where processes of workers end again and again.
+        """
+        if self.workers == 1 or len(asked) < 2:
+            for number, setting in asked:
+                yield self._bench.outcome(number, setting)
+            return
+        left = dict(asked)
+        for _ in range(_TRIES):
+            try:
+                for outcome in self._in_processes(list(left.items())):
+                    del left[outcome.trial.number]
+                    yield outcome
+                return
+            except _died():
+                warnings.warn("a worker process ended early; its trials are run again", RuntimeWarning, 2)
+        raise SecateurError(
+            f"worker processes ended early {_TRIES} times, likely for want of memory; take fewer workers"
+        )
+
+    def _in_processes(self, asked: Sequence[Asked]) -> Iterator[Outcome]:
+        joblib = _joblib()
+        tasks = (joblib.delayed(_in_worker)(self._token, self.job, *each) for each in asked)
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=1):
+            yield from joblib.Parallel(n_jobs=self.workers, return_as="generator_unordered")(tasks)
+
+
+def _in_worker(token: str, job: Job, number: int, setting: Setting) -> Outcome:
+    """In a process of its own, which keeps what settings of a job have in common."""
+    if token not in _benches:
+        _benches.clear()
+        _benches[token] = Bench(job)
+    return _benches[token].outcome(number, setting)
+
+
+def require_workers(workers: int) -> None:
+    """Raise `InputError` where there are several and joblib is not installed."""
+    if workers > 1:
+        _joblib()
+
+
+def _joblib() -> Any:
+    try:
+        import joblib
+    except ImportError as error:
+        raise InputError(
+            "workers need the package joblib: pip install 'secateur[search]', or take workers=1"
+        ) from error
+    return joblib
+
+
+def _died() -> type[Exception]:
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    found: type[Exception] = TerminatedWorkerError
+    return found
