@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 import secateur
+from command import run
 from secateur.errors import InputError
 from secateur.search import bisection
 from secateur.search.engine import Engine
@@ -301,3 +302,24 @@ def test_a_sweep_is_prune_in_every_combination(tmp_path: Path) -> None:
     table = repr(found).splitlines()
     assert len(table) == 2 + 4 and " to " in table[2]  # a row for two seeds
     assert table[2:] == (tmp_path / "summary.md").read_text().splitlines()[4:]
+
+
+# --- on the command line ------------------------------------------------------------------------------------
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    """A pick and a table on stdout, progress on stderr; exit code 3 where no network keeps the budget."""
+    secateur.save_model(tmp_path / "net.pt2", dense(), torch.zeros(2, 4))
+    common = ("net.pt2", "--normalize", "none", "--samples", "64")
+    done = run(tmp_path, "search", *common, "--max-loss", "10%", "-o", "best")
+    assert done.returncode == 0, done.stderr
+    assert "(pick)" in done.stdout and "second look" in done.stdout and "trial 1: params=50%" in done.stderr
+    assert (tmp_path / "best" / "pick.pt2").is_file()
+    none = run(tmp_path, "search", *common, "--max-drift", "0", "-o", "none", "--json")
+    assert none.returncode == 3 and json.loads(none.stdout)["pick"] is None
+    swept = run(
+        tmp_path, "sweep", *common, "--method", "scale", "--remove", "25%,50%", "--seed", "0,x", "-o", "a"
+    )
+    assert swept.returncode == 1 and "--seed 0,x: give whole numbers" in swept.stderr
+    swept = run(tmp_path, "sweep", *common, "--method", "scale", "--remove", "25%,50%", "--json", "-o", "a")
+    assert swept.returncode == 0 and len(json.loads(swept.stdout)["trials"]) == 2

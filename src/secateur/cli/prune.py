@@ -353,7 +353,7 @@ def prune_command(
     recipe = _checked_recipe(model, weights, (calibration, data), output, recipe, reports, overwrite)
     given = inputs_from(model, input_bounds, mean, std, normalize, example_shape)
     budgets = {
-        "agreement": _least_agreement(max_loss, min_agreement),
+        "agreement": least_agreement(max_loss, min_agreement),
         "drift": max_drift,
         "certified_agreement": min_certified_agreement,
         "certified_drift": max_certified_drift,
@@ -498,7 +498,8 @@ def _fewer_macs(faster: str, remove: str | None) -> str:
     return f"macs={1 - 1 / times:.6g}"
 
 
-def _least_agreement(loss: str | None, agreement: float | None) -> float | None:
+def least_agreement(loss: str | None, agreement: float | None) -> float | None:
+    """The budget of --max-loss and --min-agreement, which say the same."""
     if loss is None:
         return agreement
     if agreement is not None:
