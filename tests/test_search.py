@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +22,7 @@ from torch import nn
 import secateur
 from command import run
 from secateur.errors import InputError
-from secateur.search import bisection
+from secateur.search import bisection, shares
 from secateur.search.engine import Engine
 from secateur.search.front import front, within
 from secateur.search.space import Setting, Space
@@ -144,6 +147,8 @@ def test_a_folder_with_another_search_is_refused(tmp_path: Path) -> None:
     searched(tmp_path)
     with pytest.raises(InputError, match="holds another search, with other samples, wanted; give another"):
         searched(tmp_path, samples=65, min_agreement=0.8)
+    anew = searched(tmp_path, max_drift=0.5, min_agreement=None, overwrite=True)
+    assert {p.stem for p in (tmp_path / "front").glob("*.pt2")} == {f"{t.number:04d}" for t in anew.front}
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
     with pytest.raises(InputError, match=r"holds thesis.tex and no search"):
@@ -209,6 +214,34 @@ def test_several_choices_and_several_processes(tmp_path: Path) -> None:
     assert {t.setting.method for t in one.summary.trials} == {"reconstruct", "scale"}
     two = searched(tmp_path / "two", workers=2, **MANY)
     assert told(one) == told(two) and one.summary.pick == two.summary.pick
+
+
+class Dying(Engine):
+    """The first time, a worker is killed as it begins its trial."""
+
+    def __init__(self, job: Any, workers: int, flag: Path) -> None:
+        super().__init__(job, workers)
+        self.flag = flag
+
+    def _in_processes(self, asked: Any) -> Any:
+        import joblib
+
+        if not self.flag.exists():
+            self.flag.touch()
+            list(joblib.Parallel(n_jobs=2)(joblib.delayed(os._exit)(1) for _ in range(2)))
+        return super()._in_processes(asked)
+
+
+@pytest.mark.judged
+def test_trials_of_a_killed_worker_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("joblib")
+    given = {"method": ["scale", "saliency"], "remove": ["25%"], "samples": 64}
+    alone = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "a", **given)
+    module = sys.modules["secateur.search.sweep"]
+    monkeypatch.setattr(module, "Engine", lambda job, workers: Dying(job, workers, tmp_path / "flag"))
+    with pytest.warns(secateur.errors.SecateurWarning, match="a worker process ended early"):
+        killed = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "b", workers=2, **given)
+    assert [t.result for t in killed.trials] == [t.result for t in alone.trials]
 
 
 def test_nsga_gives_the_same_again(tmp_path: Path) -> None:
@@ -323,3 +356,46 @@ def test_the_commands(tmp_path: Path) -> None:
     assert swept.returncode == 1 and "--seed 0,x: give whole numbers" in swept.stderr
     swept = run(tmp_path, "sweep", *common, "--method", "scale", "--remove", "25%,50%", "--json", "-o", "a")
     assert swept.returncode == 0 and len(json.loads(swept.stdout)["trials"]) == 2
+
+
+# --- prune --remove auto ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agreements", [(0.99, 1.0, 1.0), (0.97, 0.98, 1.0), (0.5, 0.9, 0.97)])
+def test_the_largest_share_that_keeps_the_decisions(
+    monkeypatch: pytest.MonkeyPatch, agreements: tuple[float, ...]
+) -> None:
+    """Agreements at 50, 25 and 10 %; the first from 98 % is taken."""
+    verdict = secateur.prune(dense(), torch.zeros(1, 4), method="scale").verdict
+    assert verdict is not None
+    made = iter(verdict.model_copy(update={"agreement": agreement}) for agreement in agreements)
+    monkeypatch.setattr(shares, "pruned", lambda *given: SimpleNamespace(verdict=next(made)))
+    arguments = {**defaults(), "method": "scale"}
+    if max(agreements) < 0.98:
+        with pytest.raises(
+            secateur.TargetMissedError, match=r"10% of the units: 3.0% of the decisions differ"
+        ):
+            shares.largest_share(dense(), torch.zeros(1, 4), arguments)
+        return
+    found = shares.largest_share(dense(), torch.zeros(1, 4), arguments)
+    assert found.share == ("50%" if agreements[0] >= 0.98 else "25%")
+    assert [line.partition(" ")[0] for line in found.told] == ["10%", "25%", "50%"]
+
+
+def defaults() -> dict[str, Any]:
+    parameters = inspect.signature(secateur.prune).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "remove"}
+
+
+def test_remove_auto_is_prune_at_that_share(tmp_path: Path) -> None:
+    secateur.save_model(tmp_path / "net.pt2", dense(), torch.zeros(2, 4))
+    common = ("prune", "net.pt2", "--normalize", "none", "--samples", "64", "--no-latency")
+    done = run(tmp_path, *common, "--remove", "auto", "-o", "auto.pt2")
+    assert done.returncode == 0 and "10% of the units: " in done.stderr, done.stderr
+    share = re.search(r"taken: (\d+%);", done.stderr)
+    assert share is not None
+    run(tmp_path, *common, "--remove", share[1], "-o", "same.pt2")
+    recipes = [secateur.Recipe.load(tmp_path / f"{name}.recipe.json") for name in ("auto", "same")]
+    assert recipes[0].result == recipes[1].result and recipes[0].request == recipes[1].request
+    refused = run(tmp_path, *common, "--remove", "auto", "--max-loss", "1%", "-o", "no.pt2")
+    assert refused.returncode == 1 and "--remove auto has a budget of its own" in refused.stderr

@@ -28,7 +28,7 @@ from secateur.search.networks import suffix_for, write_network
 from secateur.search.result import SearchResult, Summary, markdown
 from secateur.search.second import Look, SecondLook
 from secateur.search.space import Setting, Space
-from secateur.search.store import Store, write_record
+from secateur.search.store import FRONT, Store, write_record
 from secateur.search.study import Study
 from secateur.search.suggestions import SAMPLERS, Sampler, require_optuna, suggest
 from secateur.search.trial import OBJECTIVES, Objective, Trial, Wanted
@@ -228,9 +228,9 @@ def _concluded(
             look=look,
             notes=tuple(notes),
         )
-        (store.folder / "front").mkdir(exist_ok=True)
+        (store.folder / FRONT).mkdir(exist_ok=True)
         for trial in best:
-            path = store.folder / "front" / f"{trial.number:04d}{suffix}"
+            path = store.folder / FRONT / f"{trial.number:04d}{suffix}"
             write_network(path, model, store.recipe(trial.number), job)
         recipe = None if pick is None else store.recipe(pick.number)
         if recipe is not None:

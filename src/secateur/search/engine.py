@@ -7,7 +7,8 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from secateur.errors import InputError, SecateurError
+from secateur.errors import InputError, SecateurError, SecateurWarning
+from secateur.graph.export import first_line
 from secateur.search.bench import Bench, Job, Outcome
 from secateur.search.space import Setting
 
@@ -42,7 +43,15 @@ class Engine:
                     yield outcome
                 return
             except _died():
-                warnings.warn("a worker process ended early; its trials are run again", RuntimeWarning, 2)
+                told = "a worker process ended early; its trials are run again"
+                warnings.warn(told, SecateurWarning, stacklevel=2)
+            except Exception as error:
+                if type(error).__name__ != "PicklingError":
+                    raise
+                raise InputError(
+                    "the model cannot be sent to worker processes; save it to a file and give its path, or "
+                    f"take workers=1 ({first_line(error)})"
+                ) from error
         raise SecateurError(
             f"worker processes ended early {_TRIES} times, likely for want of memory; take fewer workers"
         )

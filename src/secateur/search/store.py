@@ -19,6 +19,7 @@ from secateur.strict_json import dumps
 _Kind = TypeVar("_Kind", bound=BaseModel)
 QUESTION = "question.json"
 TRIALS = "trials"
+FRONT = "front"
 
 
 class Question(Record):
@@ -56,7 +57,7 @@ class Store:
                     f"{folder} holds another {found.kind}, with other {_differing(found, question)}; give "
                     "another folder, or overwrite=True (--overwrite) to lose that one"
                 )
-            shutil.rmtree(self.folder / TRIALS, ignore_errors=True)
+            self._clear()
             found = None
         others = [path.name for path in self.folder.iterdir() if not is_temporary(path)]
         if found is None and others and not overwrite:
@@ -68,6 +69,13 @@ class Store:
             write_record(self.folder / QUESTION, question)
         with refusals_named(f"cannot write {folder}"):
             (self.folder / TRIALS).mkdir(exist_ok=True)
+
+    def _clear(self) -> None:
+        """Remove what another search has written here."""
+        for name in (TRIALS, FRONT):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for path in (*self.folder.glob("pick.*"), *self.folder.glob("summary.*")):
+            path.unlink()
 
     def trial(self, number: int) -> Trial | None:
         """The trial of this number; None if it was not measured, or not written to its end."""
