@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 WANTED = "Budgets (the pick keeps all of them)"
-SPACE = "What to choose among (values separated by commas; with several of any, Optuna suggests trials)"
+SPACE = "Choices (separated by commas; with several, Optuna suggests trials)"
 
 Folder = Annotated[
     Path,
@@ -150,6 +150,15 @@ Workers = Annotated[
         "not depend on it.",
     ),
 ]
+Engine = Annotated[
+    str | None,
+    Option(
+        metavar="ADDRESS",
+        rich_help_panel=OUTPUT,
+        help="Scheduler of a Dask cluster whose workers measure the trials, e.g. dask://host:8786. They need "
+        "the same versions of all packages, and MODEL is sent to each once.",
+    ),
+]
 OverwriteFolder = Annotated[
     bool,
     Option(
@@ -194,6 +203,7 @@ def search_command(
     memory: Memory = None,
     # output and other
     workers: Workers = 1,
+    engine: Engine = None,
     overwrite: OverwriteFolder = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -225,6 +235,7 @@ def search_command(
         trials=trials,
         sampler=sampler.value,  # type: ignore[arg-type]
         workers=workers,
+        engine=engine,
         seed=seed,
         overwrite=overwrite,
         progress=True,

@@ -29,7 +29,7 @@ from secateur.cli.options import (
 from secateur.cli.printing import print_json, print_result, print_table
 from secateur.cli.prune import Ignore, Samples
 from secateur.cli.quantize import labelled
-from secateur.cli.search import Folder, OverwriteFolder, Workers, arguments_of, loaded_from, values
+from secateur.cli.search import Engine, Folder, OverwriteFolder, Workers, arguments_of, loaded_from, values
 from secateur.errors import InputError
 
 Removals = Annotated[
@@ -95,6 +95,7 @@ def sweep_command(
     memory: Memory = None,
     # output and other
     workers: Workers = 1,
+    engine: Engine = None,
     overwrite: OverwriteFolder = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -120,6 +121,7 @@ def sweep_command(
         seed=_seeds(seed),
         **labelled(data, loaded, given),
         workers=workers,
+        engine=engine,
         overwrite=overwrite,
         progress=True,
         ignore=ignore or (),

@@ -19,10 +19,10 @@ from secateur.errors import InputError, SecateurWarning
 from secateur.files import write_atomically
 from secateur.graph.example import ExampleInputs
 from secateur.progress import phase
-from secateur.search.ask import WORKERS, Asked, asked
+from secateur.search.ask import ENGINE, WORKERS, Asked, asked
 from secateur.search.bench import sizes_of
 from secateur.search.bisection import bisect
-from secateur.search.engine import Engine, require_workers
+from secateur.search.engine import Engine, check_engine
 from secateur.search.front import front, within
 from secateur.search.networks import suffix_for, write_network
 from secateur.search.result import SearchResult, Summary, markdown
@@ -45,6 +45,7 @@ _RULES = {
     "trials": may.whole(1, "a whole number of trials, at least 1"),
     "sampler": may.one_of(*SAMPLERS),
     "workers": WORKERS,
+    "engine": ENGINE,
     "seed": may.SEED,
     "overwrite": may.flag(),
     "progress": may.flag(),
@@ -69,6 +70,7 @@ def search(
     trials: int = 24,
     sampler: Sampler = "tpe",
     workers: int = 1,
+    engine: str | None = None,
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = False,
@@ -104,6 +106,8 @@ def search(
         trials: How many settings to try, where there is more to choose than the share.
         sampler: How Optuna suggests settings: "tpe" or "nsga2".
         workers: Processes, of one thread each (the extra `search`). Bisection uses one.
+        engine: "dask://host:port", the scheduler of a Dask cluster whose workers run the trials (the extra
+            `dask`). They need the same versions of all packages. Default: this machine.
         seed: Seed of all random numbers.
         overwrite: Whether to begin anew in a folder that holds something else.
         progress: Whether to report each trial on stderr.
@@ -133,7 +137,7 @@ def search(
         {
             "output": output, "objective": objective, "min_agreement": min_agreement, "max_drift": max_drift,
             "min_accuracy": min_accuracy, "trials": trials, "sampler": sampler, "workers": workers,
-            "seed": seed, "overwrite": overwrite, "progress": progress,
+            "engine": engine, "seed": seed, "overwrite": overwrite, "progress": progress,
         },
     )  # fmt: skip
     space = Space.parse(method, allocation, round_to, quantize)
@@ -158,7 +162,10 @@ def search(
     )
     store = Store(output, question, overwrite)
     study = Study(
-        store, Engine(found.job, workers), partial(front, objective=objective, wanted=wanted), progress
+        store,
+        Engine(found.job, workers, engine),
+        partial(front, objective=objective, wanted=wanted),
+        progress,
     )
     if space.several:
         suggest(study, quantity, space, objective, wanted, trials, sampler, seed)
@@ -178,9 +185,12 @@ def _check_together(space: Space, wanted: Wanted, values: dict[str, Any], images
         raise InputError("min_accuracy needs images and labels (--data)")
     if wanted.drift is not None and space.quantises:
         raise InputError("max_drift: no drift is measured of quantised networks; give min_agreement")
-    if values["objective"] == "latency" and values["workers"] > 1:
-        raise InputError("workers: processes beside each other disturb times; take workers=1 for latency")
-    require_workers(values["workers"])
+    if values["objective"] == "latency" and (values["workers"] > 1 or values["engine"] is not None):
+        raise InputError(
+            "workers: times are those of this machine, and processes beside each other disturb them; take "
+            "workers=1 and no engine for latency"
+        )
+    check_engine(values["workers"], values["engine"])
     if space.several:
         require_optuna()
 

@@ -39,6 +39,7 @@ SOURCE = may.Rule(
     "a torch.nn.Module in eval mode, an ExportedProgram, or the path of a model file",
     lambda value: value if isinstance(value, str | os.PathLike) else may.MODEL.parse(value),
 )
+ENGINE = may.optional(may.instance(str, "the address of a Dask scheduler, as dask://host:8786"))
 WORKERS = may.whole(1, "a whole number of processes, at least 1", high=1024)
 
 

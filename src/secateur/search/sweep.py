@@ -19,9 +19,9 @@ from secateur.plan import REMOVE, Target
 from secateur.progress import phase
 from secateur.report.record import Record
 from secateur.request import RULES
-from secateur.search.ask import WORKERS, asked
+from secateur.search.ask import ENGINE, WORKERS, asked
 from secateur.search.bench import sizes_of
-from secateur.search.engine import Engine, require_workers
+from secateur.search.engine import Engine, check_engine
 from secateur.search.result import SweepResult, markdown_table, sweep_table
 from secateur.search.space import METHOD, Setting, several
 from secateur.search.store import Store, write_record
@@ -31,6 +31,7 @@ from secateur.search.trial import Sizes, Trial
 _RULES = {
     "output": may.Rule("the path of a folder", may.PATH.parse),
     "workers": WORKERS,
+    "engine": ENGINE,
     "overwrite": may.flag(),
     "progress": may.flag(),
 }
@@ -55,6 +56,7 @@ def sweep(
     images: Any = None,
     labels: Any = None,
     workers: int = 1,
+    engine: str | None = None,
     overwrite: bool = False,
     progress: bool = False,
     **arguments: Any,
@@ -69,7 +71,7 @@ def sweep(
         output: The folder, which is made if need be.
         method, remove, allocation, seed: As for `prune`, each one value or several.
         images, labels: Labelled data, whose accuracy is reported; they choose nothing.
-        workers: Processes, of one thread each (the extra `search`).
+        workers, engine: As for `search`.
         overwrite: Whether to begin anew in a folder that holds something else.
         progress: Whether to report each trial on stderr.
         **arguments: Other arguments of `prune`, such as `input_bounds`, `calibration` and `samples`.
@@ -89,7 +91,13 @@ def sweep(
         >>> [(t.setting.method, t.setting.remove, t.sizes.params) for t in found.trials][:2]
         [('scale', '0.25', 170), ('scale', '0.5', 114)]
     """
-    given = {"output": output, "workers": workers, "overwrite": overwrite, "progress": progress}
+    given = {
+        "output": output,
+        "workers": workers,
+        "engine": engine,
+        "overwrite": overwrite,
+        "progress": progress,
+    }
     may.checked(_RULES, given)
     grid = {
         "seed": several("seed", seed, may.SEED),
@@ -97,14 +105,14 @@ def sweep(
         "allocation": several("allocation", allocation, RULES["allocation"]),
         "remove": several("remove", remove, _AMOUNT),
     }
-    require_workers(workers)
+    check_engine(workers, engine)
     settings = [
         Setting(**dict(zip(grid, values, strict=True))) for values in product(*grid.values())
     ]  # seeds change last, since runs with one seed share samples
     with phase("capturing the model", progress):
         found = asked(model, example_inputs, arguments, settings[0], images=images, labels=labels)
     store = Store(output, found.question("sweep", grid), overwrite)
-    study = Study(store, Engine(found.job, workers), lambda trials: trials, progress)
+    study = Study(store, Engine(found.job, workers, engine), lambda trials: trials, progress)
     trials = tuple(study.measured(settings, of=len(settings)))
     original = sizes_of(found.job, found.model, found.model, Costs(found.graph, found.coupling), {})
     page = f"# Sweep\n\n{markdown_table(*sweep_table(trials, original))}\n"
