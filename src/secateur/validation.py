@@ -108,7 +108,9 @@ def fresh_surrogates(
     other = validation_surrogate(name_of(request.surrogate) if request.needs_samples else "")
     count = affordable(graph, validation_count(graph, coupling), request.memory // 2)
     normalise = request.normalisation.normalised
-    drawn = draw_samples(graph, bounds, other, None, count, request.device, seed, normalise, request.memory)
+    drawn = draw_samples(
+        graph, bounds, other, None, count, request.device, seed, normalise, request.memory, request.tokenizer
+    )
     return Validation(drawn, SURROGATES, other)
 
 

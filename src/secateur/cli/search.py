@@ -28,10 +28,11 @@ from secateur.cli.options import (
     Shapes,
     Std,
     SurrogateOption,
+    TokenizerFile,
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table
-from secateur.cli.prune import Ignore, MaxLoss, Samples, least_agreement
+from secateur.cli.prune import Ignore, MaxLoss, Samples, UniformLayers, least_agreement
 from secateur.cli.quantize import SCHEMES, labelled
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def search_command(
     objective: ObjectiveOption = Objective.params,
     data: Data = None,
     ignore: Ignore = None,
+    uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # budgets
     min_agreement: MinAgreement = None,
@@ -196,6 +198,7 @@ def search_command(
     normalize: Normalize = None,
     head: HeadOption = Head.auto,
     example_shape: Shapes = None,
+    tokenizer: TokenizerFile = None,
     # fidelity
     surrogate: SurrogateOption = Surrogate.auto,
     calibration: Calibration = None,
@@ -215,7 +218,7 @@ def search_command(
     Needs no training data and no retraining. Writes the network that is picked, the front of size against
     closeness to MODEL, a recipe for each, and a summary.
     """
-    from secateur.cli.reading import inputs_from
+    from secateur.cli.reading import inputs_from, tokenizer_of
 
     given = inputs_from(model, input_bounds, mean, std, normalize, example_shape)
     source, loaded, example = loaded_from(model, weights, given, workers)
@@ -240,6 +243,8 @@ def search_command(
         overwrite=overwrite,
         progress=True,
         ignore=ignore or (),
+        uniform_layers=uniform_layers,
+        tokenizer=tokenizer_of(model, tokenizer),
         **arguments_of(given, head, surrogate, calibration, samples, memory, device),
     )
     _print(found, as_json)

@@ -24,10 +24,11 @@ from secateur.cli.options import (
     Shapes,
     Std,
     SurrogateOption,
+    TokenizerFile,
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table
-from secateur.cli.prune import Ignore, Samples
+from secateur.cli.prune import Ignore, Samples, UniformLayers
 from secateur.cli.quantize import labelled
 from secateur.cli.search import Engine, Folder, OverwriteFolder, Workers, arguments_of, loaded_from, values
 from secateur.errors import InputError
@@ -80,6 +81,7 @@ def sweep_command(
     seed: Seeds = "0",
     data: Data = None,
     ignore: Ignore = None,
+    uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # inputs of the model
     input_bounds: InputBounds = None,
@@ -88,6 +90,7 @@ def sweep_command(
     normalize: Normalize = None,
     head: HeadOption = Head.auto,
     example_shape: Shapes = None,
+    tokenizer: TokenizerFile = None,
     # fidelity
     surrogate: SurrogateOption = Surrogate.auto,
     calibration: Calibration = None,
@@ -106,7 +109,7 @@ def sweep_command(
     Needs no training data and no retraining. The recipes are kept, so that `secateur replay` makes any of the
     networks.
     """
-    from secateur.cli.reading import inputs_from
+    from secateur.cli.reading import inputs_from, tokenizer_of
     from secateur.search.result import sweep_table
 
     given = inputs_from(model, input_bounds, mean, std, normalize, example_shape)
@@ -125,6 +128,8 @@ def sweep_command(
         overwrite=overwrite,
         progress=True,
         ignore=ignore or (),
+        uniform_layers=uniform_layers,
+        tokenizer=tokenizer_of(model, tokenizer),
         **arguments_of(given, head, surrogate, calibration, samples, memory, device),
     )
     if as_json:

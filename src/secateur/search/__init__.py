@@ -28,7 +28,7 @@ from secateur.search.networks import suffix_for, write_network
 from secateur.search.result import SearchResult, Summary, markdown
 from secateur.search.second import Look, SecondLook
 from secateur.search.space import Setting, Space
-from secateur.search.store import FRONT, Store, write_record
+from secateur.search.store import FRONT, PICK, Store, write_record
 from secateur.search.study import Study
 from secateur.search.suggestions import SAMPLERS, Sampler, require_optuna, suggest
 from secateur.search.trial import OBJECTIVES, Objective, Trial, Wanted
@@ -244,7 +244,7 @@ def _concluded(
             write_network(path, model, store.recipe(trial.number), job)
         recipe = None if pick is None else store.recipe(pick.number)
         if recipe is not None:
-            small = write_network(store.folder / f"pick{suffix}", model, recipe, job)
+            small = write_network(store.folder / f"{PICK}{suffix}", model, recipe, job)
         page = markdown(summary)
         write_atomically(store.folder / "summary.md", lambda file: file.write(page.encode()))
         write_record(store.folder / "summary.json", summary)

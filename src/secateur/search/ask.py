@@ -126,5 +126,12 @@ def _plain(graph: Graph, request: Request, model: Model, calibration: str | None
     if job.images is not None and job.labels is not None:
         data = hashlib.sha256(content_of(job.images) + content_of(torch.as_tensor(job.labels))).hexdigest()
     found = fingerprint(graph)
-    more = {"model": found.model_dump(), "calibration": calibration, "data": data, "in_onnx": job.in_onnx}
+    tokenizer = None if request.tokenizer is None else hashlib.sha256(repr(request.tokenizer).encode())
+    more = {
+        "tokenizer": tokenizer and tokenizer.hexdigest(),
+        "model": found.model_dump(),
+        "calibration": calibration,
+        "data": data,
+        "in_onnx": job.in_onnx,
+    }
     return {**asked, **more}

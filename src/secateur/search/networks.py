@@ -10,7 +10,7 @@ from torch import nn
 from secateur.evaluate.latency import example_of
 from secateur.files import written_together
 from secateur.formats.models import save_model
-from secateur.formats.registry import format_of
+from secateur.formats.registry import format_of, suffixes_written
 from secateur.quantize import quantize_again
 from secateur.replay import replay
 from secateur.report.recipe import Recipe
@@ -18,12 +18,18 @@ from secateur.search.bench import Job, Model
 
 
 def suffix_for(model: Model, job: Job) -> str:
-    """Of the file that the model came from; .onnx where some networks are quantised, else .pt2."""
+    """Of the file that the model came from, none for a folder; .onnx where some networks are quantised; else
+    .pt2.
+    """
     if job.in_onnx:
         return ".onnx"
-    if isinstance(job.source, str | os.PathLike) and (own := Path(job.source).suffix.lower()):
-        return own
+    if isinstance(job.source, str | os.PathLike):
+        own = Path(job.source).suffix.lower()
+        if own in suffixes_written() and Path(job.source).is_file():
+            return own
     found = format_of(model)
+    if found is not None and found.folder:
+        return ""
     return found.suffixes[0] if found is not None else ".pt2"
 
 
@@ -35,5 +41,5 @@ def write_network(path: Path, model: Model, recipe: Recipe, job: Job) -> nn.Modu
             save_model(path, small, example_of(model, job.example_inputs))
         else:
             quantize_again(small, recipe.quantized, job.example_inputs).save(path)
-        recipe.save(path.with_suffix(".recipe.json"))
+        recipe.save(path.with_name(f"{path.stem}.recipe.json"))
     return small

@@ -20,6 +20,7 @@ _Kind = TypeVar("_Kind", bound=BaseModel)
 QUESTION = "question.json"
 TRIALS = "trials"
 FRONT = "front"
+PICK = "pick"
 
 
 class Question(Record):
@@ -72,9 +73,9 @@ class Store:
 
     def _clear(self) -> None:
         """Remove what another search has written here."""
-        for name in (TRIALS, FRONT):
+        for name in (TRIALS, FRONT, PICK):  # the last is a folder where the model is one
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for path in (*self.folder.glob("pick.*"), *self.folder.glob("summary.*")):
+        for path in (*self.folder.glob(f"{PICK}.*"), *self.folder.glob("summary.*")):
             path.unlink()
 
     def trial(self, number: int) -> Trial | None:
