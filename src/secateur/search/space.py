@@ -36,8 +36,9 @@ class Setting(Record):
         return self.model_dump(exclude={"quantize"})
 
     def told(self) -> str:
-        """In one line."""
-        parts = [self.remove or "all", self.method, self.allocation]
+        """In one line; a uniform allocation and automatic rounding are left out."""
+        parts = [self.remove or "all", self.method]
+        parts += [] if self.allocation == "uniform" else [self.allocation]
         parts += [] if self.round_to == "auto" else [f"multiples of {self.round_to}"]
         parts += [] if self.quantize == FLOAT else [self.quantize]
         return ", ".join(parts)
