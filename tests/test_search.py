@@ -240,7 +240,9 @@ def test_trials_of_a_killed_worker_are_run_again(tmp_path: Path, monkeypatch: py
     given = {"method": ["scale", "saliency"], "remove": ["25%"], "samples": 64}
     alone = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "a", **given)
     module = sys.modules["secateur.search.sweep"]
-    monkeypatch.setattr(module, "Engine", lambda job, workers: Dying(job, workers, tmp_path / "flag"))
+    monkeypatch.setattr(
+        module, "Engine", lambda job, workers, cluster: Dying(job, workers, tmp_path / "flag")
+    )
     with pytest.warns(secateur.errors.SecateurWarning, match="a worker process ended early"):
         killed = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "b", workers=2, **given)
     assert [t.result for t in killed.trials] == [t.result for t in alone.trials]
