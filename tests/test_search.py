@@ -20,8 +20,11 @@ import torch
 from torch import nn
 
 import secateur
+from architectures import ARCHITECTURES
 from command import run
 from secateur.errors import InputError
+from secateur.prune import pruned
+from secateur.request import Request
 from secateur.search import bisection, shares
 from secateur.search.engine import Engine
 from secateur.search.front import front, within
@@ -29,6 +32,8 @@ from secateur.search.space import Setting, Space
 from secateur.search.store import Question, Store
 from secateur.search.study import Study
 from secateur.search.trial import Sizes, Trial, Wanted
+from secateur.shared import Shared
+from secateur.torch_state import reproducible
 from trained import blobs
 
 SMALL: dict[str, Any] = {"samples": 64, "min_agreement": 0.9}
@@ -135,6 +140,22 @@ def test_a_search_for_one_number(tmp_path: Path) -> None:
     kept = {p.name for p in (tmp_path / "trials").glob("*.recipe.json")}
     assert kept == {f"{t.number:04d}.recipe.json" for t in found.front}
     assert "(pick)" in (tmp_path / "summary.md").read_text() and "second look" in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [("mlp_relu", "stochastic"), ("mlp_relu", "reconstruct"), ("attention_separate", "reconstruct")],
+)
+def test_runs_that_share_are_those_by_themselves(name: str, method: str) -> None:
+    """Whatever ran before on the same capture, samples and statistics."""
+    architecture = ARCHITECTURES[name]
+    model, example, shared = architecture.build(), architecture.example(), Shared()
+    given = {**defaults(), "method": method, "samples": 32, "attention": "both", "input_bounds": (-1.0, 1.0)}
+    for remove, allocation in [(0.3, "global"), (0.5, "uniform")]:
+        arguments = {**given, "remove": remove, "allocation": allocation}
+        with reproducible(model):
+            found = pruned(model, example, Request.parse(**arguments), 1, shared)
+    assert found.recipe.result == secateur.prune(model, example, **arguments).recipe.result
 
 
 def test_a_search_that_is_repeated_measures_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from typer import Exit, Option
 
 import secateur
 from secateur.cli.exit_codes import TARGET_MISSED
-from secateur.cli.names import Head, Objective, Sampler, Surrogate
+from secateur.cli.names import Attention, Head, Objective, Sampler, Surrogate
 from secateur.cli.options import (
     COMMON,
     OUTPUT,
@@ -32,7 +32,7 @@ from secateur.cli.options import (
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table
-from secateur.cli.prune import Ignore, MaxLoss, Samples, UniformLayers, least_agreement
+from secateur.cli.prune import AttentionOption, Ignore, MaxLoss, Samples, UniformLayers, least_agreement
 from secateur.cli.quantize import SCHEMES, labelled
 
 if TYPE_CHECKING:
@@ -177,6 +177,7 @@ def search_command(
     objective: ObjectiveOption = Objective.params,
     data: Data = None,
     ignore: Ignore = None,
+    attention: AttentionOption = Attention.heads,
     uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # budgets
@@ -243,6 +244,7 @@ def search_command(
         overwrite=overwrite,
         progress=True,
         ignore=ignore or (),
+        attention=attention.value,
         uniform_layers=uniform_layers,
         tokenizer=tokenizer_of(model, tokenizer),
         **arguments_of(given, head, surrogate, calibration, samples, memory, device),

@@ -8,7 +8,7 @@ from typing import Annotated
 from typer import Option
 
 import secateur
-from secateur.cli.names import Head, Surrogate
+from secateur.cli.names import Attention, Head, Surrogate
 from secateur.cli.options import (
     COMMON,
     AsJson,
@@ -28,7 +28,7 @@ from secateur.cli.options import (
     Weights,
 )
 from secateur.cli.printing import print_json, print_result, print_table
-from secateur.cli.prune import Ignore, Samples, UniformLayers
+from secateur.cli.prune import AttentionOption, Ignore, Samples, UniformLayers
 from secateur.cli.quantize import labelled
 from secateur.cli.search import Engine, Folder, OverwriteFolder, Workers, arguments_of, loaded_from, values
 from secateur.errors import InputError
@@ -81,6 +81,7 @@ def sweep_command(
     seed: Seeds = "0",
     data: Data = None,
     ignore: Ignore = None,
+    attention: AttentionOption = Attention.heads,
     uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # inputs of the model
@@ -128,6 +129,7 @@ def sweep_command(
         overwrite=overwrite,
         progress=True,
         ignore=ignore or (),
+        attention=attention.value,
         uniform_layers=uniform_layers,
         tokenizer=tokenizer_of(model, tokenizer),
         **arguments_of(given, head, surrogate, calibration, samples, memory, device),
