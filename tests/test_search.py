@@ -139,6 +139,7 @@ def test_a_search_for_one_number(tmp_path: Path) -> None:
     assert {p.stem for p in (tmp_path / "front").glob("*.pt2")} == {f"{t.number:04d}" for t in found.front}
     kept = {p.name for p in (tmp_path / "trials").glob("*.recipe.json")}
     assert kept == {f"{t.number:04d}.recipe.json" for t in found.front}
+    assert "second look: " in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "(pick)" in (tmp_path / "summary.md").read_text() and "second look" in repr(found)
 
 

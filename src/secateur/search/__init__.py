@@ -25,6 +25,7 @@ from secateur.search.bisection import bisect
 from secateur.search.engine import Engine, check_engine
 from secateur.search.front import front, within
 from secateur.search.networks import suffix_for, write_network
+from secateur.search.page import write_report
 from secateur.search.result import SearchResult, Summary, markdown
 from secateur.search.second import Look, SecondLook
 from secateur.search.space import Setting, Space
@@ -116,7 +117,8 @@ def search(
 
     Returns:
         The pick, the front and all trials. The folder holds the networks of the front in `front/`, the pick
-        as `pick.*`, each with its recipe, and the figures as `summary.json` and `summary.md`.
+        as `pick.*`, each with its recipe, and the figures as `summary.json`, `summary.md` and, with the extra
+        `report`, `report.html`.
 
     Raises:
         InputError: An argument cannot be used, or the folder holds another search.
@@ -247,6 +249,7 @@ def _concluded(
             small = write_network(store.folder / f"{PICK}{suffix}", model, recipe, job)
         page = markdown(summary)
         write_atomically(store.folder / "summary.md", lambda file: file.write(page.encode()))
+        write_report(store.folder / "report.html", store, summary)
         write_record(store.folder / "summary.json", summary)
     for note in notes:
         warnings.warn(note, SecateurWarning, stacklevel=3)

@@ -75,7 +75,7 @@ class Store:
         """Remove what another search has written here."""
         for name in (TRIALS, FRONT, PICK):  # the last is a folder where the model is one
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for path in (*self.folder.glob(f"{PICK}.*"), *self.folder.glob("summary.*")):
+        for path in [p for name in (PICK, "summary", "report") for p in self.folder.glob(f"{name}.*")]:
             path.unlink()
 
     def trial(self, number: int) -> Trial | None:
