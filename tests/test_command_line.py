@@ -23,12 +23,15 @@ from secateur.cli.evaluate import evaluate_command
 from secateur.cli.options import COMMON, OUTPUT
 from secateur.cli.prune import prune_command
 from secateur.cli.quantize import quantize_command
+from secateur.cli.search import search_command
 from secateur.decisions import HEADS
 from secateur.evaluate.attacks.types import Loss, Norm
 from secateur.formats.format import RUNTIMES
 from secateur.methods import METHODS
 from secateur.quantize.schemes import SCHEMES
 from secateur.request import NO_SURROGATE, RULES
+from secateur.search.suggestions import SAMPLERS
+from secateur.search.trial import OBJECTIVES
 from secateur.surrogates import SURROGATES
 
 SLOW = ("torch", "numpy", "scipy", "pydantic", "onnx", "safetensors")
@@ -109,6 +112,8 @@ def test_names_that_options_offer_are_those_of_the_library() -> None:
         (names.Loss, get_args(Loss)),
         (names.Runtime, RUNTIMES),
         (names.Scheme, SCHEMES),
+        (names.Objective, OBJECTIVES),
+        (names.Sampler, SAMPLERS),
     ]
     for offered, real in tables:
         assert list(offered) == list(real)
@@ -123,6 +128,7 @@ def test_names_that_options_offer_are_those_of_the_library() -> None:
         (evaluate_command, "evaluate"),
         (certify_command, "certify"),
         (quantize_command, "quantize"),
+        (search_command, "search"),
     ],
 )
 def test_defaults_are_those_of_the_library(command: Any, function: str) -> None:

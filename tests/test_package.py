@@ -13,7 +13,7 @@ import pytest
 import secateur
 
 SLOW = ("torch", "numpy", "scipy", "pydantic", "rich", "onnx")
-FUNCTIONS = ("certify", "evaluate", "prune", "replay")  # each has the name of a module
+FUNCTIONS = ("certify", "evaluate", "prune", "replay", "search")  # each has the name of a module
 
 CHECK = f"""
 import sys, secateur

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from secateur.report.recipe import Recipe
     from secateur.report.verdict import Verdict
     from secateur.result import HistoryRow, Result
+    from secateur.search import search
+    from secateur.search.result import SearchResult, SweepResult
+    from secateur.search.sweep import sweep
 
     __version__: str
 
@@ -61,10 +64,12 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Result",
+    "SearchResult",
     "SecateurError",
     "Statement",
     "StatisticalCertificate",
     "StopPruning",
+    "SweepResult",
     "TargetMissedError",
     "UnsupportedOpError",
     "Verdict",
@@ -82,6 +87,8 @@ __all__ = [
     "quantize",
     "replay",
     "save_model",
+    "search",
+    "sweep",
 ]
 
 # Module → what it defines of `__all__`; the same as the imports above, which type checkers and editors read.
@@ -107,6 +114,9 @@ _NAMES = {
     "report.recipe": "Recipe",
     "report.verdict": "Verdict",
     "result": "HistoryRow Result",
+    "search": "search",
+    "search.result": "SearchResult SweepResult",
+    "search.sweep": "sweep",
 }
 _HOMES = {name: f"secateur.{module}" for module, names in _NAMES.items() for name in names.split()}
 

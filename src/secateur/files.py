@@ -147,6 +147,11 @@ def _folder_target(path: str | os.PathLike[str], replaceable: Callable[[Path], b
     return target
 
 
+def is_temporary(path: Path) -> bool:
+    """Whether a file was on its way to its name, by a run that writes or was killed."""
+    return path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX)
+
+
 def _target(path: str | os.PathLike[str]) -> Path:
     target = Path(os.path.realpath(path))
     with refusals_named(f"cannot write {path}"):

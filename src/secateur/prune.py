@@ -52,13 +52,14 @@ from secateur.request import Request
 from secateur.result import HistoryRow, Result, Size
 from secateur.run import Run
 from secateur.samples import Surrogate
+from secateur.shared import Shared
 from secateur.surgery import shrink
 from secateur.surgery.sizes import typed_tensors
 from secateur.timing.clock import Clock
 from secateur.timing.goal import TowardsLatency
 from secateur.timing.measure import measured_times, network_after
 from secateur.torch_state import reproducible
-from secateur.types import Group, Groups, Interval
+from secateur.types import Group, Groups, Interval, Samples
 from secateur.uniform import Roles, roles_of
 from secateur.validation import Validation, samples_for, validation_count, verdict_of, with_doubts
 
@@ -257,16 +258,28 @@ def prune(
     parsed("model", model, MODEL)
     threads = torch.get_num_threads()  # the models will run on
     with reproducible(model):
-        return _pruned(model, example_inputs, request, threads)
+        return pruned(model, example_inputs, request, threads, Shared())
 
 
-def _pruned(
-    model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request, threads: int
+def pruned(
+    model: nn.Module | ExportedProgram,
+    example_inputs: ExampleInputs | None,
+    request: Request,
+    threads: int,
+    shared: Shared,
 ) -> Result:
+    """`prune` for a parsed request, inside of `reproducible`.
+
+    Args:
+        model, example_inputs: As for `prune`.
+        request: The arguments.
+        threads: Threads of torch that the models will run on.
+        shared: What earlier runs on the same model have computed; see there which requests may share it.
+    """
     method, history, begin = request.method, History(request.callbacks), time.perf_counter()
     report = partial(phase, enabled=request.progress)
     with report("capturing the model"):
-        task = _task(model, example_inputs, request)
+        task = shared.begin(request, partial(_task, model, example_inputs, request))
     run, graph, coupling = task.run, task.graph, task.coupling
     timed = None
     if request.target is not None and request.target.quantity == "latency":
@@ -276,14 +289,15 @@ def _pruned(
         with report("looking for units that can be removed exactly"):
             _remove_unneeded(task, history)
     recorded = request.recorded(request.ignored(model), task.input_bounds)
-    refitted_on = _paced(task, request)
+    refitted_on = shared.once("pace", request, partial(_paced, task, request))
     with report("drawing samples"):
-        samples, validation, used = samples_for(request, graph, coupling, task.input_bounds, refitted_on)
-        validation = with_doubts(validation, request, graph)
+        samples, validation, used = shared.drawn(
+            request, refitted_on, partial(_drawn, task, request, refitted_on)
+        )
     give_back()
     task = replace(task, samples=samples)
     with report(method.preparing):
-        state = method.prepare(task)
+        state = shared.once("state", request, partial(method.prepare, task))
         if timed is None:
             plan = _plan(task, state, method)
         else:
@@ -316,6 +330,15 @@ def _pruned(
         plan.shortfall,
         stopped,
     )
+
+
+def _drawn(
+    task: Task, request: Request, refitted_on: int
+) -> tuple[Samples | None, Validation | None, UsedInputs]:
+    samples, validation, used = samples_for(
+        request, task.graph, task.coupling, task.input_bounds, refitted_on
+    )
+    return samples, with_doubts(validation, request, task.graph), used
 
 
 def _steps(

@@ -70,10 +70,18 @@ def _replayed(
         )
     coupling = couple(graph)
     run = Run(graph, coupling)
+    replay_on(run, recipe)
+    return shrink(model, graph, coupling, run.weights, run.alive)
+
+
+def replay_on(run: Run, recipe: Recipe) -> None:
+    """Bring a run that has not begun to its end, as the recipe tells it.
+
+    Raises `RecipeError` where the recipe was changed.
+    """
     _replay_edits(recipe, run)
     _take_solved(recipe, run)
     _check_outcome(recipe, run)
-    return shrink(model, graph, coupling, run.weights, run.alive)
 
 
 def _zeros(spec: InputSpec) -> Tensor:

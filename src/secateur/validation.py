@@ -91,16 +91,27 @@ def samples_for(
             return samples, Validation(kept_apart, OWN), _counted(used, samples, kept_apart)
     elif needed:
         samples = draw(request.surrogate, None, refitted_on, seed=request.seed)
-    other = validation_surrogate(surrogate if needed else "")
-    count = affordable(graph, validation_count(graph, coupling), request.memory // 2)
     try:
-        drawn = draw(other, None, count, seed=request.seed + 1)
+        fresh = fresh_surrogates(request, graph, coupling, bounds, request.seed + 1)
     except SecateurError as error:
         if request.guard is not None:
             raise
         warnings.warn(f"there is no verdict: {error}", SecateurWarning, stacklevel=2)
         return samples, None, _counted(used, samples, None)
-    return samples, Validation(drawn, SURROGATES, other), _counted(used, samples, drawn)
+    return samples, fresh, _counted(used, samples, fresh.samples)
+
+
+def fresh_surrogates(
+    request: Request, graph: Graph, coupling: Coupling, bounds: Any, seed: int
+) -> Validation:
+    """Validation samples of another kind than those that the request scores and refits on."""
+    other = validation_surrogate(name_of(request.surrogate) if request.needs_samples else "")
+    count = affordable(graph, validation_count(graph, coupling), request.memory // 2)
+    normalise = request.normalisation.normalised
+    drawn = draw_samples(
+        graph, bounds, other, None, count, request.device, seed, normalise, request.memory, request.tokenizer
+    )
+    return Validation(drawn, SURROGATES, other)
 
 
 def _with_surrogates(

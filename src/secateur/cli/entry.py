@@ -26,6 +26,8 @@ from secateur.cli.prune import prune_command
 from secateur.cli.quantize import quantize_command
 from secateur.cli.replay import replay_command
 from secateur.cli.report import report_command
+from secateur.cli.search import search_command
+from secateur.cli.sweep import sweep_command
 from secateur.errors import SecateurError, TargetMissedError
 from secateur.printable import printable
 
@@ -33,6 +35,8 @@ COMMANDS: dict[str, Callable[..., None]] = {  # in the order of the help
     "inspect": inspect_command,
     "init": init_command,
     "prune": prune_command,
+    "search": search_command,
+    "sweep": sweep_command,
     "quantize": quantize_command,
     "evaluate": evaluate_command,
     "certify": certify_command,

@@ -23,6 +23,8 @@ Runtime = StrEnum("Runtime", "torch onnxruntime")
 Bounds = StrEnum("Bounds", "linear interval")
 Distribution = StrEnum("Distribution", "ball surrogates data")
 Independent = StrEnum("Independent", "shapes uniform pink")
+Objective = StrEnum("Objective", "params macs bytes latency")
+Sampler = StrEnum("Sampler", "tpe nsga2")
 Scheme = StrEnum(
     "Scheme",
     {

@@ -146,6 +146,8 @@ class Method(ABC):
     remove: ClassVar[float | None] = 0.5  # default of `remove`; None: all that the method can remove
     lossless: ClassVar[bool] = False  # whether outputs do not change, so that a guard is not needed
     preparing: ClassVar[str] = "preparing"  # what `prepare` does, for the progress report
+    # whether `prepare` and `costs` return the same however much is removed, and `step` does not change it
+    prepares_for_all: ClassVar[bool] = False
 
     @property
     def known_options(self) -> dict[str, Option]:

@@ -46,6 +46,7 @@ class Reconstruct(Settings, Method):
     name = "reconstruct"
     needs: ClassVar[Needs] = "samples"
     preparing: ClassVar[str] = "measuring the layers on samples"
+    prepares_for_all: ClassVar[bool] = True
 
     def default_step(self, guarded: bool) -> float:
         return super().default_step(guarded) if guarded else 1.0
