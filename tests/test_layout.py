@@ -44,7 +44,7 @@ LAYERS = {
     **dict.fromkeys(("prune", "history", "validation", "shared"), 7),
     "support": 7,
     "quantize": 7,
-    "search": 8,
+    **dict.fromkeys(("page", "search"), 8),
     "cli": 9,
 }
 FORBIDDEN = {  # part → parts that it may not import

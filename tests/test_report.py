@@ -33,8 +33,8 @@ from command import run
 from secateur.errors import InputError
 from secateur.evaluate.report import Cost, Estimate, Language
 from secateur.explain import Inspection
-from secateur.report.page.card import card
-from secateur.report.page.facts import (
+from secateur.page.card import card
+from secateur.page.facts import (
     ClassFact,
     Facts,
     Figure,
@@ -44,16 +44,16 @@ from secateur.report.page.facts import (
     OutputFact,
     joined,
 )
-from secateur.report.page.files import facts_of_files
-from secateur.report.page.from_certificate import certificate_facts
-from secateur.report.page.from_evaluation import counted_interval, evaluation_facts
-from secateur.report.page.from_quantization import quantization_facts
-from secateur.report.page.from_recipe import recipe_facts, result_facts
-from secateur.report.page.moved import with_moved
-from secateur.report.page.picture import WIDTH, group_bars, scatter
-from secateur.report.page.render import check_jinja, page
-from secateur.report.page.sections import SECTIONS
-from secateur.report.page.thumbnails import thumbnails
+from secateur.page.files import facts_of_files
+from secateur.page.from_certificate import certificate_facts
+from secateur.page.from_evaluation import counted_interval, evaluation_facts
+from secateur.page.from_quantization import quantization_facts
+from secateur.page.from_recipe import recipe_facts, result_facts
+from secateur.page.moved import with_moved
+from secateur.page.picture import WIDTH, group_bars, scatter
+from secateur.page.render import check_jinja, page
+from secateur.page.sections import SECTIONS
+from secateur.page.thumbnails import thumbnails
 from secateur.report.quantization import Quantization, Stage
 from secateur.samples import Calibration
 from secateur.strict_json import dumps

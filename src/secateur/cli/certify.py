@@ -318,7 +318,7 @@ def certify_command(
     from secateur.cli.reading import inputs_from, measured_from, model_from
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
-    from secateur.report.page.from_certificate import certificate_facts
+    from secateur.page.from_certificate import certificate_facts
 
     given = inputs_from(original, input_bounds, mean, std, normalize, example_shape)
     reader = measured_from if sampled else _proved_from

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
     from secateur import decisions
     from secateur.formats import format as formats
-    from secateur.report.page.facts import Facts
+    from secateur.page.facts import Facts
 
 ATTACK_PANEL = "Adversarial attacks (accuracy or agreement that is left)"
 CORRUPTION_PANEL = "Corruptions"
@@ -310,8 +310,8 @@ def evaluate_command(
 
 def _facts(found: secateur.Evaluation, name: str, images: Tensor, seed: int) -> Facts:
     """What a report shows, with pictures of the inputs that moved most."""
-    from secateur.report.page.from_evaluation import evaluation_facts
-    from secateur.report.page.thumbnails import thumbnails
+    from secateur.page.from_evaluation import evaluation_facts
+    from secateur.page.thumbnails import thumbnails
     from secateur.report.recipe import versions
 
     pictures = thumbnails(images, [row.number for row in found.moved_most])

@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 
     from secateur.inputs import InputSpec
     from secateur.outputs import Output
+    from secateur.page.facts import Facts
     from secateur.plan import Rounding
-    from secateur.report.page.facts import Facts
 
 AUTO = "auto"  # value of --remove
 BUDGETS = "Budgets (pruning stops before it exceeds one, with exit code 3)"
@@ -602,9 +602,9 @@ def _facts(
         own: The user's inputs, their bounds and the tokenizer's file, if they were given.
         warned: What the run warned of.
     """
+    from secateur.page.from_recipe import result_facts
+    from secateur.page.moved import with_moved
     from secateur.progress import phase
-    from secateur.report.page.from_recipe import result_facts
-    from secateur.report.page.moved import with_moved
     from secateur.samples import Calibration
 
     (name, model, example), (output, recipe) = pruned, written

@@ -14,7 +14,7 @@ from secateur.errors import InputError
 
 if TYPE_CHECKING:
     from secateur.outputs import Output
-    from secateur.report.page.facts import Facts
+    from secateur.page.facts import Facts
 
 Runs = Annotated[
     list[Path],
@@ -91,7 +91,7 @@ def report_command(
     """
     from secateur import outputs
     from secateur.files import written_together
-    from secateur.report.page.files import facts_of_files
+    from secateur.page.files import facts_of_files
 
     if output is None and card is None:
         raise InputError("give a file to write: -o report.html, or --card MODEL_CARD.md")
@@ -114,7 +114,7 @@ def report_outputs(
 
     if page is None and card is None:
         return []
-    from secateur.report.page.render import check_jinja
+    from secateur.page.render import check_jinja
 
     check_jinja()
     found = [] if page is None else [outputs.Output(option, page, outputs.PAGE)]
@@ -125,8 +125,8 @@ def write_reports(
     facts: Sequence[Facts], page: Path | None, card: Path | None = None, title: str = ""
 ) -> None:
     """Write the page and the card that are asked for, and say so."""
-    from secateur.report.page.card import write_card
-    from secateur.report.page.render import write_page
+    from secateur.page.card import write_card
+    from secateur.page.render import write_page
 
     if page is not None:
         write_page(page, facts, title=title)

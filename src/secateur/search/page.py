@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
-from secateur.report.page.from_recipe import recipe_facts
-from secateur.report.page.render import write_page
+from secateur.page.from_recipe import recipe_facts
+from secateur.page.render import write_page
 from secateur.search.result import Summary, lines
 from secateur.search.store import FRONT, Store
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from secateur.evaluate.intervals import clopper_pearson
-from secateur.report.page.facts import ClassFact, Facts, Figure, InputFact, Interval, Kind, OutputFact
-from secateur.report.page.words import interval, share
+from secateur.page.facts import ClassFact, Facts, Figure, InputFact, Interval, Kind, OutputFact
+from secateur.page.words import interval, share
 
 if TYPE_CHECKING:
     from secateur.evaluate.report import Estimate, Evaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from secateur.report.page.facts import Figure, Kind
+from secateur.page.facts import Figure, Kind
 
 
 def _count(value: float) -> str:

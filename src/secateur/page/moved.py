@@ -20,8 +20,8 @@ from secateur.graph.graph import Graph
 from secateur.graph.interpret import batches, run
 from secateur.inputs import Normalisation
 from secateur.memory import default_memory
-from secateur.report.page.facts import Facts, InputFact, OutputFact
-from secateur.report.page.thumbnails import thumbnails
+from secateur.page.facts import Facts, InputFact, OutputFact
+from secateur.page.thumbnails import thumbnails
 from secateur.report.recipe import Recipe
 from secateur.samples import Calibration, digest, draw_samples
 from secateur.torch_state import reproducible

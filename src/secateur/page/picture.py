@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from secateur.report.page.facts import Facts, Figure, GroupFact, OutputFact, figure_of
-from secateur.report.page.words import number, share
+from secateur.page.facts import Facts, Figure, GroupFact, OutputFact, figure_of
+from secateur.page.words import number, share
 
 WIDTH = 720
 _LABELS, _VALUES, _ROW, _BAR = 190, 150, 22, 14

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from secateur.report.page.facts import Facts
-from secateur.report.page.picture import group_bars, output_bars
+from secateur.page.facts import Facts
+from secateur.page.picture import group_bars, output_bars
 
 
 @dataclass(frozen=True)

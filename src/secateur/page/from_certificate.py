@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from secateur.report.page.facts import Facts, Figure, OutputFact
-from secateur.report.page.words import number, share
+from secateur.page.facts import Facts, Figure, OutputFact
+from secateur.page.words import number, share
 
 if TYPE_CHECKING:
     from secateur.certify.certificate import Certificate, InputSet, Share

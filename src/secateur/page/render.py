@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from secateur.errors import InputError
 from secateur.files import write_atomically
+from secateur.page import words
+from secateur.page.facts import Facts, Figure, figure_of
+from secateur.page.picture import WIDTH, bar_height, scatter
+from secateur.page.sections import SECTIONS
 from secateur.printable import printable
-from secateur.report.page import words
-from secateur.report.page.facts import Facts, Figure, figure_of
-from secateur.report.page.picture import WIDTH, bar_height, scatter
-from secateur.report.page.sections import SECTIONS
 
 if TYPE_CHECKING:
     import jinja2
@@ -34,8 +34,8 @@ def page(runs: Sequence[Facts], *, title: str = "", lead: Sequence[str] = (), pi
         InputError: There are no facts, or the package jinja2 is not installed.
 
     Examples:
-        >>> from secateur.report.page.facts import Facts, Figure
-        >>> from secateur.report.page.render import page
+        >>> from secateur.page.facts import Facts, Figure
+        >>> from secateur.page.render import page
         >>> text = page([Facts("small", figures=(Figure("parameters", 114, 58),))])
         >>> text.startswith("<!doctype html>"), "<th scope=\\"row\\">parameters</th>" in text
         (True, True)
@@ -94,7 +94,7 @@ def environment(finalize: Callable[[Any], Any], autoescape: bool) -> jinja2.Envi
     """Templates of this package; `finalize` is applied to every value that is put into the text."""
     jinja = _jinja()
     made: jinja2.Environment = jinja.Environment(
-        loader=jinja.PackageLoader("secateur.report.page", "templates"),
+        loader=jinja.PackageLoader("secateur.page", "templates"),
         autoescape=autoescape,
         undefined=jinja.StrictUndefined,
         finalize=finalize,

@@ -13,11 +13,11 @@ from pydantic import ValidationError
 from secateur.certify.certificate import Certificate
 from secateur.errors import InputError
 from secateur.evaluate.report import Evaluation
-from secateur.report.page.facts import Facts, joined
-from secateur.report.page.from_certificate import certificate_facts
-from secateur.report.page.from_evaluation import evaluation_facts
-from secateur.report.page.from_quantization import quantization_facts
-from secateur.report.page.from_recipe import printed_facts, recipe_facts
+from secateur.page.facts import Facts, joined
+from secateur.page.from_certificate import certificate_facts
+from secateur.page.from_evaluation import evaluation_facts
+from secateur.page.from_quantization import quantization_facts
+from secateur.page.from_recipe import printed_facts, recipe_facts
 from secateur.report.quantization import Quantization
 from secateur.report.recipe import Recipe
 

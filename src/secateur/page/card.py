@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from secateur.files import write_atomically
+from secateur.page import words
+from secateur.page.facts import Facts
+from secateur.page.render import environment
+from secateur.page.sections import pinned
 from secateur.printable import printable
-from secateur.report.page import words
-from secateur.report.page.facts import Facts
-from secateur.report.page.render import environment
-from secateur.report.page.sections import pinned
 
 if TYPE_CHECKING:
     import jinja2

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from secateur.report.page.facts import Facts, Figure, GroupFact, Judgement, joined
-from secateur.report.page.from_quantization import quantization_facts
-from secateur.report.page.words import counted, listed, share
+from secateur.page.facts import Facts, Figure, GroupFact, Judgement, joined
+from secateur.page.from_quantization import quantization_facts
+from secateur.page.words import counted, listed, share
 
 if TYPE_CHECKING:
     from secateur.evaluate.latency import Latency
