@@ -23,6 +23,7 @@ from secateur.formats.onnx.imported import OnnxModel  # noqa: E402
 from secateur.graph.capture import capture  # noqa: E402
 from secateur.graph.coupling import couple  # noqa: E402
 from secateur.graph.widths import not_widths  # noqa: E402
+from secateur.quantize.packages import quantizers  # noqa: E402
 from secateur.reconstruct.layers import find_consumers  # noqa: E402
 from secateur.reconstruct.sensitivity import sensitivities  # noqa: E402
 from test_onnx import _kept, assert_prunes, export, graph, inputs_for  # noqa: E402
@@ -138,10 +139,11 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for p in model.parameters():
         nn.init.normal_(p, 0.1, 0.4)
     path = saved(folder, export(model, (torch.rand(2, 5, 6),), "script", 14))
-    from onnxruntime.transformers import optimizer
+    with quantizers():  # its modules are found there, whatever was imported before
+        from onnxruntime.transformers import optimizer
 
-    fused = optimizer.optimize_model(str(path), "bert", num_heads=4, hidden_size=12, opt_level=0)
-    fused.save_model_to_file(str(folder / "transformers.onnx"))
+        fused = optimizer.optimize_model(str(path), "bert", num_heads=4, hidden_size=12, opt_level=0)
+        fused.save_model_to_file(str(folder / "transformers.onnx"))
     return {"plain": path, "optimised": optimised(path), "transformers": folder / "transformers.onnx"}
 
 

@@ -56,6 +56,15 @@ class SearchResult:
         folder: Where the networks of the front are (`front/`), and the pick (`pick.*`).
         model: The pick; None if no network keeps the budgets. Of a quantised pick, its float form.
         recipe: Its recipe, from which `replay` rebuilds it.
+
+    Examples:
+        >>> import tempfile, torch, secateur
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> found = secateur.search(
+        ...     net, torch.zeros(1, 4), output=tempfile.mkdtemp(), method="scale", max_drift=100.0
+        ... )
+        >>> found.pick in found.front, (found.folder / "summary.md").is_file()
+        (True, True)
     """
 
     summary: Summary
@@ -89,6 +98,15 @@ class SweepResult:
         trials: All trials; see `secateur.search.trial.Trial`.
         original: The sizes of the model as it is.
         folder: Where the recipes are (`trials/`), with the tables as `summary.json` and `summary.md`.
+
+    Examples:
+        >>> import tempfile, torch, secateur
+        >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
+        >>> found = secateur.sweep(
+        ...     net, torch.zeros(1, 4), output=tempfile.mkdtemp(), method="scale", remove=[0.25, 0.5]
+        ... )
+        >>> found.original.params, [trial.sizes.params for trial in found.trials]
+        (114, [86, 58])
     """
 
     trials: tuple[Trial, ...]
