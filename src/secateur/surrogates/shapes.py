@@ -81,27 +81,29 @@ def _strokes(n: int, channels: int, space: tuple[int, ...], generator: torch.Gen
     number = torch.randint(1, 5, (n,), generator=generator)
     width = 0.04 + 0.1 * torch.rand(n, 1, generator=generator)
     t = torch.linspace(0, 1, _PIECES + 1)[:, None, None, None]
-    far = torch.full((n, len(where)), 9.0)  # distance to the nearest curve
+    far = torch.full((n, len(where)), 81.0)  # squared distance to the nearest curve
     for k in range(4):
         a, b, c, d = (1.5 * torch.rand(n, dims, generator=generator) - 0.75 for _ in range(4))
         curve = ((1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d).squeeze(1)
-        distance = far
-        for start, end in pairwise(curve):
-            distance = torch.minimum(distance, _to_segment(where, start, end))
-        far = torch.where((number > k)[:, None], distance, far)
-    ink = ((width - far) * max(space) / 2 + 0.5).clamp(0, 1).reshape(n, 1, *space)
+        drawn = number > k
+        nearest = far[drawn]
+        for start, end in pairwise(curve[:, drawn]):
+            torch.minimum(nearest, _to_segment(where, start, end), out=nearest)
+        far[drawn] = nearest
+    ink = ((width - far.sqrt_()) * max(space) / 2 + 0.5).clamp(0, 1).reshape(n, 1, *space)
     return smooth(ink, _SHARP, tuple(range(2, 2 + dims))) * _colours(n, channels, dims, generator)
 
 
 def _to_segment(where: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Distance of points (p, d) to segments from (n, d) to (n, d); shape: (n, p)."""
+    """Squared distance of points (p, d) to segments from (n, d) to (n, d); shape: (n, p)."""
     along = end - start
-    t = (where @ along.T - (start * along).sum(1)) / along.square().sum(1).clamp(min=1e-9)  # shape: (p, n)
-    t = t.T.clamp(0, 1)
+    length = along.square().sum(1, keepdim=True).clamp(min=1e-9)
+    t = (along @ where.T).sub_((start * along).sum(1, keepdim=True)).div_(length).clamp_(0, 1)
     squared = torch.zeros_like(t)
     for axis in range(where.shape[1]):
-        squared += (where[:, axis] - start[:, axis, None] - t * along[:, axis, None]).square()
-    return squared.sqrt()
+        gap = where[:, axis] - start[:, axis, None] - t * along[:, axis, None]
+        squared += gap.square_()
+    return squared
 
 
 def leaves(n: int, channels: int, space: tuple[int, ...], generator: torch.Generator) -> Tensor:
