@@ -27,11 +27,11 @@ from secateur.certify.certificate import Certificate, InputSet, MeasuredRounding
 from secateur.certify.decided import Decided, decided_at, shares, threshold
 from secateur.certify.embed import embedded
 from secateur.certify.estimate import warn_if_long
-from secateur.certify.input_set import as_inputs, bounds_of_each, boxes_of, example_of, points_of
+from secateur.certify.input_set import RULES, bounds_of_each, boxes_of, example_of, points_of
 from secateur.certify.search import Found, random_point, search
 from secateur.certify.split import split, until
 from secateur.data.plain import tensor_of
-from secateur.decisions import HEADS, Decision, Head, NoDecision, before_head, decision_of
+from secateur.decisions import Decision, Head, NoDecision, before_head, decision_of
 from secateur.errors import InputError
 from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
@@ -39,7 +39,6 @@ from secateur.graph.example import ExampleInputs
 from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
 from secateur.inputs import Normalisation
-from secateur.presets import PRESETS
 from secateur.progress import logger, phase, track
 from secateur.report.recipe import fingerprint, versions
 from secateur.samples import digest
@@ -138,21 +137,8 @@ def certify(
 
 
 _RULES = {
-    "original": may.MODEL,
-    "pruned": may.MODEL,
-    "input_bounds": may.BOUNDS,
-    "mean": may.MEAN,
-    "std": may.STD,
-    "normalize": may.optional(may.one_of(*PRESETS)),
-    "inputs": may.optional(
-        may.Rule("a tensor, an array, a list with one for each input, batches, or a path", as_inputs)
-    ),
-    "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
-    "indices": may.optional(
-        may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")
-    ),
+    **RULES,
     "labels": may.optional(may.Rule("a tensor, an array, or a list of class numbers", tensor_of)),
-    "head": may.one_of(*HEADS),
     "method": may.one_of("linear", "interval"),
     "attack_steps": may.whole(0, "a whole number of steps, at least 0"),
     "budget": may.optional(may.Rule(pace.MAY_BE, pace.as_seconds)),

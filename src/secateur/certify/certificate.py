@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from secateur.decisions import Head
 from secateur.errors import InputError
 from secateur.files import write_atomically
-from secateur.report.newer import why_newer
 from secateur.report.recipe import Fingerprint
-from secateur.report.record import Plain, Record
+from secateur.report.record import Plain, Record, read_record
 from secateur.report.summary import html_table
 from secateur.report.tables import certificate_table
 from secateur.strict_json import dumps
@@ -189,14 +187,4 @@ class Certificate(Record):
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Certificate:
         """Read a certificate; `InputError` where the file is none."""
-        try:
-            data = Path(path).read_bytes()
-            return Certificate.model_validate_json(data)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from error
-        except ValidationError as error:
-            if newer := why_newer(data, SCHEMA):
-                raise InputError(f"{path}: this certificate {newer}") from error
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{path} is not a certificate of version 1: {where}: {first['msg']}") from error
+        return read_record(path, Certificate, "certificate", SCHEMA, InputError)[0]

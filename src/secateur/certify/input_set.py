@@ -8,13 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from secateur import arguments as may
 from secateur.bounds.box import input_box, warn_without_width
 from secateur.bounds.certified import ball
 from secateur.data import as_tensors, check_within
 from secateur.data.plain import is_array, tensor_of
+from secateur.decisions import HEADS
 from secateur.errors import InputError
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
+from secateur.presets import PRESETS
 from secateur.types import Interval
 
 
@@ -26,6 +29,24 @@ def as_inputs(value: Any) -> Any:
     if isinstance(found, tuple) and not (found and all(map(is_array, found))):
         raise ValueError
     return found
+
+
+RULES = {  # of the arguments that say what a certificate is about
+    "original": may.MODEL,
+    "pruned": may.MODEL,
+    "input_bounds": may.BOUNDS,
+    "mean": may.MEAN,
+    "std": may.STD,
+    "normalize": may.optional(may.one_of(*PRESETS)),
+    "inputs": may.optional(
+        may.Rule("a tensor, an array, a list with one for each input, batches, or a path", as_inputs)
+    ),
+    "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
+    "indices": may.optional(
+        may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")
+    ),
+    "head": may.one_of(*HEADS),
+}
 
 
 def example_of(inputs: Any) -> ExampleInputs:

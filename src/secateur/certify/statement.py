@@ -16,7 +16,7 @@ from html import escape
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from secateur import arguments as may
 from secateur.arguments import parsed
@@ -25,9 +25,8 @@ from secateur.certify.sampled import StatisticalCertificate
 from secateur.errors import InputError
 from secateur.files import refusals_named, write_atomically
 from secateur.printable import printable
-from secateur.report.newer import why_newer
 from secateur.report.recipe import Fingerprint
-from secateur.report.record import Plain, Record
+from secateur.report.record import Plain, Record, read_record
 from secateur.report.tables import upward
 from secateur.strict_json import dumps
 
@@ -154,17 +153,7 @@ class Statement(Record):
     @staticmethod
     def load(path: str | os.PathLike[str]) -> Statement:
         """Read a statement from JSON; `InputError` where the file is none."""
-        try:
-            data = Path(path).read_bytes()
-            return Statement.model_validate_json(data)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror}") from error
-        except ValidationError as error:
-            if newer := why_newer(data, SCHEMA):
-                raise InputError(f"{path}: this statement {newer}") from error
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise InputError(f"{path} is not a statement of version 1: {where}: {first['msg']}") from error
+        return read_record(path, Statement, "statement", SCHEMA, InputError)[0]
 
 
 def equivalence_statement(

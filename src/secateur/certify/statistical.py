@@ -23,7 +23,7 @@ from secateur.certify import Model
 from secateur.certify.as_run import InTorch, Running, as_taken, file_as_run, largest_change, measured_rounding
 from secateur.certify.certificate import MeasuredRounding
 from secateur.certify.draws import INDEPENDENT, Draws, in_balls, of_data, of_surrogate
-from secateur.certify.input_set import as_inputs, bounds_of_each, boxes_of, example_of, points_of
+from secateur.certify.input_set import RULES, bounds_of_each, boxes_of, example_of, points_of
 from secateur.certify.sampled import (
     ASSUMPTIONS,
     OWN_DATA,
@@ -35,7 +35,7 @@ from secateur.certify.sampled import (
     DistributionName,
     StatisticalCertificate,
 )
-from secateur.decisions import HEADS, Decision, Head, NoDecision, decision_of, same
+from secateur.decisions import Decision, Head, NoDecision, decision_of, same
 from secateur.errors import InputError, SecateurWarning
 from secateur.evaluate.intervals import trials_for
 from secateur.graph.capture import capture
@@ -43,7 +43,6 @@ from secateur.graph.example import ExampleInputs
 from secateur.graph.footprint import batch_size
 from secateur.graph.graph import Graph
 from secateur.inputs import Normalisation
-from secateur.presets import PRESETS
 from secateur.progress import phase, track
 from secateur.report.recipe import versions
 from secateur.samples import digest
@@ -141,28 +140,15 @@ def certify_by_sampling(
 
 _SHARE = "a share between 0 and 1, both excluded"
 _RULES = {
-    "original": may.MODEL,
-    "pruned": may.MODEL,
+    **RULES,
     "distribution": may.one_of("ball", "surrogates", "data"),
     "confidence": may.number(_SHARE, above=0),
     "rate": may.number(_SHARE, above=0),
     "margin": may.optional(may.number("a drift of at least 0", low=0)),
     "quantiles": may.optional(may.list_of(may.number("", above=0), f"a list, of {_SHARE} each")),
-    "input_bounds": may.BOUNDS,
-    "mean": may.MEAN,
-    "std": may.STD,
-    "normalize": may.optional(may.one_of(*PRESETS)),
-    "inputs": may.optional(
-        may.Rule("a tensor, an array, a list with one for each input, batches, or a path", as_inputs)
-    ),
-    "eps": may.optional(may.number("a radius of at least 0, in input units", low=0)),
     "norm": may.one_of("linf", "l2"),
     "each": may.flag(),
     "surrogate": may.one_of(*INDEPENDENT),
-    "indices": may.optional(
-        may.list_of(may.whole(0, ""), "a list of whole numbers from 0, one for each input")
-    ),
-    "head": may.one_of(*HEADS),
     "draw_seed": may.optional(may.SEED),
     "progress": may.flag(),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,11 @@ def first_order_changes(context: Context, group: Group, a: Tensor, b: Tensor) ->
     whatever the number of pairs, and a product of two columns for each.
     """
     slots = group.having("consumer")
-    graph, weights = context.graph, {s.tensor: context.weights[s.tensor].float() for s in slots}
-    source = Source(graph, tuple(context.box), context.generator)
+    weights = {n: w.float() if w.is_floating_point() else w for n, w in context.weights.items()}
+    source = Source(context.graph, tuple(context.box), context.generator)
     total = torch.zeros(len(a), dtype=torch.float64)
     for _ in range(_DRAWS):
-        gradients = _gradients(context, source, weights)
+        gradients = _gradients(source, weights, [slot.tensor for slot in slots])
         change = sum(
             (_moved(weights[s.tensor], gradients[s.tensor], s, a, b) for s in slots), torch.zeros(len(a))
         )
@@ -35,17 +37,16 @@ def first_order_changes(context: Context, group: Group, a: Tensor, b: Tensor) ->
     return total / _DRAWS
 
 
-def _gradients(context: Context, source: Source, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """∂(rᵀy)/∂W on one input, for random signs r; not finite numbers count as no change."""
-    leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
-    others = {n: w.float() if w.is_floating_point() else w for n, w in context.weights.items()}
+def _gradients(source: Source, weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """∂(rᵀy)/∂W on one input, for random signs r and each named W; not finite numbers count as no change."""
+    leaves = {name: weights[name].detach().requires_grad_() for name in names}
     with torch.enable_grad():
-        outputs = run(context.graph, noise(source, 1), {**others, **leaves}, gradients=True)
+        outputs = run(source.graph, noise(source, 1), {**weights, **leaves}, gradients=True)
         reached = [y for y in outputs if isinstance(y, Tensor) and y.requires_grad]
-        signs = [torch.randint(0, 2, y.shape, generator=context.generator) * 2.0 - 1.0 for y in reached]
+        signs = [torch.randint(0, 2, y.shape, generator=source.generator) * 2.0 - 1.0 for y in reached]
         total = sum(((y * r).sum() for y, r in zip(reached, signs, strict=True)), torch.zeros(()))
         found = torch.autograd.grad(total, list(leaves.values()), allow_unused=True) if reached else ()
-    gradients = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    gradients = {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
     named = {n: g.nan_to_num(0.0, 0.0, 0.0) for n, g in zip(leaves, found, strict=False) if g is not None}
     return gradients | named
 

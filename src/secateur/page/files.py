@@ -20,6 +20,7 @@ from secateur.page.from_quantization import quantization_facts
 from secateur.page.from_recipe import printed_facts, recipe_facts
 from secateur.report.quantization import Quantization
 from secateur.report.recipe import Recipe
+from secateur.report.record import first_problem
 
 _LARGEST = 2**28  # bytes
 Content = Mapping[str, Any]
@@ -94,9 +95,7 @@ def _read(path: Path, name: str) -> tuple[Kind, Facts]:
             try:
                 return kind, kind.read(path, content, name)
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(map(str, first["loc"])) or "the file"
-                raise InputError(f"{path} is not {kind.what}: {where}: {first['msg']}") from error
+                raise InputError(f"{path} is not {kind.what}: {first_problem(error)}") from error
             except (TypeError, ValueError, LookupError, ArithmeticError) as error:
                 if isinstance(error, InputError):
                     raise

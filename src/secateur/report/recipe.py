@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import from_json
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
@@ -22,9 +22,8 @@ from secateur.errors import RecipeError
 from secateur.files import staged_files, write_atomically, written_together
 from secateur.graph.graph import Graph
 from secateur.graph.node import kind
-from secateur.report.newer import why_newer
 from secateur.report.quantization import Quantization
-from secateur.report.record import Plain, Record
+from secateur.report.record import Plain, Record, read_record
 from secateur.report.times import LatencyRecord
 from secateur.report.verdict import Verdict
 from secateur.strict_json import dumps, read, written
@@ -222,17 +221,7 @@ class Recipe(Record):
             RecipeError: The file is no recipe, or one of a newer secateur; or it, or a file that was written
                 with it, was changed afterwards.
         """
-        try:
-            data = Path(path).read_bytes()
-            recipe = Recipe.model_validate_json(data)
-        except OSError as error:
-            raise RecipeError(f"cannot read {path}: {error.strerror}") from error
-        except ValidationError as error:
-            if newer := why_newer(data, SCHEMA):
-                raise RecipeError(f"{path}: this recipe {newer}") from error
-            first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise RecipeError(f"{path} is not a recipe of version 1 to 3: {where}: {first['msg']}") from error
+        recipe, data = read_record(path, Recipe, "recipe", SCHEMA, RecipeError, versions="1 to 3")
         if recipe.seal != seal_of(from_json(data)):
             raise RecipeError(
                 f"{path} was changed after it was written; a recipe is evidence. Prune the model again"

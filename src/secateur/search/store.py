@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from secateur.errors import InputError, few
 from secateur.files import is_temporary, refusals_named, write_atomically, written_together
 from secateur.report.recipe import Recipe, refitted_path
-from secateur.report.record import Plain, Record
+from secateur.report.record import Plain, Record, first_problem
 from secateur.search.trial import Trial
 from secateur.strict_json import dumps
 
@@ -114,10 +114,8 @@ def _read(path: Path, kind: type[_Kind]) -> _Kind | None:
     except FileNotFoundError:
         return None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
         raise InputError(
-            f"{path} was changed, or comes from another version: {where}: {first['msg']}; remove it, and it "
+            f"{path} was changed, or comes from another version: {first_problem(error)}; remove it, and it "
             "is made again"
         ) from error
 
