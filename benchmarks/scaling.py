@@ -11,6 +11,7 @@ import math
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -23,10 +24,12 @@ from torch import nn
 import secateur
 from secateur.methods.pairs import least_partners
 from shared import arguments, load_zoo, markdown, write
+from size_networks import ViT
 
 WIDTHS = (256, 512, 1024, 2048, 4096)
 DEPTHS = (2, 4, 8, 16, 32)
 VERY_DEEP = (50, 100, 200)  # layers of 16 units: the time that goes into the graph alone
+BLOCKS = (12, 36, 108, 216)  # of a narrow transformer: about 30 nodes of the graph each
 DEEP_JOBS: dict[str, dict[str, Any]] = {
     "saliency": {"method": "saliency", "remove": 0.5},
     "reconstruct": {"method": "reconstruct", "remove": 0.5},
@@ -73,6 +76,25 @@ def prune_deep(depth: int, job: str) -> dict[str, float]:
     return timed(lambda: secateur.prune(deep_mlp(depth), torch.rand(2, 16), **request))
 
 
+def prune_blocks(blocks: int) -> dict[str, float]:
+    """Capture, coupling, plan and check of a graph of many nodes, and writing what is left."""
+    torch.manual_seed(0)
+    model, example = ViT(32, patch=8, dim=16, depth=blocks, heads=2).eval(), torch.rand(2, 3, 32, 32)
+    nodes = len(torch.export.export(model, (example,)).graph.nodes)
+    begin = time.perf_counter()
+    result = secateur.prune(model, example, remove=0.3, method="saliency", round_to=1, normalize="none")
+    pruned = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        secateur.save_model(Path(folder) / "small.pt2", result.model, example)
+    written = time.perf_counter()
+    return {
+        "nodes": nodes,
+        "prune seconds": pruned - begin,
+        "seconds": written - begin,
+        "peak MiB": peak_mib(),
+    }
+
+
 def prune_zoo(name: str, method: str, shared: str) -> dict[str, float]:
     zoo = load_zoo(Path(shared))
     shape = {"mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}[zoo.DATA[name]]
@@ -95,6 +117,7 @@ JOBS: dict[str, Callable[..., dict[str, float]]] = {
     "rank": rank,
     "prune_mlp": prune_mlp,
     "prune_deep": prune_deep,
+    "prune_blocks": prune_blocks,
     "prune_zoo": prune_zoo,
 }
 
@@ -141,6 +164,8 @@ def main() -> None:
     for job in DEEP_JOBS:
         label = f"{job}, width 16, depth"
         series[label] = VERY_DEEP, [case(label, d, "prune_deep", d, job) for d in VERY_DEEP]
+    label = "transformer, prune and write, blocks"
+    series[label] = BLOCKS, [case(label, blocks, "prune_blocks", blocks) for blocks in BLOCKS]
     for name in ("paoding_mlp", "cifar_vgg11", "cifar_resnet20"):
         for method in ("impact", "stochastic"):
             case(f"{method} to 50 %", name, "prune_zoo", name, method, str(options.shared))

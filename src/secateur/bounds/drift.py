@@ -6,7 +6,7 @@ pass: the rules of `difference.py` see a single candidate, and `torch.vmap` runs
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -73,7 +73,8 @@ def merge_difference(
         return tuple((x.lower, x.upper) for x in outputs)
 
     with torch.no_grad():
-        ends = torch.vmap(one, chunk_size=_candidates_per_block(values, block_bytes))(moves)
+        block = _candidates_per_block(_later(values, [names[slot.tensor] for slot in swaps]), block_bytes)
+        ends = torch.vmap(one, chunk_size=block)(moves)
     return tuple(Interval(_without_batch(low), _without_batch(high)) for low, high in ends)
 
 
@@ -90,13 +91,22 @@ def _joined(first: Pair | Rows, second: Rows) -> Pair | Rows:
     return Pair(before(first), now, now - before(first))
 
 
-def _candidates_per_block(values: Mapping[fx.Node, Any], block_bytes: int) -> int:
-    """How many candidates fit in a block: 24 values for each value of the largest node.
+def _later(values: Mapping[fx.Node, Any], nodes: Iterable[fx.Node]) -> list[Any]:
+    """The values of the ops that the named tensors reach."""
+    found = set(nodes)
+    for node in values:  # in the order of the graph
+        if not found.isdisjoint(node.all_input_nodes):
+            found.add(node)
+    return [value for node, value in values.items() if node in found]
+
+
+def _candidates_per_block(values: Iterable[Any], block_bytes: int) -> int:
+    """How many candidates fit in a block: 24 values for each value of the largest of these nodes.
 
     A node holds four bounds, its rule some more, and a residual stream keeps several nodes alive.
     """
-    intervals = [x for x in pytree.tree_leaves(list(values.values())) if isinstance(x, Interval)]
-    largest = max(x.lower.numel() * x.lower.element_size() for x in intervals)
+    intervals = [x for x in pytree.tree_leaves(list(values)) if isinstance(x, Interval)]
+    largest = max((x.lower.numel() * x.lower.element_size() for x in intervals), default=block_bytes)
     return max(1, block_bytes // (24 * largest))
 
 

@@ -12,41 +12,93 @@ from secateur.methods.context import Context, fan_out, incoming
 from secateur.types import Group
 
 TILE = 1024  # units in a tile of the pair matrix
-
-
-def pair_distances(features: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """‖w_a − w_b‖² for units `a` and `b`, from one matrix product; shape: (len(a), len(b))."""
-    x, y = features[a], features[b]
-    distance = torch.addmm(x.square().sum(1, keepdim=True) + y.square().sum(1), x, y.T, alpha=-2.0)
-    return distance.clamp_(min=0.0).masked_fill_(a[:, None] == b[None, :], float("inf"))
+_NEAR = 8  # candidates for the nearest unit by float32
+_ROUNDING = torch.finfo(torch.float32).eps / 2
+_GATHERED = 2**21  # numbers in the rows that are compared at once
 
 
 def least_partners(features: Tensor, fan: Tensor, units: Tensor) -> tuple[Tensor, Tensor]:
     """For each unit a of `units`, the other unit b of least s(a→b) = ‖W[:, a]‖² · ‖w_a − w_b‖².
 
     Srinivas & Babu 2015 (arXiv 1507.06149). Returns the values and the units b; shapes: (n,). Of equal ones
-    the first, as for a whole matrix. Cost: n²·d / 2 multiplications for d features, in tiles that threads
-    share, since distances are symmetric. Infinite for a unit that is alone.
+    the first. Infinite for a unit that is alone. Cost: n²·d / 2 multiplications in float32 for d features, in
+    tiles that threads share, since distances are symmetric. Those that rounding may have put out of order are
+    compared again in float64: a few of the nearest, or all where a few do not settle it.
     """
-    blocks = units.split(TILE)
-    value = torch.full((len(units),), float("inf"), dtype=torch.float64)
-    partner = units.roll(-1)
+    if len(units) < 2:
+        return torch.full((len(units),), torch.inf, dtype=torch.float64), units.clone()
+    rows = features[units]
+    rough, near = _nearest(rows.float())
+    reach = rough[:, :1] + 2 * _error(rows)[:, None]
+    distance = _distances(rows, near, rough <= reach)
+    value = distance.amin(1)
+    partner = near.masked_fill(distance > value[:, None], len(units)).amin(1).clamp(max=len(units) - 1)
+    settled = (rough[:, -1:] > reach) if near.shape[1] < len(units) - 1 else rough[:, -1:].isfinite()
+    squares = rows.square().sum(1)
+    for some in (~settled).nonzero()[:, 0].split(TILE):
+        value[some], partner[some] = pair_distances(rows, squares, some).min(1)
+    return fan[units] * value, units[partner]
+
+
+def _nearest(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The squared distances of the nearest other rows, and which they are, the first first; shapes: (n, few).
+
+    The last distance is the largest of them. It is infinite or NaN where float32 cannot hold it.
+    """
+    blocks = torch.arange(len(rows)).split(TILE)
+    squares = rows.square().sum(1)
 
     def nearest(tile: tuple[int, int]) -> list[tuple[int, Tensor, Tensor]]:
         first, second = tile
-        distance = pair_distances(features, blocks[first], blocks[second])
-        found = [(first, *distance.min(1))]
-        return found if first == second else [*found, (second, *distance.min(0))]
+        distance = pair_distances(rows, squares, blocks[first], blocks[second])
+        sides = [(first, second, distance)] + ([] if first == second else [(second, first, distance.T)])
+        found = [(side, other, d.topk(min(_NEAR, d.shape[1]), largest=False)) for side, other, d in sides]
+        return [(side, top.values, top.indices + other * TILE) for side, other, top in found]
 
+    kept: list[tuple[Tensor, Tensor]] = [(rows.new_empty(len(b), 0), b.new_empty(len(b), 0)) for b in blocks]
     tiles = [(i, j) for i in range(len(blocks)) for j in range(i, len(blocks))]
-    for (first, second), found in zip(tiles, in_order(nearest, tiles), strict=True):
-        for number, distance, index in found:
-            other = blocks[second if number == first else first][index]
-            here = slice(number * TILE, number * TILE + len(distance))
-            better = distance < value[here]
-            value[here] = torch.where(better, distance, value[here])
-            partner[here] = torch.where(better, other, partner[here])
-    return fan[units] * value, partner
+    for found in in_order(nearest, tiles):
+        for side, values, indices in found:
+            both = [torch.cat(pair, 1) for pair in zip(kept[side], (values, indices), strict=True)]
+            best = both[0].topk(min(_NEAR, len(rows) - 1, both[0].shape[1]), largest=False)
+            kept[side] = (best.values, both[1].gather(1, best.indices))
+    values, indices = (torch.cat(parts) for parts in zip(*kept, strict=True))
+    return values.double(), indices
+
+
+def pair_distances(features: Tensor, squares: Tensor, a: Tensor, b: Tensor | None = None) -> Tensor:
+    """‖w_a − w_b‖² for units `a` and `b` (default: all), infinite for a = b; shape: (len(a), len(b)).
+
+    squares: ‖w‖² of all units, shape (units,).
+    """
+    b = torch.arange(len(features)) if b is None else b
+    distance = torch.addmm(squares[a][:, None] + squares[b], features[a], features[b].T, alpha=-2.0)
+    return distance.clamp_(min=0.0).masked_fill_(a[:, None] == b[None, :], float("inf"))
+
+
+def _distances(rows: Tensor, near: Tensor, wanted: Tensor) -> Tensor:
+    """‖w_a − w_b‖² for each unit a and the units b of its row of `near` that are `wanted`, else infinite.
+
+    Shape: that of `near`.
+    """
+    a, column = wanted.nonzero().unbind(1)
+    b = near[a, column]
+    block = max(1, _GATHERED // rows.shape[1])
+    pairs = zip(a.split(block), b.split(block), strict=True)
+    found = torch.full(near.shape, torch.inf, dtype=rows.dtype)
+    found[a, column] = torch.cat([(rows[one] - rows[other]).square_().sum(1) for one, other in pairs])
+    return found
+
+
+def _error(rows: Tensor) -> Tensor:
+    """How far a distance of each row in float32 is from that in float64 at most; shape: (n,).
+
+    A sum of d products in any order is off by at most d·u / (1 − d·u) times that of their magnitudes (Higham,
+    Accuracy and Stability of Numerical Algorithms, 2nd ed., (3.5)); magnitudes add up to ‖w_a‖·‖w_b‖ at most.
+    """
+    terms = (rows.shape[1] + 8) * _ROUNDING  # and the conversion, and the two squares
+    length = rows.square().sum(1).sqrt()
+    return terms / (1.0 - terms) * (length + length.max()).square()
 
 
 def least_partner(

@@ -76,8 +76,10 @@ def scaled(source: Source, index: int, unit: Tensor) -> Tensor:
     """
     low, high = (end.cpu().float() for end in (source.box[index].lower, source.box[index].upper))
     bounded = torch.isfinite(high - low)
-    stretched = low.where(bounded, 0.0) + unit.clamp(0, 1) * (high - low).where(bounded, 1.0)
-    return torch.where(bounded, stretched, (unit - 0.5) * _GAUSS).clamp(low, high)
+    stretched = unit.clamp(0, 1).mul_((high - low).where(bounded, 1.0)).add_(low.where(bounded, 0.0))
+    if not bool(bounded.all()):
+        stretched = torch.where(bounded, stretched, (unit - 0.5) * _GAUSS)
+    return torch.clamp(stretched, low, high, out=stretched)
 
 
 def widths(source: Source, index: int) -> Tensor:

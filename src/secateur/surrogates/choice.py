@@ -19,14 +19,13 @@ from secateur.surrogates.bn_moments import standardised
 from secateur.surrogates.confidence import surest, toward_classes
 from secateur.surrogates.effort import Effort, effort_for
 from secateur.surrogates.evidence import agreement, draw_probes
-from secateur.surrogates.families import Family, drawn, families
+from secateur.surrogates.families import DRAWN, Family, drawn, families
 from secateur.surrogates.forward import all_log_probabilities, classes, join, require_classes, take
 from secateur.surrogates.shapes import DRAWINGS, clouds
 from secateur.surrogates.source import Inputs, Source
 from secateur.surrogates.writing import written
 from secateur.types import Samples
 
-_DRAWN = 2**26  # numbers in candidates that are drawn at once
 _FEWEST = 32  # samples by which a family is judged
 _NUMBERS = 2**27  # in the values that are there at a time, for the samples of one family
 _TEMPERATURE = 0.004  # of agreement: a family so much behind the best has 1/e of its share
@@ -145,11 +144,11 @@ def chosen(source: Source, family: Family, count: int, candidates: int) -> Input
 
 def _surest(source: Source, family: Family, count: int, candidates: int) -> Iterator[Inputs]:
     """The same in parts: of large inputs, some are drawn and chosen at a time."""
-    if count and (not classes(source) or candidates < 2):
-        yield family.draw(source, count)
+    if not classes(source) or candidates < 2:
+        yield from family.parts(source, count)
         return
     numbers = sum(x[0].numel() for x in source.graph.example)
-    most = max(1, _DRAWN // (candidates * numbers))
+    most = max(1, DRAWN // (candidates * numbers))
     for start in range(0, count, most):
         wanted = min(most, count - start)
         drawn = family.draw(source, candidates * wanted)
@@ -161,19 +160,20 @@ def _judged(source: Source, found: Sequence[Family], effort: Effort) -> list[tup
     if len(found) == 1:
         return [(0.0, found[0])]
     probes = max(_FEWEST, min(effort.probes, _NUMBERS // source.sizes.peak))
-    draws = [chosen(source, family, probes, effort.candidates) for family in found]
+    draws = (chosen(source, family, probes, effort.candidates) for family in found)
     if has_batch_norm(source):
         with torch.no_grad():
             scores = [-float(mismatch(source, x)) for x in draws]
     else:
-        directions = draw_probes(source, draws[0])
-        scores = [agreement(source, x, directions) for x in draws]
+        kept = list(draws)  # directions come after all draws
+        directions = draw_probes(source, kept[0])
+        scores = [agreement(source, x, directions) for x in kept]
     finite = [(score, family) for score, family in zip(scores, found, strict=True) if math.isfinite(score)]
     if not finite:
+        culprit = first_not_finite(source.graph, found[0].draw(source, 1))
         raise InputError(
-            "the model gives NaN or infinite values on every kind of drawing; it goes wrong at "
-            f"{first_not_finite(source.graph, draws[0])}. Give narrower input_bounds, another surrogate "
-            "(uniform), or inputs of your own (calibration=)"
+            f"the model gives NaN or infinite values on every kind of drawing; it goes wrong at {culprit}. "
+            "Give narrower input_bounds, another surrogate (uniform), or inputs of your own (calibration=)"
         )
     return sorted(finite, key=lambda pair: -pair[0])
 
@@ -202,8 +202,8 @@ def _kept(
 
 def _pooled(source: Source, found: Sequence[Family], weights: Sequence[float], count: int) -> Inputs:
     shares = _shares(weights, count)
-    drawn = (family.draw(source, share) for family, share in zip(found, shares, strict=True) if share)
-    return join(drawn, count)
+    pairs = zip(found, shares, strict=True)
+    return join((part for family, share in pairs for part in family.parts(source, share)), count)
 
 
 def _shares(weights: Sequence[float], count: int) -> list[int]:

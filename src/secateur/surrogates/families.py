@@ -17,6 +17,7 @@ from secateur.surrogates.photographs import photographs
 from secateur.surrogates.shapes import DRAWINGS, Drawing
 from secateur.surrogates.source import Inputs, Source
 
+DRAWN = 2**26  # numbers in inputs that are drawn at once
 _PICTURE = 16  # points along each side, from which an input may show a photograph
 _LEVELS = (0.1, 0.3, 0.5, 0.7)
 _CONTRASTS = (0.08, 0.2)
@@ -33,6 +34,12 @@ class Family:
 
     def draw(self, source: Source, count: int) -> Inputs:
         return from_units(source, count, lambda index: self.unit(index, count), self.ids)
+
+    def parts(self, source: Source, count: int) -> Iterator[Inputs]:
+        """`count` inputs, of large ones some at a time."""
+        most = max(1, DRAWN // sum(x[0].numel() for x in source.graph.example))
+        for start in range(0, count, most):
+            yield self.draw(source, min(most, count - start))
 
 
 def families(source: Source) -> list[Family]:
