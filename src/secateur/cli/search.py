@@ -147,8 +147,8 @@ Workers = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=OUTPUT,
-        help="Processes that measure trials, with one thread and the memory of one run each. The result does "
-        "not depend on it.",
+        help="Processes that measure trials, each with its share of the processors and the memory of one "
+        "run. The result does not depend on it.",
     ),
 ]
 Engine = Annotated[
@@ -156,8 +156,9 @@ Engine = Annotated[
     Option(
         metavar="ADDRESS",
         rich_help_panel=OUTPUT,
-        help="Scheduler of a Dask cluster whose workers measure the trials, e.g. dask://host:8786. They need "
-        "the same versions of all packages, and MODEL is sent to each once.",
+        help="Cluster whose workers measure the trials: dask://host:8786, the scheduler of a Dask cluster; "
+        "ray://host:10001, a Ray cluster; or ray://local. They need the same versions of all packages, and "
+        "MODEL is sent to each once.",
     ),
 ]
 OverwriteFolder = Annotated[

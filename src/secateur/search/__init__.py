@@ -106,9 +106,11 @@ def search(
             bytes are then those of ONNX files, and no drift is measured.
         trials: How many settings to try, where there is more to choose than the share.
         sampler: How Optuna suggests settings: "tpe" or "nsga2".
-        workers: Processes, of one thread each (the extra `search`). Bisection uses one.
-        engine: "dask://host:port", the scheduler of a Dask cluster whose workers run the trials (the extra
-            `dask`). They need the same versions of all packages. Default: this machine.
+        workers: Processes, which share the processors of this machine (the extra `search`). Bisection uses
+            one.
+        engine: A cluster whose workers run the trials: "dask://host:port", a Dask scheduler (the extra
+            `dask`), "ray://host:port", a Ray cluster, or "ray://local" (the extra `ray`). The workers need
+            the same versions of all packages. Default: this machine.
         seed: Seed of all random numbers.
         overwrite: Whether to begin anew in a folder that holds something else.
         progress: Whether to report each trial on stderr.
@@ -163,16 +165,13 @@ def search(
         "search", {"objective": objective, "wanted": vars(wanted), **space.choices, **several, "seed": seed}
     )
     store = Store(output, question, overwrite)
-    study = Study(
-        store,
-        Engine(found.job, workers, engine),
-        partial(front, objective=objective, wanted=wanted),
-        progress,
-    )
-    if space.several:
-        suggest(study, quantity, space, objective, wanted, trials, sampler, seed)
-    else:
-        bisect(study, quantity, space.first(), wanted, seed)
+    kept = partial(front, objective=objective, wanted=wanted)
+    with Engine(found.job, workers, engine) as running:
+        study = Study(store, running, kept, progress)
+        if space.several:
+            suggest(study, quantity, space, objective, wanted, trials, sampler, seed)
+        else:
+            bisect(study, quantity, space.first(), wanted, seed)
     return _concluded(found, store, study.trials, objective, wanted, progress)
 
 

@@ -112,8 +112,9 @@ def sweep(
     with phase("capturing the model", progress):
         found = asked(model, example_inputs, arguments, settings[0], images=images, labels=labels)
     store = Store(output, found.question("sweep", grid), overwrite)
-    study = Study(store, Engine(found.job, workers, engine), lambda trials: trials, progress)
-    trials = tuple(study.measured(settings, of=len(settings)))
+    with Engine(found.job, workers, engine) as running:
+        study = Study(store, running, lambda trials: trials, progress)
+        trials = tuple(study.measured(settings, of=len(settings)))
     original = sizes_of(found.job, found.model, found.model, Costs(found.graph, found.coupling), {})
     page = f"# Sweep\n\n{markdown_table(*sweep_table(trials, original))}\n"
     write_atomically(store.folder / "summary.md", lambda file: file.write(page.encode()))
