@@ -122,7 +122,7 @@ def dask() -> Iterator[str]:
 @contextmanager
 def ray() -> Iterator[str]:
     found = pytest.importorskip("ray", reason="needs the extra ray")
-    found.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    found.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         yield "ray://local"
     finally:
