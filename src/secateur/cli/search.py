@@ -216,6 +216,16 @@ Engine = Annotated[
         "MODEL is sent to each once.",
     ),
 ]
+Mlflow = Annotated[
+    str | None,
+    Option(
+        "--mlflow",
+        metavar="ADDRESS",
+        rich_help_panel=OUTPUT,
+        help="Log the result to MLflow as well: a tracking server, e.g. http://host:5000, or a folder. Needs "
+        "the package mlflow-skinny.",
+    ),
+]
 OverwriteFolder = Annotated[
     bool,
     Option(
@@ -272,6 +282,7 @@ def search_command(
     # output and other
     workers: Workers = 1,
     engine: Engine = None,
+    mlflow: Mlflow = None,
     overwrite: OverwriteFolder = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -311,6 +322,7 @@ def search_command(
         sampler=sampler.value,  # type: ignore[arg-type]
         workers=workers,
         engine=engine,
+        mlflow=mlflow,
         seed=seed,
         overwrite=overwrite,
         progress=True,

@@ -27,6 +27,7 @@ from secateur.search.space import Setting, Space
 from secateur.search.store import Store
 from secateur.search.study import Study
 from secateur.search.suggestions import SAMPLERS, Sampler, require_optuna, suggest
+from secateur.search.tracking import Tracker, figures_of
 from secateur.search.trial import OBJECTIVES, Objective, Wanted
 
 _LEAST_AGREEMENT = 0.98  # where no budget is given
@@ -49,6 +50,7 @@ _RULES = {
     "sampler": may.one_of(*SAMPLERS),
     "workers": WORKERS,
     "engine": ENGINE,
+    "mlflow": may.optional(may.PATH),
     "seed": may.SEED,
     "overwrite": may.flag(),
     "progress": may.flag(),
@@ -82,6 +84,7 @@ def search(
     workers: int = 1,
     engine: str | None = None,
     seed: int = 0,
+    mlflow: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = False,
     **arguments: Any,
@@ -129,6 +132,9 @@ def search(
             `dask`), "ray://host:port", a Ray cluster, or "ray://local" (the extra `ray`). The workers need
             the same versions of all packages. Default: this machine.
         seed: Seed of all random numbers.
+        mlflow: Where to log the search when it is done: an MLflow tracking server ("http://host:5000"),
+            another tracking URI, or a folder (the extra `mlflow`). Each call logs one run, with one below it
+            for each trial.
         overwrite: Whether to begin anew in a folder that holds something else.
         progress: Whether to report each trial on stderr.
         **arguments: Other arguments of `prune`, such as `input_bounds`, `normalize`, `calibration`,
@@ -161,7 +167,7 @@ def search(
             "min_robust_accuracy": min_robust_accuracy, "min_robust_agreement": min_robust_agreement,
             "certified": certified, "certified_inputs": certified_inputs, "min_certified": min_certified,
             "trials": trials, "sampler": sampler, "workers": workers,
-            "engine": engine, "seed": seed, "overwrite": overwrite, "progress": progress,
+            "engine": engine, "mlflow": mlflow, "seed": seed, "overwrite": overwrite, "progress": progress,
         },
     )  # fmt: skip
     space = Space.parse(method, allocation, round_to, quantize)
@@ -170,6 +176,7 @@ def search(
     checking = Checking(tuple(attacks), certified, certified_inputs, *least)
     _check_together(space, wanted, values, images)
     checking.check(labelled=images is not None, quantises=space.quantises)
+    tracker = None if mlflow is None else Tracker(mlflow)
     quantity = _QUANTITY.get(objective, objective)
     with phase("capturing the model", progress):
         found = asked(
@@ -195,7 +202,12 @@ def search(
             suggest(study, quantity, space, objective, wanted, trials, sampler, seed)
         else:
             bisect(study, quantity, space.first(), wanted, seed)
-    return concluded(found, store, study.trials, Aim(objective, wanted, checking), progress)
+    result = concluded(found, store, study.trials, Aim(objective, wanted, checking), progress)
+    if tracker is not None:
+        checks = result.summary.checks
+        figures = {} if result.pick is None else figures_of(result.pick, checks.get(result.pick.number))
+        tracker.log("search", result.folder, question.asked, study.trials, figures)
+    return result
 
 
 def _wanted(
