@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -45,7 +45,7 @@ class Choice:
 
     pick: Trial | None
     look: Look | None = None
-    checks: Mapping[int, Checks] | None = None
+    checks: Mapping[int, Checks] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
@@ -66,7 +66,7 @@ def concluded(found: Asked, store: Store, trials: Sequence[Trial], aim: Aim, pro
             front=tuple(trial.number for trial in best),
             pick=None if chosen.pick is None else chosen.pick.number,
             look=chosen.look,
-            checks=dict(chosen.checks or {}),
+            checks=dict(chosen.checks),
             images=0 if job.images is None else len(job.images),
             notes=tuple(notes),
         )
