@@ -40,11 +40,16 @@ class Standing:
     """A cluster that runs trials in this process, and whose workers die as often as is asked."""
 
     connections = 0
+    open = False
 
-    def __init__(self, address: str, job: Any, token: str) -> None:
+    def __init__(self, address: str, token: str) -> None:
         self.died = (ChildProcessError,)
-        self.job, self.token, self.deaths = job, token, int(address)
+        self.token, self.deaths = token, int(address)
         type(self).connections += 1
+        type(self).open = True
+
+    def send(self, job: Any) -> None:
+        self.job = job
 
     def outcomes(self, asked: Any) -> Iterator[Any]:
         from secateur.search.worker import measured
@@ -55,7 +60,7 @@ class Standing:
             yield measured(self.token, 1, self.job, *given)
 
     def close(self) -> None:
-        pass
+        type(self).open = False
 
 
 @pytest.fixture
@@ -70,6 +75,7 @@ def test_one_connection_serves_all_trials_and_what_is_lost_is_run_again(
 ) -> None:
     alone = swept(tmp_path / "a")
     assert swept(tmp_path / "b", engine="dask://0") == alone and standing.connections == 1
+    assert not standing.open
     standing.connections = 0
     with pytest.warns(SecateurWarning, match="a worker process ended early"):
         assert swept(tmp_path / "c", engine="dask://2") == alone
@@ -80,22 +86,31 @@ def test_one_connection_serves_all_trials_and_what_is_lost_is_run_again(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("step", "error", "said"),
     [
-        (OSError("timed out"), "engine='dask://0' does not answer: OSError: timed out"),
-        (TypeError("cannot pickle"), "the model cannot be sent to worker processes; save it to a file"),
+        ("__init__", OSError("timed out"), "engine='dask://0' does not answer: OSError: timed out"),
+        (
+            "send",
+            TypeError("cannot pickle"),
+            "the model cannot be sent to worker processes; save it to a file",
+        ),
     ],
 )
 def test_a_cluster_that_cannot_be_had(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, standing: type[Standing], error: Exception, said: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    standing: type[Standing],
+    step: str,
+    error: Exception,
+    said: str,
 ) -> None:
-    def connect(*given: Any) -> Any:
+    def fail(*given: Any) -> Any:
         raise error
 
-    monkeypatch.setitem(KINDS, "dask", replace(KINDS["dask"], connect=connect))
+    monkeypatch.setattr(Standing, step, fail)
     with pytest.raises(InputError) as raised:
         swept(tmp_path, engine="dask://0")
-    assert said in str(raised.value)
+    assert said in str(raised.value) and not standing.open
 
 
 def test_processes_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

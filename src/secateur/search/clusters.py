@@ -18,13 +18,17 @@ Failures = tuple[type[Exception], ...]
 
 
 class Cluster(Protocol):
-    """A connection to a cluster that holds a job.
+    """A connection to a cluster.
 
     Attributes:
         died: Errors that say that workers ended early, again and again, or took what they held with them.
     """
 
     died: Failures
+
+    def send(self, job: Job) -> None:
+        """Send what trials have in common, once. Raises `TypeError` for what cannot be pickled."""
+        ...
 
     def outcomes(self, asked: Sequence[Asked]) -> Iterator[Outcome]:
         """The outcomes, each as soon as it is there, in any order."""
@@ -36,13 +40,15 @@ class Cluster(Protocol):
 class OnDask:
     """Workers of a Dask scheduler. joblib's backend for Dask would send the job again with each batch."""
 
-    def __init__(self, address: str, job: Job, token: str) -> None:
+    def __init__(self, address: str, token: str) -> None:
         import distributed
 
         self.died: Failures = (distributed.KilledWorker, distributed.client.FutureCancelledError)
         self._as_completed: Callable[..., Any] = distributed.as_completed
         self._client = distributed.Client(f"tcp://{address}", set_as_default=False)
         self._token = token
+
+    def send(self, job: Job) -> None:
         self._job = self._client.scatter(job, broadcast=True, hash=False)
 
     def outcomes(self, asked: Sequence[Asked]) -> Iterator[Outcome]:
@@ -66,7 +72,7 @@ class OnRay:
 
     died: Failures
 
-    def __init__(self, address: str, job: Job, token: str) -> None:
+    def __init__(self, address: str, token: str) -> None:
         import ray
 
         self._ray, self._began = ray, not ray.is_initialized()
@@ -74,10 +80,13 @@ class OnRay:
             ray.init(_LOCAL, include_dashboard=False, log_to_driver=False)
         elif self._began:
             ray.init(f"ray://{address}")
-        self.died = (ray.exceptions.WorkerCrashedError, ray.exceptions.ObjectLostError)
+        gone = ray.exceptions
+        self.died = gone.WorkerCrashedError, gone.OutOfMemoryError, gone.NodeDiedError, gone.ObjectLostError
         self._run = ray.remote(num_cpus=1, max_retries=_RETRIES)(measured)
         self._token = token
-        self._job = ray.put(job)
+
+    def send(self, job: Job) -> None:
+        self._job = self._ray.put(job)
 
     def outcomes(self, asked: Sequence[Asked]) -> Iterator[Outcome]:
         left = [self._run.remote(self._token, None, self._job, *each) for each in asked]
@@ -106,13 +115,13 @@ class Kind:
     """A kind of cluster, by the beginning of its address.
 
     Attributes:
-        connect: (address without its beginning, job, token of the job) → the connection.
+        connect: (address without its beginning, token of the job) → the connection.
         package: That it needs, which the extra of the same name installs.
         example: An address.
         told: What it is the address of.
     """
 
-    connect: Callable[[str, Job, str], Cluster]
+    connect: Callable[[str, str], Cluster]
     package: str
     example: str
     told: str
@@ -139,11 +148,15 @@ def connected(address: str, job: Job, token: str) -> Cluster:
     """Raises `InputError` where nothing answers, or the model cannot be sent."""
     name, place = _parts(address)
     try:
-        return KINDS[name].connect(place, job, token)
+        cluster = KINDS[name].connect(place, token)
     except OSError as error:  # of which ConnectionError and TimeoutError are kinds
         raise InputError(f"engine={address!r} does not answer: {first_line(error)}") from error
+    try:
+        cluster.send(job)
     except TypeError as error:  # as both say it of what pickle refuses
+        cluster.close()
         raise cannot_be_sent(error) from error
+    return cluster
 
 
 def cannot_be_sent(error: Exception) -> InputError:
