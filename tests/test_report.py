@@ -390,7 +390,7 @@ def test_a_statistical_certificate_in_words_that_never_call_it_a_proof(
     assert "moves by more than 0.25" in text and "with a confidence of 90%" in text
     assert f"For 90% of inputs, no output moves by more than {upward(row.quantiles[1].at_most)}." in text
     assert f"{found.seed}, given by the caller" in text
-    assert ("Of the ball with the largest bounds: " in text) == (distribution == "ball")
+    assert ("Of the ball whose decisions change most: " in text) == (distribution == "ball")
     assert not facts.proofs and not facts.assumptions and "What is proved" not in text
     assert unproved(text) and unproved(card(facts))
 

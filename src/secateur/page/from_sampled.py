@@ -60,11 +60,12 @@ def _came(found: StatisticalCertificate) -> str:
 
 
 def _claims(found: StatisticalCertificate) -> list[str]:
-    """Those on all draws; where there are claims on each ball, those on the one with the largest bounds."""
+    """Those on all draws; where there are claims on each ball, those on the worst by the first claim."""
     told = _of(found.overall, found.margin)
     if found.each:
         worst = max(found.each, key=lambda row: (row.changed_at_most or 0.0, row.quantiles[-1].at_most))
-        told += [f"Of the ball with the largest bounds: {text}" for text in _of(worst, found.margin)]
+        most = "outputs move" if worst.changed is None else "decisions change"
+        told += [f"Of the ball whose {most} most: {text}" for text in _of(worst, found.margin)]
     return told
 
 
