@@ -137,6 +137,7 @@ def dask() -> Iterator[str]:
 @contextmanager
 def ray() -> Iterator[str]:
     found = pytest.importorskip("ray", reason="needs the extra ray")
+    os.environ["RAY_worker_niceness"] = "0"  # else workers wait for all that runs beside them
     found.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         yield "ray://local"

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 from torch import nn
 
+from secateur.page import words
 from secateur.report.recipe import Recipe
 from secateur.report.record import Record
 from secateur.report.summary import html_table
@@ -161,12 +162,13 @@ def front_table(summary: Summary) -> tuple[Columns, Rows]:
 def _checked(summary: Summary) -> dict[str, dict[int, str]]:
     """Column → trial → what attacks and proofs say of it."""
     found: dict[str, dict[int, str]] = {}
-    for number, checks in summary.checks.items():
-        cells = {f"robust accuracy, {name}": share for name, share in checks.robust_accuracy.items()}
-        cells |= {f"robust agreement, {name}": share for name, share in checks.robust_agreement.items()}
-        cells |= {} if checks.certified is None else {"certified agreement": checks.certified}
-        for column, share in cells.items():
-            found.setdefault(column, {})[number] = f"{share:.2%}"
+    for trial, checks in summary.checks.items():
+        cells = {f"robust accuracy, {n}": f"{share:.2%}" for n, share in checks.robust_accuracy.items()}
+        cells |= {f"robust agreement, {n}": f"{share:.2%}" for n, share in checks.robust_agreement.items()}
+        if checks.certified is not None:
+            cells["certified agreement"] = words.number(checks.certified, "share at least")
+        for column, cell in cells.items():
+            found.setdefault(column, {})[trial] = cell
     return found
 
 

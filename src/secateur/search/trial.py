@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from pydantic import Field
 
+from secateur.page import words
 from secateur.report.record import Record
 from secateur.report.verdict import Word
 from secateur.search.space import Setting
@@ -107,7 +108,8 @@ class Checks(Record):
         """In one line."""
         parts = [f"robust accuracy {share:.2%} ({name})" for name, share in self.robust_accuracy.items()]
         parts += [f"robust agreement {share:.2%} ({name})" for name, share in self.robust_agreement.items()]
-        parts += [] if self.certified is None else [f"certified agreement {self.certified:.2%}"]
+        if self.certified is not None:
+            parts.append(f"certified agreement {words.number(self.certified, 'share at least')}")
         return ", ".join(parts)
 
 
