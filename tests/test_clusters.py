@@ -137,7 +137,6 @@ def dask() -> Iterator[str]:
 @contextmanager
 def ray() -> Iterator[str]:
     found = pytest.importorskip("ray", reason="needs the extra ray")
-    os.environ["RAY_worker_niceness"] = "0"  # else workers wait for all that runs beside them
     found.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         yield "ray://local"
@@ -170,6 +169,7 @@ def _begins(path: Path, words: bytes) -> bool:
 def test_a_cluster_of_which_a_worker_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: Any
 ) -> None:
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else workers wait for all that runs beside them
     alone = swept(tmp_path / "a")
     killed, put = list[int](), Store.put
     with cluster() as engine:
