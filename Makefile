@@ -66,6 +66,7 @@ bench: $(READY)
 	@$(BIN)/python benchmarks/paper.py
 	@$(BIN)/python benchmarks/scaling.py
 	@$(BIN)/python benchmarks/fidelity.py
+	@$(BIN)/python benchmarks/fronts.py
 	@$(BIN)/python benchmarks/certify.py
 	@$(BIN)/python benchmarks/exact.py
 	@$(BIN)/python benchmarks/onnx_files.py

@@ -70,7 +70,7 @@ OPTIONAL = (
         "torchvision",
         "PIL",
     ),
-    *("hypothesis", "joblib", "optuna", "distributed"),
+    *("hypothesis", "joblib", "optuna", "distributed", "ray", "mlflow"),
 )
 PROCESSES = "search.engine"  # may use joblib, which pickles what our own processes say to each other
 

@@ -54,7 +54,9 @@ from secateur.page.picture import WIDTH, group_bars, scatter
 from secateur.page.render import check_jinja, page
 from secateur.page.sections import SECTIONS
 from secateur.page.thumbnails import thumbnails
+from secateur.page.words import number
 from secateur.report.quantization import Quantization, Stage
+from secateur.report.tables import upward
 from secateur.samples import Calibration
 from secateur.strict_json import dumps
 from trained import blobs
@@ -132,6 +134,9 @@ def hostile() -> Facts:
         moved_on=HOSTILE,
         proofs=(HOSTILE,),
         assumptions=(HOSTILE,),
+        sampled=(HOSTILE,),
+        sampled_assumptions=(HOSTILE,),
+        not_covered=(HOSTILE,),
         quantisation=(HOSTILE,),
         warnings=(HOSTILE,),
         settings={HOSTILE: HOSTILE, "method": HOSTILE},
@@ -323,13 +328,90 @@ def test_a_certificate_in_words() -> None:
     found, text = certified(), plain(tree(made("one")))
     assert (
         f"For every input within 0.001 (L∞) of each of 4 given inputs, no output of the pruned network differs "
-        f"from the original's by more than {max(found.drift):.4g}." in text
+        f"from the original's by more than {upward(max(found.drift))}." in text
     )
     assert found.agreement is not None
     assert f"For {found.agreement.certified:.2%} of the decisions, both networks decide" in text
     assert all(assumption in text for assumption in found.assumptions)
     proved = {output.output: output.largest for output in certificate_facts(found, "c").outputs}
     assert max(proved.values()) == max(found.drift) and len(proved) == 4
+
+
+def test_bounds_are_never_written_as_more_than_they_say() -> None:
+    assert number(1.00001, "at most") == "1.001" and number(0.00123456, "share at most") == "0.1235%"
+    assert number(0.99996, "share at least") == "99.99%" and number(57 / 100, "share at least") == "57.00%"
+    assert number(math.inf, "at most") == "infinite"
+
+
+@cache
+def sampled(distribution: str = "ball") -> secateur.StatisticalCertificate:
+    model, images, _ = blobs()
+    given = {"ball": {"eps": 0.01, "each": True}, "data": {}}[distribution]
+    return secateur.certify_by_sampling(
+        model,
+        pruned().model,
+        inputs=images[:3] if distribution == "ball" else images,
+        distribution=distribution,  # type: ignore[arg-type]
+        confidence=0.9,
+        rate=0.1,
+        margin=0.25,
+        draw_seed=5,
+        **given,
+    )
+
+
+PROOF = re.compile(r"prove|proof|certain|guarantee")
+
+
+def unproved(text: str) -> bool:
+    """Whether all that a text says of proofs is that there is none."""
+    for denial in (
+        "nothing is proved",
+        "no proof",
+        "without proof",
+        "none of them proved",
+        "Nothing is proved",
+    ):
+        text = text.replace(denial, "")
+    return not PROOF.search(text)
+
+
+@pytest.mark.parametrize("distribution", ["ball", "data"])
+def test_a_statistical_certificate_in_words_that_never_call_it_a_proof(
+    tmp_path: Path, distribution: str
+) -> None:
+    found = sampled(distribution)
+    found.save(tmp_path / "s.json")
+    (facts,) = facts_of_files([tmp_path / "s.json"])
+    row, text = found.overall, plain(tree(page([facts])))
+    assert row.changed is not None and row.changed_at_most is not None
+    bound = f"At most {upward(100 * row.changed_at_most)}% of decisions change"
+    assert f"{bound} ({row.changed} of {row.draws} draws)." in text
+    assert "moves by more than 0.25" in text and "with a confidence of 90%" in text
+    assert f"For 90% of inputs, no output moves by more than {upward(row.quantiles[1].at_most)}." in text
+    assert f"{found.seed}, given by the caller" in text
+    assert ("Of the ball whose decisions change most: " in text) == (distribution == "ball")
+    assert not facts.proofs and not facts.assumptions and "What is proved" not in text
+    assert unproved(text) and unproved(card(facts))
+
+
+def test_equivalence_statements(tmp_path: Path) -> None:
+    """Of a proof, its claims are proved; of statistics, they are not. Both say what is not claimed."""
+    for name, found in (("p.json", certified()), ("s.json", sampled())):
+        secateur.equivalence_statement(found, margin=0.25).save(tmp_path / name)
+    proof, statistics = facts_of_files([tmp_path / "p.json", tmp_path / "s.json"])
+    text = plain(tree(page([proof])))
+    assert not proof.sampled and "No output of the pruned model differs" in text and "Proved of " in text
+    text = plain(tree(page([statistics])))
+    assert not statistics.proofs and "of decisions differ from the original's." in text
+    assert "Declared margin, the most that an output may change: 0.25. At most" in text
+    assert (
+        "Compliance with a standard or a regulation." in text
+        and unproved(text)
+        and unproved(card(statistics))
+    )
+    recipe = recipe_facts(pruned().recipe, "small")
+    assert not joined(recipe, statistics).warnings  # it is about the same models
 
 
 def test_the_command_that_rebuilds_quotes_what_a_shell_would_obey() -> None:
@@ -615,6 +697,8 @@ def test_files_after_a_recipe_belong_to_its_run(files: Path) -> None:
         ("[" * 100_000, "is no JSON"),
         ('{"samples": 1, "head": "logits", "cost": 5}', "is not what evaluate --json printed: cost"),
         ('{"input_set": 1, "lower": 1, "upper": 1}', "is not a certificate"),
+        ('{"distribution": 1, "confidence": 1, "overall": 1}', "x.json"),
+        ('{"method_text": "", "claims": 1, "not_covered": []}', "x.json"),
         (
             '{"samples": 3, "head": "logits", "cost": {"parameters": 1, "macs": 1, "bytes": 1}, '
             '"accuracy": {"1": "Infinity"}}',

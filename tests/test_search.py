@@ -208,11 +208,18 @@ def test_labelled_data_choose_only_where_that_is_asked(tmp_path: Path) -> None:
         ({"remove": 0.5}, "remove: no argument of a search"),
         ({"guard": {"drift": 1}}, "guard: no argument of a search"),
         ({"min_accuracy": 0.5}, "min_accuracy needs images and labels"),
+        ({"min_worst_class": 0.5}, "min_worst_class needs images and labels"),
+        ({"min_robust_accuracy": 0.5}, "min_robust_accuracy needs attacks (--attack)"),
+        ({"attacks": [secateur.PGD(0.1)]}, "attacks and certified need images and labels (--data)"),
+        ({"attacks": ["pgd"]}, "a list of attacks, such as [secateur.PGD(0.01)]"),
+        ({"min_certified": 0.5}, "min_certified needs certified (--certified)"),
+        ({"certified": 0.0}, "certified=0.0: give a radius above 0"),
         ({"images": torch.rand(3, 4)}, "images and labels go together"),
         ({"objective": "latency", "workers": 2}, "disturb them; take workers=1"),
         ({"quantize": "int8", "max_drift": 1.0}, "no drift is measured of quantised networks"),
         ({"workers": 0}, "workers=0"),
-        ({"engine": "ray://head:6379"}, "give the address of a Dask scheduler, as dask://host:8786"),
+        ({"engine": "spark://head"}, "give the address of a Dask scheduler, as dask://host:8786; or the"),
+        ({"engine": "ray://"}, "of a Ray cluster, or ray://local for this machine, as ray://host:10001"),
         ({"engine": "dask://head:8786", "workers": 2}, "a cluster has workers of its own"),
         ({"samples": 0}, "samples=0"),
         ({"head": "none"}, "the model decides nothing"),
@@ -263,35 +270,11 @@ def test_trials_of_a_killed_worker_are_run_again(tmp_path: Path, monkeypatch: py
     alone = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "a", **given)
     module = sys.modules["secateur.search.sweep"]
     monkeypatch.setattr(
-        module, "Engine", lambda job, workers, cluster: Dying(job, workers, tmp_path / "flag")
+        module, "Engine", lambda job, workers, address: Dying(job, workers, tmp_path / "flag")
     )
     with pytest.warns(secateur.errors.SecateurWarning, match="a worker process ended early"):
         killed = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "b", workers=2, **given)
     assert [t.result for t in killed.trials] == [t.result for t in alone.trials]
-
-
-@pytest.mark.slow
-@pytest.mark.judged
-def test_a_cluster_of_which_a_worker_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed = pytest.importorskip("distributed")
-    given = {"method": ["scale", "saliency"], "remove": ["25%", "50%", "75%"], "samples": 64}
-    alone = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "a", **given)
-    with distributed.LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster:
-        with distributed.Client(cluster) as client:
-            living = list(client.run(os.getpid).values())
-        put = Store.put
-
-        def put_and_kill(store: Store, *written: Any) -> None:
-            put(store, *written)
-            if living:
-                os.kill(living.pop(), signal.SIGKILL)
-                living.clear()
-
-        monkeypatch.setattr(Store, "put", put_and_kill)
-        engine = cluster.scheduler_address.replace("tcp://", "dask://")
-        there = secateur.sweep(dense(), torch.zeros(1, 4), output=tmp_path / "b", engine=engine, **given)
-    assert not living
-    assert [t.result for t in there.trials] == [t.result for t in alone.trials]
 
 
 def test_nsga_gives_the_same_again(tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ Runs = Annotated[
     list[Path],
     Argument(
         metavar="RUN…",
-        help="Files that secateur has written: a recipe, or what evaluate, certify, quantize or prune "
-        "printed with --json. Files after a recipe belong to its run; another recipe, or a second file of a "
-        "kind, begins the next run, and the page compares them.",
+        help="Files that secateur has written: a recipe, a certificate of either kind, an equivalence "
+        "statement (.json), or what evaluate, certify, quantize or prune printed with --json. Files after a "
+        "recipe belong to its run; another recipe, or a second file of a kind, begins the next run, and the "
+        "page compares them.",
     ),
 ]
 PageFile = Annotated[

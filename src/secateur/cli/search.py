@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,12 +35,15 @@ from secateur.cli.options import (
 from secateur.cli.printing import print_json, print_result, print_table
 from secateur.cli.prune import AttentionOption, Ignore, MaxLoss, Samples, UniformLayers, least_agreement
 from secateur.cli.quantize import SCHEMES, labelled
+from secateur.errors import InputError
+from secateur.evaluate.attacks import Attack, attack_from
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.export import ExportedProgram
 
 WANTED = "Budgets (the pick keeps all of them)"
+FRONT = "Further figures (of the networks of the front that keep the budgets)"
 SPACE = "Choices (separated by commas; with several, Optuna suggests trials)"
 
 Folder = Annotated[
@@ -90,13 +94,64 @@ MinAccuracy = Annotated[
         "summary says; measure its accuracy on others.",
     ),
 ]
+MinWorstClass = Annotated[
+    float | None,
+    Option(metavar="SHARE", rich_help_panel=WANTED, help="Smallest accuracy in every class of --data."),
+]
+MinRobustAccuracy = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=WANTED,
+        help="Smallest share of --data that stays right under the worst --attack.",
+    ),
+]
+MinRobustAgreement = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=WANTED,
+        help="Smallest share of --data on which the prediction stays that of MODEL under the worst --attack.",
+    ),
+]
+MinCertified = Annotated[
+    float | None,
+    Option(
+        metavar="SHARE",
+        rich_help_panel=WANTED,
+        help="Smallest share of predictions that --certified proves to stay those of MODEL.",
+    ),
+]
+AttackOption = Annotated[
+    list[str] | None,
+    Option(
+        "--attack",
+        metavar="NAME:FIELD=VALUE,…",
+        rich_help_panel=FRONT,
+        help="An attack on --data, as for `secateur evaluate`, e.g. pgd:0.02 or pgd:eps=8/255,steps=40. "
+        "Repeatable.",
+    ),
+]
+Certified = Annotated[
+    float | None,
+    Option(
+        metavar="RADIUS",
+        rich_help_panel=FRONT,
+        help="Prove, as `secateur certify` does, on which share of --data both networks agree all over the "
+        "L∞ ball of this radius.",
+    ),
+]
+CertifiedInputs = Annotated[
+    int,
+    Option(metavar="NUMBER", rich_help_panel=FRONT, help="How many of --data are certified, from the first."),
+]
 Data = Annotated[
     Path | None,
     Option(
         metavar="PATH",
         rich_help_panel=COMMON,
-        help="Images with labels, to report the accuracy of each network: an .npz file with the arrays "
-        "images and labels. They choose nothing without --min-accuracy.",
+        help="Images with labels, to report the accuracy of each network and of its worst class: an .npz "
+        "file with the arrays images and labels. They choose nothing but by the budgets that name them.",
     ),
 ]
 Methods = Annotated[
@@ -147,8 +202,8 @@ Workers = Annotated[
     Option(
         metavar="NUMBER",
         rich_help_panel=OUTPUT,
-        help="Processes that measure trials, with one thread and the memory of one run each. The result does "
-        "not depend on it.",
+        help="Processes that measure trials, each with its share of the processors and the memory of one "
+        "run. The result does not depend on it.",
     ),
 ]
 Engine = Annotated[
@@ -156,8 +211,19 @@ Engine = Annotated[
     Option(
         metavar="ADDRESS",
         rich_help_panel=OUTPUT,
-        help="Scheduler of a Dask cluster whose workers measure the trials, e.g. dask://host:8786. They need "
-        "the same versions of all packages, and MODEL is sent to each once.",
+        help="Cluster whose workers measure the trials: dask://host:8786, the scheduler of a Dask cluster; "
+        "ray://host:10001, a Ray cluster; or ray://local. They need the same versions of all packages, and "
+        "MODEL is sent to each once.",
+    ),
+]
+Mlflow = Annotated[
+    str | None,
+    Option(
+        "--mlflow",
+        metavar="ADDRESS",
+        rich_help_panel=OUTPUT,
+        help="Log the result to MLflow as well: a tracking server, e.g. http://host:5000, or a folder. Needs "
+        "the package mlflow-skinny.",
     ),
 ]
 OverwriteFolder = Annotated[
@@ -185,6 +251,14 @@ def search_command(
     max_loss: MaxLoss = None,
     max_drift: MaxDrift = None,
     min_accuracy: MinAccuracy = None,
+    min_worst_class: MinWorstClass = None,
+    min_robust_accuracy: MinRobustAccuracy = None,
+    min_robust_agreement: MinRobustAgreement = None,
+    min_certified: MinCertified = None,
+    # further figures
+    attack: AttackOption = None,
+    certified: Certified = None,
+    certified_inputs: CertifiedInputs = 20,
     # space
     method: Methods = "reconstruct",
     allocation: Allocations = "uniform",
@@ -208,6 +282,7 @@ def search_command(
     # output and other
     workers: Workers = 1,
     engine: Engine = None,
+    mlflow: Mlflow = None,
     overwrite: OverwriteFolder = False,
     as_json: AsJson = False,
     seed: Seed = 0,
@@ -231,6 +306,13 @@ def search_command(
         min_agreement=least_agreement(max_loss, min_agreement),
         max_drift=max_drift,
         min_accuracy=min_accuracy,
+        min_worst_class=min_worst_class,
+        attacks=attacks_from(attack or (), seed),
+        min_robust_accuracy=min_robust_accuracy,
+        min_robust_agreement=min_robust_agreement,
+        certified=certified,
+        certified_inputs=certified_inputs,
+        min_certified=min_certified,
         **labelled(data, loaded, given),
         method=values(method),
         allocation=values(allocation),
@@ -240,6 +322,7 @@ def search_command(
         sampler=sampler.value,  # type: ignore[arg-type]
         workers=workers,
         engine=engine,
+        mlflow=mlflow,
         seed=seed,
         overwrite=overwrite,
         progress=True,
@@ -252,6 +335,17 @@ def search_command(
     _print(found, as_json)
     if found.pick is None:
         raise Exit(TARGET_MISSED)
+
+
+def attacks_from(texts: Sequence[str], seed: int) -> list[Attack]:
+    """The attacks that --attack names, with the seed of the search where they leave out their own."""
+    found = []
+    for text in texts:
+        try:
+            found.append(attack_from(text, seed=seed))
+        except InputError as error:
+            raise InputError(f"--attack {text}: {error}") from error
+    return found
 
 
 def values(text: str) -> list[str]:

@@ -30,7 +30,16 @@ from secateur.cli.options import (
 from secateur.cli.printing import print_json, print_result, print_table
 from secateur.cli.prune import AttentionOption, Ignore, Samples, UniformLayers
 from secateur.cli.quantize import labelled
-from secateur.cli.search import Engine, Folder, OverwriteFolder, Workers, arguments_of, loaded_from, values
+from secateur.cli.search import (
+    Engine,
+    Folder,
+    Mlflow,
+    OverwriteFolder,
+    Workers,
+    arguments_of,
+    loaded_from,
+    values,
+)
 from secateur.errors import InputError
 
 Removals = Annotated[
@@ -100,6 +109,7 @@ def sweep_command(
     # output and other
     workers: Workers = 1,
     engine: Engine = None,
+    mlflow: Mlflow = None,
     overwrite: OverwriteFolder = False,
     as_json: AsJson = False,
     device: Device = None,
@@ -126,6 +136,7 @@ def sweep_command(
         **labelled(data, loaded, given),
         workers=workers,
         engine=engine,
+        mlflow=mlflow,
         overwrite=overwrite,
         progress=True,
         ignore=ignore or (),

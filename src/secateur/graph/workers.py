@@ -15,12 +15,19 @@ Item = TypeVar("Item")
 Value = TypeVar("Value")
 
 MOST = 8  # workers; each holds the values of one batch
+_processes: int | None = 1  # that share the processors with this one, itself included; None: one for each
+
+
+def share_processors(processes: int | None) -> None:
+    """Say how many processes like this one work at a time on this machine; None: one for each processor."""
+    global _processes
+    _processes = processes
 
 
 def worker_count() -> int:
     """How many processors this process may use, at most 8."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(usable, MOST)
+    return max(1, min(usable // (_processes or usable), MOST))
 
 
 def in_order(

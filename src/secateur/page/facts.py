@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
-Kind = Literal["count", "bytes", "ms", "share", "number"]
+# The last three are bounds, which are never written as more than they say.
+Kind = Literal["count", "bytes", "ms", "share", "number", "at most", "share at most", "share at least"]
 Interval = tuple[float, float]
 
 
@@ -130,6 +131,9 @@ class Facts:
         moved: The inputs that moved most; `moved_on` says among which.
         proofs: A certificate in words, a paragraph each.
         assumptions: What the certificate takes for granted.
+        sampled: A statistical certificate in words, a paragraph each; no proof.
+        sampled_assumptions: What that takes for granted.
+        not_covered: What an equivalence statement does not claim.
         quantisation: In lines.
         warnings: What to know before the result is used: shortfall, doubts.
         settings: Name and value of what was set, the seed among them.
@@ -155,6 +159,9 @@ class Facts:
     moved_on: str = ""
     proofs: tuple[str, ...] = ()
     assumptions: tuple[str, ...] = ()
+    sampled: tuple[str, ...] = ()
+    sampled_assumptions: tuple[str, ...] = ()
+    not_covered: tuple[str, ...] = ()
     quantisation: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     settings: Mapping[str, str] = field(default_factory=dict)

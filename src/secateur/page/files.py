@@ -11,6 +11,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from secateur.certify.certificate import Certificate
+from secateur.certify.sampled import StatisticalCertificate
+from secateur.certify.statement import Statement
 from secateur.errors import InputError
 from secateur.evaluate.report import Evaluation
 from secateur.page.facts import Facts, joined
@@ -18,6 +20,8 @@ from secateur.page.from_certificate import certificate_facts
 from secateur.page.from_evaluation import evaluation_facts
 from secateur.page.from_quantization import quantization_facts
 from secateur.page.from_recipe import printed_facts, recipe_facts
+from secateur.page.from_sampled import sampled_facts
+from secateur.page.from_statement import statement_facts
 from secateur.report.quantization import Quantization
 from secateur.report.recipe import Recipe
 from secateur.report.record import first_problem
@@ -43,6 +47,14 @@ def _certificate(path: Path, content: Content, name: str) -> Facts:
     return certificate_facts(Certificate.load(path), name)
 
 
+def _sampled(path: Path, content: Content, name: str) -> Facts:
+    return sampled_facts(StatisticalCertificate.load(path), name)
+
+
+def _statement(path: Path, content: Content, name: str) -> Facts:
+    return statement_facts(Statement.load(path), name)
+
+
 def _evaluation(path: Path, content: Content, name: str) -> Facts:
     return evaluation_facts(Evaluation.model_validate(content), name)
 
@@ -59,6 +71,8 @@ def _pruning(path: Path, content: Content, name: str) -> Facts:
 KINDS = (
     Kind("a recipe", ("steps", "groups", "result"), _recipe),
     Kind("a certificate", ("input_set", "lower", "upper"), _certificate),
+    Kind("a statistical certificate", ("distribution", "confidence", "overall"), _sampled),
+    Kind("an equivalence statement", ("method_text", "claims", "not_covered"), _statement),
     Kind("what evaluate --json printed", ("samples", "head", "cost"), _evaluation),
     Kind("what quantize --json printed", ("scheme", "stages", "digest"), _quantization),
     Kind("what prune --json printed", ("recipe", "units", "parameters", "macs"), _pruning),

@@ -27,10 +27,10 @@ def certificate_facts(found: Certificate, name: str) -> Facts:
     where, about = _where(found.input_set), _about(found.input_set)
     shares = {key: part for key in _SHARES if (part := getattr(found, key)) is not None}
     figures = [
-        Figure("certified drift of an output", None, max(found.drift), "number", basis=f"at most, {about}")
+        Figure("certified drift of an output", None, max(found.drift), "at most", basis=f"at most, {about}")
     ]
     figures += [
-        Figure(_SHARES[key], None, part.certified, "share", basis=f"at least, {about}")
+        Figure(_SHARES[key], None, part.certified, "share at least", basis=f"at least, {about}")
         for key, part in shares.items()
     ]
     return Facts(
@@ -65,7 +65,7 @@ def _where(where: InputSet) -> str:
 def _drift(found: Certificate, where: str) -> str:
     text = (
         f"{where}, no output of the pruned network differs from the original's by more than "
-        f"{number(max(found.drift))}."
+        f"{number(max(found.drift), 'at most')}."
     )
     if found.found is not None:
         text += f" The largest difference that a search found is {number(max(found.found))}."
@@ -76,7 +76,7 @@ def _told(found: Certificate, shares: dict[str, Share]) -> list[str]:
     of = "decisions" if (found.input_set.inputs or 0) else "inputs"
     told = []
     for key, part in shares.items():
-        text = f"For {share(part.certified)} of the {of}, {_MEANS[key]}; this is proved."
+        text = f"For {number(part.certified, 'share at least')} of the {of}, {_MEANS[key]}; this is proved."
         if part.empirical is not None:
             text += f" A search found no counterexample for {share(part.empirical)}."
         told.append(text)

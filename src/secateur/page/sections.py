@@ -37,6 +37,8 @@ SECTIONS = (
     Section("classes", "Class by class", lambda facts: facts.classes),
     Section("moved", "The inputs that moved most", lambda facts: facts.moved),
     Section("certificate", "What is proved", lambda facts: facts.proofs),
+    Section("sampled", "What random draws show, without proof", lambda facts: facts.sampled),
+    Section("covered", "What is not claimed", lambda facts: facts.not_covered),
     Section("quantisation", "Quantisation", lambda facts: facts.quantisation),
     Section(
         "rebuild", "How it was made, and how to make it again", lambda facts: facts.settings or facts.versions

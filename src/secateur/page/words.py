@@ -6,10 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 
 from secateur.page.facts import Figure, Kind
+from secateur.report.tables import upward
 
 
 def _count(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else f"{value}"
+
+
+def _at_least(value: float) -> str:
+    """Rounded down, but for what a quotient of counts is rounded by."""
+    return f"{math.floor(10_000 * value + 1e-9) / 10_000:.2%}"
 
 
 _WRITTEN: dict[Kind, Callable[[float], str]] = {
@@ -18,6 +24,9 @@ _WRITTEN: dict[Kind, Callable[[float], str]] = {
     "ms": lambda value: f"{value:.3g} ms",
     "share": lambda value: f"{value:.2%}",
     "number": lambda value: f"{value:.4g}",
+    "at most": upward,
+    "share at most": lambda value: f"{upward(100 * value)}%",
+    "share at least": _at_least,
 }
 
 
@@ -28,6 +37,11 @@ def number(value: float | None, kind: Kind = "number") -> str:
 
 def share(value: float | None) -> str:
     return number(value, "share")
+
+
+def plain_percent(value: float) -> str:
+    """A share that was set and not measured, with all of its digits."""
+    return f"{100 * value:.10g}%"
 
 
 def interval(value: tuple[float, float] | None, kind: Kind) -> str:

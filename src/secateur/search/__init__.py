@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 from torch.export import ExportedProgram
 
 from secateur import arguments as may
-from secateur.cost import Costs
 from secateur.decisions import NoDecision, decision_of
-from secateur.errors import InputError, SecateurWarning
-from secateur.files import write_atomically
+from secateur.errors import InputError
+from secateur.evaluate.attacks import Attack
 from secateur.graph.example import ExampleInputs
 from secateur.progress import phase
 from secateur.search.ask import ENGINE, WORKERS, Asked, asked
-from secateur.search.bench import sizes_of
 from secateur.search.bisection import bisect
+from secateur.search.checks import Checking
+from secateur.search.conclude import Aim, concluded
 from secateur.search.engine import Engine, check_engine
-from secateur.search.front import front, within
-from secateur.search.networks import suffix_for, write_network
-from secateur.search.page import write_report
-from secateur.search.result import SearchResult, Summary, markdown
-from secateur.search.second import Look, SecondLook
+from secateur.search.front import front
+from secateur.search.result import SearchResult
 from secateur.search.space import Setting, Space
-from secateur.search.store import FRONT, PICK, Store, write_record
+from secateur.search.store import Store
 from secateur.search.study import Study
 from secateur.search.suggestions import SAMPLERS, Sampler, require_optuna, suggest
-from secateur.search.trial import OBJECTIVES, Objective, Trial, Wanted
+from secateur.search.tracking import Tracker, figures_of
+from secateur.search.trial import OBJECTIVES, Objective, Wanted
 
 _LEAST_AGREEMENT = 0.98  # where no budget is given
 _QUANTITY = {"latency": "macs"}  # what is removed a share of, where that is not the objective itself
@@ -43,10 +39,18 @@ _RULES = {
     "min_agreement": _SHARE,
     "max_drift": may.optional(may.number("a number from 0, in the units of the outputs", low=0)),
     "min_accuracy": _SHARE,
+    "min_worst_class": _SHARE,
+    "attacks": may.list_of(may.instance(Attack, ""), "a list of attacks, such as [secateur.PGD(0.01)]"),
+    "min_robust_accuracy": _SHARE,
+    "min_robust_agreement": _SHARE,
+    "certified": may.optional(may.number("a radius above 0, in units of the inputs", above=0)),
+    "certified_inputs": may.whole(1, "a whole number of inputs, at least 1"),
+    "min_certified": _SHARE,
     "trials": may.whole(1, "a whole number of trials, at least 1"),
     "sampler": may.one_of(*SAMPLERS),
     "workers": WORKERS,
     "engine": ENGINE,
+    "mlflow": may.optional(may.PATH),
     "seed": may.SEED,
     "overwrite": may.flag(),
     "progress": may.flag(),
@@ -62,6 +66,13 @@ def search(
     min_agreement: float | None = None,
     max_drift: float | None = None,
     min_accuracy: float | None = None,
+    min_worst_class: float | None = None,
+    attacks: Sequence[Attack] = (),
+    min_robust_accuracy: float | None = None,
+    min_robust_agreement: float | None = None,
+    certified: float | None = None,
+    certified_inputs: int = 20,
+    min_certified: float | None = None,
     images: Any = None,
     labels: Any = None,
     method: str | Sequence[str] = "reconstruct",
@@ -73,6 +84,7 @@ def search(
     workers: int = 1,
     engine: str | None = None,
     seed: int = 0,
+    mlflow: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = False,
     **arguments: Any,
@@ -99,17 +111,30 @@ def search(
         max_drift: The largest change of any output.
         min_accuracy: The least accuracy on `images` and `labels`. The pick then depends on these labelled
             data, as the summary says: measure its accuracy on others.
-        images, labels: Labelled data, whose accuracy is reported; without `min_accuracy`, they choose
+        min_worst_class: The least accuracy in every class of these data.
+        attacks: Such as `[secateur.PGD(8 / 255)]`. The networks of the front that keep the budgets above are
+            attacked, on `images`: how many of them stay right, and how many decisions stay the original's.
+        min_robust_accuracy, min_robust_agreement: The least of each share, under the worst of the attacks.
+        certified: The radius of L∞ balls, in units of the images: for the same networks, `certify` proves on
+            which share of the decisions they agree with the original all over the balls round `images`.
+        certified_inputs: Of how many images, from the first.
+        min_certified: The least proved share.
+        images, labels: Labelled data. All that is measured on them is reported; what is no budget chooses
             nothing.
         method, allocation, round_to: As for `prune`, each one value or several.
         quantize: Schemes of `secateur.quantize`, with "none" for float networks; one or several. The sizes in
             bytes are then those of ONNX files, and no drift is measured.
         trials: How many settings to try, where there is more to choose than the share.
         sampler: How Optuna suggests settings: "tpe" or "nsga2".
-        workers: Processes, of one thread each (the extra `search`). Bisection uses one.
-        engine: "dask://host:port", the scheduler of a Dask cluster whose workers run the trials (the extra
-            `dask`). They need the same versions of all packages. Default: this machine.
+        workers: Processes, which share the processors of this machine (the extra `search`). Bisection uses
+            one.
+        engine: A cluster whose workers run the trials: "dask://host:port", a Dask scheduler (the extra
+            `dask`), "ray://host:port", a Ray cluster, or "ray://local" (the extra `ray`). The workers need
+            the same versions of all packages. Default: this machine.
         seed: Seed of all random numbers.
+        mlflow: Where to log the search when it is done: an MLflow tracking server ("http://host:5000"),
+            another tracking URI, or a folder (the extra `mlflow`). Each call logs one run, with one below it
+            for each trial.
         overwrite: Whether to begin anew in a folder that holds something else.
         progress: Whether to report each trial on stderr.
         **arguments: Other arguments of `prune`, such as `input_bounds`, `normalize`, `calibration`,
@@ -138,13 +163,20 @@ def search(
         _RULES,
         {
             "output": output, "objective": objective, "min_agreement": min_agreement, "max_drift": max_drift,
-            "min_accuracy": min_accuracy, "trials": trials, "sampler": sampler, "workers": workers,
-            "engine": engine, "seed": seed, "overwrite": overwrite, "progress": progress,
+            "min_accuracy": min_accuracy, "min_worst_class": min_worst_class, "attacks": attacks,
+            "min_robust_accuracy": min_robust_accuracy, "min_robust_agreement": min_robust_agreement,
+            "certified": certified, "certified_inputs": certified_inputs, "min_certified": min_certified,
+            "trials": trials, "sampler": sampler, "workers": workers,
+            "engine": engine, "mlflow": mlflow, "seed": seed, "overwrite": overwrite, "progress": progress,
         },
     )  # fmt: skip
     space = Space.parse(method, allocation, round_to, quantize)
-    wanted = _wanted(min_agreement, max_drift, min_accuracy)
+    wanted = _wanted(min_agreement, max_drift, min_accuracy, min_worst_class)
+    least = (min_robust_accuracy, min_robust_agreement, min_certified)
+    checking = Checking(tuple(attacks), certified, certified_inputs, *least)
     _check_together(space, wanted, values, images)
+    checking.check(labelled=images is not None, quantises=space.quantises)
+    tracker = None if mlflow is None else Tracker(mlflow)
     quantity = _QUANTITY.get(objective, objective)
     with phase("capturing the model", progress):
         found = asked(
@@ -163,28 +195,35 @@ def search(
         "search", {"objective": objective, "wanted": vars(wanted), **space.choices, **several, "seed": seed}
     )
     store = Store(output, question, overwrite)
-    study = Study(
-        store,
-        Engine(found.job, workers, engine),
-        partial(front, objective=objective, wanted=wanted),
-        progress,
-    )
-    if space.several:
-        suggest(study, quantity, space, objective, wanted, trials, sampler, seed)
-    else:
-        bisect(study, quantity, space.first(), wanted, seed)
-    return _concluded(found, store, study.trials, objective, wanted, progress)
+    kept = partial(front, objective=objective, wanted=wanted)
+    with Engine(found.job, workers, engine) as running:
+        study = Study(store, running, kept, progress)
+        if space.several:
+            suggest(study, quantity, space, objective, wanted, trials, sampler, seed)
+        else:
+            bisect(study, quantity, space.first(), wanted, seed)
+    result = concluded(found, store, study.trials, Aim(objective, wanted, checking), progress)
+    if tracker is not None:
+        checks = result.summary.checks
+        figures = {} if result.pick is None else figures_of(result.pick, checks.get(result.pick.number))
+        tracker.log("search", result.folder, question.asked, study.trials, figures)
+    return result
 
 
-def _wanted(agreement: float | None, drift: float | None, accuracy: float | None) -> Wanted:
-    if agreement is None and drift is None and accuracy is None:
+def _wanted(
+    agreement: float | None, drift: float | None, accuracy: float | None, worst_class: float | None
+) -> Wanted:
+    if agreement is None and drift is None and accuracy is None and worst_class is None:
         agreement = _LEAST_AGREEMENT
-    return Wanted(agreement, drift, accuracy)
+    return Wanted(agreement, drift, accuracy, worst_class)
 
 
 def _check_together(space: Space, wanted: Wanted, values: dict[str, Any], images: Any) -> None:
-    if wanted.accuracy is not None and images is None:
-        raise InputError("min_accuracy needs images and labels (--data)")
+    for name, least in (("min_accuracy", wanted.accuracy), ("min_worst_class", wanted.worst_class)):
+        if least is not None and images is None:
+            raise InputError(f"{name} needs images and labels (--data)")
+    if wanted.worst_class is not None and space.quantises:
+        raise InputError("min_worst_class: it is not measured of quantised networks; give min_accuracy")
     if wanted.drift is not None and space.quantises:
         raise InputError("max_drift: no drift is measured of quantised networks; give min_agreement")
     if values["objective"] == "latency" and (values["workers"] > 1 or values["engine"] is not None):
@@ -205,72 +244,3 @@ def _check_decides(found: Asked, wanted: Wanted) -> None:
             f"min_agreement: the model decides nothing ({decision.why}); give max_drift instead, or say what "
             "the outputs are (head)"
         )
-
-
-def _concluded(
-    found: Asked,
-    store: Store,
-    trials: Sequence[Trial],
-    objective: Objective,
-    wanted: Wanted,
-    progress: bool,
-) -> SearchResult:
-    """Look at candidates a second time, pick one, and write the networks and the summary."""
-    best = front(trials, objective, wanted)
-    with phase("looking at the pick a second time", progress):
-        pick, look, notes = _picked(found, store, within(trials, objective, wanted), wanted)
-    if wanted.accuracy is not None:
-        notes.append(
-            "the labelled data chose this network, as you asked: its accuracy on them is optimistic; measure "
-            "it on others"
-        )
-    if pick is None and not best:
-        notes.append(f"no setting gave a network: {trials[-1].error}")
-    model, job = found.model, found.job
-    small, suffix = None, suffix_for(model, job)
-    with phase("writing the networks", progress):
-        original = sizes_of(job, model, model, Costs(found.graph, found.coupling), {})
-        summary = Summary(
-            asked=wanted.told(),
-            objective=objective,
-            original=original,
-            trials=tuple(trials),
-            front=tuple(trial.number for trial in best),
-            pick=None if pick is None else pick.number,
-            look=look,
-            notes=tuple(notes),
-        )
-        (store.folder / FRONT).mkdir(exist_ok=True)
-        for trial in best:
-            path = store.folder / FRONT / f"{trial.number:04d}{suffix}"
-            write_network(path, model, store.recipe(trial.number), job)
-        recipe = None if pick is None else store.recipe(pick.number)
-        if recipe is not None:
-            small = write_network(store.folder / f"{PICK}{suffix}", model, recipe, job)
-        page = markdown(summary)
-        write_atomically(store.folder / "summary.md", lambda file: file.write(page.encode()))
-        write_report(store.folder / "report.html", store, summary)
-        write_record(store.folder / "summary.json", summary)
-    for note in notes:
-        warnings.warn(note, SecateurWarning, stacklevel=3)
-    return SearchResult(summary, Path(store.folder), small, recipe)
-
-
-def _picked(
-    found: Asked, store: Store, candidates: Sequence[Trial], wanted: Wanted
-) -> tuple[Trial | None, Look | None, list[str]]:
-    """The smallest candidate that keeps the budgets on a second look, what that has shown, and notes."""
-    if not candidates:
-        return None, None, [f"no network was found with {wanted.told()}"]
-    if found.request.calibration is not None:
-        said = "the inputs that were held out chose this network, so that its figures on them are a little"
-        return candidates[0], None, [f"{said} optimistic"]
-    second = SecondLook(found.model, found.job, found.request, found.graph, found.coupling)
-    for trial in candidates:
-        look = second.at(store.recipe(trial.number))
-        if look.keeps(wanted, trial):
-            return trial, look, []
-    tried = (
-        f"{len(candidates)} networks were within the budgets, and none was on a second look ({look.told()})"
-    )
-    return None, look, [f"{tried}: too little can be removed with {wanted.told()}"]

@@ -24,6 +24,7 @@ from secateur.report.recipe import content_of, fingerprint, versions
 from secateur.request import Request
 from secateur.samples import digest, own
 from secateur.search.bench import Job, Model
+from secateur.search.clusters import MAY_BE
 from secateur.search.space import Setting
 from secateur.search.store import Question
 from secateur.strict_json import dumps
@@ -39,7 +40,7 @@ SOURCE = may.Rule(
     "a torch.nn.Module in eval mode, an ExportedProgram, or the path of a model file",
     lambda value: value if isinstance(value, str | os.PathLike) else may.MODEL.parse(value),
 )
-ENGINE = may.optional(may.instance(str, "the address of a Dask scheduler, as dask://host:8786"))
+ENGINE = may.optional(may.instance(str, MAY_BE))
 WORKERS = may.whole(1, "a whole number of processes, at least 1", high=1024)
 
 

@@ -147,6 +147,7 @@ class Bench:
         if verdict is None:
             raise SecateurError("there is no verdict on this network, so that it cannot be judged")
         sizes = self._sizes(result.model, timed=made is None)
+        accuracy, worst_class = self._accuracies(result.model) if made is None else (None, None)
         trial = Trial(
             number=number,
             setting=setting,
@@ -155,7 +156,8 @@ class Bench:
             drift=verdict.drift,
             relative_drift=verdict.relative_drift,
             verdict=verdict.word,
-            accuracy=self._accuracy(result.model) if made is None else None,
+            accuracy=accuracy,
+            worst_class=worst_class,
             result=result.recipe.result,
         )
         if made is None:
@@ -177,13 +179,13 @@ class Bench:
         job = self.job if timed else replace(self.job, timed=False)
         return sizes_of(job, self.model, model, Costs(run.graph, run.coupling), run.alive)
 
-    def _accuracy(self, model: nn.Module) -> float | None:
-        """Share of the labelled data on which a float network is right."""
+    def _accuracies(self, model: nn.Module) -> tuple[float | None, float | None]:
+        """Share of the labelled data on which a float network is right: of all, and of the worst class."""
         if self.job.images is None:
-            return None
+            return None, None
         given = {name: self.job.arguments[name] for name in "input_bounds mean std normalize head".split()}
         found = evaluate(model, self.job.images, self.job.labels, top_k=(1,), **given)
-        return None if found.accuracy is None else found.accuracy[1]
+        return found.accuracy.get(1), found.worst_class_accuracy
 
 
 def sizes_of(job: Job, original: Model, model: Model, costs: Costs, alive: Mapping[str, Tensor]) -> Sizes:

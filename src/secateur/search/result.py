@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from pydantic import Field
 from torch import nn
 
+from secateur.page import words
 from secateur.report.recipe import Recipe
 from secateur.report.record import Record
 from secateur.report.summary import html_table
 from secateur.search.second import Look
-from secateur.search.trial import Objective, Sizes, Trial
+from secateur.search.trial import Checks, Objective, Sizes, Trial
 
 Columns = tuple[str, ...]
 Rows = list[Columns]
@@ -30,6 +32,8 @@ class Summary(Record):
         trials: All trials, in order.
         front: Numbers of those that no other beats in size and in closeness, smallest network first.
         pick: The number of the smallest that keeps the budgets; None if none does.
+        checks: Trial → what attacks and proofs say of its network; of the front within the budgets.
+        images: How many labelled data there were.
         look: The second look at the pick; None where inputs of the user's own, held out, had judged it.
         notes: What one must know.
     """
@@ -41,6 +45,8 @@ class Summary(Record):
     front: tuple[int, ...]
     pick: int | None
     look: Look | None = None
+    checks: dict[int, Checks] = Field(default_factory=dict)
+    images: int = 0
     notes: tuple[str, ...] = ()
 
     def trial(self, number: int) -> Trial:
@@ -134,7 +140,10 @@ def lines(summary: Summary) -> list[str]:
         found.append(f"{summary.objective}: {before:,.6g} → {after:,.6g} ({1 - after / before:.1%} less)")
     if summary.look is not None:
         found.append(f"second look: {summary.look.told()}")
-    return [*found, *summary.notes]
+    if summary.pick in summary.checks:
+        found.append(f"the pick: {summary.checks[summary.pick].told()}")
+    doubts = dict.fromkeys(doubt for checks in summary.checks.values() for doubt in checks.doubts)
+    return [*found, *doubts, *summary.notes]
 
 
 def front_table(summary: Summary) -> tuple[Columns, Rows]:
@@ -142,8 +151,25 @@ def front_table(summary: Summary) -> tuple[Columns, Rows]:
     trials = [summary.trial(number) for number in summary.front]
     rows = [_row(t, f"{t.number}{' (pick)' if t.number == summary.pick else ''}") for t in trials]
     whole = Trial(number=1, setting=trials[0].setting, sizes=summary.original) if trials else None
-    last = [] if whole is None else [("original", "", *_row(whole, "")[2:])]
-    return _shortened((_COLUMNS, [*rows, *last]))
+    if whole is not None:
+        rows.append(("original", "", *_row(whole, "")[2:]))
+    checked = _checked(summary)
+    cells = [[checks.get(number, "") for number in (*summary.front, 0)] for checks in checked.values()]
+    more = zip(*cells, strict=True) if cells else [()] * len(rows)
+    return _shortened(((*_COLUMNS, *checked), [(*row, *also) for row, also in zip(rows, more, strict=True)]))
+
+
+def _checked(summary: Summary) -> dict[str, dict[int, str]]:
+    """Column → trial → what attacks and proofs say of it."""
+    found: dict[str, dict[int, str]] = {}
+    for trial, checks in summary.checks.items():
+        cells = {f"robust accuracy, {n}": f"{share:.2%}" for n, share in checks.robust_accuracy.items()}
+        cells |= {f"robust agreement, {n}": f"{share:.2%}" for n, share in checks.robust_agreement.items()}
+        if checks.certified is not None:
+            cells["certified agreement"] = words.number(checks.certified, "share at least")
+        for column, cell in cells.items():
+            found.setdefault(column, {})[trial] = cell
+    return found
 
 
 def trials_table(trials: Sequence[Trial]) -> tuple[Columns, Rows]:
@@ -188,7 +214,10 @@ def markdown_table(columns: Columns, rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '∣') for cell in row)} |" for row in table)
 
 
-_COLUMNS = ("trial", "setting", "parameters", "MACs", "bytes", "ms", "agreement", "drift", "accuracy", "")
+_COLUMNS = (
+    *("trial", "setting", "parameters", "MACs", "bytes", "ms", "agreement", "drift", "accuracy"),
+    *("worst class", ""),
+)
 _SWEPT = (
     "setting",
     "seeds",
@@ -203,7 +232,7 @@ _SWEPT = (
 
 def _row(trial: Trial, number: str) -> Columns:
     if trial.sizes is None:
-        return (number, trial.setting.told(), *[""] * 7, trial.error)
+        return (number, trial.setting.told(), *[""] * 8, trial.error)
     sizes = trial.sizes
     return (
         number,
@@ -215,6 +244,7 @@ def _row(trial: Trial, number: str) -> Columns:
         _number(trial.agreement, "{:.2%}"),
         _number(trial.drift, "{:.3g}"),
         _number(trial.accuracy, "{:.2%}"),
+        _number(trial.worst_class, "{:.2%}"),
         trial.verdict or "",
     )
 

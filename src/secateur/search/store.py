@@ -13,7 +13,7 @@ from secateur.errors import InputError, few
 from secateur.files import is_temporary, refusals_named, write_atomically, written_together
 from secateur.report.recipe import Recipe, refitted_path
 from secateur.report.record import Plain, Record, first_problem
-from secateur.search.trial import Trial
+from secateur.search.trial import Checks, Trial
 from secateur.strict_json import dumps
 
 _Kind = TypeVar("_Kind", bound=BaseModel)
@@ -73,9 +73,16 @@ class Store:
 
     def _clear(self) -> None:
         """Remove what another search has written here."""
-        for name in (TRIALS, FRONT, PICK):  # the last is a folder where the model is one
+        for name in (TRIALS, FRONT):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for path in [p for name in (PICK, "summary", "report") for p in self.folder.glob(f"{name}.*")]:
+        self.drop_pick()
+        for path in [p for name in ("summary", "report") for p in self.folder.glob(f"{name}.*")]:
+            path.unlink()
+
+    def drop_pick(self) -> None:
+        """Remove the network that was picked."""
+        shutil.rmtree(self.folder / PICK, ignore_errors=True)  # it is a folder where the model is one
+        for path in self.folder.glob(f"{PICK}.*"):
             path.unlink()
 
     def trial(self, number: int) -> Trial | None:
@@ -91,6 +98,13 @@ class Store:
             if recipe is not None:
                 recipe.save(self._path(trial.number, ".recipe.json"))
             write_record(self._path(trial.number, ".json"), trial)
+
+    def checks(self, number: int) -> Checks | None:
+        """What was measured beyond the trial; None if that was not."""
+        return _read(self._path(number, ".checks.json"), Checks)
+
+    def put_checks(self, number: int, checks: Checks) -> None:
+        write_record(self._path(number, ".checks.json"), checks)
 
     def drop_recipe(self, number: int) -> None:
         """Remove the recipe, with its weights, of a network that nobody will ask for again."""

@@ -26,12 +26,14 @@ from secateur.search.result import SweepResult, markdown_table, sweep_table
 from secateur.search.space import METHOD, Setting, several
 from secateur.search.store import Store, write_record
 from secateur.search.study import Study
+from secateur.search.tracking import Tracker
 from secateur.search.trial import Sizes, Trial
 
 _RULES = {
     "output": may.Rule("the path of a folder", may.PATH.parse),
     "workers": WORKERS,
     "engine": ENGINE,
+    "mlflow": may.optional(may.PATH),
     "overwrite": may.flag(),
     "progress": may.flag(),
 }
@@ -57,6 +59,7 @@ def sweep(
     labels: Any = None,
     workers: int = 1,
     engine: str | None = None,
+    mlflow: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     progress: bool = False,
     **arguments: Any,
@@ -71,7 +74,7 @@ def sweep(
         output: The folder, which is made if need be.
         method, remove, allocation, seed: As for `prune`, each one value or several.
         images, labels: Labelled data, whose accuracy is reported; they choose nothing.
-        workers, engine: As for `search`.
+        workers, engine, mlflow: As for `search`.
         overwrite: Whether to begin anew in a folder that holds something else.
         progress: Whether to report each trial on stderr.
         **arguments: Other arguments of `prune`, such as `input_bounds`, `calibration` and `samples`.
@@ -95,6 +98,7 @@ def sweep(
         "output": output,
         "workers": workers,
         "engine": engine,
+        "mlflow": mlflow,
         "overwrite": overwrite,
         "progress": progress,
     }
@@ -106,18 +110,23 @@ def sweep(
         "remove": several("remove", remove, _AMOUNT),
     }
     check_engine(workers, engine)
+    tracker = None if mlflow is None else Tracker(mlflow)
     settings = [
         Setting(**dict(zip(grid, values, strict=True))) for values in product(*grid.values())
     ]  # seeds change last, since runs with one seed share samples
     with phase("capturing the model", progress):
         found = asked(model, example_inputs, arguments, settings[0], images=images, labels=labels)
-    store = Store(output, found.question("sweep", grid), overwrite)
-    study = Study(store, Engine(found.job, workers, engine), lambda trials: trials, progress)
-    trials = tuple(study.measured(settings, of=len(settings)))
+    question = found.question("sweep", grid)
+    store = Store(output, question, overwrite)
+    with Engine(found.job, workers, engine) as running:
+        study = Study(store, running, lambda trials: trials, progress)
+        trials = tuple(study.measured(settings, of=len(settings)))
     original = sizes_of(found.job, found.model, found.model, Costs(found.graph, found.coupling), {})
     page = f"# Sweep\n\n{markdown_table(*sweep_table(trials, original))}\n"
     write_atomically(store.folder / "summary.md", lambda file: file.write(page.encode()))
     write_record(store.folder / "summary.json", SweepSummary(original=original, trials=trials))
+    if tracker is not None:
+        tracker.log("sweep", store.folder, question.asked, trials)
     return SweepResult(trials, original, Path(store.folder))
 
 

@@ -6,6 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from pydantic import Field
+
+from secateur.page import words
 from secateur.report.record import Record
 from secateur.report.verdict import Word
 from secateur.search.space import Setting
@@ -49,6 +52,7 @@ class Trial(Record):
         relative_drift: As in the verdict.
         verdict: The word of the verdict on the float network.
         accuracy: On labelled data; None if none were given.
+        worst_class: The least accuracy of a class on these; None for quantised networks as well.
         result: SHA-256 of the network's tensors.
         seconds: How long it took.
     """
@@ -63,6 +67,7 @@ class Trial(Record):
     relative_drift: float | None = None
     verdict: Word | None = None
     accuracy: float | None = None
+    worst_class: float | None = None
     result: str = ""
     seconds: float = 0.0
 
@@ -74,6 +79,37 @@ class Trial(Record):
         parts += [] if self.agreement is None else [f"agreement {self.agreement:.2%}"]
         parts += [] if self.drift is None else [f"drift {self.drift:.3g}"]
         parts += [] if self.accuracy is None else [f"accuracy {self.accuracy:.2%}"]
+        parts += [] if self.worst_class is None else [f"worst class {self.worst_class:.2%}"]
+        return ", ".join(parts)
+
+
+class Checks(Record):
+    """What attacks leave of one network of the front, and what is proved of it.
+
+    Attributes:
+        asked: What was measured, so that other checks of the same network are told apart.
+        result: SHA-256 of the network's tensors.
+        robust_accuracy: Attack → share of the labelled data that stays right under it.
+        robust_agreement: Attack → share on which the decision stays the original's under it.
+        certified: Share of decisions that are proved to stay the original's all over a ball round an input.
+        certified_drift: The largest proved bound on the change of an output in these balls.
+        doubts: What makes these figures doubtful, such as masked gradients.
+    """
+
+    asked: str
+    result: str
+    robust_accuracy: dict[str, float] = Field(default_factory=dict)
+    robust_agreement: dict[str, float] = Field(default_factory=dict)
+    certified: float | None = None
+    certified_drift: float | None = None
+    doubts: tuple[str, ...] = ()
+
+    def told(self) -> str:
+        """In one line."""
+        parts = [f"robust accuracy {share:.2%} ({name})" for name, share in self.robust_accuracy.items()]
+        parts += [f"robust agreement {share:.2%} ({name})" for name, share in self.robust_agreement.items()]
+        if self.certified is not None:
+            parts.append(f"certified agreement {words.number(self.certified, 'share at least')}")
         return ", ".join(parts)
 
 
@@ -84,6 +120,7 @@ class Wanted:
     agreement: float | None = None
     drift: float | None = None
     accuracy: float | None = None
+    worst_class: float | None = None
 
     def lacks(self, trial: Trial) -> float:
         """By how much a trial misses its budgets: at most 0 where it keeps all, infinite without network."""
@@ -96,6 +133,8 @@ class Wanted:
             short.append(_known(trial.drift, math.inf) - self.drift)
         if self.accuracy is not None:
             short.append(self.accuracy - _known(trial.accuracy, -math.inf))
+        if self.worst_class is not None:
+            short.append(self.worst_class - _known(trial.worst_class, -math.inf))
         return max(short)
 
     def kept_by(self, trial: Trial) -> bool:
@@ -105,6 +144,8 @@ class Wanted:
         """What a network loses, to be small, in terms of the first budget: decisions, accuracy, or drift."""
         if self.accuracy is not None:
             return 1 - _known(trial.accuracy, -math.inf)
+        if self.worst_class is not None:
+            return 1 - _known(trial.worst_class, -math.inf)
         if self.agreement is not None:
             return 1 - _known(trial.agreement, -math.inf)
         return _known(trial.drift, math.inf)
@@ -114,6 +155,8 @@ class Wanted:
         parts = [] if self.agreement is None else [f"agreement of at least {self.agreement:.2%}"]
         parts += [] if self.drift is None else [f"drift of at most {self.drift:g}"]
         parts += [] if self.accuracy is None else [f"accuracy of at least {self.accuracy:.2%} on your data"]
+        if self.worst_class is not None:
+            parts.append(f"accuracy of at least {self.worst_class:.2%} in every class of your data")
         return ", ".join(parts)
 
 
