@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -64,6 +65,7 @@ class Request:
     device: torch.device | None
     callbacks: tuple[Callable[..., None], ...]
     progress: bool
+    resume: Path | None = None  # the folder of the checkpoint
 
     @staticmethod
     def parse(**given: Any) -> Request:
@@ -80,11 +82,17 @@ class Request:
                 f"surrogate={NO_SURROGATE!r} leaves no samples; give inputs of your own (calibration=)"
             )
         guard = Guard.parse(budgets, own is not None)
+        target = None if remove is None else Target.parse(remove)
+        if target is not None and target.quantity == "latency" and values.get("resume") is not None:
+            raise InputError(
+                f"resume: remove={remove!r} is measured, and a run that goes on would measure other times; "
+                "ask for a share of the multiply-accumulates, such as 'macs=30%'"
+            )
         del values["options"]
         values |= {
             "method": method,
             "remove": remove,
-            "target": None if remove is None else Target.parse(remove),
+            "target": target,
             "normalisation": normalisation,
             "declared": bool(normalisation or name),
             "head": head,
@@ -208,6 +216,13 @@ def _as_path(value: Any) -> str:
     return path
 
 
+def _as_folder(value: Any) -> Path:
+    found = Path(may.PATH.parse(value))
+    if found.is_file() or not found.parent.is_dir():
+        raise ValueError
+    return found
+
+
 def _as_calibration(value: Any) -> Any:
     if (
         isinstance(value, str) and not value
@@ -273,6 +288,7 @@ RULES: dict[str, Rule] = {
     "uniform_layers": may.flag(),
     "seed": may.SEED,
     "device": may.DEVICE,
+    "resume": may.optional(Rule("the path of a folder, in one that exists", _as_folder)),
     "callbacks": Rule("a list of functions of a HistoryRow", _as_callbacks),
     "progress": may.flag(),
 }

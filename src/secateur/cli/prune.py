@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -289,6 +290,17 @@ RecipeFile = Annotated[
     ),
 ]
 
+Resume = Annotated[
+    bool,
+    Option(
+        "--resume",
+        rich_help_panel=OUTPUT,
+        help="Write a checkpoint after every step, to the folder small.onnx.partial for -o small.onnx, and "
+        "go on from the one that an interrupted run has left; the result is the same, bit for bit. Give all "
+        "options as before. The folder is removed when the result is written.",
+    ),
+]
+
 
 def prune_command(
     model: Model,
@@ -335,6 +347,7 @@ def prune_command(
     report: ReportFile = None,
     model_card: ModelCard = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     as_json: AsJson = False,
     time_it: TimeIt = True,
     seed: Seed = 0,
@@ -345,10 +358,12 @@ def prune_command(
 
     Needs no training data and no retraining. MODEL itself stays as it is.
     """
+    from secateur.checkpoint import begun, discard
     from secateur.cli.reading import example_from, float_model_from, inputs_from, tokenizer_of
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
     from secateur.progress import phase
+    from secateur.prune import run_request
     from secateur.request import Request
 
     _check_quantize(quantize, data, output)
@@ -362,6 +377,7 @@ def prune_command(
         "certified_drift": max_certified_drift,
         "eps": eps,
     }
+    partial = output.with_name(f"{output.name}.partial")
     automatic = remove == AUTO
     if automatic and (any(v is not None for v in budgets.values()) or faster is not None):
         raise InputError("--remove auto has a budget of its own; `secateur search` keeps any")
@@ -391,10 +407,13 @@ def prune_command(
         "uniform_layers": uniform_layers,
         "seed": seed,
         "device": device,
+        "resume": partial if resume else None,
         "callbacks": (),
         "progress": True,
     }
-    Request.parse(**settings)  # before a large file is read
+    request = Request.parse(**settings)  # before a large file is read
+    if begun(partial) and not resume:
+        say(f"{partial} holds the steps of an interrupted run; --resume would go on from there")
     loaded, was_quantized = float_model_from(model, weights)
     if was_quantized:
         quantize = quantize or "int8"
@@ -403,9 +422,8 @@ def prune_command(
     example = example_from(loaded, given)
     measured = {"latency": time_it, **labelled(data, loaded, given)}
     _say_assumed(given, example)
-    prune = _largest if automatic else secateur.prune
-    with collected_warnings() as warned:
-        result = prune(loaded, example, **settings)
+    with collected_warnings() as warned, _told_to_go_on(partial, resume):
+        result = _largest(loaded, example, **settings) if automatic else run_request(loaded, example, request)
     quantized = None
     if quantize is not None:
         quantized = quantized_after(result, loaded, example, quantize, settings, measured)
@@ -413,6 +431,8 @@ def prune_command(
     with phase(f"writing {output}", True), written_together():
         _save_model(output, result, quantized, example)
         result.recipe.save(recipe)
+    if resume:
+        discard(partial)
     timed = _timed(loaded, result, output, example) if time_it and quantize is None else None
     inputs = options_for(
         ("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize)
@@ -426,6 +446,19 @@ def prune_command(
             say_written(report, model_card)
     if result.stopped:
         raise Exit(TARGET_MISSED)
+
+
+@contextmanager
+def _told_to_go_on(partial: Path, resume: bool) -> Iterator[None]:
+    """On stderr, where the run ends early: how to go on."""
+    from secateur.checkpoint import begun
+
+    try:
+        yield
+    except BaseException:  # also a signal
+        if resume and begun(partial):
+            say(f"{partial} holds the steps so far; the same command goes on from there")
+        raise
 
 
 def _largest(

@@ -177,6 +177,13 @@ class Method(ABC):
         """Compute what `plan` and `step` need, once; `task` is not changed."""
         return None
 
+    def tensors_of(self, state: Any) -> Mapping[str, Tensor]:
+        """Tensors in `state` that a step may put into the run as they are, by name.
+
+        A run that goes on after an interruption takes these from `prepare` again.
+        """
+        return {}
+
     def costs(self, task: Task, state: Any) -> dict[str, Tensor]:
         """For a global allocation, the cost at the outputs of removing one more unit.
 

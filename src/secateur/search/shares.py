@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -46,6 +46,8 @@ def largest_share(
         try:
             with reproducible(model):
                 request = Request.parse(**{**arguments, "remove": share})
+                if request.resume is not None:
+                    request = replace(request, resume=request.resume / share)
                 result = pruned(model, example_inputs, request, threads, shared)
         except TargetMissedError as error:
             told.append(f"{share} of the units: {error}")
