@@ -16,6 +16,7 @@ from torch import nn
 import secateur
 from architectures import ARCHITECTURES
 from command import Limits, run
+from secateur.cli.prune import _told_to_go_on
 from secateur.errors import InputError, SecateurError
 from secateur.methods import Goal, Method, Task
 from secateur.report.recipe import Edit, digest_of
@@ -193,6 +194,17 @@ def test_what_a_command_says_of_a_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "small.pt2.partial" / "run.json").exists(), "it belongs to a run that may go on"
 
 
+def test_an_interrupted_command_says_how_to_go_on(
+    interrupted: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(KeyboardInterrupt), _told_to_go_on(interrupted, resume=True):
+        raise KeyboardInterrupt
+    assert f"{interrupted} holds the steps so far; the same command goes on" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), _told_to_go_on(interrupted.parent, resume=True):
+        raise KeyboardInterrupt
+    assert not capsys.readouterr().err
+
+
 # --- refusals -----------------------------------------------------------------------------------------------
 
 
@@ -270,7 +282,7 @@ def test_what_cannot_go_on_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"resume: remove='latency=30%' is measured"):
         secateur.prune(dense(), torch.zeros(1, 4), resume=tmp_path / "a", remove="latency=30%")
     with pytest.raises(InputError, match=r"resume=.*: give the path of a folder, in one that exists"):
-        secateur.prune(dense(), torch.zeros(1, 4), resume=tmp_path / "none" / "a")
+        secateur.prune(dense(), torch.zeros(1, 4), remove=0.5, resume=tmp_path / "none" / "a")
     given = {**COMMON, "method": Counting()}
     with pytest.raises(SecateurError, match="resume: what the method counting prepares is computed again"):
         secateur.prune(dense(), torch.zeros(1, 4), resume=tmp_path / "a", **given)

@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from secateur.page.facts import Facts
     from secateur.plan import Rounding
 
-AUTO = "auto"  # value of --remove
 BUDGETS = "Budgets (pruning stops before it exceeds one, with exit code 3)"
 
 # --- common -------------------------------------------------------------------------------------------------
@@ -77,9 +76,9 @@ Remove = Annotated[
         "layer, size=50% (or params=50%) of all parameters, macs=50% of all multiply-accumulates, bytes=50% "
         "of the stored weights, latency=30% of the time of one sample, or all above a time, latency=3ms. "
         "Time is measured on this machine: in onnxruntime for an .onnx file, else in torch. "
-        "auto: 10%, 25% and 50% of the units are tried, and the largest that keeps 98% of the predictions is "
-        "taken; `secateur search` looks closer. "
-        "Default: 0.5; with --method exact, all units that it finds.",
+        "Default: auto, which tries 10%, 25% and 50% of the units, says what each would lose, and takes the "
+        "largest that keeps 98% of the predictions; `secateur search` looks closer. With budgets: 0.5, as "
+        "far as they allow. With --method exact: all units that it finds.",
     ),
 ]
 Faster = Annotated[
@@ -378,11 +377,8 @@ def prune_command(
         "eps": eps,
     }
     partial = output.with_name(f"{output.name}.partial")
-    automatic = remove == AUTO
-    if automatic and (any(v is not None for v in budgets.values()) or faster is not None):
-        raise InputError("--remove auto has a budget of its own; `secateur search` keeps any")
     settings: dict[str, Any] = {
-        "remove": None if automatic else remove if faster is None else _fewer_macs(faster, remove),
+        "remove": remove if faster is None else _fewer_macs(faster, remove),
         "method": method,
         "options": _method_options(method, option or []),
         "input_bounds": given.input_bounds,
@@ -423,7 +419,7 @@ def prune_command(
     measured = {"latency": time_it, **labelled(data, loaded, given)}
     _say_assumed(given, example)
     with collected_warnings() as warned, _told_to_go_on(partial, resume):
-        result = _largest(loaded, example, **settings) if automatic else run_request(loaded, example, request)
+        result = run_request(loaded, example, request)
     quantized = None
     if quantize is not None:
         quantized = quantized_after(result, loaded, example, quantize, settings, measured)
@@ -459,19 +455,6 @@ def _told_to_go_on(partial: Path, resume: bool) -> Iterator[None]:
         if resume and begun(partial):
             say(f"{partial} holds the steps so far; the same command goes on from there")
         raise
-
-
-def _largest(
-    model: nn.Module | ExportedProgram, example: tuple[Any, ...] | dict[str, Any], **settings: Any
-) -> secateur.Result:
-    """The largest share that is close enough; on stderr, what each would lose."""
-    from secateur.search.shares import largest_share
-
-    found = largest_share(model, example, settings)
-    for line in found.told:
-        say(line)
-    say(f"taken: {found.share}; `secateur search` finds the largest share within a budget")
-    return found.result
 
 
 def _say_assumed(given: InputSpec, example: tuple[Any, ...] | dict[str, Any]) -> None:
@@ -712,6 +695,7 @@ def _as_json(
         "achieved": result.recipe.achieved,
         "shortfall": result.shortfall or None,
         "stopped": result.stopped or None,
+        "tried": list(result.tried),
         "units": [before.units, before.units - after.units_removed],
         "parameters": [before.parameters, after.parameters],
         "macs": [before.macs, after.macs],
