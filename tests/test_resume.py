@@ -34,6 +34,13 @@ def dense() -> nn.Sequential:
     return net
 
 
+def at_random(context: Any, group: Any, count: int) -> Removal:
+    """A method that draws which units leave from the generator of the run."""
+    left = context.alive[group.name].nonzero().flatten()
+    units = left[torch.randperm(len(left), generator=context.generator)[:count]]
+    return Removal(group.name, units, torch.full_like(units, -1))
+
+
 def outcome(result: secateur.Result) -> tuple[Any, ...]:
     """The whole recipe and the weights; only times may differ."""
     return result.recipe.sealed(), result.recipe.tensors, digest_of(dict(result.model.state_dict()))
@@ -56,7 +63,7 @@ def broken_at(step: int) -> list[Callable[[secateur.HistoryRow], None]]:
 @pytest.mark.parametrize(
     ("name", "more"),
     [
-        ("mlp_relu", {"method": "stochastic"}),  # draws from the run's generator
+        ("mlp_relu", {"method": at_random}),
         ("mlp_relu", {"method": "saliency", "recursive": False}),  # remembers which units absorbed others
         ("attention_separate", {"attention": "both", "allocation": "global"}),  # turns heads at first
         ("cnn_batch_norm", {}),  # batch norms of the samples' own
