@@ -14,6 +14,7 @@ import tempfile
 import traceback
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -28,11 +29,12 @@ class Limits:
     data: int = 0  # bytes of memory
     file: int = 0  # bytes of one file that it writes
     kill_after: float = 0.0  # seconds until SIGKILL
+    kill_at_file: int = 0  # the file that it has written, but not yet given its name, when it is killed
     user: int = 0  # that the process runs as, where the caller may change it
 
 
 def run(folder: Path, *arguments: str, limits: Limits = Limits()) -> subprocess.CompletedProcess[str]:
-    """`secateur` with these arguments, as if typed in `folder`."""
+    """`secateur` with these arguments, as if typed in `folder`; after `-c`, Python code as for `python`."""
     with tempfile.TemporaryDirectory() as outputs:
         out, err = Path(outputs, "out"), Path(outputs, "err")
         server = _server()
@@ -93,7 +95,10 @@ def _typed(folder: str, arguments: list[str], out: str, err: str, limits: dict[s
     sys.argv = ["secateur", *arguments]
     code: object = 1
     try:
-        secateur.cli.main()
+        if arguments[:1] == ["-c"]:
+            exec(arguments[1], {})
+        else:
+            secateur.cli.main()
         code = 0
     except SystemExit as ended:
         code = ended.code
@@ -112,6 +117,15 @@ def _limit(limits: Limits) -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (limits.data, limits.data))
     if limits.file:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limits.file, limits.file))
+    if limits.kill_at_file:
+        numbers = count(1)
+
+        def replace(old: Any, new: Any, named: Any = os.replace) -> None:
+            if next(numbers) == limits.kill_at_file:
+                os.kill(os.getpid(), signal.SIGKILL)
+            named(old, new)
+
+        os.replace = replace  # type: ignore[assignment]
     if limits.user and os.geteuid() == 0:
         os.setgid(limits.user)
         os.setuid(limits.user)

@@ -33,7 +33,7 @@ def dense(normalise: bool = False) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def result() -> secateur.Result:
-    return secateur.prune(dense(), torch.rand(2, 6), method="scale")
+    return secateur.prune(dense(), torch.rand(2, 6), remove=0.5, method="scale")
 
 
 PRUNE: list[tuple[str, Any]] = [
@@ -57,6 +57,7 @@ PRUNE: list[tuple[str, Any]] = [
     *(("samples", value) for value in (0, -3, 2.5, None, True, "many", torch.nan)),
     *(("memory", value) for value in (0, "2 gibi", True, [1], "1KB")),
     *(("budget", value) for value in (0, "soon", True, "-5s", torch.nan)),
+    *(("resume", value) for value in (3, "", "nowhere/partial", __file__)),
     *(("allocation", value) for value in ("fair", None, 1)),
     *(("attention", value) for value in ("tokens", None, 1)),
     *(
@@ -220,12 +221,14 @@ class Named(nn.Module):
 def test_ignore_takes_a_glob_a_list_or_modules() -> None:
     model = Named().eval()
     for ignore in ("conv1", ["conv1"], "conv*", model.conv1, [model.conv1], ("conv1.weight",)):
-        small = secateur.prune(model, torch.rand(2, 3, 4, 4), method="scale", ignore=ignore).model
+        small = secateur.prune(model, torch.rand(2, 3, 4, 4), remove=0.5, method="scale", ignore=ignore).model
         assert (small.conv1.out_channels, small.block[0].out_channels) == (16, 4), ignore
-    small = secateur.prune(model, torch.rand(2, 3, 4, 4), method="scale", ignore=[model.block]).model
+    small = secateur.prune(
+        model, torch.rand(2, 3, 4, 4), remove=0.5, method="scale", ignore=[model.block]
+    ).model
     assert (small.conv1.out_channels, small.block[0].out_channels) == (8, 8)
     with pytest.raises(InputError, match="ignore: a Conv2d that is no part of the model"):
-        secateur.prune(model, torch.rand(2, 3, 4, 4), ignore=Named().conv1)
+        secateur.prune(model, torch.rand(2, 3, 4, 4), remove=0.5, ignore=Named().conv1)
 
 
 @pytest.mark.slow
@@ -257,7 +260,7 @@ def test_mean_and_std_are_those_of_images(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: secateur.prune(None), "model=None: give a torch.nn.Module"),  # type: ignore[arg-type]
+        (lambda: secateur.prune(None, remove=0.5), "model=None: give a torch.nn.Module"),  # type: ignore[arg-type]
         (lambda: secateur.inspect(0), "model=0: give"),  # type: ignore[arg-type]
         (lambda: secateur.replay(dense(), None), "recipe=None: give a Recipe"),  # type: ignore[arg-type]
         (lambda: secateur.load_model(None), "source=None: give the path"),  # type: ignore[arg-type]
@@ -272,10 +275,15 @@ def test_mean_and_std_are_those_of_images(tmp_path: Path) -> None:
         ),
         (lambda: secateur.PGD(0.1, step_size="x"), "step_size='x'"),  # type: ignore[arg-type]
         (
-            lambda: secateur.prune(dense(), torch.rand(2, 6), input_bounds=(torch.zeros(6).to_sparse(), 1)),
+            lambda: secateur.prune(
+                dense(), torch.rand(2, 6), remove=0.5, input_bounds=(torch.zeros(6).to_sparse(), 1)
+            ),
             "input_bounds",
         ),
-        (lambda: secateur.prune(dense(), torch.rand(2, 6), mean=torch.zeros(6, device="meta")), "mean="),
+        (
+            lambda: secateur.prune(dense(), torch.rand(2, 6), remove=0.5, mean=torch.zeros(6, device="meta")),
+            "mean=",
+        ),
         (lambda: secateur.certify(dense(), dense(), inputs=["a"], eps=0.1, labels=torch.zeros(1)), "inputs="),
     ],
 )
@@ -285,7 +293,7 @@ def test_what_is_no_model_path_or_tensor_is_named(call: Callable[[], object], sa
 
 
 def test_a_minute_step_is_one_unit_at_a_time() -> None:
-    result = secateur.prune(dense(), torch.rand(2, 6), method="scale", step=1e-300)
+    result = secateur.prune(dense(), torch.rand(2, 6), remove=0.5, method="scale", step=1e-300)
     assert [row.units_removed for row in result.history] == [1, 2, 3, 4]
 
 

@@ -117,7 +117,7 @@ def test_what_cannot_be_measured_or_done_is_told(folder: Path, tmp_path: Path) -
     with pytest.raises(InputError, match=r"attacks: they follow gradients.*attack the floating-point model"):
         secateur.evaluate(folder / "int8.onnx", x, labels, attacks=[secateur.FGSM(0.1)], input_bounds=(-9, 9))
     with pytest.raises(UnsupportedOpError, match=r"it can be measured, but neither pruned nor certified"):
-        secateur.prune(load_as_is(folder / "int8.onnx"), x[:1])
+        secateur.prune(load_as_is(folder / "int8.onnx"), x[:1], remove=0.5)
     secateur.save_model(tmp_path / "net.pt2", network()[0], x[:2])
     with pytest.raises(InputError, match=r"takes paths of \.onnx files alone; give it load_model\("):
         secateur.evaluate(tmp_path / "net.pt2", x, labels)

@@ -285,4 +285,4 @@ def test_widths_leave_onnx_files(name: str, tmp_path: Any) -> None:
 def test_what_attention_may_be() -> None:
     model, graph, _ = formed("separate")
     with pytest.raises(secateur.InputError, match="attention='tokens': give heads, widths or both"):
-        secateur.prune(model, graph.example, attention="tokens")
+        secateur.prune(model, graph.example, remove=0.5, attention="tokens")

@@ -46,7 +46,7 @@ def test_as_many_as_the_widest_layer_needs_are_used_alone() -> None:
 
 def test_no_surrogate_needs_own_inputs() -> None:
     x = torch.rand(30, 4)
-    used = secateur.prune(dense(), x[:1], calibration=x, surrogate="none").recipe.used
+    used = secateur.prune(dense(), x[:1], remove=0.5, calibration=x, surrogate="none").recipe.used
     assert (used.samples, used.own, used.surrogate) == (20, 0, "")
     with pytest.raises(InputError, match="surrogate='none' leaves no samples; give inputs of your own"):
-        secateur.prune(dense(), x[:1], surrogate="none")
+        secateur.prune(dense(), x[:1], remove=0.5, surrogate="none")

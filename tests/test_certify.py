@@ -265,7 +265,7 @@ def test_a_certificate_of_a_box_with_bounds_of_every_shape() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).eval()
     x, low = torch.zeros(2, 4), torch.linspace(-1, 0, 4)
-    small = secateur.prune(model, x, method="scale", input_bounds=(low, 1.0)).model
+    small = secateur.prune(model, x, remove=0.5, method="scale", input_bounds=(low, 1.0)).model
     found = certify(model, small, x, input_bounds=(low, 1.0), mean=0.5, std=2.0, attack_steps=0)
     check_certificate(found, model, small, x, prove=True)
     with pytest.raises(InputError, match="indices: 1 of them"):

@@ -327,7 +327,7 @@ def test_exact_takes_all_that_is_free() -> None:
 @pytest.mark.parametrize("round_to", ["often", "16", 0, -4, 2.5, True, None])
 def test_no_way_to_round(round_to: Any) -> None:
     with pytest.raises(InputError, match=r"round_to=.*: give a whole number of units, at least 1, or 'auto'"):
-        secateur.prune(wide(8, 1), IMAGE, round_to=round_to)
+        secateur.prune(wide(8, 1), IMAGE, remove=0.5, round_to=round_to)
 
 
 def as_onnx(model: nn.Module) -> Any:

@@ -69,7 +69,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 EVALUATE = ("evaluate", "small.pt2", "--data", "data.npz")
-PRUNE = ("prune", "net:build", "--weights", "weights.safetensors", "--example-shape", "1,8,8")
+PRUNE = "prune net:build --weights weights.safetensors --example-shape 1,8,8 --remove 50%".split()
 
 
 def test_prune_writes_a_smaller_program_and_its_recipe(folder: Path) -> None:
@@ -208,6 +208,8 @@ def test_a_model_that_is_no_faster_is_named(folder: Path) -> None:
         "8",
         "--method",
         "scale",
+        "--remove",
+        "50%",
         "-o",
         "grown.safetensors",
     )
@@ -322,7 +324,7 @@ def test_onnx_in_and_out(exported: Path) -> None:
     before = (exported / "net.onnx").read_bytes()
     groups = json.loads(run(exported, "inspect", "net.onnx", "--json").stdout)["groups"]
     assert [group["units"] for group in groups] == [7, 10, 4]
-    done = run(exported, "prune", "net.onnx", "-o", "less.onnx", "--json")
+    done = run(exported, "prune", "net.onnx", "--remove", "50%", "-o", "less.onnx", "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["class"] == "OnnxModel" and report["latency_runtime"] == "onnxruntime"
@@ -352,8 +354,9 @@ def test_onnx_in_and_out(exported: Path) -> None:
 
 
 def test_onnx_to_pt2_and_back(exported: Path) -> None:
-    assert run(exported, "prune", "net.onnx", "-o", "from_onnx.pt2", "--method", "scale").returncode == 0
-    done = run(exported, "prune", "from_onnx.pt2", "-o", "back.onnx", "--method", "scale", "--remove", "0.2")
+    by = ("--method", "scale", "--remove")
+    assert run(exported, "prune", "net.onnx", "-o", "from_onnx.pt2", *by, "0.5").returncode == 0
+    done = run(exported, "prune", "from_onnx.pt2", "-o", "back.onnx", *by, "0.2")
     assert done.returncode == 0, done.stderr
     arguments = ("evaluate", "from_onnx.pt2", "--data", "data.npz", "--latency", "--runtime", "onnxruntime")
     done = run(exported, *arguments)
@@ -370,13 +373,14 @@ def test_settings_beside_a_model(exported: Path) -> None:
     assert plain["accuracy"] != seen["accuracy"]
     said = ("evaluate", "net.onnx", "--data", "data.npz", "--json", "--mean", "0.5", "--std", "0.25")
     assert json.loads(run(exported, *said).stdout)["accuracy"] == seen["accuracy"]
-    done = run(exported, "prune", "normal.onnx", "-o", "normal_small.onnx", "--method", "scale")
+    half = ("--remove", "50%", "-o")
+    done = run(exported, "prune", "normal.onnx", "--method", "scale", *half, "normal_small.onnx")
     assert done.returncode == 0, done.stderr
     request = json.loads((exported / "normal_small.recipe.json").read_text())["request"]
     assert request["input_bounds"] == [-2.0, 2.0]
     digests = []
     for name in ("net", "normal"):  # own inputs are images, too
-        done = run(exported, "prune", f"{name}.onnx", "-o", f"{name}_own.onnx", "--calibration", "data.npz")
+        done = run(exported, "prune", f"{name}.onnx", "--calibration", "data.npz", *half, f"{name}_own.onnx")
         assert done.returncode == 0, done.stderr
         digests.append(json.loads((exported / f"{name}_own.recipe.json").read_text())["used"]["calibration"])
     assert len(digests[0]) == 64 and digests[0] != digests[1]
@@ -517,6 +521,8 @@ def test_interrupt_leaves_no_file(tmp_path: Path) -> None:
         "0.001",
         "--method",
         "saliency",
+        "--remove",
+        "50%",
     ]
     process = subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "started").exists():

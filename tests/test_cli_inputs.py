@@ -20,6 +20,7 @@ from secateur.inputs import read_inputs
 pytestmark = pytest.mark.slow
 
 PRUNE = ("prune", "net.pt2", "--samples", "128", "--no-latency")
+HALF = (*PRUNE, "--remove", "50%")
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.save(path / "mine.npy", pixels[order[:60]])
     np.savez(path / "test.npz", images=pixels[order[60:260]], labels=labels.numpy()[order[60:260]])
     done = run(
-        path, *PRUNE, "--normalize", "imagenet", "--calibration", "photographs", "-o", "small.pt2", "--json"
+        path, *HALF, "--normalize", "imagenet", "--calibration", "photographs", "-o", "small.pt2", "--json"
     )
     assert done.returncode == 0, done.stderr
     (path / "pruned.json").write_text(done.stdout)
@@ -57,7 +58,7 @@ def test_a_folder_of_photographs_judges(folder: Path) -> None:
 
 
 def test_the_verdict_and_what_to_do_next_are_printed(folder: Path) -> None:
-    done = run(folder, *PRUNE, "--normalize", "imagenet", "--calibration", "mine.npy", "-o", "other.pt2")
+    done = run(folder, *HALF, "--normalize", "imagenet", "--calibration", "mine.npy", "-o", "other.pt2")
     assert "verdict: " in done.stdout and "on 20 of your inputs, kept apart" in done.stdout
     assert "evaluate other.pt2 --original net.pt2 --normalize=imagenet --data DATA" in " ".join(
         done.stdout.split()
@@ -66,7 +67,7 @@ def test_the_verdict_and_what_to_do_next_are_printed(folder: Path) -> None:
 
 
 def test_a_forgotten_normalisation_is_said_twice(folder: Path) -> None:
-    done = run(folder, *PRUNE, "-o", "wrong.pt2")
+    done = run(folder, *HALF, "-o", "wrong.pt2")
     assert "inputs are taken to lie between 0 and 1, not normalised" in done.stderr
     assert (
         "warning: the inputs were taken as they are, but the model seems to take images normalised"
@@ -179,7 +180,7 @@ def test_init_writes_settings_that_the_commands_read(folder: Path, tmp_path: Pat
         and "# A guess: the model seems to take images normalised" in text
         and "std:" in text
     )
-    done = run(tmp_path, *PRUNE, "-o", "small.pt2")
+    done = run(tmp_path, *HALF, "-o", "small.pt2")
     assert done.returncode == 0 and "taken to lie" not in done.stderr and "warning" not in done.stderr
     done = run(tmp_path, "init", "net.pt2")
     assert done.returncode == 1 and "is there already" in done.stderr
@@ -217,12 +218,12 @@ def test_settings_of_a_preprocessor(folder: Path, tmp_path: Path) -> None:
     }
     place = tmp_path / "preprocessor_config.json"
     place.write_text(json.dumps({**settings, "image_std": [0.229, 0.224, 0.225]}))
-    done = run(tmp_path, *PRUNE, "-o", "small.pt2")
+    done = run(tmp_path, *HALF, "-o", "small.pt2")
     assert done.returncode == 0 and "warning" not in done.stderr
     assert json.loads((tmp_path / "small.recipe.json").read_text())["request"]["std"] == [0.229, 0.224, 0.225]
     place.write_text(json.dumps(settings))
-    done = run(tmp_path, *PRUNE, "-o", "small.pt2")
+    done = run(tmp_path, *HALF, "-o", "small.pt2")
     assert done.returncode == 1 and "has no image_mean and image_std" in done.stderr
     place.write_text("[" * 100_000)
-    done = run(tmp_path, *PRUNE, "-o", "small.pt2")
+    done = run(tmp_path, *HALF, "-o", "small.pt2")
     assert done.returncode == 1 and "preprocessor" in done.stderr and "fault" not in done.stderr

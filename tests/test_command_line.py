@@ -134,7 +134,8 @@ def test_names_that_options_offer_are_those_of_the_library() -> None:
 def test_defaults_are_those_of_the_library(command: Any, function: str) -> None:
     ours = inspect.signature(command).parameters
     theirs = inspect.signature(getattr(secateur, function)).parameters
-    told_otherwise = {"input_bounds", "ignore", "top_k", "corruptions", "attacks"}  # None: the library's own
+    # None: the library's own; of `resume`, whether there is a checkpoint
+    told_otherwise = {"input_bounds", "ignore", "top_k", "corruptions", "attacks", "resume"}
     for name in ours.keys() & theirs.keys() - told_otherwise:
         if theirs[name].default is not inspect.Parameter.empty:
             assert ours[name].default == theirs[name].default, name

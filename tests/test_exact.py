@@ -651,7 +651,7 @@ def test_free_units_cost_nothing_that_a_method_could_have_kept() -> None:
 
 def test_older_recipes_load(tmp_path: Path) -> None:
     path = tmp_path / "old.recipe.json"
-    secateur.prune(planted(), torch.zeros(2, 16), method="scale").recipe.save(path)
+    secateur.prune(planted(), torch.zeros(2, 16), remove=0.5, method="scale").recipe.save(path)
     old = json.loads(path.read_text())
     del old["request"]["exact_first"]
     old["seal"] = seal_of(old)

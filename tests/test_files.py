@@ -216,7 +216,7 @@ def dense() -> nn.Module:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that `reconstruct` has pruned, with its recipe and refitted tensors."""
     folder = tmp_path_factory.mktemp("set")
-    result = secateur.prune(dense(), torch.rand(2, 6), samples=64)
+    result = secateur.prune(dense(), torch.rand(2, 6), remove=0.5, samples=64)
     with written_together():
         secateur.save_model(folder / "s.pt2", result.model, torch.rand(2, 6))
         result.recipe.save(folder / "s.recipe.json")
@@ -244,7 +244,7 @@ def test_the_set_replays(copy: Path) -> None:
 
 
 def test_a_new_model_beside_an_old_recipe(copy: Path) -> None:
-    other = secateur.prune(dense(), torch.rand(2, 6), method="scale").model
+    other = secateur.prune(dense(), torch.rand(2, 6), remove=0.5, method="scale").model
     secateur.save_model(copy / "s.pt2", other, torch.rand(2, 6))
     with pytest.raises(RecipeError, match=r"s\.pt2 is not the file that was written with the recipe"):
         Recipe.load(copy / "s.recipe.json")

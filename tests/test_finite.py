@@ -61,7 +61,9 @@ def test_every_run_ends(name: str, method: str) -> None:
     model = NETWORKS[name]().eval()
     dtype = next(model.parameters()).dtype
     try:
-        result = secateur.prune(model, torch.rand(2, 1, 4, 4, dtype=dtype), method=method, samples=64)
+        result = secateur.prune(
+            model, torch.rand(2, 1, 4, 4, dtype=dtype), remove=0.5, method=method, samples=64
+        )
     except SecateurError as error:
         assert "fault in secateur" not in str(error)
     else:
@@ -77,19 +79,21 @@ def test_the_node_is_named() -> None:
         with pytest.raises(
             InputError, match=f"finite on 0 of 64 samples.*goes wrong at {text}.*narrower input_bounds"
         ):
-            secateur.prune(Head(function).eval(), torch.rand(2, 1, 4, 4), samples=64, surrogate="uniform")
+            secateur.prune(
+                Head(function).eval(), torch.rand(2, 1, 4, 4), remove=0.5, samples=64, surrogate="uniform"
+            )
     with pytest.raises(
         InputError,
         match=r"every kind of drawing.*aten.linear.default, layer hidden.*infinite values \(shape \(12,\)",
     ):
-        secateur.prune(Head(torch.relu, 1e20).eval(), torch.rand(2, 1, 4, 4), samples=64)
+        secateur.prune(Head(torch.relu, 1e20).eval(), torch.rand(2, 1, 4, 4), remove=0.5, samples=64)
     with (
         pytest.warns(
             SecateurWarning, match="there is no verdict: shapes: the model's outputs are finite on 0"
         ),
         pytest.raises(UnsupportedOpError, match=r"div.*it divides by the number 0"),
     ):
-        secateur.prune(Head(lambda x: x / 0.0).eval(), torch.rand(2, 1, 4, 4), method="impact")
+        secateur.prune(Head(lambda x: x / 0.0).eval(), torch.rand(2, 1, 4, 4), remove=0.5, method="impact")
 
 
 def test_samples_on_which_the_model_is_finite_are_drawn_again() -> None:
@@ -101,7 +105,7 @@ def test_samples_on_which_the_model_is_finite_are_drawn_again() -> None:
         return x
 
     model = Head(standardised).eval()
-    result = secateur.prune(model, torch.rand(2, 1, 4, 4), samples=32, surrogate=half_constant)
+    result = secateur.prune(model, torch.rand(2, 1, 4, 4), remove=0.5, samples=32, surrogate=half_constant)
     assert result.recipe.used.samples == 32
 
 
@@ -115,7 +119,11 @@ def test_fewer_samples_than_asked_are_warned_about() -> None:
         SecateurWarning, match="mostly_constant: .* finite on 12 of 32 samples; .* These 12 are used"
     ):
         secateur.prune(
-            Head(standardised).eval(), torch.rand(2, 1, 4, 4), samples=32, surrogate=mostly_constant
+            Head(standardised).eval(),
+            torch.rand(2, 1, 4, 4),
+            remove=0.5,
+            samples=32,
+            surrogate=mostly_constant,
         )
 
 
@@ -144,7 +152,9 @@ def test_tokens_out_of_the_vocabulary_are_named() -> None:
         nn.Embedding(10, 8), nn.Flatten(), nn.Linear(32, 6), nn.ReLU(), nn.Linear(6, 2)
     ).eval()
     with pytest.raises(InputError, match="calibration: the model refuses these inputs: IndexError"):
-        secateur.prune(model, torch.zeros(2, 4, dtype=torch.int64), calibration=torch.full((9, 4), 12))
+        secateur.prune(
+            model, torch.zeros(2, 4, dtype=torch.int64), remove=0.5, calibration=torch.full((9, 4), 12)
+        )
 
 
 def test_what_is_odd_is_said() -> None:
@@ -152,9 +162,11 @@ def test_what_is_odd_is_said() -> None:
     with pytest.raises(
         InputError, match=r"calibration: the values for .* 200 to 200, outside of .* 0 to 1: 0–255\?"
     ):
-        secateur.prune(model, torch.zeros(2, 1, 4, 4), calibration=torch.full((8, 1, 4, 4), 200.0))
+        secateur.prune(
+            model, torch.zeros(2, 1, 4, 4), remove=0.5, calibration=torch.full((8, 1, 4, 4), 200.0)
+        )
     with pytest.warns(SecateurWarning, match=r"input_bounds of \w+: the lower bound is the upper one"):
-        secateur.prune(model, torch.zeros(2, 1, 4, 4), input_bounds=(0.5, 0.5), samples=8)
+        secateur.prune(model, torch.zeros(2, 1, 4, 4), remove=0.5, input_bounds=(0.5, 0.5), samples=8)
     images, labels = torch.full((4, 1, 4, 4), 200.0), torch.zeros(4, dtype=torch.int64)
     (said,) = secateur.evaluate(model, images, labels).warnings
     assert said.startswith(
@@ -168,14 +180,16 @@ def test_calibration_is_told_which_inputs_to_leave_out() -> None:
     with pytest.raises(
         InputError, match=r"not finite for 2 of 20 inputs \(number 3, 7\).*Leave these inputs out"
     ):
-        secateur.prune(Head(standardised).eval(), x[:2], calibration=x)
+        secateur.prune(Head(standardised).eval(), x[:2], remove=0.5, calibration=x)
 
 
 def test_solved_weights_are_finite_in_the_type_that_stores_them() -> None:
     with pytest.raises(
         SecateurError, match=r"hidden\.\w+ of shape .* NaN or too large for torch.float16; remove less"
     ):
-        secateur.prune(Head(torch.relu, 3e3, torch.float16).eval(), torch.rand(2, 1, 4, 4).half(), samples=64)
+        secateur.prune(
+            Head(torch.relu, 3e3, torch.float16).eval(), torch.rand(2, 1, 4, 4).half(), remove=0.5, samples=64
+        )
 
 
 def test_factor_ends() -> None:
@@ -200,12 +214,15 @@ def test_masks_of_minus_infinity_are_ordinary() -> None:
     def masked(x: Tensor) -> Tensor:
         return x.masked_fill(x > 0.5, -torch.inf).softmax(1)
 
-    result = secateur.prune(Head(masked).eval(), torch.rand(2, 1, 4, 4), samples=64, surrogate="uniform")
+    result = secateur.prune(
+        Head(masked).eval(), torch.rand(2, 1, 4, 4), remove=0.5, samples=64, surrogate="uniform"
+    )
     assert result.recipe.used.samples == 64
     with pytest.raises(InputError, match=r"goes wrong at log \(aten"):
         secateur.prune(
             Head(lambda x: (masked(x) - 2).log()).eval(),
             torch.rand(2, 1, 4, 4),
+            remove=0.5,
             samples=64,
             surrogate="uniform",
         )
@@ -213,6 +230,6 @@ def test_masks_of_minus_infinity_are_ordinary() -> None:
 
 def test_a_certificate_holds_no_nan() -> None:
     model = Head(torch.log).eval()
-    small = secateur.prune(model, torch.rand(2, 1, 4, 4), method="scale").model
+    small = secateur.prune(model, torch.rand(2, 1, 4, 4), remove=0.5, method="scale").model
     found = secateur.certify(model, small, torch.rand(2, 1, 4, 4), attack_steps=0)
     assert not torch.tensor([*found.lower, *found.upper]).isnan().any()

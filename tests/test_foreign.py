@@ -235,7 +235,7 @@ def test_the_lines_for_torchscript_work(tmp_path: Path, monkeypatch: pytest.Monk
     loaded = load_model("net.onnx")
     x = torch.rand(3, 4)
     torch.testing.assert_close(loaded(x), net(x), rtol=1e-4, atol=1e-5)  # type: ignore[operator]
-    assert secateur.prune(loaded, method="scale").before.units == 6
+    assert secateur.prune(loaded, remove=0.5, method="scale").before.units == 6
 
 
 def test_weights_are_refused_alike(here: Path) -> None:

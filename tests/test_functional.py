@@ -187,7 +187,7 @@ def test_writes_into_views(kind: type[Dense], write: Callable[[Tensor], Tensor |
     found = sum(group.units for group in secateur.inspect(model, example).prunable)
     assert found == units
     if units:
-        small = secateur.prune(model, example, method="scale").model
+        small = secateur.prune(model, example, remove=0.5, method="scale").model
         assert small(example).shape == model(example).shape
         assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
 
@@ -234,9 +234,9 @@ def zeroed_half(y: Tensor) -> None:
 def test_indices_of_the_code_follow_the_units_that_stay() -> None:
     """`:4` stands in forward, so that the class cannot follow, and the graph is handed out."""
     model, example = built(Dense, half)
-    small = secateur.prune(model, example, method="scale").model
+    small = secateur.prune(model, example, remove=0.5, method="scale").model
     assert isinstance(small, torch.fx.GraphModule)
-    kept = secateur.prune(model, example, method="scale").recipe.groups[0].kept
+    kept = secateur.prune(model, example, remove=0.5, method="scale").recipe.groups[0].kept
     y = model.make(example).relu()  # type: ignore[operator]
     half(y)
     wanted = y[:, list(kept)] @ model.read.weight[:, list(kept)].T + model.read.bias  # type: ignore[index,operator]
@@ -255,7 +255,7 @@ class WritesInput(nn.Module):
 
 def test_a_model_that_writes_to_its_input_keeps_its_class() -> None:
     model = WritesInput().eval()
-    result = secateur.prune(model, torch.rand(2, 4), method="scale")
+    result = secateur.prune(model, torch.rand(2, 4), remove=0.5, method="scale")
     assert type(result.model) is WritesInput
 
 

@@ -41,7 +41,7 @@ LAYERS = {
     **dict.fromkeys(("plan", "run", "certify", "timing"), 4),
     "methods": 5,
     **dict.fromkeys(("request", "result", "outcome", "replay"), 6),
-    **dict.fromkeys(("prune", "history", "validation", "shared"), 7),
+    **dict.fromkeys(("prune", "history", "checkpoint", "validation", "shared", "shares"), 7),
     "support": 7,
     "quantize": 7,
     **dict.fromkeys(("page", "search"), 8),

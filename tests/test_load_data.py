@@ -57,9 +57,13 @@ def test_default_bounds_give_the_bits_of_a_division_by_255(tmp_path: Path) -> No
     wanted = torch.from_numpy(pixels[:, None].copy()).to(torch.float32) / 255
     for found in (load_arrays(tmp_path / "a.npz"), load_data(tmp_path / "a.npz", image_shape=None)):
         assert torch.equal(found["images"], wanted) and found["labels"].tolist() == [0, 1, 2, 3]
-    result = secateur.prune(dense(64), torch.rand(2, 64), calibration=wanted.reshape(4, 64), samples=4)
+    result = secateur.prune(
+        dense(64), torch.rand(2, 64), remove=0.5, calibration=wanted.reshape(4, 64), samples=4
+    )
     np.savez(tmp_path / "flat.npz", images=pixels.reshape(4, 64))
-    same = secateur.prune(dense(64), torch.rand(2, 64), calibration=tmp_path / "flat.npz", samples=4)
+    same = secateur.prune(
+        dense(64), torch.rand(2, 64), remove=0.5, calibration=tmp_path / "flat.npz", samples=4
+    )
     assert same.recipe == result.recipe
 
 
@@ -575,21 +579,27 @@ def test_pixels_are_what_they_are_divided_by_255(form: str, tmp_path: Path) -> N
         "npy": str(tmp_path / "x.npy"),
         "folder": tmp_path / "d",
     }
-    found = secateur.prune(picture_model(), IMAGES[:2], calibration=forms[form])
-    assert found.recipe == secateur.prune(picture_model(), IMAGES[:2], calibration=IMAGES).recipe
+    found = secateur.prune(picture_model(), IMAGES[:2], remove=0.5, calibration=forms[form])
+    assert found.recipe == secateur.prune(picture_model(), IMAGES[:2], remove=0.5, calibration=IMAGES).recipe
 
 
 def test_pixels_are_images_before_they_are_normalised() -> None:
-    settings: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": 0.25}
+    settings: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": 0.25, "remove": 0.5}
     by_pixels = secateur.prune(picture_model(), IMAGES[:2], calibration=PIXELS, **settings)
     assert (
         by_pixels.recipe == secateur.prune(picture_model(), IMAGES[:2], calibration=IMAGES, **settings).recipe
     )
     wide = secateur.prune(
-        picture_model(), IMAGES[:2], calibration=PIXELS, input_bounds=(0, 255), mean=127.5, std=64
+        picture_model(), IMAGES[:2], remove=0.5, calibration=PIXELS, input_bounds=(0, 255), mean=127.5, std=64
     )
     same = secateur.prune(
-        picture_model(), IMAGES[:2], calibration=255 * IMAGES, input_bounds=(0, 255), mean=127.5, std=64
+        picture_model(),
+        IMAGES[:2],
+        remove=0.5,
+        calibration=255 * IMAGES,
+        input_bounds=(0, 255),
+        mean=127.5,
+        std=64,
     )
     assert wide.recipe.groups == same.recipe.groups
 
@@ -597,7 +607,7 @@ def test_pixels_are_images_before_they_are_normalised() -> None:
 def test_other_types_stay_errors() -> None:
     for wrong in (PIXELS.to(torch.int32), PIXELS.long().numpy()):
         with pytest.raises(InputError, match=r"which takes torch\.float32"):
-            secateur.prune(picture_model(), IMAGES[:2], calibration=wrong)
+            secateur.prune(picture_model(), IMAGES[:2], remove=0.5, calibration=wrong)
 
 
 def test_evaluate_takes_arrays_and_pixels() -> None:
@@ -637,7 +647,7 @@ def test_a_model_that_takes_bytes_gets_bytes() -> None:
 
 def test_certify_takes_what_prune_takes(tmp_path: Path) -> None:
     model = dense()
-    small = secateur.prune(model, X[:2], method="scale").model
+    small = secateur.prune(model, X[:2], remove=0.5, method="scale").model
     np.save(tmp_path / "x.npy", X[:3].numpy())
     settings: dict[str, Any] = {"eps": 0.01, "attack_steps": 0}
     plain = secateur.certify(model, small, inputs=X[:3], **settings)
@@ -720,9 +730,11 @@ def test_what_needs_the_box_refuses_and_what_does_not_warns() -> None:
     with pytest.raises(
         InputError, match=r"calibration: the values for .* 0 to 255, outside of .*: 0–255\? divide"
     ):
-        secateur.prune(picture_model(), IMAGES[:2], calibration=255 * IMAGES)
+        secateur.prune(picture_model(), IMAGES[:2], remove=0.5, calibration=255 * IMAGES)
     with pytest.raises(InputError, match=r"calibration: .*already normalised"):
-        secateur.prune(picture_model(), IMAGES[:2], calibration=(IMAGES - 0.5) / 0.25, mean=0.5, std=0.25)
+        secateur.prune(
+            picture_model(), IMAGES[:2], remove=0.5, calibration=(IMAGES - 0.5) / 0.25, mean=0.5, std=0.25
+        )
     with pytest.raises(InputError, match=r"inputs: the values for .*: 0–255\? divide"):
         secateur.certify(picture_model(), picture_model(), inputs=255 * IMAGES[:2], eps=0.1)
     for settings in ({"attacks": [secateur.FGSM(0.1)]}, {"corruptions": ["gaussian_noise"]}):

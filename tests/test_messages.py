@@ -42,7 +42,7 @@ EXAMPLE = torch.rand(2, 4, generator=torch.Generator().manual_seed(1))
 
 
 def pruned(model: nn.Module, example: Any = EXAMPLE) -> secateur.Result:
-    return secateur.prune(model, example, method="scale")
+    return secateur.prune(model, example, remove=0.5, method="scale")
 
 
 # --- modules that are no float models -----------------------------------------------------------------------
@@ -256,7 +256,7 @@ def test_an_op_without_bounds_is_named_with_its_line() -> None:
     with pytest.raises(
         UnsupportedOpError, match=r"gt: there is no rule to bound aten\.gt\.Scalar \(.*line \d+: return"
     ):
-        secateur.prune(Masked().eval(), EXAMPLE, method="impact")
+        secateur.prune(Masked().eval(), EXAMPLE, remove=0.5, method="impact")
 
 
 def test_lists_end_after_five() -> None:
@@ -323,7 +323,7 @@ def called(model: nn.Module, example: Any) -> Tensor:
 def test_constants_among_the_inputs(name: str, tmp_path: Path) -> None:
     example = EXAMPLES[name]
     model = Options().eval()
-    result = secateur.prune(model, example, samples=64)
+    result = secateur.prune(model, example, remove=0.5, samples=64)
     assert type(result.model) is Options and result.model.a.out_features == 4
     again = secateur.replay(model, result.recipe, example)
     assert torch.equal(called(again, example), called(result.model, example))

@@ -27,7 +27,8 @@ def network() -> nn.Module:
 
 
 def pruned(**settings: Any) -> secateur.Result:
-    return secateur.prune(network(), torch.zeros(2, 6), normalize="none", **settings)
+    settings = {"normalize": "none", "remove": 0.5} | settings
+    return secateur.prune(network(), torch.zeros(2, 6), **settings)
 
 
 def first(context: Context, group: Group, count: int, *, skip: int = 0) -> Removal:

@@ -276,7 +276,7 @@ def test_op_that_cannot_stay_is_refused_by_name(text: str, said: str) -> None:
 def test_bounds_name_the_op_that_has_none() -> None:
     proto = graph(_WHOLE["in the middle"][0])
     with pytest.raises(UnsupportedOpError, match=r"no rule to bound ai\.onnx\.ml\.Normalizer '2/Normalizer'"):
-        secateur.prune(OnnxModel(proto), inputs_for(proto), method="impact", input_bounds=(-1, 1))
+        secateur.prune(OnnxModel(proto), inputs_for(proto), remove=0.5, method="impact", input_bounds=(-1, 1))
 
 
 # --- units pass ---------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ CONTRACT = [pytest.param(method, name, id=f"{method}-{name}") for method in RATI
 
 def pruned(name: str, **request: Any) -> secateur.Result:
     architecture = ARCHITECTURES[name]
-    return secateur.prune(architecture.build(), architecture.example(), **request)
+    return secateur.prune(architecture.build(), architecture.example(), **{"remove": 0.5, **request})
 
 
 @cache
@@ -137,7 +137,7 @@ def test_stand_ins_are_there_when_they_are_needed(method: str) -> None:
 def test_caller_keeps_the_model() -> None:
     model = ARCHITECTURES["resnet_basic"].build()
     before = snapshot(model)
-    secateur.prune(model, ARCHITECTURES["resnet_basic"].example(), method="impact", step=0.5)
+    secateur.prune(model, ARCHITECTURES["resnet_basic"].example(), remove=0.5, method="impact", step=0.5)
     assert same_bits(before, snapshot(model)) and not model.training
 
 
@@ -300,7 +300,7 @@ def test_refused(request_: dict[str, Any], error: type[Exception], text: str) ->
 def test_nothing_to_prune_names_the_reasons() -> None:
     model = nn.Sequential(nn.Linear(4, 3)).eval()
     with pytest.raises(NothingToPruneError, match=r"no group can lose a unit: 0 \(an output of the model\)"):
-        secateur.prune(model, torch.randn(2, 4))
+        secateur.prune(model, torch.randn(2, 4), remove=0.5)
 
 
 @pytest.mark.slow
@@ -427,7 +427,7 @@ def test_inputs_by_name(names: tuple[str, str]) -> None:
     model = ARCHITECTURES["two_inputs"].build()
     inputs = dict(zip(("image", "table"), ARCHITECTURES["two_inputs"].example(), strict=True))
     example = {name: inputs[name] for name in names}
-    result = secateur.prune(model, example, method="impact", step=0.5)
+    result = secateur.prune(model, example, remove=0.5, method="impact", step=0.5)
     assert result.model(**inputs).shape == (2, 5)
     assert same_bits(snapshot(secateur.replay(model, result.recipe, example)), snapshot(result.model))
 
@@ -688,7 +688,7 @@ def test_recipe_for_other_constants_is_refused() -> None:
     """The slope of an activation is part of the graph, though no tensor holds it."""
     layers = nn.Linear(4, 8), nn.Linear(8, 3)
     one, other = (nn.Sequential(layers[0], nn.LeakyReLU(slope), layers[1]).eval() for slope in (0.1, 0.3))
-    result = secateur.prune(one, torch.randn(2, 4), method="saliency")
+    result = secateur.prune(one, torch.randn(2, 4), remove=0.5, method="saliency")
     with pytest.raises(RecipeError, match="belongs to another model"):
         secateur.replay(other, result.recipe)
 

@@ -440,7 +440,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_prune_and_quantise_in_one_command(folder: Path) -> None:
     done = run(
-        folder, "prune", "net.onnx", "-o", "small.onnx", "--quantize", "int8", "--samples", "64", "--calibration",
+        folder, "prune", "net.onnx", "--remove", "50%", "-o", "small.onnx", "--quantize", "int8", "--samples", "64", "--calibration",
         "data.npz", "--data", "data.npz", "--json",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -471,7 +471,9 @@ def test_the_command_quantises_a_file(folder: Path) -> None:
 def test_a_quantised_file_is_pruned_and_quantised_again(folder: Path) -> None:
     saved(convolutional(), IMAGES, folder / "first.onnx")
     done = run(
-        folder, "prune", "first.onnx", "-o", "second.onnx", "--samples", "64", "--surrogate", "uniform"
+        folder,
+        *("prune", "first.onnx", "--remove", "50%", "-o", "second.onnx"),
+        *("--samples", "64", "--surrogate", "uniform"),
     )
     assert done.returncode == 0, done.stderr
     assert "its dequantised weights are pruned, and quantised again with int8" in done.stderr

@@ -444,7 +444,8 @@ def test_calibration_comes_in_any_form(kind: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", images=x.numpy())
     forms = {"tensor": x, "batches": list(batches()), "generator": batches(), "path": tmp_path / "x.npz"}
     found, plain = (
-        secateur.prune(dense(), x[:2], calibration=c, input_bounds=NORMAL) for c in (forms[kind], x)
+        secateur.prune(dense(), x[:2], remove=0.5, calibration=c, input_bounds=NORMAL)
+        for c in (forms[kind], x)
     )
     assert same_bits(snapshot(found.model), snapshot(plain.model))
     used = found.recipe.used
@@ -478,7 +479,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_refused(case: str) -> None:
     settings, message = REFUSED[case]
     with pytest.raises(InputError, match=message):
-        secateur.prune(dense(), torch.rand(2, 6), **settings)
+        secateur.prune(dense(), torch.rand(2, 6), **{"remove": 0.5, **settings})
 
 
 def test_perturbed_samples_stay_in_the_box_and_disagree_more() -> None:
@@ -493,8 +494,10 @@ def test_perturbed_samples_stay_in_the_box_and_disagree_more() -> None:
         return float((run(graph, [inputs])[0] - run(graph, [inputs], other)[0]).square().sum(1).mean())
 
     assert gap(moved) > 1.1 * gap(x)
-    robust = secateur.prune(model, x[:2], calibration=x, options={"robust": 0.05})
-    assert not same_bits(snapshot(robust.model), snapshot(secateur.prune(model, x[:2], calibration=x).model))
+    robust = secateur.prune(model, x[:2], remove=0.5, calibration=x, options={"robust": 0.05})
+    assert not same_bits(
+        snapshot(robust.model), snapshot(secateur.prune(model, x[:2], remove=0.5, calibration=x).model)
+    )
 
 
 def test_bn_moments_give_every_norm_its_mean_and_deviation() -> None:

@@ -264,7 +264,7 @@ def test_pinned_groups_stand_with_the_reason() -> None:
 
 def test_what_was_left_whole_on_request_is_said_to() -> None:
     model, images, _ = blobs()
-    result = secateur.prune(model, images[:1], method="scale", ignore="0", surrogate="uniform")
+    result = secateur.prune(model, images[:1], remove=0.5, method="scale", ignore="0", surrogate="uniform")
     found = rows(tree(page([result_facts(result, "x")])), "pinned")
     assert found["0"] == ["left whole, as was asked (ignore)"] and "2" not in found
 
@@ -799,7 +799,7 @@ def test_names_of_a_real_file_are_text_in_its_report(tmp_path: Path) -> None:
     graph = helper.make_graph(nodes, "net", ends[:1], ends[1:], weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.save(made, tmp_path / "net.onnx")
-    done = run(tmp_path, "prune", "net.onnx", "--method", "scale", "-o", '"><b>\u202e.onnx', "--no-latency",
+    done = run(tmp_path, "prune", "net.onnx", "--method", "scale", "--remove", "50%", "-o", '"><b>\u202e.onnx', "--no-latency",
                "--report", "r.html", "--model-card", "m.md")  # fmt: skip
     assert done.returncode == 0, done.stderr
     text = (tmp_path / "r.html").read_text()

@@ -175,7 +175,7 @@ def test_threads_with_one_model(tmp_path: Path) -> None:
 
 def prune_in_a_process(seed: int) -> str:
     build, example = NETWORKS["convolutions"]
-    return secateur.prune(build(), example(), samples=64, seed=seed).recipe.result
+    return secateur.prune(build(), example(), remove=0.5, samples=64, seed=seed).recipe.result
 
 
 @pytest.mark.slow

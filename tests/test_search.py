@@ -5,14 +5,12 @@ from __future__ import annotations
 import inspect
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,7 +23,7 @@ from command import run
 from secateur.errors import InputError
 from secateur.prune import pruned
 from secateur.request import Request
-from secateur.search import bisection, shares
+from secateur.search import bisection
 from secateur.search.engine import Engine
 from secateur.search.front import front, within
 from secateur.search.space import Setting, Space
@@ -391,44 +389,6 @@ def test_the_commands(tmp_path: Path) -> None:
     assert swept.returncode == 0 and len(json.loads(swept.stdout)["trials"]) == 2
 
 
-# --- prune --remove auto ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("agreements", [(0.99, 1.0, 1.0), (0.97, 0.98, 1.0), (0.5, 0.9, 0.97)])
-def test_the_largest_share_that_keeps_the_decisions(
-    monkeypatch: pytest.MonkeyPatch, agreements: tuple[float, ...]
-) -> None:
-    """Agreements at 50, 25 and 10 %; the first from 98 % is taken."""
-    verdict = secateur.prune(dense(), torch.zeros(1, 4), method="scale").verdict
-    assert verdict is not None
-    made = iter(verdict.model_copy(update={"agreement": agreement}) for agreement in agreements)
-    monkeypatch.setattr(shares, "pruned", lambda *given: SimpleNamespace(verdict=next(made)))
-    arguments = {**defaults(), "method": "scale"}
-    if max(agreements) < 0.98:
-        with pytest.raises(
-            secateur.TargetMissedError, match=r"10% of the units: 3.0% of the decisions differ"
-        ):
-            shares.largest_share(dense(), torch.zeros(1, 4), arguments)
-        return
-    found = shares.largest_share(dense(), torch.zeros(1, 4), arguments)
-    assert found.share == ("50%" if agreements[0] >= 0.98 else "25%")
-    assert [line.partition(" ")[0] for line in found.told] == ["10%", "25%", "50%"]
-
-
 def defaults() -> dict[str, Any]:
     parameters = inspect.signature(secateur.prune).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "remove"}
-
-
-def test_remove_auto_is_prune_at_that_share(tmp_path: Path) -> None:
-    secateur.save_model(tmp_path / "net.pt2", dense(), torch.zeros(2, 4))
-    common = ("prune", "net.pt2", "--normalize", "none", "--samples", "64", "--no-latency")
-    done = run(tmp_path, *common, "--remove", "auto", "-o", "auto.pt2")
-    assert done.returncode == 0 and "10% of the units: " in done.stderr, done.stderr
-    share = re.search(r"taken: (\d+%);", done.stderr)
-    assert share is not None
-    run(tmp_path, *common, "--remove", share[1], "-o", "same.pt2")
-    recipes = [secateur.Recipe.load(tmp_path / f"{name}.recipe.json") for name in ("auto", "same")]
-    assert recipes[0].result == recipes[1].result and recipes[0].request == recipes[1].request
-    refused = run(tmp_path, *common, "--remove", "auto", "--max-loss", "1%", "-o", "no.pt2")
-    assert refused.returncode == 1 and "--remove auto has a budget of its own" in refused.stderr

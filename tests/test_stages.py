@@ -286,7 +286,7 @@ def test_a_time_budget_chooses_the_samples(monkeypatch: pytest.MonkeyPatch) -> N
     assert pace.affordable(0.1, 16) == 16
     monkeypatch.setattr(import_module("secateur.prune"), "_pace", lambda task, request: pace)
     architecture = ARCHITECTURES["cnn_batch_norm"]
-    settings = {"samples": 64, "surrogate": "shapes", "normalize": "none"}
+    settings = {"samples": 64, "surrogate": "shapes", "normalize": "none", "remove": 0.5}
     result = secateur.prune(architecture.build(), architecture.example(), budget=2.0, **settings)
     assert (result.recipe.request.samples, result.recipe.request.budget, result.recipe.used.samples) == (
         64,
@@ -306,7 +306,7 @@ def test_a_budget_leaves_what_a_verdict_needs(
     monkeypatch.setattr(import_module("secateur.validation"), "MOST", 512)
     model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)).eval()
     own = torch.rand(given, 4)
-    settings: dict[str, Any] = {"calibration": own, "surrogate": "none", "normalize": "none"}
+    settings: dict[str, Any] = {"calibration": own, "surrogate": "none", "normalize": "none", "remove": 0.5}
     used = secateur.prune(model, own[:1], budget="1h", **settings).recipe.used
     assert (used.samples, used.judged_on) == (samples, judged_on)
 
@@ -337,6 +337,7 @@ def test_inputs_take_no_more_than_half_of_the_memory() -> None:
         secateur.prune(
             model,
             torch.zeros(2, 3, 362, 362),
+            remove=0.5,
             samples=100,
             memory="256MiB",
             surrogate="uniform",

@@ -105,7 +105,7 @@ def test_whole_numbers_are_not_judged() -> None:
             return self.b(torch.relu(self.a(x))).argmax(1)  # type: ignore[no-any-return]
 
     with pytest.warns(SecateurWarning, match="there is no verdict: the model gives no floating-point output"):
-        assert secateur.prune(Best().eval(), torch.zeros(2, 4), method="scale").verdict is None
+        assert secateur.prune(Best().eval(), torch.zeros(2, 4), remove=0.5, method="scale").verdict is None
 
 
 def test_inputs_of_bfloat16() -> None:

@@ -23,11 +23,16 @@ class History:
         self.stopped = ""
         self._callbacks, self._begin = callbacks, time.perf_counter()
 
+    def restore(self, steps: Sequence[Step], seconds: Sequence[float]) -> None:
+        """Go on after these steps of an interrupted run, and the times that it took; nothing is called."""
+        self.steps = list(steps)
+        self.rows = [_row(step, taken) for step, taken in zip(steps, seconds, strict=True)]
+        self._begin = time.perf_counter() - seconds[-1]
+
     def add(self, run: Run, edits: Sequence[Edit]) -> None:
         """Record a finished step and call the callbacks."""
         step = run.record(len(self.steps) + 1, edits)
-        seconds = time.perf_counter() - self._begin
-        row = HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds)
+        row = _row(step, time.perf_counter() - self._begin)
         self.steps.append(step)
         self.rows.append(row)
         logger.info(
@@ -42,3 +47,7 @@ class History:
                 callback(row)
             except StopPruning as stop:
                 self.stopped = f"by a callback: {stop}" if str(stop) else "by a callback"
+
+
+def _row(step: Step, seconds: float) -> HistoryRow:
+    return HistoryRow(step.step, step.units_removed, step.parameters, step.macs, seconds)

@@ -27,7 +27,7 @@ from secateur.uniform import Roles, in_blocks, levelled, members_of, spread
 Rounding = int | Literal["auto"]
 Allocation = Literal["uniform", "global"]
 Attention = Literal["heads", "widths", "both"]
-AUTO: Final = "auto"  # whole blocks of channels (see `rounded`)
+AUTO: Final = "auto"  # of roundings: whole blocks of channels (see `rounded`)
 
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
 

@@ -17,6 +17,8 @@ from typing import TextIO, TypeVar
 from rich.console import Console
 from rich.progress import track as rich_track
 
+from secateur.printable import printable
+
 Item = TypeVar("Item")
 
 SECONDS = 10.0  # between two lines
@@ -45,10 +47,10 @@ def _tracked(items: Sequence[Item], description: str, enabled: bool) -> Iterator
 
 
 def notice(said: str, enabled: bool) -> None:
-    """Write one line, where it is `enabled`."""
+    """Write one line, where it is `enabled`; it may hold names from files."""
     logger.info(said)
     if enabled:
-        sys.stderr.write(f"secateur: {said}\n")
+        sys.stderr.write(f"secateur: {printable(said)}\n")
 
 
 @contextmanager

@@ -43,7 +43,7 @@ def replay(
         >>> import torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
-        >>> result = secateur.prune(net, torch.zeros(1, 4), samples=256)
+        >>> result = secateur.prune(net, torch.zeros(1, 4), remove=0.5, samples=256)
         >>> again = secateur.replay(net, result.recipe)
         >>> torch.equal(again[0].weight, result.model[0].weight)
         True

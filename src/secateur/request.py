@@ -6,6 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -30,6 +31,7 @@ from secateur.samples import Calibration, Surrogate, name_of
 from secateur.surrogates import SURROGATES
 from secateur.types import Tokenizer
 
+_AT_MOST = 0.5  # default of `remove` under a guard, which says how far to go
 NO_SURROGATE = "none"  # own inputs alone, however few
 
 
@@ -38,7 +40,7 @@ class Request:
     """The arguments of `prune` as the run uses them; see there for what each means."""
 
     remove: float | str | None
-    target: Target | None  # `remove`, parsed; None where all goes that can
+    target: Target | None  # `remove`, parsed; None where all goes that can, or nobody said how much
     method: Method  # with its options
     input_bounds: Any  # of what the model itself takes
     normalisation: Normalisation
@@ -64,13 +66,13 @@ class Request:
     device: torch.device | None
     callbacks: tuple[Callable[..., None], ...]
     progress: bool
+    resume: Path | None = None  # the folder of the checkpoint
 
     @staticmethod
     def parse(**given: Any) -> Request:
         """Raises `InputError` naming the first argument that cannot be used, its value and what it may be."""
         values = may.checked(RULES, given)
         method: Method = values["method"].with_options(values["options"] or {})
-        remove = method.remove if values["remove"] is None else values["remove"]
         mean, std, name = (values.pop(argument) for argument in ("mean", "std", "normalize"))
         normalisation = Normalisation.named(name, values["input_bounds"], mean or (), std or ())
         budgets, head = _budgets(values.pop("guard"), values["head"])
@@ -80,11 +82,18 @@ class Request:
                 f"surrogate={NO_SURROGATE!r} leaves no samples; give inputs of your own (calibration=)"
             )
         guard = Guard.parse(budgets, own is not None)
+        remove = _amount(values["remove"], method, guarded=guard is not None)
+        target = None if remove in (None, AUTO) else Target.parse(remove)
+        if target is not None and target.quantity == "latency" and values.get("resume") is not None:
+            raise InputError(
+                f"resume: remove={remove!r} is measured, and a run that goes on would measure other times; "
+                "ask for a share of the multiply-accumulates, such as 'macs=30%'"
+            )
         del values["options"]
         values |= {
             "method": method,
             "remove": remove,
-            "target": None if remove is None else Target.parse(remove),
+            "target": target,
             "normalisation": normalisation,
             "declared": bool(normalisation or name),
             "head": head,
@@ -144,6 +153,20 @@ class Request:
             for part in self.ignore
             for pattern in ([part] if isinstance(part, str) else _patterns(model, part))
         )
+
+
+def _amount(given: float | str | None, method: Method, guarded: bool) -> float | str | None:
+    """How much to remove; `AUTO` where that is to be found, None for all that can go."""
+    if given is None:
+        return _AT_MOST if guarded and method.remove == AUTO else method.remove
+    if isinstance(given, str) and given.strip() == AUTO:
+        if guarded:
+            raise InputError(
+                "remove='auto' has a budget of its own; say how much to remove at most under the guard, or "
+                "let a search find the largest share within a budget"
+            )
+        return AUTO
+    return given
 
 
 def _budgets(given: Mapping[str, float | str] | None, head: Head) -> tuple[dict[str, float | str], Head]:
@@ -206,6 +229,13 @@ def _as_path(value: Any) -> str:
     if not isinstance(path, str) or not path:  # an unset variable of a shell would mean the current folder
         raise ValueError
     return path
+
+
+def _as_folder(value: Any) -> Path:
+    found = Path(may.PATH.parse(value))
+    if found.is_file() or not found.parent.is_dir():
+        raise ValueError
+    return found
 
 
 def _as_calibration(value: Any) -> Any:
@@ -273,6 +303,7 @@ RULES: dict[str, Rule] = {
     "uniform_layers": may.flag(),
     "seed": may.SEED,
     "device": may.DEVICE,
+    "resume": may.optional(Rule("the path of a folder, in one that exists", _as_folder)),
     "callbacks": Rule("a list of functions of a HistoryRow", _as_callbacks),
     "progress": may.flag(),
 }

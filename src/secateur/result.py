@@ -33,7 +33,7 @@ class HistoryRow:
     Examples:
         >>> import torch, secateur
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
-        >>> result = secateur.prune(net, torch.zeros(1, 4), method="saliency", step=0.25)
+        >>> result = secateur.prune(net, torch.zeros(1, 4), remove=0.5, method="saliency", step=0.25)
         >>> [(row.step, row.units_removed, row.parameters) for row in result.history]
         [(1, 4, 86), (2, 8, 58)]
     """
@@ -69,6 +69,7 @@ class Result:
         groups: All groups of the original model, prunable and pinned.
         blocked: Tensor name → why no group holds it.
         shortfall: Why less was removed than requested; empty if nothing is missing.
+        tried: If nobody said how much to remove: what each share that was tried would lose; else empty.
         stopped: Which budget the next step would have exceeded, or what a callback said; empty if the run
             was not ended early.
 
@@ -76,7 +77,7 @@ class Result:
         >>> import torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2)).eval()
-        >>> result = secateur.prune(net, torch.zeros(1, 4), samples=256)
+        >>> result = secateur.prune(net, torch.zeros(1, 4), remove=0.5, samples=256)
         >>> result.before.parameters, result.after.parameters
         (114, 58)
         >>> print(result.explain())
@@ -93,6 +94,7 @@ class Result:
     blocked: Mapping[str, str]
     shortfall: str
     stopped: str = ""
+    tried: tuple[str, ...] = ()
 
     @property
     def verdict(self) -> Verdict | None:
@@ -126,6 +128,7 @@ class Result:
         notes = [] if self.latency is None else [f"latency: {self.latency.told()}"]
         notes += [text for text in (self.shortfall, self.stopped) if text]
         notes += [] if self.verdict is None else self.verdict.lines()
+        notes += [f"tried: {line}" for line in self.tried]
         return html_table(f"Result: {type(self.model).__name__}", *pruning_table(self), notes)
 
     def __repr__(self) -> str:
@@ -139,4 +142,5 @@ class Result:
         method, steps = self.recipe.request.method, len(self.history)
         head = f"Result: {type(self.model).__name__} by {method}, {steps} step{'s' if steps > 1 else ''}"
         verdict = [] if self.verdict is None else [f"  {line}" for line in self.verdict.lines()]
-        return "\n".join([head, *sizes, *notes, *verdict])
+        tried = [f"  tried: {line}" for line in self.tried]
+        return "\n".join([head, *sizes, *notes, *verdict, *tried])

@@ -78,7 +78,8 @@ class Run:
                     f"{name} of shape {tuple(value.shape)}: {bad} of its new values are NaN or too large for "
                     f"{stored.dtype}; remove less, give a larger ridge, or leave the layer whole (ignore=)"
                 )
-        self.weights |= weights
+        # dense, since sums over other layouts are rounded differently, and a checkpoint keeps none
+        self.weights |= {name: value.contiguous() for name, value in weights.items()}
 
     def saved(self) -> State:
         """A copy of the state, for one call of `go_back`."""

@@ -18,8 +18,8 @@ _Value = TypeVar("_Value")
 class Shared:
     """What runs with requests that differ in what is removed, and how, can share.
 
-    The requests may differ in `remove`, `target`, `method`, `allocation`, `round_to`, `step` and `seed`
-    alone. Results are those of runs by themselves. What depends on the seed is kept for the last one.
+    The requests may differ in `remove`, `target`, `method`, `allocation`, `round_to`, `step`, `resume` and
+    `seed` alone. Results are those of runs by themselves. What depends on the seed is kept for the last one.
 
     Attributes:
         task: That of the first run, at its start; None before.

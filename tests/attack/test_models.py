@@ -52,7 +52,17 @@ def _onnx(how: str, seed: int, folder: Path) -> tuple[str, ...]:
 def _command(rng: random.Random, name: str) -> tuple[str, ...]:
     if rng.random() < 0.6:
         return "inspect", name
-    return "prune", name, "--method", "scale", "-o", f"out{Path(name).suffix}", "--no-latency"
+    return (
+        "prune",
+        name,
+        "--method",
+        "scale",
+        "--remove",
+        "50%",
+        "-o",
+        f"out{Path(name).suffix}",
+        "--no-latency",
+    )
 
 
 def _doubled(times: int) -> list[Any]:

@@ -24,7 +24,7 @@ from secateur.report.recipe import Recipe
 
 pytestmark = pytest.mark.slow
 
-PRUNE = ("prune", "net.onnx", "--method", "scale", "--no-latency")
+PRUNE = ("prune", "net.onnx", "--method", "scale", "--remove", "50%", "--no-latency")
 FILES = (
     "net.onnx",
     "net.pt2",
@@ -37,7 +37,18 @@ FILES = (
 # Command → its options that name outputs; every file of the user is tried as each of them.
 WRITING: dict[tuple[str, ...], tuple[str, ...]] = {
     (*PRUNE, "-o", "out.onnx"): ("-o", "--recipe"),
-    ("prune", "net.onnx", "--calibration", "data.npz", "--samples", "16", "-o", "o.onnx"): ("-o", "--recipe"),
+    (
+        "prune",
+        "net.onnx",
+        "--remove",
+        "50%",
+        "--calibration",
+        "data.npz",
+        "--samples",
+        "16",
+        "-o",
+        "o.onnx",
+    ): ("-o", "--recipe"),
     ("replay", "net.onnx", "small.recipe.json"): ("-o",),
     ("evaluate", "net.onnx", "--data", "data.npz"): ("-o",),
     ("certify", "net.onnx", "small.onnx", "--method", "interval", "--attack-steps", "0"): ("-o", "--vnnlib"),
@@ -137,9 +148,9 @@ def test_files_that_may_not_grow(attack: Callable[..., None], folder_with: Calla
 _WRITES = (
     (*PRUNE, "-o", "out.onnx"),
     (*PRUNE, "-o", "out.pt2"),
-    ("prune", "net.pt2", "--method", "scale", "--no-latency", "-o", "out.pt2"),
+    ("prune", "net.pt2", "--method", "scale", "--remove", "50%", "--no-latency", "-o", "out.pt2"),
     (*PRUNE, "-o", "out.safetensors"),
-    ("prune", "net.onnx", "--samples", "16", "--no-latency", "-o", "out.onnx"),
+    ("prune", "net.onnx", "--remove", "50%", "--samples", "16", "--no-latency", "-o", "out.onnx"),
     ("replay", "net.onnx", "small.recipe.json", "-o", "out.onnx"),
     ("evaluate", "net.onnx", "--data", "data.npz", "-o", "report.json"),
     ("certify", "net.onnx", "small.onnx", "--method", "interval", "--attack-steps", "0", "--vnnlib", "claim"),

@@ -49,7 +49,7 @@ _LONGEST = 400  # characters of an unexpected error
 
 _HELP = """Make pre-trained neural networks smaller, without training data and without retraining.
 
-`secateur COMMAND -h` describes a command. A first try: secateur prune net.onnx -o small.onnx"""
+`secateur COMMAND -h` describes a command. A first try: secateur prune net.onnx --remove 25% -o small.onnx"""
 _EPILOG = """Results go to stdout, progress and messages to stderr. Exit codes: 0 done; 1 failed, and the
 message says what to do; 2 wrong usage; 3 the target was missed or a budget stopped the pruning; 70 a fault in
 secateur."""

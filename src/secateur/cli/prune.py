@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from secateur.page.facts import Facts
     from secateur.plan import Rounding
 
-AUTO = "auto"  # value of --remove
 BUDGETS = "Budgets (pruning stops before it exceeds one, with exit code 3)"
 
 # --- common -------------------------------------------------------------------------------------------------
@@ -76,9 +76,9 @@ Remove = Annotated[
         "layer, size=50% (or params=50%) of all parameters, macs=50% of all multiply-accumulates, bytes=50% "
         "of the stored weights, latency=30% of the time of one sample, or all above a time, latency=3ms. "
         "Time is measured on this machine: in onnxruntime for an .onnx file, else in torch. "
-        "auto: 10%, 25% and 50% of the units are tried, and the largest that keeps 98% of the predictions is "
-        "taken; `secateur search` looks closer. "
-        "Default: 0.5; with --method exact, all units that it finds.",
+        "Default: auto, which tries 10%, 25% and 50% of the units, says what each would lose, and takes the "
+        "largest that keeps 98% of the predictions; `secateur search` looks closer. With budgets: 0.5, as "
+        "far as they allow. With --method exact: all units that it finds.",
     ),
 ]
 Faster = Annotated[
@@ -289,6 +289,17 @@ RecipeFile = Annotated[
     ),
 ]
 
+Resume = Annotated[
+    bool,
+    Option(
+        "--resume",
+        rich_help_panel=OUTPUT,
+        help="Write a checkpoint after every step, to the folder small.onnx.partial for -o small.onnx, and "
+        "go on from the one that an interrupted run has left; the result is the same, bit for bit. Give all "
+        "options as before. The folder is removed when the result is written.",
+    ),
+]
+
 
 def prune_command(
     model: Model,
@@ -335,6 +346,7 @@ def prune_command(
     report: ReportFile = None,
     model_card: ModelCard = None,
     overwrite: Overwrite = False,
+    resume: Resume = False,
     as_json: AsJson = False,
     time_it: TimeIt = True,
     seed: Seed = 0,
@@ -345,10 +357,12 @@ def prune_command(
 
     Needs no training data and no retraining. MODEL itself stays as it is.
     """
+    from secateur.checkpoint import begun, discard
     from secateur.cli.reading import example_from, float_model_from, inputs_from, tokenizer_of
     from secateur.files import written_together
     from secateur.graph.example import tensors_in
     from secateur.progress import phase
+    from secateur.prune import run_request
     from secateur.request import Request
 
     _check_quantize(quantize, data, output)
@@ -362,11 +376,9 @@ def prune_command(
         "certified_drift": max_certified_drift,
         "eps": eps,
     }
-    automatic = remove == AUTO
-    if automatic and (any(v is not None for v in budgets.values()) or faster is not None):
-        raise InputError("--remove auto has a budget of its own; `secateur search` keeps any")
+    partial = output.with_name(f"{output.name}.partial")
     settings: dict[str, Any] = {
-        "remove": None if automatic else remove if faster is None else _fewer_macs(faster, remove),
+        "remove": remove if faster is None else _fewer_macs(faster, remove),
         "method": method,
         "options": _method_options(method, option or []),
         "input_bounds": given.input_bounds,
@@ -391,10 +403,13 @@ def prune_command(
         "uniform_layers": uniform_layers,
         "seed": seed,
         "device": device,
+        "resume": partial if resume else None,
         "callbacks": (),
         "progress": True,
     }
-    Request.parse(**settings)  # before a large file is read
+    request = Request.parse(**settings)  # before a large file is read
+    if begun(partial) and not resume:
+        say(f"{partial} holds the steps of an interrupted run; --resume would go on from there")
     loaded, was_quantized = float_model_from(model, weights)
     if was_quantized:
         quantize = quantize or "int8"
@@ -403,9 +418,8 @@ def prune_command(
     example = example_from(loaded, given)
     measured = {"latency": time_it, **labelled(data, loaded, given)}
     _say_assumed(given, example)
-    prune = _largest if automatic else secateur.prune
-    with collected_warnings() as warned:
-        result = prune(loaded, example, **settings)
+    with collected_warnings() as warned, _told_to_go_on(partial, resume):
+        result = run_request(loaded, example, request)
     quantized = None
     if quantize is not None:
         quantized = quantized_after(result, loaded, example, quantize, settings, measured)
@@ -413,6 +427,8 @@ def prune_command(
     with phase(f"writing {output}", True), written_together():
         _save_model(output, result, quantized, example)
         result.recipe.save(recipe)
+    if resume:
+        discard(partial)
     timed = _timed(loaded, result, output, example) if time_it and quantize is None else None
     inputs = options_for(
         ("--input-bounds", input_bounds), ("--mean", mean), ("--std", std), ("--normalize", normalize)
@@ -428,17 +444,17 @@ def prune_command(
         raise Exit(TARGET_MISSED)
 
 
-def _largest(
-    model: nn.Module | ExportedProgram, example: tuple[Any, ...] | dict[str, Any], **settings: Any
-) -> secateur.Result:
-    """The largest share that is close enough; on stderr, what each would lose."""
-    from secateur.search.shares import largest_share
+@contextmanager
+def _told_to_go_on(partial: Path, resume: bool) -> Iterator[None]:
+    """On stderr, where the run ends early: how to go on."""
+    from secateur.checkpoint import begun
 
-    found = largest_share(model, example, settings)
-    for line in found.told:
-        say(line)
-    say(f"taken: {found.share}; `secateur search` finds the largest share within a budget")
-    return found.result
+    try:
+        yield
+    except BaseException:  # also a signal
+        if resume and begun(partial):
+            say(f"{partial} holds the steps so far; the same command goes on from there")
+        raise
 
 
 def _say_assumed(given: InputSpec, example: tuple[Any, ...] | dict[str, Any]) -> None:
@@ -679,6 +695,7 @@ def _as_json(
         "achieved": result.recipe.achieved,
         "shortfall": result.shortfall or None,
         "stopped": result.stopped or None,
+        "tried": list(result.tried),
         "units": [before.units, before.units - after.units_removed],
         "parameters": [before.parameters, after.parameters],
         "macs": [before.macs, after.macs],

@@ -16,7 +16,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.methods.batch_norm import Norm, following_norms
 from secateur.options import Option, checked_options, options_in
-from secateur.plan import Allocation, Plan, Rounding, Target, make_plan
+from secateur.plan import AUTO, Allocation, Plan, Rounding, Target, make_plan
 from secateur.quantities import After
 from secateur.reconstruct import LayerStatistics, Settings, layer_statistics, marginal_costs
 from secateur.report.recipe import Edit
@@ -137,13 +137,14 @@ class Method(ABC):
         ...                 edits.append(task.run.apply(group, removal))
         ...         return edits
         >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
-        >>> secateur.prune(model, torch.zeros(2, 4), method=Last(), normalize="none").recipe.groups[0].kept
+        >>> secateur.prune(model, torch.zeros(2, 4), method=Last(), remove=0.5).recipe.groups[0].kept
         (0, 1, 2, 3)
     """
 
     name: str
     needs: ClassVar[Needs] = "weights"  # what it uses besides the weights: bounds over the box, or samples
-    remove: ClassVar[float | None] = 0.5  # default of `remove`; None: all that the method can remove
+    # default of `remove`; "auto": the largest of a few shares that is close enough; None: all that it can
+    remove: ClassVar[float | str | None] = AUTO
     lossless: ClassVar[bool] = False  # whether outputs do not change, so that a guard is not needed
     preparing: ClassVar[str] = "preparing"  # what `prepare` does, for the progress report
     # whether `prepare` and `costs` return the same however much is removed, and `step` does not change it
@@ -176,6 +177,13 @@ class Method(ABC):
     def prepare(self, task: Task) -> Any:
         """Compute what `plan` and `step` need, once; `task` is not changed."""
         return None
+
+    def tensors_of(self, state: Any) -> Mapping[str, Tensor]:
+        """Tensors in `state` that a step may put into the run as they are, by name.
+
+        A run that goes on after an interruption takes these from `prepare` again.
+        """
+        return {}
 
     def costs(self, task: Task, state: Any) -> dict[str, Tensor]:
         """For a global allocation, the cost at the outputs of removing one more unit.

@@ -61,6 +61,9 @@ class Reconstruct(Settings, Method):
         }  # the same tensors where they are: the sweep tells by them what differs
         return _State(turned, widths, {name: before[name] for name in after}, after)
 
+    def tensors_of(self, state: _State) -> Mapping[str, Tensor]:
+        return state.after
+
     def costs(self, task: Task, state: _State) -> dict[str, Tensor]:
         return marginal_costs(state.stats, task.run.alive)
 

@@ -151,7 +151,7 @@ class Recipe(Record):
         >>> import os, tempfile, torch, secateur
         >>> _ = torch.manual_seed(1)
         >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)).eval()
-        >>> recipe = secateur.prune(net, torch.zeros(1, 4), method="saliency").recipe
+        >>> recipe = secateur.prune(net, torch.zeros(1, 4), remove=0.5, method="saliency").recipe
         >>> path = os.path.join(tempfile.mkdtemp(), "net.recipe.json")
         >>> recipe.save(path)
         >>> again = secateur.Recipe.load(path)

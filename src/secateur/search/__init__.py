@@ -138,7 +138,8 @@ def search(
         overwrite: Whether to begin anew in a folder that holds something else.
         progress: Whether to report each trial on stderr.
         **arguments: Other arguments of `prune`, such as `input_bounds`, `normalize`, `calibration`,
-            `samples` and `ignore`; not `remove`, `guard`, `budget` and `callbacks`.
+            `samples` and `ignore`; not `remove`, `guard`, `budget`, `resume` and
+            `callbacks`.
 
     Returns:
         The pick, the front and all trials. The folder holds the networks of the front in `front/`, the pick

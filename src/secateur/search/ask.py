@@ -31,7 +31,7 @@ from secateur.strict_json import dumps
 from secateur.torch_state import reproducible
 
 # Arguments of `prune` that a search sets itself; others are handed on.
-_SET = set(Setting.model_fields) | {"guard", "budget", "callbacks", "progress"}
+_SET = set(Setting.model_fields) | {"guard", "budget", "resume", "callbacks", "progress"}
 _OTHERS = {
     p.name: p.default for p in inspect.signature(prune).parameters.values() if p.kind is p.KEYWORD_ONLY
 }

@@ -36,7 +36,7 @@ class Exact(Method):
 
     name = "exact"
     needs: ClassVar[Needs] = "bounds"
-    remove: ClassVar[float | None] = None
+    remove: ClassVar[float | str | None] = None
     lossless: ClassVar[bool] = True
     preparing: ClassVar[str] = "looking for units that can be removed exactly"
 
