@@ -146,7 +146,7 @@ def prune(
             time of one sample, or all above a time, "latency=3ms". Latency is measured on this machine, in
             the runtime where the model is usually run (`Result.latency`), so that plans differ between
             machines and runs. "auto", the default: 10 %, 25 % and 50 % of the units are tried, and the
-            largest share that keeps 98 % of the decisions on validation samples is taken (without decisions,
+            largest share that keeps about 98 % of the decisions is taken (without decisions,
             a drift of 10 % of the outputs' spread). Default with a guard: 0.5, as far as the budgets allow;
             for `exact`: all units that it finds.
         method: The name of a method in `secateur.methods.METHODS`, a `secateur.methods.Method`, or a function

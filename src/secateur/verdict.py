@@ -112,6 +112,13 @@ def _estimate(agreement: float, own: bool) -> float:
     return agreement if own else _on_real_inputs(agreement, ODDS)
 
 
+def expected_agreement(verdict: Verdict) -> float | None:
+    """The agreement to expect on real inputs, see `judge`; None for a network that decides nothing."""
+    if verdict.agreement is None:
+        return None
+    return _estimate(verdict.agreement, verdict.basis != "surrogates")
+
+
 def _advice(needed: bool, doubted: bool, own: bool, too_few: bool) -> Advice:
     if not needed:
         return ""
