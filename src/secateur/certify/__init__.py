@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from secateur import arguments as may
 from secateur import pace
 from secateur.arguments import checked
+from secateur.bounds.attention import with_attention_in_steps
 from secateur.bounds.box import input_box
 from secateur.bounds.certified import Certified, blocks
 from secateur.bounds.joint import Networks
@@ -230,7 +231,7 @@ def _networks(graph: Graph, coupling: Coupling, other: Graph, input_bounds: Any,
             samples.append(box.lower.expand(_CHECKED, *box.lower.shape[1:]))
     full = embedded(graph, coupling, other, samples)
     like = torch.empty(0, dtype=torch.float64)
-    return Networks.of(without_max_pools(graph), graph.tensors, full, like)
+    return Networks.of(with_attention_in_steps(without_max_pools(graph)), graph.tensors, full, like)
 
 
 def _proved(problem: _Problem, given: Mapping[str, Any]) -> _Proved:
