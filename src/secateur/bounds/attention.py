@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -24,20 +23,15 @@ def with_attention_in_steps(graph: Graph) -> Graph:
 
     Attention that is causal, has a boolean mask, drops out or groups queries stays as it is.
     """
-    if not any(kind(node) == ATTENTION for node in graph.nodes):
+    if all(kind(node) != ATTENTION for node in graph.nodes):
         return graph
     module = copied(graph.module)
     twin = replace(graph, module=module)
-    samples: dict[fx.Node, Tensor] = {}
-
-    def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
-        if isinstance(value, Tensor):
-            samples[node] = value[:0]  # its type and the sizes of its axes, without the values
-
-    run(twin, graph.example, observe=observe)
-    for node in list(module.graph.nodes):
-        if kind(node) == ATTENTION and node.op == "call_function":
-            _replace(module, node, samples)
+    nodes = [node for node in twin.nodes if kind(node) == ATTENTION]
+    read = list({x for node in nodes for x in node.all_input_nodes})
+    samples = dict(zip(read, run(twin, graph.example, wanted=read), strict=True))
+    for node in nodes:
+        _replace(module, node, samples)
     module.recompile()
     return twin
 

@@ -11,10 +11,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
+from secateur.bounds.arithmetic import intersect
 from secateur.bounds.rounding import gamma
 from secateur.bounds.site import Site
 from secateur.bounds.tangents import Tangent, centre_and_radius, is_bounded, of_boxes
-from secateur.graph.node import bound_arguments
+from secateur.graph.node import bound_arguments, kind
+from secateur.graph.ops import of
 from secateur.types import Interval
 
 Times = Callable[[Tensor, Tensor], Tensor]
@@ -40,9 +42,23 @@ def matrices(site: Site) -> Found:
     x, y = map(site.engine.shape, sources)
     if min(len(x), len(y)) < 3 or len(x) != len(y) or x[:-2] != y[:-2]:
         return None
-    return _tangent(
-        site, torch.matmul, lambda c, y: c @ y.mT, lambda c, x: x.mT @ c, x[-1]
-    )
+    found = _tangent(site, torch.matmul, lambda c, y: c @ y.mT, lambda c, x: x.mT @ c, x[-1])
+    if found is None or not _is_mean(site, sources[0]):
+        return found
+    return found[0], intersect(found[1], _hull(site.value(sources[1])))
+
+
+def _is_mean(site: Site, weights: fx.Node) -> bool:
+    """Whether the rows of the first factor are weights ≥ 0 that sum to 1."""
+    if kind(weights) not in of("softmax"):
+        return False
+    dim = bound_arguments(weights, weights.args, weights.kwargs)["dim"]
+    return dim in (-1, len(site.engine.shape(weights)) - 1)
+
+
+def _hull(x: Interval) -> Interval:
+    """A mean of rows is between the least and the greatest."""
+    return Interval(x.lower.amin(-2, keepdim=True), x.upper.amax(-2, keepdim=True))
 
 
 def _tangent(site: Site, times: Times, back_x: Times, back_y: Times, terms: int) -> Found:
