@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import secateur
 from secateur.bounds.arithmetic import as_interval
 from secateur.bounds.attention import with_attention_in_steps
 from secateur.bounds.certified import Certified
@@ -234,6 +235,45 @@ def test_a_mean_of_values_stays_between_them() -> None:
     v, found = bounds[mixed.args[1]], bounds[mixed]
     assert (found.upper <= v.upper.amax(-2, keepdim=True)).all()
     assert (found.lower >= v.lower.amin(-2, keepdim=True)).all()
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.block, self.head = nn.Embedding(9, 4), Block(4, 2, "gelu"), nn.Linear(4, 2)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.after(self.tokens(ids))
+
+    def after(self, x: Tensor) -> Tensor:
+        return self.head(self.block(x).mean(1))
+
+
+class After(nn.Module):
+    """A model of tokens from its embeddings on."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.after(x)
+
+
+def test_balls_round_embeddings() -> None:
+    torch.manual_seed(4)
+    model, ids = Words().eval(), torch.tensor([[1, 2, 3], [8, 0, 5]])
+    small = secateur.prune(model, ids, remove=0.3, method="saliency").model
+    assert isinstance(small, Words)
+    centres = model.tokens(ids).detach()
+    drift = {}
+    for method in ("linear", "interval"):
+        found = secateur.certify(
+            After(model).eval(), After(small).eval(), inputs=centres, eps=0.002, input_bounds=(-4.0, 4.0), method=method
+        )
+        assert found.found is not None and all(f <= d for f, d in zip(found.found, found.drift, strict=True))
+        drift[method] = found.drift
+    assert all(10 * a < b for a, b in zip(drift["linear"], drift["interval"], strict=True))
 
 
 # --- attention in steps -------------------------------------------------------------------------------------

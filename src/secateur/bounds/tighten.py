@@ -30,7 +30,8 @@ from secateur.types import Interval
 BLOCK_BYTES = 2**26
 _NEGLIGIBLE = 1e-6
 
-MOST_WORK = 2**27
+# Rows for one node of one box, times the values that they pass; beyond, rows through tangents take minutes.
+MOST_WORK = 2**30
 Rows = Callable[[Tensor, Tensor], Tensor]  # unit rows and their boxes → rows
 Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (box, element) pairs → rows
 
@@ -118,7 +119,7 @@ def _rows_at(engine: Backward, side: int, node: fx.Node, rows: Rows, where: Tens
         return rows(unit, seen.box), seen
 
     places = by_row(where).nonzero()
-    if len(places) * like[0].numel() > MOST_WORK:
+    if _too_many(engine, int(where[0].sum())):
         return nothing
     sides = (0.0, 1.0) if side else (1.0, 0.0)
     return _by_rows(engine, node, nothing, places, sides, seeds, rows_at_a_time(engine))
@@ -127,8 +128,6 @@ def _rows_at(engine: Backward, side: int, node: fx.Node, rows: Rows, where: Tens
 def _factor(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
     """The bounds of a factor of a product, tightened in f and in g."""
     if node in engine.tangents or not any(may_be_product(engine, user) for user in node.users):
-        return value
-    if by_row(as_interval(before(value)).lower)[0].numel() ** 2 > MOST_WORK:
         return value
     first = as_interval(before(value))
     first = _tightened(engine, paths, node, first, _anywhere(first), 1.0, 0.0)
@@ -165,7 +164,7 @@ def _tightened(
 ) -> Interval:
     """`x`, bounds on f · x + g · x′ at a node, with linear bounds `where` they are wanted."""
     places = by_row(where).nonzero()  # shape: (rows, 2), box and element
-    if not len(places):
+    if not len(places) or _too_many(engine, by_row(where).shape[1]):
         return x
     if _fits_windows(engine, paths, node):
         try:
@@ -174,6 +173,18 @@ def _tightened(
         except NotImplementedError:  # something that only rows of the whole image pass
             pass
     return _by_rows(engine, node, x, places, (f, g), _units, rows_at_a_time(engine))
+
+
+def _too_many(engine: Backward, rows: int) -> bool:
+    """Whether rows of one box pass more values than is worth while; without tangents, they never do."""
+    if not engine.tangents:
+        return False
+    passed = sum(engine.shape(node).numel() for node, x in engine.bounds.items() if _is_passed(x))
+    return rows * passed > MOST_WORK
+
+
+def _is_passed(value: Any) -> bool:
+    return isinstance(value, (Interval, Pair)) and varies(value)
 
 
 def _by_rows(
