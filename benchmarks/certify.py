@@ -81,7 +81,14 @@ def row(job: tuple[str, float, float, int, str], shared: Path, output: Path) -> 
         result.recipe.save(recipe)
     floor = _peak()
     certificate = secateur.certify(
-        model, small, images[:2], inputs=images[:balls], eps=eps, labels=labels[:balls], method=method, **inputs
+        model,
+        small,
+        images[:2],
+        inputs=images[:balls],
+        eps=eps,
+        labels=labels[:balls],
+        method=method,
+        **inputs,
     )
     assert certificate.found is not None
     pairs = list(zip(certificate.drift, certificate.found, strict=True))

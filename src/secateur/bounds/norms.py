@@ -98,7 +98,9 @@ def _of_normalised(group: Group, site: Site, source: fx.Node) -> tuple[Tensor, T
     gap = torch.where(2 * m <= _LONGEST_STEP, gap * (1 + FUNCTIONS), math.inf)
     # rounding: of z₀ and σ₀, of the terms of J x and of the offset, all in shares of the size of x
     steps = 1 + w.amax(-1, keepdim=True) / sigma
-    error = 16 * gamma(4 * group.n + 64) * (1 + math.sqrt(group.n)) * (1 + group.size / sigma) * steps.square()
+    error = (
+        16 * gamma(4 * group.n + 64) * (1 + math.sqrt(group.n)) * (1 + group.size / sigma) * steps.square()
+    )
     at_centre = z * ((z * z).mean(-1, keepdim=True) / group.variance)  # n − J x at x₀, times σ₀
     return (at_centre + z * middle) / sigma, gap + error
 

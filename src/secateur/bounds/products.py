@@ -96,4 +96,3 @@ def _summed(rows: Tensor, shape: torch.Size) -> Tensor:
         rows = rows.sum(tuple(range(1, extra + 1)))
     axes = [i + 1 for i, n in enumerate(shape) if n == 1 and rows.shape[i + 1] != 1]
     return rows.sum(axes, keepdim=True) if axes else rows
-

@@ -54,9 +54,7 @@ def softmax_tangent(site: Site) -> tuple[Tangent, Interval] | None:
         weighted = at * c
         return [(source, weighted - at * weighted.sum(axis, keepdim=True))]
 
-    within = Interval(
-        p * bottom / (1 + total) * (1 - 8 * share) - error, p * top * (1 + 8 * share) + error
-    )
+    within = Interval(p * bottom / (1 + total) * (1 - 8 * share) - error, p * top * (1 + 8 * share) + error)
     value = intersect(value, within)
     return Tangent.of(transpose, offset, gap, value), value
 

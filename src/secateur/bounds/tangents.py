@@ -22,6 +22,7 @@ from secateur.types import Interval
 # rows of coefficients of the result, and their boxes → of each argument that varies
 Transpose = Callable[[Tensor, Tensor], list[tuple[fx.Node, Tensor]]]
 
+
 @dataclass(frozen=True, eq=False)
 class Tangent:
     """J by its transpose; offset and gap, (boxes, *shape); `used`: where it leaves less room than the value."""
