@@ -1,4 +1,4 @@
-"""How tight and how fast certificates are: network × share of units removed × radius, `reconstruct` without data.
+"""How tight and how fast certificates are: network × share removed × radius, `reconstruct` without data.
 
 Networks are those of the zoo, and by name vision transformers of `networks` and `networks.transformers`:
 

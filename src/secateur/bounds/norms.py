@@ -4,8 +4,9 @@ With z₀ and σ₀ at x₀ and w = z − z₀, m = mean(z₀ w)/σ₀² and q =
 
     n = (z₀ + w)/σ₀ · (1 + 2m + q)^−½ = [z₀ + w − z₀ m]/σ₀ + [−w m + (z₀ + w) ρ]/σ₀,
 
-where the first bracket is linear in x and ρ = (1 + 2m + q)^−½ − 1 + m is of second order: t ↦ (1 + t)^−½ is
-convex, so ρ ≥ −q/2, and by Taylor's remainder it is at most ⅜ t² (1 − |t|)^−5/2 for t = 2m + q < 0, ⅜ t² else.
+where the first bracket is linear in x, and ρ = (1 + 2m + q)^−½ − 1 + m is of second order: t ↦ (1 + t)^−½ is
+convex, so ρ ≥ −q/2; and by Taylor's remainder ρ is at most ⅜ t² (1 − |t|)^−5/2 for t = 2m + q < 0, and ⅜ t²
+else.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from secateur.graph.node import bound_arguments
 from secateur.types import Interval
 
 _LONGEST_STEP = 0.9  # of 2m: beyond, σ may be next to nothing
+_MOST_ROUNDING = 1e-3  # of z₀, in shares of σ₀
 
 
 def norm_tangent(site: Site) -> tuple[Tangent, Interval] | None:
@@ -42,9 +44,11 @@ def norm_tangent(site: Site) -> tuple[Tangent, Interval] | None:
         return t if weight is None else t * group.norm.parameter(weight, len(shape))
 
     gap, offset = by_weight(group.unfold(gap)).abs(), by_weight(group.unfold(offset))
+    size = gap + offset.abs()
     if bias is not None:
-        offset = offset + group.norm.parameter(bias, len(shape))
-    gap = gap + 4 * gamma(8) * offset.abs()
+        shift = group.norm.parameter(bias, len(shape))
+        offset, size = offset + shift, size + shift.abs()
+    gap = gap + FUNCTIONS * size
 
     def transpose(c: Tensor, box: Tensor) -> list[tuple[fx.Node, Tensor]]:
         z, variance, sigma = (of_boxes(t, box) for t in (group.z, group.variance, group.sigma))
@@ -95,12 +99,11 @@ def _of_normalised(group: Group, site: Site, source: fx.Node) -> tuple[Tensor, T
     most = 0.375 * torch.maximum(back.square() * (1 - back).pow(-2.5), ahead.square())
     middle, room = most / 2 - q / 4, most / 2 + q / 4  # of ρ
     gap = (w * m + z.abs() * room + w * torch.maximum(most, q / 2)) / sigma
-    gap = torch.where(2 * m <= _LONGEST_STEP, gap * (1 + FUNCTIONS), math.inf)
     # rounding: of z₀ and σ₀, of the terms of J x and of the offset, all in shares of the size of x
-    steps = 1 + w.amax(-1, keepdim=True) / sigma
-    error = (
-        16 * gamma(4 * group.n + 64) * (1 + math.sqrt(group.n)) * (1 + group.size / sigma) * steps.square()
-    )
+    share, steps = gamma(4 * group.n + 64) * (1 + group.size / sigma), 1 + w.amax(-1, keepdim=True) / sigma
+    error = 16 * (1 + math.sqrt(group.n)) * share * steps.square()
+    fits = (2 * m <= _LONGEST_STEP) & (share <= _MOST_ROUNDING)
+    gap = torch.where(fits, gap * (1 + FUNCTIONS), math.inf)
     at_centre = z * ((z * z).mean(-1, keepdim=True) / group.variance)  # n − J x at x₀, times σ₀
     return (at_centre + z * middle) / sigma, gap + error
 
@@ -134,5 +137,6 @@ def _share(group: Group, site: Site, source: fx.Node, w: Tensor) -> Tensor:
     at = (weights * group.z).sum(-1, keepdim=True)
     by_row = torch.maximum((high - at).clamp(min=0), (at - low).clamp(min=0))
     by_size = (weights.abs() * w).sum(-1, keepdim=True)
-    slack = gamma(8 * group.n) * weights.abs().sum(-1, keepdim=True) * group.size
+    slack = weights.abs().sum(-1, keepdim=True) + w.mean(-1, keepdim=True) / group.variance
+    slack = gamma(8 * group.n + 64) * group.size * slack
     return torch.minimum(by_row, by_size) + slack

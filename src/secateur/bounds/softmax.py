@@ -13,12 +13,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.arithmetic import intersect
+from secateur.bounds.arithmetic import intersect, settle
 from secateur.bounds.rounding import FUNCTIONS, gamma
 from secateur.bounds.site import Site
 from secateur.bounds.tangents import Tangent, centre_and_radius, is_bounded, of_boxes
 from secateur.graph.node import bound_arguments
 from secateur.types import Interval
+
+_MOST_ROUNDING = 1e-3  # of p, relative
 
 
 def softmax_tangent(site: Site) -> tuple[Tangent, Interval] | None:
@@ -35,13 +37,15 @@ def softmax_tangent(site: Site) -> tuple[Tangent, Interval] | None:
     u = _steps(site, source, x0, radius, p, axis)
     most_terms, greatest = 8 * x.lower.shape[axis] + 64, (x0.abs() + radius).amax(axis, keepdim=True)
     share = gamma(most_terms) * (1 + greatest).square()  # of p, and of Σ p u
-    rise, most = _bent(u.lower), _bent(u.upper)
-    bent = torch.maximum(rise, most)
-    total = (p * bent).sum(axis, keepdim=True) + share
+    if bool((share > _MOST_ROUNDING).any()):
+        return None
+    least = 8 * torch.finfo(p.dtype).tiny  # what p may lack by underflow
+    bent = torch.maximum(_bent(u.lower), _bent(u.upper))
+    total = ((p + least) * bent).sum(axis, keepdim=True) + share
     top, bottom = torch.exp(u.upper), torch.exp(u.lower)
     high = p * bent
     low = -p * top * total / (1 + total)
-    error = 8 * share * p * (2 + top) + 8 * torch.finfo(p.dtype).tiny
+    error = (8 * share * p + least) * (2 + top + bent)
     mean = (p * x0).sum(axis, keepdim=True)
     offset = p * (1 - (x0 - mean)) + (low + high) / 2
     # rounding of J x: Σ_j |J_ij| |x_j| is at most p_i (|x_i| + Σ_j p_j |x_j|)
@@ -54,7 +58,7 @@ def softmax_tangent(site: Site) -> tuple[Tangent, Interval] | None:
         weighted = at * c
         return [(source, weighted - at * weighted.sum(axis, keepdim=True))]
 
-    within = Interval(p * bottom / (1 + total) * (1 - 8 * share) - error, p * top * (1 + 8 * share) + error)
+    within = settle(p * bottom / (1 + total) * (1 - 8 * share) - error, p * top * (1 + 8 * share) + error)
     value = intersect(value, within)
     return Tangent.of(transpose, offset, gap, value), value
 
@@ -75,6 +79,6 @@ def _steps(site: Site, source: fx.Node, x0: Tensor, radius: Tensor, p: Tensor, a
 
 
 def _bent(t: Tensor) -> Tensor:
-    """At least exp(t) − 1 − t: t² exp(max(t, 0)) / 2, by the remainder of Taylor, or the difference itself."""
+    """At least exp(t) − 1 − t: by Taylor t² exp(max(t, 0)) / 2, or the difference itself."""
     taylor = t.square() / 2 * torch.exp(t.clamp(min=0))
     return torch.where(t.abs() < 0.5, taylor, torch.expm1(t) - t) * (1 + 64 * FUNCTIONS)

@@ -9,8 +9,8 @@ from torch import fx
 from secateur.bounds.engine import Backward, varies
 from secateur.bounds.norms import norm_tangent
 from secateur.bounds.products import elementwise, factors, matrices
-from secateur.bounds.softmax import softmax_tangent
 from secateur.bounds.site import Site
+from secateur.bounds.softmax import softmax_tangent
 from secateur.bounds.tangents import Tangent
 from secateur.graph.node import kind
 from secateur.graph.ops import of

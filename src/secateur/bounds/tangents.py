@@ -25,7 +25,7 @@ Transpose = Callable[[Tensor, Tensor], list[tuple[fx.Node, Tensor]]]
 
 @dataclass(frozen=True, eq=False)
 class Tangent:
-    """J by its transpose; offset and gap, (boxes, *shape); `used`: where it leaves less room than the value."""
+    """J by its transpose; offset and gap, (boxes, *shape); `used`: where intervals leave more room."""
 
     transpose: Transpose
     offset: Tensor
