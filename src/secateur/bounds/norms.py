@@ -38,7 +38,10 @@ def norm_tangent(site: Site) -> tuple[Tangent, Interval] | None:
         return None
     shape = site.engine.shape(source)
     group = Group.of(norm_of(Op(site.node, a, site.engine.networks.like), shape), x)
-    offset, gap = _of_normalised(group, site, source)
+    m = _share(group, site, source)
+    if not bool((2 * m <= _LONGEST_STEP).any()):
+        return None
+    offset, gap = _of_normalised(group, m, _radius(group, site, source))
 
     def by_weight(t: Tensor) -> Tensor:
         return t if weight is None else t * group.norm.parameter(weight, len(shape))
@@ -85,15 +88,20 @@ class Group:
     def n(self) -> int:
         return self.z.shape[-1]
 
+    @property
+    def reach(self) -> Tensor:
+        """How far each z_i is from z₀ at most, from the radii of x."""
+        if not self.norm.centred:
+            return self.radius
+        return self.radius * (1 - 2 / self.n) + self.radius.mean(-1, keepdim=True)
+
     def centred(self, x: Tensor) -> Tensor:
         return x - x.mean(-1, keepdim=True) if self.norm.centred else x
 
 
-def _of_normalised(group: Group, site: Site, source: fx.Node) -> tuple[Tensor, Tensor]:
-    """Offset and gap of n."""
+def _of_normalised(group: Group, m: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Offset and gap of n, given the greatest |m| and |w|."""
     z, sigma = group.z, group.sigma
-    w = _radius(group, site, source)
-    m = _share(group, site, source, w)
     q = w.square().mean(-1, keepdim=True) / group.variance * (1 + gamma(4 * group.n))
     back, ahead = (2 * m).clamp(max=_LONGEST_STEP), 2 * m + q
     most = 0.375 * torch.maximum(back.square() * (1 - back).pow(-2.5), ahead.square())
@@ -117,14 +125,11 @@ def _radius(group: Group, site: Site, source: fx.Node) -> Tensor:
     found = site.bound(source, rows, None)
     low, high = group.fold(found.lower), group.fold(found.upper)
     by_row = torch.maximum((high - group.z).clamp(min=0), (group.z - low).clamp(min=0))
-    own = group.radius
-    if group.norm.centred:
-        own = own * (1 - 2 / group.n) + own.mean(-1, keepdim=True)
-    return torch.minimum(by_row, own) + gamma(8 * group.n) * group.size
+    return torch.minimum(by_row, group.reach) + gamma(8 * group.n) * group.size
 
 
-def _share(group: Group, site: Site, source: fx.Node, w: Tensor) -> Tensor:
-    """The greatest |m|, by one row for each group, and from the radii of z."""
+def _share(group: Group, site: Site, source: fx.Node) -> Tensor:
+    """The greatest |m|, by one row for each group, and from the radii of x."""
     weights = group.z / (group.n * group.variance)
 
     def rows(unit: Tensor, box: Tensor) -> Tensor:
@@ -136,7 +141,7 @@ def _share(group: Group, site: Site, source: fx.Node, w: Tensor) -> Tensor:
     low, high = (group.fold(end)[..., :1] for end in (found.lower, found.upper))
     at = (weights * group.z).sum(-1, keepdim=True)
     by_row = torch.maximum((high - at).clamp(min=0), (at - low).clamp(min=0))
-    by_size = (weights.abs() * w).sum(-1, keepdim=True)
-    slack = weights.abs().sum(-1, keepdim=True) + w.mean(-1, keepdim=True) / group.variance
+    by_size = (weights.abs() * group.reach).sum(-1, keepdim=True)
+    slack = weights.abs().sum(-1, keepdim=True) + group.reach.mean(-1, keepdim=True) / group.variance
     slack = gamma(8 * group.n + 64) * group.size * slack
     return torch.minimum(by_row, by_size) + slack
