@@ -81,7 +81,7 @@ def of_one(name: str, centre: Tensor, radius: Tensor) -> tuple[Backward, Interva
     return bounded(Networks.of(graph, graph.tensors, graph.tensors, LIKE), [box]), box
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(sorted(OPS)),
     st.integers(0, 10**6),
@@ -189,11 +189,12 @@ def vit(*arguments: Any) -> Graph:
     return with_attention_in_steps(capture(Vit(*arguments).eval(), torch.zeros(2, 1, 8, 8)))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("form", ["gelu", "gated", "rms"])
 @pytest.mark.parametrize("size", [0.0, 1e-6, 0.3])
 def test_no_point_of_attention_lies_outside(form: str, size: float) -> None:
     graph = vit(4, 2, 1, form)
-    engine = check(graph, graph.tensors, changed(graph, size), (0.0, 1e-9, 0.01, 0.2, 5.0), 4)
+    engine = check(graph, graph.tensors, changed(graph, size), (0.0, 0.01, 0.3), 2)
     kinds = {kind(node) for node in engine.tangents}
     assert {"softmax", "matmul", "rms_norm" if form == "rms" else "layer_norm"} <= kinds
     assert form == "gelu" or "mul" in kinds
