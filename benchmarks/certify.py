@@ -1,4 +1,8 @@
-"""How tight and how fast certificates are: zoo × share of units removed × radius, `reconstruct` without data.
+"""How tight and how fast certificates are: network × share removed × radius, `reconstruct` without data.
+
+Networks are those of the zoo, and by name vision transformers of `networks` and `networks.transformers`:
+
+    python benchmarks/certify.py --networks digits-vit-gelu mnist-vit-gelu fashion_vit --eps 0.002
 
 Reported for balls round test images: certified drift (the most any output moves), by linear bounds and by
 intervals alone; the largest drift that a search finds; tightness = certified / found, median over the balls;
@@ -17,15 +21,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor, nn
+
+import networks
 import secateur
+from networks import transformers
+from secateur.formats.arrays import load_arrays
 from shared import arguments, load_zoo, machine, markdown, test_data
 
-BALLS = {"mlp": 200, "cnn": 4, "cifar": 1}  # by a part of the network's name
+WEIGHTS = Path(__file__).resolve().parent / "networks" / "weights"
+BALLS = {"mlp": 200, "cnn": 4, "cifar": 1, "vit": 2}  # by a part of the network's name
 
 
 def main() -> None:
     parser = arguments(__doc__ or "")
-    parser.add_argument("--networks", nargs="*", help="names in the zoo (default: all)")
+    parser.add_argument("--networks", nargs="*", help="names (default: all of the zoo)")
     parser.add_argument("--removed", nargs="*", type=float, default=[0.1, 0.3, 0.5])
     parser.add_argument("--eps", nargs="*", type=float, default=[0.01, 0.02])
     parser.add_argument("--balls", type=int, help="test images (default: 200 for dense networks, a few else)")
@@ -60,20 +70,25 @@ def in_process(job: tuple[str, float, float, int, str], shared: Path, output: Pa
 
 def row(job: tuple[str, float, float, int, str], shared: Path, output: Path) -> dict[str, Any]:
     name, removed, eps, balls, method = job
-    zoo = load_zoo(shared)
-    model = zoo.load(name)
-    images, labels = test_data(zoo, name, shared)
+    model, images, labels, inputs = network(name, shared)
     recipe = output / f"{name}-{removed}.recipe.json"
     if recipe.is_file():
         small = secateur.replay(model, secateur.Recipe.load(recipe), images[:2])
     else:
-        result = secateur.prune(model, images[:2], remove=removed, round_to=1)
+        result = secateur.prune(model, images[:2], remove=removed, round_to=1, **inputs)
         small = result.model
         output.mkdir(parents=True, exist_ok=True)
         result.recipe.save(recipe)
     floor = _peak()
     certificate = secateur.certify(
-        model, small, images[:2], inputs=images[:balls], eps=eps, labels=labels[:balls], method=method
+        model,
+        small,
+        images[:2],
+        inputs=images[:balls],
+        eps=eps,
+        labels=labels[:balls],
+        method=method,
+        **inputs,
     )
     assert certificate.found is not None
     pairs = list(zip(certificate.drift, certificate.found, strict=True))
@@ -95,6 +110,18 @@ def row(job: tuple[str, float, float, int, str], shared: Path, output: Path) -> 
         "seconds": certificate.seconds,
         "memory_gib": _peak() - floor,
     }
+
+
+def network(name: str, shared: Path) -> tuple[nn.Module, Tensor, Tensor, dict[str, Any]]:
+    """A network, test images and labels, and what `prune` and `certify` are told of its inputs."""
+    zoo = load_zoo(shared)
+    if name in zoo.NAMES:
+        return zoo.load(name), *test_data(zoo, name, shared), {}
+    if name in transformers.NETWORKS:
+        data = load_arrays(shared / "data" / f"{transformers.NETWORKS[name].data}.npz")
+        return transformers.load(name), data["images"], data["labels"], {}
+    found = networks.load(name, WEIGHTS, shared)
+    return found.model, found.test.images, found.test.labels, found.options
 
 
 def _peak() -> float:

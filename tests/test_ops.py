@@ -172,7 +172,7 @@ def test_the_table_is_that_of_the_code() -> None:
     assert {name for name, row in rows.items() if row.difference} == set(interval.RULES)
     assert all(row.interval for row in rows.values() if row.linear != "no")
     assert (rows["lstm"].coupled, rows["conv2d"].coupled, rows["im2col"].coupled) == ("whole", "yes", "no")
-    assert (rows["conv2d"].linear, rows["silu"].linear, rows["softmax"].linear) == ("exact", "lines", "no")
+    assert (rows["conv2d"].linear, rows["softmax"].linear, rows["glu"].linear) == ("exact", "lines", "no")
     assert rows["relu"].onnx == ("Relu", "Clip")
 
 

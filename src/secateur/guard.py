@@ -9,6 +9,7 @@ from math import inf
 import torch
 from torch import Tensor
 
+from secateur.bounds.attention import with_attention_in_steps
 from secateur.bounds.certified import Certified, ball, blocks
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
@@ -132,9 +133,8 @@ class Guard:
     ) -> tuple[float, float]:
         """The certified drift over all balls, and the share of balls with certified agreement."""
         stored = {name: w.to(graph.tensors[name].dtype) for name, w in weights.items()}
-        networks = Networks.of(
-            without_max_pools(graph), graph.tensors, stored, torch.empty(0, dtype=torch.float64)
-        )
+        steps = with_attention_in_steps(without_max_pools(graph))
+        networks = Networks.of(steps, graph.tensors, stored, torch.empty(0, dtype=torch.float64))
         read = self._decision(networks.graph) if self.certified_agreement is not None else None
         decision = None if read is None else before_head(networks.graph, read)
         centres = [x[:_BALLS].cpu() for x in samples.inputs]

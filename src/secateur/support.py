@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal, Protocol
 
-from secateur.bounds import difference, interval, linear, maxima, relaxed
+from secateur.bounds import attention, difference, interval, linear, maxima, relaxed, tangent_rules
 from secateur.errors import InputError
 from secateur.graph import rules
 from secateur.graph.ops import OPS, Family
@@ -81,7 +81,8 @@ def _coupled(op: str) -> Coupled:
 def _linear(op: str) -> Linear:
     if op in linear.LINEAR:
         return "exact"
-    return "lines" if op in relaxed.RELAXED or op == maxima.POOL else "no"
+    by_lines = op in relaxed.RELAXED or op in tangent_rules.RULES or op in (maxima.POOL, attention.ATTENTION)
+    return "lines" if by_lines else "no"
 
 
 def named(names: Sequence[str]) -> tuple[Support, ...]:

@@ -40,6 +40,7 @@ from secateur.bounds.maxima import compared
 from secateur.bounds.pairs import Pair, after, before
 from secateur.bounds.relaxed import is_relaxed, through_function
 from secateur.bounds.rounding import FUNCTIONS, gamma
+from secateur.bounds.tangents import through_tangent
 from secateur.bounds.windows import Where, Window
 from secateur.types import Interval
 
@@ -84,6 +85,9 @@ def _one(engine: Backward, node: fx.Node, results: Results, seen: Where) -> Pass
         found = merged(found)
     # what the sums of coefficients may have erred by
     parts = [-dot_size(found, value, seen) * FUNCTIONS] if met else []
+    if node in engine.tangents:
+        constants, arrivals, rest = through_tangent(engine.tangents[node], found, seen)
+        return [*parts, *constants, _least(value, rest, seen)], arrivals
     if is_linear(node, engine.bounds):
         constant, arrivals = through_linear(engine, node, {0: found}, seen)
         return [*parts, constant], arrivals

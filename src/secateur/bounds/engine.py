@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from secateur.bounds.joint import Bounds, Networks
 from secateur.bounds.lines import Lines
 from secateur.bounds.pairs import Pair
+from secateur.bounds.tangents import Tangent
 from secateur.graph.interpret import call_op, walk
 from secateur.types import Interval
 
@@ -29,6 +30,7 @@ class Backward:
     transposes: dict[tuple[fx.Node, int], Transpose] = field(default_factory=dict)
     sizes: dict[fx.Node, tuple[list[Tensor], int]] = field(default_factory=dict)
     lines: dict[fx.Node, tuple[Lines, Lines, Lines | None]] = field(default_factory=dict)
+    tangents: dict[fx.Node, tuple[Tangent, Tangent]] = field(default_factory=dict)
     widest: int = 0  # the largest window of a row so far
 
     def __post_init__(self) -> None:

@@ -16,9 +16,12 @@ from secateur.bounds.coefficients import Coefficients
 from secateur.bounds.engine import Backward, on_zeros, varies
 from secateur.bounds.joint import Networks, forward
 from secateur.bounds.maxima import compared
-from secateur.bounds.pairs import Pair
+from secateur.bounds.pairs import Pair, before
 from secateur.bounds.relaxed import is_relaxed
 from secateur.bounds.rounding import FUNCTIONS, widened
+from secateur.bounds.site import Site
+from secateur.bounds.tangent_rules import RULES as TANGENTS
+from secateur.bounds.tangent_rules import has_tangent, may_be_product
 from secateur.bounds.windows import ELEMENTWISE, Everywhere, Where, Window
 from secateur.bounds.windows import RULES as WINDOWED
 from secateur.graph.node import kind
@@ -27,6 +30,9 @@ from secateur.types import Interval
 BLOCK_BYTES = 2**26
 _NEGLIGIBLE = 1e-6
 
+# Rows for one node of one box, times the values that they pass; beyond, rows through tangents take minutes.
+MOST_WORK = 2**30
+Rows = Callable[[Tensor, Tensor], Tensor]  # unit rows and their boxes → rows
 Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (box, element) pairs → rows
 
 
@@ -51,10 +57,14 @@ class _Paths:
 
     def note(self, engine: Backward, node: fx.Node) -> None:
         sources = node.all_input_nodes
-        if any(s in self.bent or is_relaxed(s) or compared(s) is not None for s in sources):
+        if any(s in self.bent or _bends(engine, s) for s in sources):
             self.bent.add(node)
         if not self.unfit.isdisjoint(sources) or not _passes_windows(engine, node):
             self.unfit.add(node)
+
+
+def _bends(engine: Backward, node: fx.Node) -> bool:
+    return is_relaxed(node) or compared(node) is not None or node in engine.tangents
 
 
 def _refined(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
@@ -62,9 +72,13 @@ def _refined(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
     readers = [user for user in node.users if is_relaxed(user)]
     comparison = kind(node) == "sub" and compared(node) is not None
     engine.bounds[node] = value
+    if varies(value) and has_tangent(engine, node):
+        value = engine.bounds[node] = _with_tangents(engine, paths, node, value)
     paths.note(engine, node)
-    if not (readers or comparison) or not varies(value) or node not in paths.bent:
+    if not varies(value) or node not in paths.bent:
         return value
+    if not (readers or comparison):
+        return _factor(engine, paths, node, value)
     unsure = _crosses if all(kind(reader) == "relu" for reader in readers) else _anywhere
     if not isinstance(value, Pair):
         return _tightened(engine, paths, node, value, unsure(value), 1.0, 0.0)
@@ -74,6 +88,54 @@ def _refined(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
     second = _tightened(engine, paths, node, second, unsure(second), 0.0, 1.0)
     change = intersect(change, widened_difference(second, first))
     change = _tightened(engine, paths, node, change, unsure(first) | unsure(second), -1.0, 1.0)
+    return Pair(first, second, change)
+
+
+def _with_tangents(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
+    """The bounds of an op with tangents, which are noted; rows from its arguments may tighten both."""
+
+    def of_side(side: int) -> Any:
+        return TANGENTS[kind(node)](Site(engine, node, side, partial(_rows_at, engine, side)))
+
+    found = [of_side(side) for side in ((0, 1) if isinstance(value, Pair) else (0,))]
+    if any(one is None for one in found):
+        return value
+    engine.tangents[node] = (found[0][0], found[-1][0])
+    first, second = found[0][1], found[-1][1]
+    if not isinstance(value, Pair):
+        return first
+    return Pair(first, second, intersect(as_interval(value.change), widened_difference(second, first)))
+
+
+def _rows_at(engine: Backward, side: int, node: fx.Node, rows: Rows, where: Tensor | None) -> Interval:
+    """Bounds on rows of a node's value in f or in g, for each element `where` they are wanted."""
+    value = engine.bounds[node]
+    like = as_interval(value.before if isinstance(value, Pair) else value).lower
+    nothing = Interval(torch.full_like(like, -torch.inf), torch.full_like(like, torch.inf))
+    where = torch.ones_like(like, dtype=torch.bool) if where is None else where
+
+    def seeds(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Where]:
+        unit, seen = _units(part, shape, dtype)
+        return rows(unit, seen.box), seen
+
+    places = by_row(where).nonzero()
+    if _too_many(engine, int(where[0].sum())):
+        return nothing
+    sides = (0.0, 1.0) if side else (1.0, 0.0)
+    return _by_rows(engine, node, nothing, places, sides, seeds, rows_at_a_time(engine))
+
+
+def _factor(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
+    """The bounds of a factor of a product, tightened in f and in g."""
+    if node in engine.tangents or not any(may_be_product(engine, user) for user in node.users):
+        return value
+    first = as_interval(before(value))
+    first = _tightened(engine, paths, node, first, _anywhere(first), 1.0, 0.0)
+    if not isinstance(value, Pair):
+        return first
+    second = as_interval(value.after)
+    second = _tightened(engine, paths, node, second, _anywhere(second), 0.0, 1.0)
+    change = intersect(as_interval(value.change), widened_difference(second, first))
     return Pair(first, second, change)
 
 
@@ -102,7 +164,7 @@ def _tightened(
 ) -> Interval:
     """`x`, bounds on f · x + g · x′ at a node, with linear bounds `where` they are wanted."""
     places = by_row(where).nonzero()  # shape: (rows, 2), box and element
-    if not len(places):
+    if not len(places) or _too_many(engine, by_row(where).shape[1]):
         return x
     if _fits_windows(engine, paths, node):
         try:
@@ -111,6 +173,18 @@ def _tightened(
         except NotImplementedError:  # something that only rows of the whole image pass
             pass
     return _by_rows(engine, node, x, places, (f, g), _units, rows_at_a_time(engine))
+
+
+def _too_many(engine: Backward, rows: int) -> bool:
+    """Whether rows of one box pass more values than is worth while; without tangents, they never do."""
+    if not engine.tangents:
+        return False
+    passed = sum(engine.shape(node).numel() for node, x in engine.bounds.items() if _is_passed(x))
+    return rows * passed > MOST_WORK
+
+
+def _is_passed(value: Any) -> bool:
+    return isinstance(value, (Interval, Pair)) and varies(value)
 
 
 def _by_rows(
@@ -160,6 +234,8 @@ def _passes_windows(engine: Backward, node: fx.Node) -> bool:
     """Whether windows pass the op, or do not reach it; those of images that are spread out do not."""
     if not varies(engine.bounds[node]):
         return True
+    if node in engine.tangents:
+        return False
     if not (kind(node) in WINDOWED or is_relaxed(node) or compared(node) is not None):
         return False
     sample = engine.samples[0]

@@ -18,6 +18,7 @@ from torch.export import ExportedProgram
 from secateur import arguments as may
 from secateur import pace
 from secateur.arguments import checked
+from secateur.bounds.attention import with_attention_in_steps
 from secateur.bounds.box import input_box
 from secateur.bounds.certified import Certified, blocks
 from secateur.bounds.joint import Networks
@@ -190,7 +191,8 @@ def _problem(given: Mapping[str, Any], example: ExampleInputs | None) -> _Proble
         points = [] if inputs is None else points_of(graph, bounds, inputs)
         _check_fits(given["indices"], labels, points)
         coupling = couple(graph)
-        networks = _networks(graph, coupling, other, bounds, given["seed"])
+        linear = given["method"] == "linear"
+        networks = _networks(graph, coupling, other, bounds, given["seed"], linear)
     head = _decision(networks.graph, given["head"], labels)
     decision = before_head(networks.graph, head) if isinstance(head, Decision) else None
     boxes = boxes_of(graph, bounds, points, eps)
@@ -218,7 +220,9 @@ def _decision(graph: Graph, head: Head, labels: Tensor | None) -> Decision | NoD
     return found
 
 
-def _networks(graph: Graph, coupling: Coupling, other: Graph, input_bounds: Any, seed: int) -> Networks:
+def _networks(
+    graph: Graph, coupling: Coupling, other: Graph, input_bounds: Any, seed: int, linear: bool
+) -> Networks:
     """Both models in the original's graph; the embedding is checked on random samples of the box."""
     generator = torch.Generator().manual_seed(seed)
     samples = []
@@ -230,7 +234,10 @@ def _networks(graph: Graph, coupling: Coupling, other: Graph, input_bounds: Any,
             samples.append(box.lower.expand(_CHECKED, *box.lower.shape[1:]))
     full = embedded(graph, coupling, other, samples)
     like = torch.empty(0, dtype=torch.float64)
-    return Networks.of(without_max_pools(graph), graph.tensors, full, like)
+    graph = without_max_pools(graph)
+    # steps help lines alone: intervals know more of attention as a whole
+    steps = with_attention_in_steps(graph) if linear else graph
+    return Networks.of(steps, graph.tensors, full, like)
 
 
 def _proved(problem: _Problem, given: Mapping[str, Any]) -> _Proved:
