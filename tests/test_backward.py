@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bound_cases import CASES, captured
+from secateur.bounds import tighten
 from secateur.bounds.activations import SLOPES
 from secateur.bounds.arithmetic import as_interval
 from secateur.bounds.backward import lower
@@ -23,8 +25,18 @@ from secateur.bounds.box import input_box
 from secateur.bounds.engine import Backward, varies
 from secateur.bounds.joint import Networks
 from secateur.bounds.linear import is_linear
-from secateur.bounds.lines import Lines, change_lines, relu_lines, relu_slope, slope_range, smooth_lines
+from secateur.bounds.lines import (
+    Lines,
+    Planes,
+    relu_lines,
+    relu_planes,
+    relu_slope,
+    slope_range,
+    smooth_lines,
+    smooth_planes,
+)
 from secateur.bounds.pairs import Pair
+from secateur.bounds.table import OPEN, Table, below
 from secateur.bounds.tighten import bounded
 from secateur.bounds.windows import Everywhere
 from secateur.graph.capture import capture
@@ -412,6 +424,32 @@ def test_what_depends_on_no_input_can_be_asked_for() -> None:
     ).item() == pytest.approx(9.0)
 
 
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_the_end_that_settles_a_sign_is_enough(sign: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """±[relu(x + 2) − relu(x + 1.5)] = ±0.5 for |x| ≤ 1, where intervals say −1.5 to 2.5 (or −2.5 to 1.5)."""
+    net = nn.Sequential(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 1, bias=False), nn.ReLU(), nn.Linear(1, 1))
+    with torch.no_grad():
+        net[0].weight.fill_(1.0)
+        net[0].bias.copy_(torch.tensor([2.0, 1.5]))
+        net[2].weight.copy_(sign * torch.tensor([[1.0, -1.0]]))
+    graph = capture(net.eval(), torch.zeros(2, 1))
+    asked: list[float] = []
+    inner = tighten.lower
+
+    def spy(engine: Backward, seeds: Mapping[Any, Any], where: Any) -> Tensor:
+        asked.extend(seed.item() for pair in seeds.values() for seed in pair if seed is not None)
+        return inner(engine, seeds, where)
+
+    monkeypatch.setattr(tighten, "lower", spy)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    engine = bounded(Networks.of(graph, graph.tensors, graph.tensors, LIKE), [Interval(-one, one)])
+    assert asked == [sign]
+    relu = [node for node in graph.nodes if kind(node) == "relu"][1]
+    found = engine.bounds[relu.all_input_nodes[0]]
+    assert found.lower.item() == pytest.approx(0.5 if sign > 0 else -2.5)
+    assert found.upper.item() == pytest.approx(2.5 if sign > 0 else -0.5)
+
+
 # --- lines --------------------------------------------------------------------------------------------------
 
 OPTIONS = {
@@ -469,22 +507,60 @@ def test_smooth_lines_keep_the_function_between_them(op: str) -> None:
         at = grid(x)
         assert between(lines, at, function(at))
         narrow = x.upper - x.lower < 1e-2
-        gap = (lines.high_offset - lines.low_offset)[narrow]
-        assert (gap <= 2 * fall + 1.0).all()
+        middle = (x.lower + x.upper) / 2
+        gap = (lines.high_slope - lines.low_slope) * middle + lines.high_offset - lines.low_offset
+        assert (gap[narrow] <= 2 * fall + 1.0).all()
+
+
+def planes_of(op: str, named: dict[str, Any], x: Interval, y: Interval, d: Interval) -> Planes:
+    if op == "relu":
+        return relu_planes(x, y, d)
+    fall = math.log1p(math.exp(-named["threshold"])) / named["beta"] if op == "softplus" else 0.0
+    return smooth_planes(partial(slope_range, op, named), x, y, d, fall)
+
+
+def between_planes(planes: Planes, x: Tensor, d: Tensor, wanted: Tensor) -> Tensor:
+    low, high = (
+        (tilt * x, slope * d, offset)
+        for tilt, slope, offset in (
+            (planes.low_tilt, planes.low_slope, planes.low_offset),
+            (planes.high_tilt, planes.high_slope, planes.high_offset),
+        )
+    )
+    slack = 1e-13 * (1 + wanted.abs() + sum(part.abs() for part in (*low, *high)))
+    return (sum(low) <= wanted + slack) & (wanted <= sum(high) + slack)
 
 
 @pytest.mark.parametrize("op", ["relu", *sorted(SLOPES)])
-def test_change_lines_keep_the_change_between_them(op: str) -> None:
+def test_planes_keep_the_change_between_them(op: str) -> None:
+    """Where all that is known of the change follows from both intervals, and where more is known."""
     function, named = (torch.relu, {}) if op == "relu" else function_of(op)
+    generator = torch.Generator().manual_seed(1)
     x = intervals(op in POSITIVE)
-    y = Interval(x.lower[torch.randperm(len(x.lower), generator=torch.Generator().manual_seed(1))], x.upper)
+    y = Interval(x.lower[torch.randperm(len(x.lower), generator=generator)], x.upper)
     y = Interval(torch.minimum(y.lower, y.upper), y.upper)
     d = Interval(y.lower - x.upper, y.upper - x.lower)
-    fall = math.log1p(math.exp(-named["threshold"])) / named["beta"] if op == "softplus" else 0.0
-    lines = change_lines(slope_range(op, named, x, y), d, fall)
+    share = torch.rand((2, len(x.lower)), generator=generator, dtype=torch.float64).sort(0).values
+    near = Interval(*(d.lower + part * (d.upper - d.lower) for part in share))
+    wide, narrow = planes_of(op, named, x, y, d), planes_of(op, named, x, y, near)
+    inside = 0
     for a in grid(x, 21):
         at = grid(y, 41)
-        assert between(lines, at - a, function(at) - function(a))
+        change, delta = function(at) - function(a), at - a
+        assert between_planes(wide, a, delta, change).all()
+        known = (delta >= near.lower) & (delta <= near.upper)
+        assert (between_planes(narrow, a, delta, change) | ~known).all()
+        inside += int(known.sum())
+    assert inside > 100_000
+
+
+def test_a_change_of_one_sign_is_followed_by_the_tilt() -> None:
+    """Of x² on [0, 2], moved by 1: 2x + 1 with slopes from 0 to 6, and by a plane that is tilted."""
+    one = torch.ones(1, dtype=torch.float64)
+    x, y, d = Interval(0 * one, 2 * one), Interval(one, 3 * one), Interval(one, one)
+    planes = planes_of("pow", {"exponent": 2}, x, y, d)
+    assert planes.low_tilt.item() > 0 and planes.high_tilt.item() > 0
+    assert (planes.low_gap + planes.high_gap).item() < 2.0  # by the range of slopes alone: 6
 
 
 def test_relu_lines_keep_relu_between_them() -> None:
@@ -492,6 +568,25 @@ def test_relu_lines_keep_relu_between_them() -> None:
     lines, at = relu_lines(x), grid(x)
     assert between(lines, at, torch.relu(at))
     assert ((lines.low_slope == 0) | (lines.low_slope == 1)).all()
+
+
+def test_a_table_holds_lines_of_open_neurons_alone() -> None:
+    """On, off, open, off but for what rounding added, and open in g alone."""
+    x = Interval(
+        torch.tensor([0.0, -2.0, -1.0, -1e-300, 1.0], dtype=torch.float64),
+        torch.tensor([1.0, -1.0, 3.0, 1e-300, 2.0], dtype=torch.float64),
+    )
+    y = Interval(x.lower - torch.tensor([0.0, 0.0, 0.0, 0.0, 3.0]), x.upper)
+    f, g = relu_lines(x), relu_lines(y)
+    size = x.upper.abs() + x.lower.abs() + y.lower.abs()
+    table = Table.of(f, g, None, size)
+    assert table.first.tolist() == [1.0, 0.0, OPEN, 0.0, OPEN + 1] and table.planes is None
+    assert table.second.tolist() == table.first.tolist() and table.lines[0].shape == (3, 4)
+    number = torch.tensor([0, 1, 0, 1])
+    slope, offset, gap = below(table.lines[1], number, torch.tensor([1.0, 1.0, -1.0, -1.0]))
+    assert slope.tolist() == [1.0, 0.0, 0.75, 0.5]  # of −1 to 3 and of −2 to 2
+    assert offset.tolist() == pytest.approx([0.0, 0.0, 0.75, 1.0]) and gap[2] == 0.375
+    assert below(table.lines[0], number[1:2], torch.tensor([-1.0]))[0].tolist() == [1.0]
 
 
 def test_the_slope_of_relu() -> None:

@@ -14,7 +14,7 @@ from secateur.bounds.engine import Backward
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.bounds.pairs import Pair
-from secateur.bounds.windows import Window, joined, move_apart, whole
+from secateur.bounds.windows import Window, added, joined, move_apart, whole
 from secateur.graph.capture import capture
 from secateur.types import Interval
 from walks import LIKE
@@ -157,12 +157,30 @@ def test_windows_by_hand() -> None:
     a = Window(box, torch.tensor([0, 2]), torch.tensor([1, 3]), 2, 2)
     b = Window(box, torch.tensor([1, 3]), torch.tensor([0, 2]), 1, 1)
     assert not move_apart(a, b)
-    union, pad_a, pad_b = joined(a, b)
+    union = joined([a, b])
     assert (union.top.tolist(), union.left.tolist(), union.height, union.width) == ([0, 2], [0, 2], 2, 3)
-    assert (pad_a, pad_b) == ((1, 0, 0, 0), (0, 2, 1, 0))
+    one, two = torch.arange(1.0, 9).reshape(2, 1, 1, 2, 2), torch.tensor([10.0, 20]).reshape(2, 1, 1, 1, 1)
+    total = added([(one, a), (two, b)], union)
+    assert total is not None and total[0, 0, 0].tolist() == [[0, 1, 2], [10, 3, 4]]
+    assert total[1, 0, 0].tolist() == [[0, 5, 6], [20, 7, 8]] and added([], union) is None
     assert move_apart(a, Window(box, torch.tensor([1, 1]), torch.tensor([0, 2]), 1, 1))
     corner = Window(
         box[:1], torch.tensor([-1]), torch.tensor([1]), 2, 2
     )  # its first row lies above the image
     spread = whole(torch.arange(1.0, 5.0).reshape(1, 1, 1, 2, 2), corner, (1, 1, 3, 3))
     assert spread[0, 0, 0].tolist() == [[0, 3, 4], [0, 0, 0], [0, 0, 0]]
+
+
+def test_windows_with_gaps_by_hand() -> None:
+    """Every second row and third column, from (1, 0): places (1, 0), (1, 3), (3, 0) and (3, 3)."""
+    start = torch.tensor([0])
+    apart = Window(start, start + 1, start, 2, 2, (2, 3))
+    assert apart.extent == (3, 4)
+    union = joined([apart, Window(start, start, start, 1, 1)])
+    assert (union.top.tolist(), union.left.tolist(), union.height, union.width) == ([0], [0], 4, 4)
+    assert union.steps == (1, 1)
+    spread = added([(torch.arange(1.0, 5).reshape(1, 1, 1, 2, 2), apart)], union)
+    assert spread is not None
+    assert spread[0, 0, 0].tolist() == [[0, 0, 0, 0], [1, 0, 0, 2], [0, 0, 0, 0], [3, 0, 0, 4]]
+    assert not apart.leaves((1, 1, 4, 4)) and apart.leaves((1, 1, 4, 3)) and apart.leaves((1, 1, 3, 4))
+    assert apart.inside((1, 1, 3, 4))[0, 0, 0].tolist() == [[True, True], [False, False]]

@@ -20,19 +20,20 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.bounds.arithmetic import as_interval, by_row, magnitude
+from secateur.bounds.arithmetic import as_interval, magnitude
 from secateur.bounds.coefficients import (
     Arrival,
     Coefficients,
     Pending,
     Results,
-    arrive,
+    collected,
     dot,
     dot_below,
-    dot_size,
     inside_image,
     merged,
     on_image,
+    over_rows,
+    size_of,
 )
 from secateur.bounds.engine import Backward, varies
 from secateur.bounds.linear import is_linear, through_linear
@@ -42,6 +43,7 @@ from secateur.bounds.relaxed import is_relaxed, through_function
 from secateur.bounds.rounding import FUNCTIONS, gamma
 from secateur.bounds.tangents import through_tangent
 from secateur.bounds.windows import Where, Window
+from secateur.graph.node import kind
 from secateur.types import Interval
 
 Passed = tuple[list[Tensor], list[Arrival]]  # constants (rows,) to add up, and coefficients of other nodes
@@ -49,17 +51,18 @@ Passed = tuple[list[Tensor], list[Arrival]]  # constants (rows,) to add up, and 
 
 def lower(engine: Backward, seeds: Mapping[fx.Node, Coefficients], where: Where) -> Tensor:
     """Lower bounds, (rows,), of Σ a·x + b·x′ over the seeds, in the box of each row."""
-    pending: Pending = {node: ({0: pair}, where) for node, pair in seeds.items()}
+    pending: Pending = {node: [Arrival(node, 0, pair, where)] for node, pair in seeds.items()}
     parts = [engine.nothing(len(where.box))]
     for node in reversed(engine.networks.graph.nodes):
         if node not in pending:
             continue
-        results, seen = pending.pop(node)
         several = isinstance(engine.samples[0][node], (list, tuple))
+        shape = () if several else engine.shape(node)
+        results, seen = collected(pending.pop(node), shape, kind(node) == "slice")
         constants, arrivals = (_several if several else _one)(engine, node, results, seen)
         parts += constants
         for arrival in arrivals:
-            arrive(pending, arrival, engine.shape(arrival.node) if isinstance(seen, Window) else ())
+            pending.setdefault(arrival.node, []).append(arrival)
     found = torch.stack(parts)
     total = found.sum(0) - gamma(len(parts)) * found.abs().sum(0)
     return total.nan_to_num(nan=-torch.inf, posinf=-torch.inf, neginf=-torch.inf)
@@ -80,11 +83,12 @@ def _one(engine: Backward, node: fx.Node, results: Results, seen: Where) -> Pass
         return [_constant(value, found)], []
     if isinstance(seen, Window):
         found, seen = _in_image(engine, node, found, seen)
-    met = len(node.users) > 1 or (found[0] is not None and found[1] is not None)
+    met = len(node.users) > 1
     if not isinstance(value, Pair):
+        met = met or (found[0] is not None and found[1] is not None)
         found = merged(found)
     # what the sums of coefficients may have erred by
-    parts = [-dot_size(found, value, seen) * FUNCTIONS] if met else []
+    parts = [-FUNCTIONS * size_of(*found) * seen.of_box(engine.largest(node))] if met else []
     if node in engine.tangents:
         constants, arrivals, rest = through_tangent(engine.tangents[node], found, seen)
         return [*parts, *constants, _least(value, rest, seen)], arrivals
@@ -144,7 +148,7 @@ def _least_of_both(value: Any, a: Tensor, b: Tensor, seen: Where) -> Tensor:
     second = _least_of(a + b, y, seen) + _least_of(-a, d, seen)
     low = torch.maximum(torch.maximum(apart, first), second)
     size = dot(a.abs() + b.abs(), seen.at(magnitude(x) + magnitude(y)))
-    return by_row(low).sum(1) - gamma(low.shape[1:].numel()) * size * 4
+    return over_rows(low) - gamma(low.shape[1:].numel()) * size * 4
 
 
 def _least_of(c: Tensor, x: Interval, seen: Where) -> Tensor:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.arithmetic import by_row, magnitude
-from secateur.bounds.pairs import after, before
+from secateur.bounds.arithmetic import by_row
 from secateur.bounds.rounding import gamma
-from secateur.bounds.windows import Where, Window, fitted, joined, move_apart, of_image, whole
+from secateur.bounds.windows import Where, Window, added, fitted, joined, move_apart, of_image, whole
 
 Coefficients = tuple[Tensor | None, Tensor | None]  # of x and of x′, (rows, *shape of one sample); None: zero
 Results = dict[int, Coefficients]  # by the number of a node's result; 0 where it has only one
@@ -28,23 +26,38 @@ class Arrival:
     where: Where
 
 
-Pending = dict[fx.Node, tuple[Results, Where]]  # what has arrived at each node so far
+Pending = dict[fx.Node, list[Arrival]]  # what has arrived at each node so far
 
 
-def arrive(pending: Pending, new: Arrival, shape: Sequence[int]) -> None:
-    """Add coefficients to those that wait at their node, whose value has `shape` for one sample."""
-    if new.node not in pending:
-        pending[new.node] = ({new.result: new.coefficients}, new.where)
-        return
-    results, where = pending[new.node]
-    old, seen, added = results.get(new.result, (None, None)), new.where, new.coefficients
-    if isinstance(seen, Window) and isinstance(where, Window):
-        if move_apart(where, seen):
-            (old, where), (added, seen) = on_image(old, where, shape), on_image(added, seen, shape)
-        where, pad_old, pad_new = joined(where, seen)
-        old, added = _padded(old, pad_old), _padded(added, pad_new)
-    results[new.result] = (total(old[0], added[0]), total(old[1], added[1]))
-    pending[new.node] = (results, where)
+def collected(arrivals: Sequence[Arrival], shape: Sequence[int], spread: bool) -> tuple[Results, Where]:
+    """The sum of what has arrived at a node whose value has `shape` for one sample.
+
+    `spread`: whether the op takes the places of a window that are apart as they are.
+    """
+    first = arrivals[0].where
+    if isinstance(first, Window):
+        windows = [(a.coefficients, a.where) for a in arrivals if isinstance(a.where, Window)]
+        pair, window = windows[0] if spread and len(windows) == 1 else _joined(windows, shape)
+        return {0: pair}, window
+    results: Results = {}
+    for arrival in arrivals:
+        old, new = results.get(arrival.result, (None, None)), arrival.coefficients
+        results[arrival.result] = (total(old[0], new[0]), total(old[1], new[1]))
+    return results, first
+
+
+def _joined(
+    windows: Sequence[tuple[Coefficients, Window]], shape: Sequence[int]
+) -> tuple[Coefficients, Window]:
+    """The sum of windows as one without gaps."""
+    if any(move_apart(windows[0][1], window) for _, window in windows):
+        windows = [on_image(*_joined([part], shape), shape) for part in windows]
+    union = joined([window for _, window in windows])
+    sides = [
+        added([(c, window) for pair, window in windows if (c := pair[side]) is not None], union)
+        for side in (0, 1)
+    ]
+    return (sides[0], sides[1]), union
 
 
 def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
@@ -57,11 +70,6 @@ def total(a: Tensor | None, b: Tensor | None) -> Tensor | None:
 def merged(pair: Coefficients) -> Coefficients:
     """The coefficients where x and x′ are the same."""
     return total(*pair), None
-
-
-def _padded(pair: Coefficients, pad: tuple[int, ...]) -> Coefficients:
-    a, b = (c if c is None or not any(pad) else torch.nn.functional.pad(c, pad) for c in pair)
-    return a, b
 
 
 def on_image(pair: Coefficients, seen: Window, shape: Sequence[int]) -> tuple[Coefficients, Window]:
@@ -79,21 +87,26 @@ def inside_image(pair: Coefficients, seen: Window, shape: Sequence[int]) -> Coef
 # --- products with values -----------------------------------------------------------------------------------
 
 
+def over_rows(c: Tensor) -> Tensor:
+    """The sum of each row, in whatever order its numbers lie in memory."""
+    return c.sum(tuple(range(1, c.ndim))) if c.ndim > 1 else c
+
+
 def dot(c: Tensor, value: Tensor) -> Tensor:
     """The product of each row of coefficients with `value`, shape (rows,)."""
-    return by_row(c * value).sum(1)
+    return over_rows(c * value)
+
+
+def size_of(*coefficients: Tensor | None) -> Tensor | float:
+    """Σ |c| of each row: times the largest value, what its products with all values come to at most."""
+    sizes = [
+        torch.linalg.vector_norm(c, 1, tuple(range(1, c.ndim))) if c.ndim > 1 else c.abs()
+        for c in coefficients
+        if c is not None
+    ]
+    return sum(sizes[1:], sizes[0]) if sizes else 0.0
 
 
 def dot_below(c: Tensor, value: Tensor) -> Tensor:
     """The same rounded down, for one `value` of all rows."""
-    flat, value = by_row(c), value.flatten()
-    return flat @ value - gamma(len(value)) * (flat.abs() @ value.abs())
-
-
-def dot_size(found: Coefficients, value: Any, seen: Where) -> Any:
-    """At most |a|·|x| + |b|·|x′|, shape (rows,)."""
-    size: Any = 0.0
-    for c, x in zip(found, (before(value), after(value)), strict=True):
-        if c is not None:
-            size = size + dot(c.abs(), seen.at(magnitude(x)))
-    return size
+    return by_row(c) @ value.flatten() - gamma(value.numel()) * value.abs().max() * size_of(c)

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from secateur.bounds.arithmetic import as_interval, by_row, magnitude
 from secateur.bounds.joint import Bounds, Networks
-from secateur.bounds.lines import Lines
-from secateur.bounds.pairs import Pair
+from secateur.bounds.pairs import Pair, after, before
+from secateur.bounds.table import Table
 from secateur.bounds.tangents import Tangent
 from secateur.graph.interpret import call_op, walk
 from secateur.types import Interval
@@ -29,7 +30,8 @@ class Backward:
     bounds: Bounds = field(default_factory=dict)
     transposes: dict[tuple[fx.Node, int], Transpose] = field(default_factory=dict)
     sizes: dict[fx.Node, tuple[list[Tensor], int]] = field(default_factory=dict)
-    lines: dict[fx.Node, tuple[Lines, Lines, Lines | None]] = field(default_factory=dict)
+    tables: dict[fx.Node, Table] = field(default_factory=dict)
+    magnitudes: dict[fx.Node, Tensor] = field(default_factory=dict)
     tangents: dict[fx.Node, tuple[Tangent, Tangent]] = field(default_factory=dict)
     widest: int = 0  # the largest window of a row so far
 
@@ -42,6 +44,15 @@ class Backward:
         """The shape of a node's value for one sample."""
         shape: torch.Size = self.samples[0][node].shape
         return shape
+
+    def largest(self, node: fx.Node) -> Tensor:
+        """The largest size of a number of the node's value in each box, in f or g, shape (boxes,)."""
+        if node not in self.magnitudes:
+            leaves = [x for x in pytree.tree_leaves(self.bounds[node]) if isinstance(x, (Pair, Interval))]
+            sides = [as_interval(side(x)) for x in leaves for side in (before, after)]
+            most = [by_row(magnitude(x)).amax(1) for x in sides]
+            self.magnitudes[node] = torch.stack(torch.broadcast_tensors(*most)).amax(0)
+        return self.magnitudes[node]
 
     def nothing(self, rows: int) -> Tensor:
         """A zero for each row."""

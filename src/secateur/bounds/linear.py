@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
-from secateur.bounds.arithmetic import as_interval
-from secateur.bounds.coefficients import Arrival, Coefficients, Results, dot, dot_below
+from secateur.bounds.arithmetic import as_interval, by_row
+from secateur.bounds.coefficients import Arrival, Coefficients, Results, dot_below, size_of
 from secateur.bounds.engine import Backward, Transpose, varies
 from secateur.bounds.joint import Bounds, over_boxes, quiet_fallback
 from secateur.bounds.op import Op
 from secateur.bounds.pairs import after, before
 from secateur.bounds.rounding import absolute, gamma, terms
-from secateur.bounds.windows import VARIES, Where, Window, passed
+from secateur.bounds.window_rules import VARIES, passed
+from secateur.bounds.windows import Where, Window
 from secateur.graph.interpret import call_op
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import AFFINE, FILLING, MOVEMENT, ONE_TO_ONE, WEIGHTED_SUMS, of
@@ -109,7 +110,7 @@ def through_linear(
             continue
         if sizes:
             for i, c in given.items():
-                total = total - gamma(max(count, c.shape[1:].numel())) * dot(c.abs(), seen.at(sizes[i]))
+                total = total - gamma(max(count, c.shape[1:].numel())) * size_of(c) * seen.of_box(sizes[i])
         if isinstance(seen, Window):
             value_of = partial(_constant_or_varies, engine, side)
             gradients, windows, constant = passed(node, value_of, given[0], seen)
@@ -138,8 +139,8 @@ def _transposed(
 ) -> tuple[list[Tensor], Any]:
     """Rows of coefficients of the results → of the arguments, by autograd, and what is constant."""
     constants, back = _transpose(engine, node, side)
-    cotangents = [given.get(i, x.new_zeros((rows, *x.shape))) for i, x in enumerate(constants)]
-    constant = sum(dot_below(c, constants[i]) for i, c in given.items())
+    cotangents = [given[i] if i in given else x.new_zeros((rows, *x.shape)) for i, x in enumerate(constants)]
+    constant = sum(dot_below(c, constants[i]) for i, c in given.items() if bool(constants[i].any()))
     with quiet_fallback():
         return list(torch.vmap(back)(*cotangents)), constant
 
@@ -169,7 +170,7 @@ def _transpose(engine: Backward, node: fx.Node, side: int) -> Transpose:
 
 
 def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
-    """For each result and box, the sum of the sizes of all terms, in f or g; and how many terms there are."""
+    """For each result and box, the largest sum of sizes of terms, in f or g; and how many terms there are."""
     if node not in engine.sizes:
         count = 0
 
@@ -188,5 +189,5 @@ def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
 
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), engine.bounds.__getitem__)
         sizes = over_boxes(of_box, node, engine.networks.like, (args, kwargs, engine.bounds[node]))
-        engine.sizes[node] = ([x.upper for x in sizes], count)
+        engine.sizes[node] = ([by_row(x.upper).amax(1) for x in sizes], count)
     return engine.sizes[node]

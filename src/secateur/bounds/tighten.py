@@ -22,8 +22,9 @@ from secateur.bounds.rounding import FUNCTIONS, widened
 from secateur.bounds.site import Site
 from secateur.bounds.tangent_rules import RULES as TANGENTS
 from secateur.bounds.tangent_rules import has_tangent, may_be_product
-from secateur.bounds.windows import ELEMENTWISE, Everywhere, Where, Window
-from secateur.bounds.windows import RULES as WINDOWED
+from secateur.bounds.window_rules import ELEMENTWISE
+from secateur.bounds.window_rules import RULES as WINDOWED
+from secateur.bounds.windows import Everywhere, Where, Window
 from secateur.graph.node import kind
 from secateur.types import Interval
 
@@ -33,7 +34,7 @@ _NEGLIGIBLE = 1e-6
 # Rows for one node of one box, times the values that they pass; beyond, rows through tangents take minutes.
 MOST_WORK = 2**30
 Rows = Callable[[Tensor, Tensor], Tensor]  # unit rows and their boxes → rows
-Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (box, element) pairs → rows
+Seeds = Callable[[Tensor, torch.Size, torch.dtype], tuple[Tensor, Where]]  # (end, box, element) → rows
 
 
 def bounded(networks: Networks, boxes: Sequence[Interval], linear: bool = True) -> Backward:
@@ -80,14 +81,22 @@ def _refined(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
     if not (readers or comparison):
         return _factor(engine, paths, node, value)
     unsure = _crosses if all(kind(reader) == "relu" for reader in readers) else _anywhere
+
+    def tightened(x: Interval, f: float, g: float) -> Interval:
+        up = x.lower + x.upper >= 0
+        # the end that may settle the sign comes first; the other is of no use where it does
+        for ends in ((up, ~up), (~up, up)):
+            x = _tightened(engine, paths, node, x, torch.stack(ends) & unsure(x), f, g)
+        return x
+
     if not isinstance(value, Pair):
-        return _tightened(engine, paths, node, value, unsure(value), 1.0, 0.0)
+        return tightened(value, 1.0, 0.0)
     first, second, change = map(as_interval, (value.before, value.after, value.change))
-    first = _tightened(engine, paths, node, first, unsure(first), 1.0, 0.0)
-    second = intersect(second, widened_sum(first, change))
-    second = _tightened(engine, paths, node, second, unsure(second), 0.0, 1.0)
+    first = tightened(first, 1.0, 0.0)
+    second = tightened(intersect(second, widened_sum(first, change)), 0.0, 1.0)
     change = intersect(change, widened_difference(second, first))
-    change = _tightened(engine, paths, node, change, unsure(first) | unsure(second), -1.0, 1.0)
+    either = torch.stack(2 * (unsure(first) | unsure(second),))
+    change = _tightened(engine, paths, node, change, either, -1.0, 1.0)
     return Pair(first, second, change)
 
 
@@ -118,9 +127,9 @@ def _rows_at(engine: Backward, side: int, node: fx.Node, rows: Rows, where: Tens
         unit, seen = _units(part, shape, dtype)
         return rows(unit, seen.box), seen
 
-    places = by_row(where).nonzero()
     if _too_many(engine, int(where[0].sum())):
         return nothing
+    places = torch.stack(2 * (by_row(where),)).nonzero()
     sides = (0.0, 1.0) if side else (1.0, 0.0)
     return _by_rows(engine, node, nothing, places, sides, seeds, rows_at_a_time(engine))
 
@@ -130,11 +139,12 @@ def _factor(engine: Backward, paths: _Paths, node: fx.Node, value: Any) -> Any:
     if node in engine.tangents or not any(may_be_product(engine, user) for user in node.users):
         return value
     first = as_interval(before(value))
-    first = _tightened(engine, paths, node, first, _anywhere(first), 1.0, 0.0)
+    everywhere = torch.stack(2 * (_anywhere(first),))
+    first = _tightened(engine, paths, node, first, everywhere, 1.0, 0.0)
     if not isinstance(value, Pair):
         return first
     second = as_interval(value.after)
-    second = _tightened(engine, paths, node, second, _anywhere(second), 0.0, 1.0)
+    second = _tightened(engine, paths, node, second, everywhere, 0.0, 1.0)
     change = intersect(as_interval(value.change), widened_difference(second, first))
     return Pair(first, second, change)
 
@@ -162,9 +172,9 @@ def _anywhere(x: Interval) -> Tensor:
 def _tightened(
     engine: Backward, paths: _Paths, node: fx.Node, x: Interval, where: Tensor, f: float, g: float
 ) -> Interval:
-    """`x`, bounds on f · x + g · x′ at a node, with linear bounds `where` they are wanted."""
-    places = by_row(where).nonzero()  # shape: (rows, 2), box and element
-    if not len(places) or _too_many(engine, by_row(where).shape[1]):
+    """`x`, bounds on f · x + g · x′ at a node, with linear bounds on the lower and upper ends in `where`."""
+    places = where.reshape(*where.shape[:2], -1).nonzero()  # shape: (rows, 3): end, box and element
+    if not len(places) or _too_many(engine, where[0, 0].numel()):
         return x
     if _fits_windows(engine, paths, node):
         try:
@@ -197,32 +207,34 @@ def _by_rows(
     at_once: int,
 ) -> Interval:
     """`x` with linear bounds at `places`, for which `seeds` makes the rows, `at_once` of them together."""
-    low, high, shape = by_row(x.lower).clone(), by_row(x.upper).clone(), x.lower.shape[1:]
+    shape = x.lower.shape[1:]
+    ends = torch.stack([by_row(x.lower), -by_row(x.upper)])  # lower bounds of x and of −x
     f, g = sides
-    for part in places.split(max(1, at_once // 2)):
-        unit, seen = seeds(part, shape, low.dtype)
+    for part in places.split(at_once):
+        unit, seen = seeds(part, shape, ends.dtype)
         seed: Coefficients = (f * unit if f else None, g * unit if g else None)
-        bound = lower(engine, {node: seed}, seen)
-        box, element = part[:, 0], part[:, 1]
-        low[box, element] = torch.maximum(low[box, element], bound[: len(part)])
-        high[box, element] = torch.minimum(high[box, element], -bound[len(part) :])
-    return intersect(Interval(low.reshape(x.lower.shape), high.reshape(x.upper.shape)), x)
+        end, box, element = part.T
+        ends[end, box, element] = torch.maximum(ends[end, box, element], lower(engine, {node: seed}, seen))
+    low, high = (side.reshape(x.lower.shape) for side in (ends[0], -ends[1]))
+    return intersect(Interval(low, high), x)
 
 
 def _units(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Where]:
-    """A row for each (box, element), then one of the other sign."""
+    """A row for each (end, box, element): 1 at the element for the lower end, −1 for the upper one."""
+    end, box, element = part.T
     unit = torch.zeros((len(part), shape.numel()), dtype=dtype, device=part.device)
-    unit[torch.arange(len(part)), part[:, 1]] = 1.0
-    return torch.cat([unit, -unit]).reshape(-1, *shape), Everywhere(part[:, 0].repeat(2))
+    unit[torch.arange(len(part)), element] = 1.0 - 2.0 * end.to(dtype)
+    return unit.reshape(-1, *shape), Everywhere(box)
 
 
 def _windows(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> tuple[Tensor, Where]:
     """The same as windows of one place."""
+    end, box, element = part.T
     _, channels, height, width = shape
-    channel, place = part[:, 1] // (height * width), part[:, 1] % (height * width)
-    unit = torch.nn.functional.one_hot(channel, channels).to(dtype)[:, None, :, None, None]
-    top, left = (place // width).repeat(2), (place % width).repeat(2)
-    return torch.cat([unit, -unit]), Window(part[:, 0].repeat(2), top, left, 1, 1)
+    channel, place = element // (height * width), element % (height * width)
+    sign = 1.0 - 2.0 * end.to(dtype)
+    unit = torch.nn.functional.one_hot(channel, channels).to(dtype) * sign[:, None]
+    return unit[:, None, :, None, None], Window(box, place // width, place % width, 1, 1)
 
 
 def _fits_windows(engine: Backward, paths: _Paths, node: fx.Node) -> bool:

@@ -1,23 +1,17 @@
 """Rows of linear bounds that see a window of an image, as those of one place of a convolution do.
 
 Coefficients are held for the window alone, (rows, 1, channels, height, width), with its corner for each row.
-Places outside the image are zero padding, whose coefficients do not count. `RULES` takes windows through the
-ops of convolutional networks.
+Places outside the image are zero padding, whose coefficients do not count. `window_rules` takes windows
+through the ops of convolutional networks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, fx
-
-from secateur.bounds.layers import batch_norm_line
-from secateur.graph.node import bound_arguments, kind
-from secateur.graph.ops import of
+from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,16 +24,37 @@ class Everywhere:
         """What is known for each row's box: (boxes, …) → (rows, …)."""
         return value[self.box] if len(value) > 1 else value
 
+    def of_box(self, value: Tensor) -> Tensor:
+        """One number for each box: (boxes,) → (rows,)."""
+        return self.at(value)
+
+    def flat(self, c: Tensor) -> Tensor:
+        """The numbers of all rows, one row after the other, as they lie in memory."""
+        return c.reshape(-1)
+
+    def unflat(self, c: Tensor, shape: Sequence[int]) -> Tensor:
+        """The reverse, for rows of `shape`."""
+        return c.reshape(len(self.box), *shape)
+
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Rows that see a window of `height` × `width` of an image, its corner at (top, left), (rows,) each."""
+    """Rows that see `height` × `width` places of an image, the corner at (top, left), (rows,) each.
+
+    `steps`: how far apart the places are, down and across; only what a slice passes on has gaps.
+    """
 
     box: Tensor
     top: Tensor
     left: Tensor
     height: int
     width: int
+    steps: tuple[int, int] = (1, 1)
+
+    @property
+    def extent(self) -> tuple[int, int]:
+        """From the first row and column to the last, both included."""
+        return (self.height - 1) * self.steps[0] + 1, (self.width - 1) * self.steps[1] + 1
 
     def at(self, value: Tensor) -> Tensor:
         """(boxes, 1, channels, H, W) → (rows, 1, channels, height, width); beyond the edges, the edge."""
@@ -48,10 +63,28 @@ class Window:
         box = self.box if len(value) > 1 else torch.zeros_like(self.box)
         return image[box[:, None, None], y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2)[:, None]
 
+    def of_box(self, value: Tensor) -> Tensor:
+        """One number for each box: (boxes,) → (rows,)."""
+        return value[self.box] if len(value) > 1 else value
+
+    def flat(self, c: Tensor) -> Tensor:
+        """The numbers of all rows, one row after the other, channels last, as they lie in memory."""
+        return c.movedim(2, -1).reshape(-1)
+
+    def unflat(self, c: Tensor, shape: Sequence[int]) -> Tensor:
+        """The reverse, for rows of `shape`."""
+        return c.reshape(len(self.box), 1, *shape[2:], shape[1]).movedim(-1, 2)
+
+    def leaves(self, shape: Sequence[int]) -> bool:
+        """Whether a place of some window is outside of an image of `shape`."""
+        down, across = self.extent
+        bottom, right = shape[-2] - down, shape[-1] - across
+        return bool(((self.top < 0) | (self.left < 0) | (self.top > bottom) | (self.left > right)).any())
+
     def inside(self, shape: Sequence[int]) -> Tensor:
         """Which places of the window are in an image of `shape`, (rows, 1, 1, height, width)."""
-        y = self.top[:, None] + torch.arange(self.height, device=self.top.device)
-        x = self.left[:, None] + torch.arange(self.width, device=self.top.device)
+        y = self.top[:, None] + self.steps[0] * torch.arange(self.height, device=self.top.device)
+        x = self.left[:, None] + self.steps[1] * torch.arange(self.width, device=self.top.device)
         y_in, x_in = (y >= 0) & (y < shape[-2]), (x >= 0) & (x < shape[-1])
         return (y_in[:, :, None] & x_in[:, None, :])[:, None, None]
 
@@ -63,13 +96,13 @@ class Window:
 
 
 Where = Everywhere | Window
-# coefficients and windows of the arguments, and the constant
-Passed = tuple[list[Tensor | None], list[Window], Any]
 
 
 def fitted(coefficients: Tensor | None, where: Window, shape: Sequence[int]) -> Tensor | None:
     """The coefficients with zeros outside the image."""
-    return None if coefficients is None else torch.where(where.inside(shape), coefficients, 0.0)
+    if coefficients is None or not where.leaves(shape):
+        return coefficients
+    return torch.where(where.inside(shape), coefficients, 0.0)
 
 
 def whole(coefficients: Tensor, where: Window, shape: Sequence[int]) -> Tensor:
@@ -91,148 +124,27 @@ def move_apart(a: Window, b: Window) -> bool:
     )
 
 
-def joined(a: Window, b: Window) -> tuple[Window, tuple[int, ...], tuple[int, ...]]:
-    """The least window that holds both, and how each is padded to it: (left, right, top, bottom)."""
-    down, right = int(b.top[0] - a.top[0]), int(b.left[0] - a.left[0])
-    top, left = min(0, down), min(0, right)
-    bottom = max(a.height, down + b.height)
-    end = max(a.width, right + b.width)
-    both = replace(a, top=a.top + top, left=a.left + left, height=bottom - top, width=end - left)
-    pad_a = (-left, end - a.width, -top, bottom - a.height)
-    pad_b = (right - left, end - right - b.width, down - top, bottom - down - b.height)
-    return both, pad_a, pad_b
+def joined(windows: Sequence[Window]) -> Window:
+    """The least window without gaps that holds all; of those that move with the first."""
+    first = windows[0]
+    down = [int(w.top[0] - first.top[0]) for w in windows]
+    right = [int(w.left[0] - first.left[0]) for w in windows]
+    bottom = max(y + w.extent[0] for y, w in zip(down, windows, strict=True))
+    end = max(x + w.extent[1] for x, w in zip(right, windows, strict=True))
+    top, left = min(down), min(right)
+    return Window(first.box, first.top + top, first.left + left, bottom - top, end - left)
 
 
-# --- rules: coefficients of a result → of its arguments -----------------------------------------------------
-
-
-def _convolution(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    """The transposed convolution, tap by tap: each is one product of matrices."""
-    weight, groups = op["weight"], op["groups"]
-    (sy, sx), (py, px), (dy, dx) = (_two(op[name]) for name in ("stride", "padding", "dilation"))
-    rows, _, _, h, w = c.shape
-    out, per_group, ky, kx = weight.shape
-    wide = c[:, 0].permute(0, 2, 3, 1).reshape(rows * h * w, groups, out // groups)
-    height, width = (h - 1) * sy + (ky - 1) * dy + 1, (w - 1) * sx + (kx - 1) * dx + 1
-    total = c.new_zeros((rows, height, width, groups * per_group))
-    taps = weight.reshape(groups, out // groups, per_group, ky, kx)
-    for i in range(ky):
-        for j in range(kx):
-            part = (
-                torch.einsum("pgo,goi->pgi", wide, taps[..., i, j])
-                if groups > 1
-                else wide[:, 0] @ taps[0, ..., i, j]
-            )
-            y, x = i * dy, j * dx
-            total[:, y : y + (h - 1) * sy + 1 : sy, x : x + (w - 1) * sx + 1 : sx] += part.reshape(
-                rows, h, w, -1
-            )
-    constant = 0.0 if op["bias"] is None else c.sum((1, 3, 4)) @ op["bias"]
-    seen = replace(where, top=where.top * sy - py, left=where.left * sx - px, height=height, width=width)
-    return [total.permute(0, 3, 1, 2)[:, None]], [seen], constant
-
-
-def _batch_norm(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    factor, offset = batch_norm_line(
-        op["weight"], op["bias"], op["running_mean"], op["running_var"], op["eps"]
-    )
-    return [c * factor[:, None, None]], [where], c.sum((1, 3, 4)) @ offset
-
-
-def _sum(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    signs = {"add": (1.0, op["alpha"]), "sub": (1.0, -op["alpha"]), "rsub": (-op["alpha"], 1.0)}[op["kind"]]
-    found: list[Tensor | None] = []
-    constant: Any = 0.0
-    for sign, operand in zip(signs, (op["self"], op["other"]), strict=True):
-        if operand is VARIES:
-            found.append(c if sign == 1 else sign * c)
-        else:
-            constant = constant + sign * (c * _constant(operand)).flatten(1).sum(1)
-    return found, [where] * len(found), constant
-
-
-def _scaled(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    factor = op["other"] if op["self"] is VARIES else op["self"]
-    factor = _constant(factor)
-    return [c / factor if op["kind"] == "div" else c * factor], [where], 0.0
-
-
-def _constant(value: Any) -> Any:
-    """A number, or one for each channel; with another shape it is no constant of a window."""
-    if isinstance(value, Tensor) and value.numel() > 1 and (value.ndim < 3 or value.shape[-2:] != (1, 1)):
-        raise NotImplementedError("a constant with places")
-    return value
-
-
-def _slice(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    """Every `step`-th row or column from `start`: the others get no coefficient."""
-    dim, start, step = op["dim"] % 4, op["start"] or 0, op["step"]
-    if dim < 2 or start < 0:
-        raise NotImplementedError("a slice of channels")
-    size = c.shape[dim + 1]
-    shape = list(c.shape)
-    shape[dim + 1] = (size - 1) * step + 1
-    spread = c.new_zeros(shape)
-    spread[(slice(None),) * (dim + 1) + (slice(None, None, step),)] = c
-    if dim == 2:
-        return [spread], [replace(where, top=where.top * step + start, height=shape[3])], 0.0
-    return [spread], [replace(where, left=where.left * step + start, width=shape[4])], 0.0
-
-
-def _padded(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    left, _, top, _ = [*op["pad"], 0, 0][:4]
-    if len(op["pad"]) > 4 or op["value"] or op.get("mode", "constant") != "constant":
-        raise NotImplementedError("padding of channels, or not by zeros")
-    return [c], [replace(where, top=where.top - top, left=where.left - left)], 0.0
-
-
-def _unchanged(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    return [c], [where], 0.0
-
-
-def _average(op: dict[str, Any], c: Tensor, where: Window) -> Passed:
-    (ky, kx), (py, px) = _two(op["kernel_size"]), _two(op["padding"])
-    sy, sx = _two(op["stride"]) if op["stride"] else (ky, kx)
-    if op["ceil_mode"] or (py, px) != (0, 0):
-        raise NotImplementedError("average pooling with padding")
-    kernel = torch.full(
-        (c.shape[2], 1, ky, kx), 1 / (op["divisor_override"] or ky * kx), dtype=c.dtype, device=c.device
-    )
-    spread = F.conv_transpose2d(c[:, 0], kernel, stride=(sy, sx), groups=c.shape[2])
-    seen = replace(
-        where, top=where.top * sy, left=where.left * sx, height=spread.shape[2], width=spread.shape[3]
-    )
-    return [spread[:, None]], [seen], 0.0
-
-
-def _two(value: Any) -> tuple[int, int]:
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    return int(values[0]), int(values[-1])
-
-
-VARIES = object()  # in place of an argument that depends on the inputs
-
-RULES: dict[str, Callable[[dict[str, Any], Tensor, Window], Passed]] = {
-    "add": _sum,
-    "avg_pool2d": _average,
-    "batch_norm": _batch_norm,
-    "clone": _unchanged,
-    "constant_pad_nd": _padded,
-    "conv2d": _convolution,
-    "div": _scaled,
-    "dropout": _unchanged,
-    "feature_dropout": _unchanged,
-    "mul": _scaled,
-    "pad": _padded,
-    "rsub": _sum,
-    "slice": _slice,
-    "sub": _sum,
-}
-# Their operands may be broadcast: windows pass those that are not.
-ELEMENTWISE = RULES.keys() & set(of("arithmetic"))
-
-
-def passed(node: fx.Node, value_of: Callable[[fx.Node], Any], c: Tensor, where: Window) -> Passed:
-    """Through a linear op; `value_of` gives `VARIES` for what depends on the inputs, and constants."""
-    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), value_of)
-    return RULES[kind(node)](bound_arguments(node, args, kwargs) | {"kind": kind(node)}, c, where)
+def added(parts: Sequence[tuple[Tensor, Window]], union: Window) -> Tensor | None:
+    """The sum of coefficients of windows within `union`, which move with it."""
+    if not parts:
+        return None
+    c, window = parts[0]
+    if len(parts) == 1 and (window.height, window.width) == (union.height, union.width):
+        return c
+    total = c.new_zeros((len(c), union.height, union.width, c.shape[2])).permute(0, 3, 1, 2)[:, None]
+    for c, window in parts:
+        y, x = int(window.top[0] - union.top[0]), int(window.left[0] - union.left[0])
+        (down, across), (sy, sx) = window.extent, window.steps
+        total[..., y : y + down : sy, x : x + across : sx] += c
+    return total

@@ -19,7 +19,7 @@ from secateur.graph.node import kind
 from secateur.types import Interval
 
 _BENT = {"relu", "relu_", "leaky_relu", "leaky_relu_", "hardtanh", "hardtanh_", "relu6"}
-_PER_SECOND = 1e10  # multiplications of the formula in `certify` on one core, to an order of magnitude
+_PER_SECOND = 3e10  # multiplications of the formula in `certify` on one core, to an order of magnitude
 _LONG = 60.0  # seconds from which a warning is due
 
 
