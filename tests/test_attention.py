@@ -69,7 +69,7 @@ def test_pruned_attention_is_the_masked_original(name: str, attention: Any) -> N
         for slot in group.having("producer"):
             gone = slot.positions[~state.alive[group.name]].flatten()
             rows = rounded[slot.tensor].index_select(slot.axis, gone)
-            if not any(_reads(other, slot.tensor, slot.axis, gone) for other in coupling.prunable):
+            if not any(_zeroes(other, slot.tensor, slot.axis, gone) for other in coupling.prunable):
                 other = torch.randn(rows.shape, generator=noise, dtype=rows.dtype)
                 rounded[slot.tensor] = rounded[slot.tensor].index_copy(slot.axis, gone, other)
     wanted = run(graph, inputs, rounded, dtype=torch.float64)
@@ -80,8 +80,9 @@ def test_pruned_attention_is_the_masked_original(name: str, attention: Any) -> N
     assert macs_after(graph, coupling, state.alive) < macs_after(graph, coupling, {})
 
 
-def _reads(group: secateur.Group, tensor: str, axis: int, indices: Tensor) -> bool:
-    slots = [slot for slot in group.having("consumer") if (slot.tensor, slot.axis) == (tensor, axis)]
+def _zeroes(group: secateur.Group, tensor: str, axis: int, indices: Tensor) -> bool:
+    slots = group.slots if group.normed else group.having("consumer")
+    slots = [slot for slot in slots if (slot.tensor, slot.axis) == (tensor, axis)]
     return any(bool(torch.isin(indices, slot.positions).any()) for slot in slots)
 
 
@@ -284,5 +285,5 @@ def test_widths_leave_onnx_files(name: str, tmp_path: Any) -> None:
 
 def test_what_attention_may_be() -> None:
     model, graph, _ = formed("separate")
-    with pytest.raises(secateur.InputError, match="attention='tokens': give heads, widths or both"):
+    with pytest.raises(secateur.InputError, match="attention='tokens': give auto, heads, widths or both"):
         secateur.prune(model, graph.example, attention="tokens")

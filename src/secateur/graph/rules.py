@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph import ops
+from secateur.graph.head_norms import widths_normed
 from secateur.graph.interpret import call_op
 from secateur.graph.labels import FIXED, Labels, compacted, fixed, varying_axes
 from secateur.graph.layer_rules import (
@@ -167,6 +168,9 @@ def reduced(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Reductions over some axes: units may not differ along them."""
     value = a["self"]
     axes = _axes(a.get("dim"), value.data.ndim)
+    by_head = kind(node) == "mean" and axes == [value.data.ndim - 1] and not value.tensor
+    if by_head and widths_normed(labels, node, value.labels):
+        return fixed(out.shape)
     steady = labels.uniform(element_labels(labels, value), axes, f"reduced over its units by {node.name}")
     for axis in axes:
         steady = steady.narrow(axis, 0, 1)

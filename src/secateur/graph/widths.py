@@ -89,6 +89,7 @@ def width_groups(
     joined = torch.isin(torch.arange(labels.count), classes[columns[columns != FIXED]])
     readers = torch.isin(torch.arange(labels.count), apart[seconds])
     stacked = torch.isin(torch.arange(labels.count), classes[torch.cat([nothing, *labels.stacked])])
+    normed = torch.isin(torch.arange(labels.count), classes[torch.cat([nothing, *labels.normed])])
     shrinking = {slot.tensor for group in others if not group.pinned for slot in group.slots}
     found, names = list[Width](), {group.name for group in others}
     for group in groups:
@@ -106,7 +107,8 @@ def width_groups(
         end = "" if not is_along else V if not sums else QKV if is_read else QK
         name = _unused(group.name.partition("#")[0], end, names)
         names.add(name)
-        found.append(Width(replace(group, name=name, slots=slots, pinned=""), own + first))
+        is_normed = bool(normed[own].any())
+        found.append(Width(replace(group, name=name, slots=slots, pinned="", normed=is_normed), own + first))
     return found
 
 
