@@ -101,13 +101,14 @@ def width_groups(
             continue
         if group.pinned and not (sums and group.pinned == UNREAD):
             continue
-        slots = group.slots
+        slots, is_normed = group.slots, bool(normed[own].any())
         if sums:
             slots = tuple(part for slot in slots for part in _by_side(labels, slot, readers[apart]))
+            if is_normed and all(slot.role == "consumer" for slot in slots):
+                continue  # queries and keys share a norm: neither reads the other
         end = "" if not is_along else V if not sums else QKV if is_read else QK
         name = _unused(group.name.partition("#")[0], end, names)
         names.add(name)
-        is_normed = bool(normed[own].any())
         found.append(Width(replace(group, name=name, slots=slots, pinned="", normed=is_normed), own + first))
     return found
 
