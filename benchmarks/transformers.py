@@ -56,9 +56,8 @@ RUNS = (
 )
 
 ATTENTION = tuple(
-    Run(f"{what}, {inputs}", {"attention": what}, real)
+    Run(f"{what}, {REAL} real samples", {"attention": what}, real=True)
     for what in ("heads", "widths", "both")
-    for inputs, real in (("no data", False), (f"{REAL} real samples", True))
 )
 
 
@@ -86,7 +85,7 @@ from the same sequences.
     ),
     "attention": Table(
         ATTENTION,
-        (0.2, 0.3, 0.5),
+        (0.3, 0.5),
         ("text_gpt", "text_llama", "text_bert", "fashion_vit"),
         """# What leaves from attention
 
