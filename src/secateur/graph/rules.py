@@ -36,7 +36,14 @@ _PLACES = {"index", "indices", "repeats", "tensor_indices_or_sections"}  # argum
 def same(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Element-wise functions of one tensor keep its labels."""
     values = list(values_in(list(a.values())))
-    return element_labels(labels, values[0]) if len(values) == 1 else joined(labels, node, a, out)
+    if len(values) != 1:
+        return joined(labels, node, a, out)
+    return values[0].labels if _is_table(labels, values[0]) else element_labels(labels, values[0])
+
+
+def _is_table(labels: Labels, value: Value) -> bool:
+    """Whether a value is a buffer of numbers of which each reader takes what it needs, such as cosines."""
+    return labels.widths and labels.tables and value.tensor in labels.buffers
 
 
 # --- elements that move -------------------------------------------------------------------------------------
@@ -48,8 +55,8 @@ def moved(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     def to_labels(leaf: Any) -> Any:
         if not isinstance(leaf, Value):
             return leaf
-        if labels.widths and labels.tables and leaf.tensor in labels.buffers:
-            return leaf.labels.contiguous()  # a table, of which each reader takes what it needs
+        if _is_table(labels, leaf):
+            return leaf.labels.contiguous()
         return element_labels(labels, leaf).contiguous()
 
     def to_places(leaf: Any) -> Any:

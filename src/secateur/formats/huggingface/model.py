@@ -30,6 +30,7 @@ from secateur.types import Group
 class FromFolder(Shrinks):
     """What `load_folder` gives and `save_folder` writes."""
 
+    own_form = False
     folder: Folder
 
     def check(self, inputs: Sequence[Tensor]) -> None:

@@ -92,10 +92,12 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
 
 
 def widths_left(folder: Folder, coupling: Coupling, alive: Mapping[str, Tensor]) -> Fraction | None:
-    """The share of the width of every head that is left; None where it is not one for all layers."""
-    groups = [group for group in coupling.groups if is_width(group) and _keys(folder, group)]
-    left = {Fraction(int(alive[group.name].sum()), group.units) for group in groups}
-    return left.pop() if len(left) == 1 else None if left else Fraction(1)
+    """The share of the width of every head that is left; None where no key can say it for all layers."""
+    groups = [group for group in coupling.prunable if is_width(group)]
+    left = {Fraction(int(alive[group.name].sum()), group.units) for group in groups} or {Fraction(1)}
+    if len(left) > 1 or (left != {Fraction(1)} and not all(_keys(folder, group) for group in groups)):
+        return None
+    return left.pop()
 
 
 def in_class(folder: Folder, state: Mapping[str, Tensor], widths: Fraction) -> dict[str, Tensor]:
