@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,12 @@ RUNS = (
 )
 
 ATTENTION = tuple(
-    Run(f"{what}, {REAL} real samples", {"attention": what}, real=True)
+    Run(f"{what}, {REAL} real samples", {"attention": what, "surrogate": "none"}, real=True)
     for what in ("heads", "widths", "both")
 )
+
+
+Measure = Callable[[Run, float], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -107,23 +111,27 @@ def main() -> None:
     path = options.output / f"{options.table}.json"
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["results"] if path.is_file() else {}
     names = options.networks or table.networks
-    for name in names:
-        is_text = transformers.NETWORKS[name].task != "classes"
-        measure = (of_text if is_text else of_pictures)(name, options.packages if is_text else options.shared)
-        for run in table.runs:
-            for share in table.shares:
-                key = f"{name}|{share:g}|{run.label}"
-                if key not in rows:
-                    rows[key] = {"network": name, "share": share, "run": run.label, **measure(run, share)}
-                    print(key, rows[key], file=sys.stderr, flush=True)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+    measures = {name: measure_of(name, options.packages, options.shared) for name in names}
+    for share in table.shares:
+        for name, run in product(names, table.runs):
+            key = f"{name}|{share:g}|{run.label}"
+            if key not in rows:
+                rows[key] = {"network": name, "share": share, "run": run.label, **measures[name](run, share)}
+                print(key, rows[key], file=sys.stderr, flush=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
     report = table.head + "".join(section(rows, name, table.shares) for name in names)
     path.with_suffix(".md").write_text(report)
     print(report)
 
 
-def of_text(name: str, packages: Path) -> Callable[[Run, float], dict[str, Any]]:
+def measure_of(name: str, packages: Path, shared: Path) -> Measure:
+    """A function that prunes a network and measures the result."""
+    is_text = transformers.NETWORKS[name].task != "classes"
+    return of_text(name, packages) if is_text else of_pictures(name, shared)
+
+
+def of_text(name: str, packages: Path) -> Measure:
     """A function that prunes a network of text and measures the result."""
     model = transformers.load(name)
     train, held_out = transformers.sequences(name, packages)
@@ -154,7 +162,7 @@ def of_text(name: str, packages: Path) -> Callable[[Run, float], dict[str, Any]]
     return measure
 
 
-def of_pictures(name: str, shared: Path) -> Callable[[Run, float], dict[str, Any]]:
+def of_pictures(name: str, shared: Path) -> Measure:
     """A function that prunes a network of pictures and measures its accuracy on all test images."""
     model = transformers.load(name)
     data = transformers.NETWORKS[name].data
@@ -169,7 +177,6 @@ def of_pictures(name: str, shared: Path) -> Callable[[Run, float], dict[str, Any
             remove=f"params={share:.0%}",
             calibration=own.images[:REAL] if run.real else None,
             samples=PICTURES,
-            **({"surrogate": "none"} if run.real else {}),
             **run.settings,
         )
         seconds = time.process_time() - began
