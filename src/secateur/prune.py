@@ -180,7 +180,7 @@ def prune(
         attention: What leaves from attention: whole "heads", the "widths" of all heads (dimensions of queries
             and keys, and dimensions of values), or "both", each by its share. "auto": widths, which lose
             less; heads with `uniform_layers` where the model's configuration cannot say the width of a head,
-            and with methods that change nothing.
+            with certified budgets, and with methods that change nothing.
         guard: Budgets, measured on held-out inputs after every step: "agreement", the least share of equal
             decisions (0 to 1); "drift", the largest change of any output; "certified_agreement" and
             "certified_drift", the same proved for all inputs within "eps" of these inputs (L∞). A step that
@@ -402,7 +402,8 @@ def _leaving(model: nn.Module | ExportedProgram, coupling: Coupling, request: Re
     if request.attention != "auto":
         return request.attention
     unsaid = request.uniform_layers and not has_roles(model, filter(is_width, coupling.prunable))
-    return "heads" if unsaid or request.method.lossless else "widths"
+    certified = any(name.startswith("certified") for name in request.budgets)
+    return "heads" if unsaid or certified or request.method.lossless else "widths"
 
 
 def _with_roles(
