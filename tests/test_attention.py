@@ -287,3 +287,18 @@ def test_what_attention_may_be() -> None:
     model, graph, _ = formed("separate")
     with pytest.raises(secateur.InputError, match="attention='tokens': give auto, heads, widths or both"):
         secateur.prune(model, graph.example, attention="tokens")
+
+
+def test_what_auto_stands_for() -> None:
+    """Widths; heads for certificates, which hold for heads alone, and for exact removal."""
+    model, graph, _ = formed("separate")
+    how: dict[str, Any] = {"input_bounds": (-1.0, 1.0), "samples": 64, "remove": 0.4}
+    certified = {"certified_drift": 1e9, "eps": 1e-6}
+
+    def leaving(**more: Any) -> set[str]:
+        recipe = secateur.prune(model, graph.example, **how, **more).recipe
+        return {g.group for g in recipe.groups if g.group != "body.mlp.0"}
+
+    widths = {"body.attn.q/qk", "body.attn.v/v"}
+    assert leaving() == widths
+    assert leaving(guard=certified) == {"body.attn.q"}

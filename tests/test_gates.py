@@ -18,8 +18,8 @@ from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.graph.widths import QK
 from secateur.reconstruct import LayerStatistics, Settings, layer_statistics
-from secateur.reconstruct.gates import Gates
-from secateur.reconstruct.heads import factors_of
+from secateur.reconstruct.gates import Gates, gates_of
+from secateur.reconstruct.heads import Parts, factors_of
 from secateur.reconstruct.turns import turned
 from secateur.reconstruct.widths import widths_of, with_turned
 from secateur.types import Samples
@@ -33,9 +33,11 @@ def measured(name: str, samples: int = 64) -> tuple[Graph, Coupling, LayerStatis
     plain = {n: w.double() if w.is_floating_point() else w for n, w in graph.tensors.items()}
     inputs = Samples(batch_of(graph.example, samples))
     stats = layer_statistics(graph, coupling, plain, inputs, (), Settings(), 0, 2**28)
-    widths = widths_of(stats, coupling, coupling.prunable)
-    (gates,) = widths.gates.values()
-    return graph, coupling, with_turned(stats, widths), gates
+    stats = with_turned(stats, widths_of(stats, coupling, coupling.prunable))
+    group = next(group for group in coupling.prunable if group.name.endswith(QK))
+    part = Parts.of(stats, coupling, group)
+    assert part is not None
+    return graph, coupling, stats, gates_of(stats, coupling, [part])[group.name]
 
 
 def features(graph: Graph, coupling: Coupling, stats: LayerStatistics) -> Tensor:

@@ -14,7 +14,7 @@ from secateur.methods.protocol import Goal, Method, Needs, Task
 from secateur.methods.saliency import saliency
 from secateur.reconstruct import LayerStatistics, Settings, marginal_costs, reconstruct
 from secateur.reconstruct.turns import turned
-from secateur.reconstruct.widths import Widths, widths_of, with_turned
+from secateur.reconstruct.widths import Widths, costs_of_keys, widths_of, with_turned
 from secateur.report.recipe import Edit
 from secateur.types import Group, Removal
 
@@ -63,7 +63,8 @@ class Reconstruct(Settings, Method):
         return _State(own, widths, {name: before[name] for name in after}, after)
 
     def costs(self, task: Task, state: _State) -> dict[str, Tensor]:
-        return marginal_costs(state.stats, task.run.alive) | state.widths.marginal_costs(task.run.alive)
+        of_keys = costs_of_keys(state.stats, task.coupling, state.widths, task.run.alive)
+        return marginal_costs(state.stats, task.run.alive) | of_keys
 
     def step(self, task: Task, state: _State, goal: Goal) -> list[Edit]:
         run, stats = task.run, state.stats

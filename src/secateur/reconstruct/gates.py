@@ -90,7 +90,10 @@ class Gates:
     def _matrix(self) -> Tensor:
         """A + λI."""
         own = self.moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)[:, None, None]
-        return self.moments + self.ridge * own * torch.eye(self.moments.shape[1], dtype=self.moments.dtype)
+        found: Tensor = self.moments + self.ridge * own * torch.eye(
+            self.moments.shape[1], dtype=self.moments.dtype
+        )
+        return found
 
     def _factors(self, alive: Tensor) -> Tensor:
         """argmin E (1ᵀf − aᵀf)² + λ|a − 1|² over the units that are left; shape: (H, units, m)."""
@@ -117,13 +120,15 @@ def _matrix_of(factors: Tensor, at: Tensor) -> Tensor:
 
 
 def gates_of(stats: LayerStatistics, coupling: Coupling, parts: Sequence[Parts]) -> dict[str, Gates]:
-    """The gates of those groups of queries and keys whose product is known.
+    """The gates of those of these groups of queries and keys whose product is known.
 
     `stats` are of the network whose heads are turned. Cost: one backward pass of up to 256 samples.
     """
-    found = {part: factors_of(coupling, stats.graph, part.group) for part in parts if part.of_keys}
+    found = {part: factors_of(coupling, stats.graph, part.group) for part in parts}
     known = {part: pair[0] for part, pair in found.items() if pair}
     made = {part: _empty(stats, part, *found[part]) for part in known}
+    if not known:
+        return {}
     totals = _moments(stats, {part: (queries, made[part]) for part, queries in known.items()})
     return {part.group.name: replace(made[part], moments=totals[part]) for part in known}
 

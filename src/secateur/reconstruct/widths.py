@@ -61,27 +61,13 @@ class Widths:
         """What the units that are left are multiplied by, to make up for the others."""
         return [turn for name, gates in self.gates.items() for turn in gates.turns(alive[name])]
 
-    def marginal_costs(self, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Group of queries and keys → what each next unit costs at the outputs, shape: (units − 1,)."""
-        found = dict[str, Tensor]()
-        for name, gates in self.gates.items():
-            gone, mask = int((~alive[name]).sum()), alive[name]
-            if gates.tensors:
-                costs = gates.cheapest(mask, len(mask) - 1 - gone)[1]
-            else:
-                order = torch.where(mask, self.costs[name], torch.inf).argsort(stable=True)
-                costs = gates.in_order(order[: len(mask) - 1 - gone])
-            found[name] = torch.cat([costs.new_zeros(gone), costs])
-        return found
-
 
 def widths_of(stats: LayerStatistics, coupling: Coupling, groups: Sequence[Group]) -> Widths:
-    """Turns for those of `groups` that are widths of heads, and what queries and keys cost.
+    """Turns for those of `groups` that are widths of heads, and gates of queries and keys that cannot turn.
 
-    Cost: a forward pass of up to 512 samples, and a backward pass of fewer.
+    Cost: a forward pass of up to 512 samples, and with gates a backward pass of fewer.
     """
-    found = [Parts.of(stats, coupling, group) for group in groups if is_width(group)]
-    parts = [part for part in found if part is not None]
+    parts = _parts(stats, coupling, groups)
     if not parts:
         return Widths()
     moments = _moments(stats, coupling, parts)
@@ -92,7 +78,35 @@ def widths_of(stats: LayerStatistics, coupling: Coupling, groups: Sequence[Group
         if cost is not None:
             costs[part.group.name] = cost
     turned = Widths(tuple(turns), costs)
-    return replace(turned, gates=gates_of(with_turned(stats, turned), coupling, parts))
+    gated = [part for part in parts if part.of_keys and not part.plain]
+    return replace(turned, gates=gates_of(with_turned(stats, turned), coupling, gated))
+
+
+def costs_of_keys(
+    stats: LayerStatistics, coupling: Coupling, widths: Widths, alive: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Group of queries and keys → what each next unit costs at the outputs, shape: (units − 1,).
+
+    `stats` are of the network whose heads are turned. Cost: a backward pass where some are.
+    """
+    groups = [group for group in coupling.prunable if group.name in widths.costs.keys() - widths.gates.keys()]
+    every = {**widths.gates, **gates_of(stats, coupling, _parts(stats, coupling, groups))}
+    found = dict[str, Tensor]()
+    for name, gates in every.items():
+        left = alive[name]
+        more = max(0, int(left.sum()) - 1)
+        if gates.tensors:
+            costs = gates.cheapest(left, more)[1]
+        else:
+            order = torch.where(left, widths.costs[name], torch.inf).argsort(stable=True)
+            costs = gates.in_order(order[:more])
+        found[name] = torch.cat([costs.new_zeros(len(left) - 1 - more), costs])
+    return found
+
+
+def _parts(stats: LayerStatistics, coupling: Coupling, groups: Sequence[Group]) -> list[Parts]:
+    found = [Parts.of(stats, coupling, group) for group in groups if is_width(group)]
+    return [part for part in found if part is not None]
 
 
 def _settled(part: Parts, stats: LayerStatistics, moments: _Moments) -> tuple[list[Turn], Tensor | None]:
@@ -195,12 +209,12 @@ def _sources(stats: LayerStatistics, coupling: Coupling, part: Parts) -> Sequenc
         consumer = stats.consumers[slot.tensor][0]
         (read,) = (n for n in consumer.node.all_input_nodes if n.op != "get_attr")
         return [_Source((part.group.name, "read"), read, consumer, at)]
-    found = []
+    sources = []
     for name, slots in (("made", part.makers), ("keys", part.keys)):
         slot, at = next((slot, at) for slot, at in slots if slot.tensor in stats.consumers)
         consumer = stats.consumers[slot.tensor][0]
-        found.append(_Source((part.group.name, name), consumer.node, consumer, at))
-    return found
+        sources.append(_Source((part.group.name, name), consumer.node, consumer, at))
+    return sources
 
 
 # --- turns --------------------------------------------------------------------------------------------------
