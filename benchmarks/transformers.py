@@ -84,7 +84,8 @@ TABLES = {
 
 `benchmarks/transformers.py`. The networks are those of `benchmarks/networks/transformers`; nothing was chosen
 on `text_llama`. Perplexity is that of held-out text, *ratio* is to the original's, with an interval of 95 %
-from the same sequences.
+from the same sequences. Of attention, whole heads leave (`attention="heads"`); widths, the default, lose
+[less](../decisions/0014-attention.md).
 """,
     ),
     "attention": Table(
@@ -148,7 +149,7 @@ def of_text(name: str, packages: Path) -> Measure:
             calibration=train[chosen] if run.real else None,
             tokenizer=tokenizer,
             samples=SAMPLES,
-            **run.settings,
+            **{"attention": "heads", **run.settings},
         )
         seconds = time.process_time() - began
         found = MEASURES[transformers.NETWORKS[name].task](result.model, model, test)
@@ -220,7 +221,7 @@ def section(rows: dict[str, dict[str, Any]], name: str, shares: Sequence[float])
     if not own:
         return ""
     index = json.loads((transformers.FOLDER / "index.json").read_text())[name]
-    is_text = "accuracy" not in own[0]
+    is_text = "perplexity" in own[0]
     lines = []
     for run in dict.fromkeys(row["run"] for row in own):
         found = {row["share"]: row for row in own if row["run"] == run}
