@@ -90,10 +90,7 @@ class Gates:
     def _matrix(self) -> Tensor:
         """A + λI."""
         own = self.moments.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)[:, None, None]
-        found: Tensor = self.moments + self.ridge * own * torch.eye(
-            self.moments.shape[1], dtype=self.moments.dtype
-        )
-        return found
+        return self.moments + self.ridge * own * torch.eye(self.moments.shape[1], dtype=self.moments.dtype)
 
     def _factors(self, alive: Tensor) -> Tensor:
         """argmin E (1ᵀf − aᵀf)² + λ|a − 1|² over the units that are left; shape: (H, units, m)."""
@@ -103,7 +100,8 @@ class Gates:
         goal = (matrix @ whole)[:, left]
         found = torch.zeros(len(matrix), len(left), dtype=matrix.dtype)
         found[:, left] = torch.cholesky_solve(goal[..., None], factor(matrix[:, left][:, :, left]))[..., 0]
-        return found.unflatten(1, (-1, self.numbers))
+        by_unit: Tensor = found.unflatten(1, (-1, self.numbers))
+        return by_unit
 
 
 def _matrix_of(factors: Tensor, at: Tensor) -> Tensor:
