@@ -287,10 +287,10 @@ _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     "slice": _slice,
     "group_norm": _norm_groups,
     "layer_norm": _layer_norm,
-    "mean": _mean,
     "rms_norm": _rms_norm,
 }
-_READERS: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {  # of numbers beside the units
+_READERS: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {  # numbers that follow from units
     **dict.fromkeys("add sub mul".split(), _tables),
+    "mean": _mean,
     "scaled_dot_product_attention": _attention,
 }
