@@ -1,21 +1,25 @@
 """Transformers pruned without data, beside the same on real samples and other methods: one table.
 
     cd benchmarks
-    python transformers.py --packages DIR [--output DIR] [--networks NAME …]
+    python transformers.py --packages DIR [--output DIR] [--networks NAME …] [--table TABLE]
 
 DIR holds the packages that `networks/packages.py` and `networks/transformers/texts.py` name. Of text,
-held-out sequences measure, and 128 training sequences are the real samples of the rows that say so. Rows
-that transformers.json already holds are kept, so that the run can be made in parts.
+held-out sequences measure, and 128 training sequences are the real samples of the rows that say so; of
+pictures, all test images and 128 training images. Rows that the table's .json already holds are kept, so that
+the run can be made in parts. The table `attention` compares what leaves from attention at the same number of
+parameters.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +28,13 @@ from torch import Tensor, nn
 
 import secateur
 from networks import transformers
+from networks.data import arrays_of, samples
 from shared import arguments, machine, markdown
 
 REAL = 128  # sequences that are given as calibration
 SAMPLES = 128  # of generated inputs, at most
+PICTURES = 512  # of generated pictures
 HELD_OUT = 256  # sequences that measure
-SHARES = (0.2, 0.3)  # of the parameters
-HEAD = """# Transformers
-
-`benchmarks/transformers.py`. The networks are those of `benchmarks/networks/transformers`; nothing was chosen
-on `text_llama`. Perplexity is that of held-out text, *ratio* is to the original's, with an interval of 95 %
-from the same sequences.
-"""
 
 
 @dataclass(frozen=True)
@@ -57,30 +56,83 @@ RUNS = (
     Run("saliency", {"method": "saliency"}),
 )
 
+ATTENTION = tuple(
+    Run(f"{what}, {REAL} real samples", {"attention": what, "surrogate": "none"}, real=True)
+    for what in ("heads", "widths", "both")
+)
+
+
+Measure = Callable[[Run, float], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Its rows, and the shares of the parameters that go."""
+
+    runs: tuple[Run, ...]
+    shares: tuple[float, ...]
+    networks: tuple[str, ...]
+    head: str
+
+
+TABLES = {
+    "transformers": Table(
+        RUNS,
+        (0.2, 0.3),
+        ("text_llama",),
+        """# Transformers
+
+`benchmarks/transformers.py`. The networks are those of `benchmarks/networks/transformers`; nothing was chosen
+on `text_llama`. Perplexity is that of held-out text, *ratio* is to the original's, with an interval of 95 %
+from the same sequences. Of attention, whole heads leave (`attention="heads"`); widths, the default, lose
+[less](../decisions/0014-attention.md).
+""",
+    ),
+    "attention": Table(
+        ATTENTION,
+        (0.3, 0.5),
+        ("text_gpt", "text_llama", "text_bert", "fashion_vit"),
+        """# What leaves from attention
+
+`benchmarks/transformers.py --table attention`: heads, widths of heads, or both, and hidden units, at the same
+number of parameters. The default was chosen on `text_gpt` and `text_llama`.
+""",
+    ),
+}
+
 
 def main() -> None:
     parser = arguments(__doc__ or "")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--packages", type=Path, required=True, help="folder with the packages")
-    parser.add_argument("--networks", nargs="*", default=["text_llama"], help="names (default: text_llama)")
+    parser.add_argument("--table", choices=TABLES, default="transformers")
+    parser.add_argument("--networks", nargs="*", help="names (default: those of the table)")
     options = parser.parse_args()
-    path = options.output / "transformers.json"
+    table = TABLES[options.table]
+    path = options.output / f"{options.table}.json"
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["results"] if path.is_file() else {}
-    for name in options.networks:
-        measure = of_text(name, options.packages)
-        for run in RUNS:
-            for share in SHARES:
-                key = f"{name}|{share:g}|{run.label}"
-                if key not in rows:
-                    rows[key] = {"network": name, "share": share, "run": run.label, **measure(run, share)}
-                    print(key, rows[key], file=sys.stderr, flush=True)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
-    report = HEAD + "".join(table(rows, name) for name in options.networks)
-    (options.output / "transformers.md").write_text(report)
+    names = options.networks or table.networks
+    measures = {name: measure_of(name, options.packages, options.shared) for name in names}
+    for share in table.shares:
+        for name, run in product(names, table.runs):
+            key = f"{name}|{share:g}|{run.label}"
+            if key not in rows:
+                rows[key] = {"network": name, "share": share, "run": run.label, **measures[name](run, share)}
+                print(key, rows[key], file=sys.stderr, flush=True)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+    report = table.head + "".join(section(rows, name, table.shares) for name in names)
+    path.with_suffix(".md").write_text(report)
     print(report)
 
 
-def of_text(name: str, packages: Path) -> Callable[[Run, float], dict[str, Any]]:
+def measure_of(name: str, packages: Path, shared: Path) -> Measure:
+    """A function that prunes a network and measures the result."""
+    is_text = transformers.NETWORKS[name].task != "classes"
+    return of_text(name, packages) if is_text else of_pictures(name, shared)
+
+
+def of_text(name: str, packages: Path) -> Measure:
     """A function that prunes a network of text and measures the result."""
     model = transformers.load(name)
     train, held_out = transformers.sequences(name, packages)
@@ -97,12 +149,42 @@ def of_text(name: str, packages: Path) -> Callable[[Run, float], dict[str, Any]]
             calibration=train[chosen] if run.real else None,
             tokenizer=tokenizer,
             samples=SAMPLES,
-            **run.settings,
+            **{"attention": "heads", **run.settings},
         )
         seconds = time.process_time() - began
         found = MEASURES[transformers.NETWORKS[name].task](result.model, model, test)
         return {
             **found,
+            "removed": result.recipe.achieved,
+            "seconds": seconds,
+            "drawn": result.recipe.used.drawn,
+        }
+
+    return measure
+
+
+def of_pictures(name: str, shared: Path) -> Measure:
+    """A function that prunes a network of pictures and measures its accuracy on all test images."""
+    model = transformers.load(name)
+    data = transformers.NETWORKS[name].data
+    arrays = arrays_of(shared / "data" / f"{data}.npz")
+    test, own = samples(data, arrays, "test"), samples(data, arrays, "oracle")
+
+    def measure(run: Run, share: float) -> dict[str, Any]:
+        began = time.process_time()
+        result = secateur.prune(
+            model,
+            test.images[:1],
+            remove=f"params={share:.0%}",
+            calibration=own.images[:REAL] if run.real else None,
+            samples=PICTURES,
+            **run.settings,
+        )
+        seconds = time.process_time() - began
+        report = secateur.evaluate(result.model, test.images, test.labels, original=model)
+        return {
+            "accuracy": report.accuracy[1],
+            "original_accuracy": report.original_accuracy[1],
             "removed": result.recipe.achieved,
             "seconds": seconds,
             "drawn": result.recipe.used.drawn,
@@ -134,19 +216,32 @@ def masked(model: nn.Module, original: nn.Module, ids: Tensor) -> dict[str, Any]
 MEASURES = {"next": next_token, "masked": masked}
 
 
-def table(rows: dict[str, dict[str, Any]], name: str) -> str:
+def section(rows: dict[str, dict[str, Any]], name: str, shares: Sequence[float]) -> str:
     own = [row for row in rows.values() if row["network"] == name]
+    if not own:
+        return ""
     index = json.loads((transformers.FOLDER / "index.json").read_text())[name]
+    is_text = "perplexity" in own[0]
     lines = []
     for run in dict.fromkeys(row["run"] for row in own):
         found = {row["share"]: row for row in own if row["run"] == run}
-        lines.append([run, *(cell for share in SHARES for cell in _cells(found.get(share)))])
+        cells = [(_cells if is_text else _points)(found.get(share)) for share in shares]
+        lines.append([run, *(cell for part in cells for cell in part)])
     header = ["inputs and method"]
-    for share in SHARES:
-        header += [f"−{share:.0%}: perplexity", "ratio", "agreement"]
-    original = own[0]["original_perplexity"]["value"] if own else math.nan
-    text = f"\n## `{name}`\n\n{index['parameters']:,} parameters, perplexity {original:.2f} before.\n\n"
-    return text + markdown(header, lines)
+    for share in shares:
+        header += [f"−{share:.0%}: perplexity", "ratio", "agreement"] if is_text else [f"−{share:.0%}: lost"]
+    before = (
+        f"perplexity {own[0]['original_perplexity']['value']:.2f}"
+        if is_text
+        else (f"accuracy {100 * own[0]['original_accuracy']:.1f}")
+    )
+    return f"\n## `{name}`\n\n{index['parameters']:,} parameters, {before} before.\n\n" + markdown(
+        header, lines
+    )
+
+
+def _points(row: dict[str, Any] | None) -> list[str]:
+    return [f"{100 * (row['original_accuracy'] - row['accuracy']):.1f}" if row else ""]
 
 
 def _cells(row: dict[str, Any] | None) -> list[str]:

@@ -163,17 +163,18 @@ class Normed(Heads):
 class NormedByHand(Heads):
     """An RMS norm written out, before the heads are put first, as in Llama 4 and Qwen 3."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(self.width))
+        self.q_scale = nn.Parameter(torch.randn(self.width))
+        self.k_scale = self.q_scale if shared else nn.Parameter(torch.randn(self.width))
 
-    def split_normed(self, x: Tensor) -> Tensor:
+    def split_normed(self, x: Tensor, scale: Tensor) -> Tensor:
         x = x.unflatten(-1, (-1, self.width))
         x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
-        return (self.weight * x).transpose(1, 2)
+        return (scale * x).transpose(1, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k = self.split_normed(self.q(x)), self.split_normed(self.k(x))
+        q, k = self.split_normed(self.q(x), self.q_scale), self.split_normed(self.k(x), self.k_scale)
         return self.joined(F.scaled_dot_product_attention(q, k, self.split(self.v(x))))
 
 
@@ -327,9 +328,10 @@ _ROWS = (
     form("zero_bias", ZeroBias),
     form("rotary_halves", lambda: RotaryAttention(DIM, 3, 4), qk=2, v=4),
     form("rotary_interleaved", InterleavedRotary, qk=2),
-    form("layer_normed", lambda: Normed(nn.LayerNorm), qk=0),
-    form("rms_normed", lambda: Normed(nn.RMSNorm), qk=0),
-    form("rms_by_hand", NormedByHand, qk=0),
+    form("layer_normed", lambda: Normed(nn.LayerNorm)),
+    form("rms_normed", lambda: Normed(nn.RMSNorm)),
+    form("rms_by_hand", NormedByHand),
+    form("rms_shared", lambda: NormedByHand(shared=True), qk=0),
     form("gqa_option", lambda: Grouped("enable_gqa"), heads=2),
     form("gqa_repeat", lambda: Grouped("repeat"), heads=2),
     form("gqa_expand", lambda: Grouped("expand"), heads=2),

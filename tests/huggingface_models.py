@@ -14,6 +14,7 @@ from torch import Tensor
 from secateur.formats.huggingface.classes import quiet
 from secateur.formats.huggingface.model import FromFolder
 from secateur.graph.coupling import Coupling
+from secateur.graph.widths import is_width
 from secateur.types import Group
 from secateur.uniform import roles_of
 
@@ -154,14 +155,15 @@ FEED_FORWARD = re.compile(r".*(fc1|gate_proj|intermediate\.dense|ffn\.lin1|c_fc|
 def row(family: str, loaded: FromFolder, coupling: Coupling) -> str:
     """What can go of a family, as a row of docs/guides/huggingface.md."""
     roles, whole = roles_of(loaded, coupling.prunable, [g for g in coupling.groups if g.pinned])
-    cells = [
+    heads, hidden = (
         _cell([g for g in coupling.groups if kind.fullmatch(g.name)], roles.of)
         for kind in (HEADS, FEED_FORWARD)
-    ]
+    )
+    widths = _cell([g for g in coupling.groups if is_width(g)], roles.of)
     known = (HEADS, FEED_FORWARD)
     others = [g for g in whole if "/" not in g.name and not any(k.fullmatch(g.name) for k in known)]
     graph = ", ".join(f"`{_short(g.name)}`" for g in others) or "–"
-    return f"| {FAMILIES[family].title} | {cells[0]} | {cells[1]} | {graph} |"
+    return f"| {FAMILIES[family].title} | {heads} | {widths} | {hidden} | {graph} |"
 
 
 def _short(name: str) -> str:

@@ -69,7 +69,7 @@ def test_pruned_attention_is_the_masked_original(name: str, attention: Any) -> N
         for slot in group.having("producer"):
             gone = slot.positions[~state.alive[group.name]].flatten()
             rows = rounded[slot.tensor].index_select(slot.axis, gone)
-            if not any(_reads(other, slot.tensor, slot.axis, gone) for other in coupling.prunable):
+            if not any(_zeroes(other, slot.tensor, slot.axis, gone) for other in coupling.prunable):
                 other = torch.randn(rows.shape, generator=noise, dtype=rows.dtype)
                 rounded[slot.tensor] = rounded[slot.tensor].index_copy(slot.axis, gone, other)
     wanted = run(graph, inputs, rounded, dtype=torch.float64)
@@ -80,8 +80,9 @@ def test_pruned_attention_is_the_masked_original(name: str, attention: Any) -> N
     assert macs_after(graph, coupling, state.alive) < macs_after(graph, coupling, {})
 
 
-def _reads(group: secateur.Group, tensor: str, axis: int, indices: Tensor) -> bool:
-    slots = [slot for slot in group.having("consumer") if (slot.tensor, slot.axis) == (tensor, axis)]
+def _zeroes(group: secateur.Group, tensor: str, axis: int, indices: Tensor) -> bool:
+    slots = group.slots if group.normed else group.having("consumer")
+    slots = [slot for slot in slots if (slot.tensor, slot.axis) == (tensor, axis)]
     return any(bool(torch.isin(indices, slot.positions).any()) for slot in slots)
 
 
@@ -152,8 +153,8 @@ def test_turned_heads_compute_the_same(name: str) -> None:
     for a, b in zip(run(graph, inputs, before), run(graph, inputs, after), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
     rotary, normed = name.startswith("rotary"), "normed" in name or name == "rms_by_hand"
-    if name != "heads_first_fused":
-        assert bool(widths.costs) != normed
+    if name not in ("heads_first_fused", "rms_shared"):
+        assert widths.costs
         moved = {turn.tensor.rpartition(".")[0].rpartition(".")[2] for turn in widths.turns}
         assert bool(moved & {"q", "k", "q_proj", "k_proj"}) <= (not rotary and not normed)
 
@@ -284,5 +285,20 @@ def test_widths_leave_onnx_files(name: str, tmp_path: Any) -> None:
 
 def test_what_attention_may_be() -> None:
     model, graph, _ = formed("separate")
-    with pytest.raises(secateur.InputError, match="attention='tokens': give heads, widths or both"):
+    with pytest.raises(secateur.InputError, match="attention='tokens': give auto, heads, widths or both"):
         secateur.prune(model, graph.example, remove=0.5, attention="tokens")
+
+
+def test_what_auto_stands_for() -> None:
+    """Widths; heads for certificates, which hold for heads alone, and for exact removal."""
+    model, graph, _ = formed("separate")
+    how: dict[str, Any] = {"input_bounds": (-1.0, 1.0), "samples": 64, "remove": 0.4}
+    certified = {"certified_drift": 1e9, "eps": 1e-6}
+
+    def leaving(**more: Any) -> set[str]:
+        recipe = secateur.prune(model, graph.example, **how, **more).recipe
+        return {g.group for g in recipe.groups if g.group != "body.mlp.0"}
+
+    widths = {"body.attn.q/qk", "body.attn.v/v"}
+    assert leaving() == widths
+    assert leaving(guard=certified) == {"body.attn.q"}

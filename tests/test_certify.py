@@ -66,11 +66,20 @@ def test_every_architecture_is_found(name: str) -> None:
 def check_embedding(name: str, method: str) -> None:
     architecture = ARCHITECTURES[name]
     model, x = architecture.build(), architecture.example()
-    small = secateur.prune(model, x, remove=0.5, method=method, input_bounds=(-1, 1), samples=64).model
+    how: dict[str, Any] = {"attention": "heads", "input_bounds": (-1, 1), "samples": 64}
+    small = secateur.prune(model, x, remove=0.5, method=method, **how).model
     graph, coupling = coupled(name)
     other = capture(small, x)
     full = embedded(graph, coupling, other, graph.example)  # compares the outputs, too
     assert all(full[name].shape == tensor.shape for name, tensor in graph.tensors.items())
+
+
+def test_heads_without_some_of_their_widths_are_refused() -> None:
+    architecture = ARCHITECTURES["attention_attributes"]
+    model, x = architecture.build(), architecture.example()
+    small = secateur.prune(model, x, remove=0.5, method="scale", input_bounds=(-1, 1), samples=64).model
+    with pytest.raises(InputError, match="widths cannot be certified: prune with attention='heads'"):
+        embedded(*coupled("attention_attributes"), capture(small, x), x)
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from secateur.errors import InputError, NothingToPruneError, SecateurWarning
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 from secateur.graph.graph import Graph
+from secateur.graph.widths import is_width
 from secateur.run import Run
 from secateur.surgery import shrink
 from secateur.types import Group, Removal
@@ -94,6 +95,9 @@ def test_family_is_read_pruned_and_read_by_transformers(family: str, tmp_path: P
     again = by_transformers(tmp_path / "small", case.model)
     assert sum(p.numel() for p in again.parameters()) < 0.95 * sum(p.numel() for p in network.parameters())
     close(answers(again, model, inputs), outputs(small, inputs), 1e-4)
+    widths = removing(coupling, is_width, 0.4)
+    thinner = pruned(model, graph, coupling, widths)
+    assert isinstance(thinner, HuggingFaceModel if widths.keys() <= said.keys() else HuggingFaceGraph)
     if heads_and_units.keys() - said.keys():  # shrink compares the graph with the masked original
         assert isinstance(pruned(model, graph, coupling, heads_and_units), HuggingFaceGraph)
 
@@ -108,6 +112,44 @@ def test_heads_of_grouped_queries_leave_together(tmp_path: Path) -> None:
     config = pruned(model, graph, coupling, heads).folder.config
     assert [config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim")] == [6, 3, 6]
     assert config["hidden_size"] == 48 and config["intermediate_size"] == 40
+
+
+@pytest.mark.parametrize("family", ["vit", "t5"])
+def test_fewer_heads_of_less_width(family: str, tmp_path: Path) -> None:
+    """One head of four, and three of eight dimensions of the others: ViT's class divides by √5 then, T5's by 1."""
+    model = load_folder(saved(tmp_path / "whole", family))
+    graph = capture(model)
+    coupling = couple(graph)
+    gone = removing(coupling, is_width, 0.4) | removing(coupling, lambda g: bool(HEADS.fullmatch(g.name)))
+    small = pruned(model, graph, coupling, gone)
+    secateur.save_model(tmp_path / "small", small)
+    config = json.loads((tmp_path / "small/config.json").read_text())
+    keys = ("num_heads", "d_kv") if family == "t5" else ("num_attention_heads", "head_dim")
+    assert [config[key] for key in keys] == [3, 5]
+    again, inputs = by_transformers(tmp_path / "small", FAMILIES[family].model), inputs_for(model)
+    close(answers(again, model, inputs), outputs(small, inputs), 1e-5)
+
+
+def test_half_of_the_width_is_not_half_of_the_heads(tmp_path: Path) -> None:
+    """Llama's configuration can say 4 heads in place of 8, and nothing of their width: a graph is made."""
+    model = load_folder(saved(tmp_path / "llama", model=built("llama", head_dim=8)))
+    graph = capture(model)
+    coupling = couple(graph)
+    small = pruned(model, graph, coupling, removing(coupling, is_width, 0.5))
+    assert isinstance(small, HuggingFaceGraph)
+
+
+def test_widths_leave_where_layers_may_be_unlike_and_heads_where_the_configuration_says_them(
+    tmp_path: Path,
+) -> None:
+    how: dict[str, Any] = {"method": "scale", "surrogate": "uniform", "samples": 32, "remove": 0.5}
+    vit, llama = (load_folder(saved(tmp_path / name, name)) for name in ("vit", "llama"))
+    found = {}
+    for name, model, uniform in (("vit", vit, True), ("llama", llama, True), ("free", llama, False)):
+        found[name] = secateur.prune(model, uniform_layers=uniform, **how)
+    assert found["vit"].model.folder.config["head_dim"] == 4  # type: ignore[union-attr]
+    assert found["llama"].model.folder.config["num_attention_heads"] == 4  # type: ignore[union-attr]
+    assert {g.group.rpartition("/")[2] for g in found["free"].recipe.groups} >= {"qk", "v"}
 
 
 def test_numbers_of_heads_that_a_configuration_refuses_are_not_reached(tmp_path: Path) -> None:

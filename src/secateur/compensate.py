@@ -13,14 +13,15 @@ from secateur.types import Group, Removal
 def merged(tensors: Mapping[str, Tensor], group: Group, removal: Removal) -> dict[str, Tensor]:
     """Consumer weights after `removal`: for each a→b, W[:, b] += W[:, a] (unless b is −1), then W[:, a] = 0.
 
-    Returns only the tensors that change, of full size; `tensors` is left alone. A removed unit then has no
-    effect on the model's outputs, so that dropping it changes nothing more.
+    Of a normed group, all that removed units have becomes 0, and nothing is merged. Returns only the tensors
+    that change, of full size; `tensors` is left alone. A removed unit then has no effect on the model's
+    outputs, so that dropping it changes nothing more.
     """
     changed: dict[str, Tensor] = {}
-    for slot in group.having("consumer"):
+    stood_in = torch.zeros_like(removal.into, dtype=torch.bool) if group.normed else removal.into >= 0
+    for slot in group.slots if group.normed else group.having("consumer"):
         weight = changed.get(slot.tensor, tensors[slot.tensor]).clone()
         gone = slot.positions[removal.units].reshape(-1)
-        stood_in = removal.into >= 0
         source = slot.positions[removal.units[stood_in]].reshape(-1)
         target = slot.positions[removal.into[stood_in]].reshape(-1)
         weight.index_add_(slot.axis, target, weight.index_select(slot.axis, source))

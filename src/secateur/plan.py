@@ -26,7 +26,8 @@ from secateur.uniform import Roles, in_blocks, levelled, members_of, spread
 
 Rounding = int | Literal["auto"]
 Allocation = Literal["uniform", "global"]
-Attention = Literal["heads", "widths", "both"]
+Leaving = Literal["heads", "widths", "both"]  # what leaves from attention
+Attention = Literal["auto"] | Leaving
 AUTO: Final = "auto"  # of roundings: whole blocks of channels (see `rounded`)
 
 _EPSILON = 1e-9  # 0.3 of 10 units is 3 units, whatever floating point makes of it
@@ -108,7 +109,7 @@ class Plan:
         return replace(self, removed=removed, achieved=achieved, shortfall=why)
 
 
-def selected(coupling: Coupling, ignore: Sequence[str], attention: Attention = "heads") -> list[Group]:
+def selected(coupling: Coupling, ignore: Sequence[str], attention: Leaving = "heads") -> list[Group]:
     """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes.
 
     Of attention, whole heads, their widths, or both.

@@ -26,6 +26,7 @@ from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
+from secateur.graph.widths import is_width
 from secateur.history import History
 from secateur.memory import give_back
 from secateur.methods import Goal, Method, Task
@@ -33,7 +34,7 @@ from secateur.methods.exact.method import unneeded
 from secateur.methods.per_group import Choose
 from secateur.outcome import kept_units, solved_tensors
 from secateur.pace import Pace, pass_time, shown
-from secateur.plan import AUTO, Plan, Rounding, Target, require_groups, schedule, selected
+from secateur.plan import AUTO, Leaving, Plan, Rounding, Target, require_groups, schedule, selected
 from secateur.progress import notice, phase, track
 from secateur.reconstruct import Settings
 from secateur.reconstruct.effort import solve_time
@@ -62,7 +63,7 @@ from secateur.timing.goal import TowardsLatency
 from secateur.timing.measure import measured_times, network_after
 from secateur.torch_state import reproducible
 from secateur.types import Group, Groups, Interval, Samples
-from secateur.uniform import Roles, roles_of
+from secateur.uniform import Roles, has_roles, roles_of
 from secateur.validation import Validation, samples_for, validation_count, verdict_of, with_doubts
 
 
@@ -116,7 +117,7 @@ def prune(
     memory: int | str | None = None,
     budget: float | str | None = None,
     allocation: str = "uniform",
-    attention: str = "heads",
+    attention: str = "auto",
     guard: Mapping[str, float | str] | None = None,
     head: Head = "auto",
     step: float | None = None,
@@ -183,7 +184,9 @@ def prune(
         allocation: `uniform` removes the same share of every group; `global` removes more where this changes
             the outputs less.
         attention: What leaves from attention: whole "heads", the "widths" of all heads (dimensions of queries
-            and keys, and dimensions of values), or "both", each by its share.
+            and keys, and dimensions of values), or "both", each by its share. "auto": widths, which lose
+            less; heads with `uniform_layers` where the model's configuration cannot say the width of a head,
+            with certified budgets, and with methods that change nothing.
         guard: Budgets, measured on held-out inputs after every step: "agreement", the least share of equal
             decisions (0 to 1); "drift", the largest change of any output; "certified_agreement" and
             "certified_drift", the same proved for all inputs within "eps" of these inputs (L∞). A step that
@@ -421,7 +424,7 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     if request.guard is not None:
         request.guard.check(graph)
     bounds = request.bounds_of(graph)
-    groups = selected(coupling, request.ignored(model), request.attention)
+    groups = selected(coupling, request.ignored(model), _leaving(model, coupling, request))
     require_groups(coupling, groups)
     roles = Roles()
     if request.uniform_layers:
@@ -443,6 +446,15 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
         recursive=request.recursive,
         memory=request.memory,
     )
+
+
+def _leaving(model: nn.Module | ExportedProgram, coupling: Coupling, request: Request) -> Leaving:
+    """What leaves from attention; see `prune` for `auto`."""
+    if request.attention != "auto":
+        return request.attention
+    unsaid = request.uniform_layers and not has_roles(model, filter(is_width, coupling.prunable))
+    certified = any(name.startswith("certified") for name in request.budgets)
+    return "heads" if unsaid or certified or request.method.lossless else "widths"
 
 
 def _with_roles(

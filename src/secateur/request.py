@@ -290,7 +290,7 @@ RULES: dict[str, Rule] = {
     "memory": may.optional(Rule(memory.MAY_BE, memory.as_bytes)),
     "budget": may.optional(Rule(pace.MAY_BE, pace.as_seconds)),
     "allocation": may.one_of("uniform", "global"),
-    "attention": may.one_of("heads", "widths", "both"),
+    "attention": may.one_of("auto", "heads", "widths", "both"),
     "guard": may.optional(may.instance(Mapping, _PAIRS)),
     "head": may.one_of(*HEADS),
     "step": may.optional(

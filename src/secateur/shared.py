@@ -29,12 +29,14 @@ class Shared:
         self.task: Task | None = None
         self._start: State | None = None
         self._seed: int | None = None
+        self._lossless = False
         self._kept: dict[Hashable, Any] = {}
 
     def begin(self, request: Request, make: Callable[[], Task]) -> Task:
         """The task of a run on the whole network; `make` captures the model the first time."""
-        if self.task is None or self._start is None:
-            self.task = make()
+        if self.task is None or self._start is None or request.method.lossless != self._lossless:
+            self.task, self._lossless = make(), request.method.lossless  # other groups may lose units
+            self._kept.clear()
         else:
             self.task.run.go_back(self._start)
         self._start = self.task.run.saved()

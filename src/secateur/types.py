@@ -36,12 +36,15 @@ class Group:
         units: The number of units.
         slots: Their indices in each tensor.
         pinned: Why no unit can be removed; empty for a prunable group.
+        normed: Whether a norm inside of each head reads all units. Those that are removed are 0 there, and
+            none stands in for another.
     """
 
     name: str
     units: int
     slots: tuple[Slot, ...]
     pinned: str = ""
+    normed: bool = False
 
     def having(self, role: str) -> tuple[Slot, ...]:
         """The slots with this role."""

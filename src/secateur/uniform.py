@@ -8,7 +8,7 @@ share.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -48,6 +48,12 @@ def roles_of(model: object, groups: Sequence[Group], others: Sequence[Group]) ->
     numbers = getattr(model, "kept_numbers", None) if said else None
     kept = {} if numbers is None else {g.name: numbers(g) for g in groups if g.name in found}
     return Roles(found, {name: some for name, some in kept.items() if some is not None}), whole
+
+
+def has_roles(model: object, groups: Iterable[Group]) -> bool:
+    """Whether each group has a role, so that `uniform_layers` need not leave it whole."""
+    said = getattr(model, "role_of", None) if isinstance(model, Imported) else None
+    return said is None or all(said(group) is not None for group in groups)
 
 
 def _by_name(group: Group) -> str:

@@ -20,7 +20,7 @@ from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import MOVEMENT, MOVES, OPS
-from secateur.graph.widths import not_widths
+from secateur.graph.widths import crossed_by_widths, not_widths
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 
@@ -138,9 +138,17 @@ def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], g
             raise InputError(
                 f"{slot.tensor}: axis {slot.axis} has {size - gone * width - rest} indices in the pruned "
                 f"model and {size} in the original, which is no whole number of units of {group.name}"
+                f"{_of_widths(coupling, group)}"
             )
         return group.units - gone
     raise InputError(f"{group.name}: how many of its units are left cannot be told from the tensors' sizes")
+
+
+def _of_widths(coupling: Coupling, group: Group) -> str:
+    """What to do where heads have lost widths."""
+    if group.name not in crossed_by_widths(coupling.groups):
+        return ""
+    return "; heads that have lost widths cannot be certified: prune with attention='heads'"
 
 
 def _rows(

@@ -13,7 +13,7 @@ Surrogate = StrEnum(
     "uniform pink spectrum shapes inversion bn_inversion bn_moments mixture ranks written auto none",
 )
 Allocation = StrEnum("Allocation", "uniform global")
-Attention = StrEnum("Attention", "heads widths both")
+Attention = StrEnum("Attention", "auto heads widths both")
 Head = StrEnum(
     "Head", "auto logits probabilities binary_logit binary_probability multi_label multi_label_logits none"
 )

@@ -181,7 +181,8 @@ AttentionOption = Annotated[
         metavar="NAME",
         rich_help_panel=COMMON,
         help="What leaves from attention. heads: whole heads. widths: of every head some dimensions of "
-        "queries and keys, and of values. both: a share of either.",
+        "queries and keys, and of values. both: a share of either. auto: widths, but heads where "
+        "--uniform-layers needs them.",
     ),
 ]
 ParameterOption = Annotated[
@@ -309,7 +310,7 @@ def prune_command(
     faster: Faster = None,
     method: MethodOption = Method.reconstruct.value,
     ignore: Ignore = None,
-    attention: AttentionOption = Attention.heads,
+    attention: AttentionOption = Attention.auto,
     quantize: QuantizeOption = None,
     data: Data = None,
     round_to: RoundTo = "auto",

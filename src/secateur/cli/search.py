@@ -243,7 +243,7 @@ def search_command(
     objective: ObjectiveOption = Objective.params,
     data: Data = None,
     ignore: Ignore = None,
-    attention: AttentionOption = Attention.heads,
+    attention: AttentionOption = Attention.auto,
     uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # budgets

@@ -90,7 +90,7 @@ def sweep_command(
     seed: Seeds = "0",
     data: Data = None,
     ignore: Ignore = None,
-    attention: AttentionOption = Attention.heads,
+    attention: AttentionOption = Attention.auto,
     uniform_layers: UniformLayers = False,
     weights: Weights = None,
     # inputs of the model

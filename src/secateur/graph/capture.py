@@ -67,8 +67,8 @@ def graph_of(model: nn.Module | ExportedProgram, module: fx.GraphModule, leaves:
     constants = {node.name: leaf for node, leaf in inputs if not isinstance(leaf, Tensor)}
     example = tuple(map(_ordinary, tensors_in(leaves)))
     names = model.input_names if isinstance(model, Imported) else ()
-    aliases = _aliases(model, tensors)
-    return with_free_batch(Graph(module, tensors, aliases, example, constants, layouts, names, imported))
+    aliases, own_form = _aliases(model, tensors), isinstance(model, Imported) and model.own_form
+    return with_free_batch(Graph(module, tensors, aliases, example, constants, layouts, names, own_form))
 
 
 def _exported(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from torch import Tensor, fx, nn
 
@@ -12,7 +13,12 @@ class Imported(nn.Module, ABC):
     """A module that an importer made.
 
     Of a module of any other class only `forward` is used, whatever its other methods are called.
+
+    Attributes:
+        own_form: Whether the smaller model is always written by the importer, never as the rewritten graph.
     """
+
+    own_form: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -34,6 +34,7 @@ class Labels:
     columns: list[Tensor] = field(default_factory=list)  # units along which heads were joined and passed on
     stacked: list[Tensor] = field(default_factory=list)  # units of layers that are stacked in one weight
     heads: list[Tensor] = field(default_factory=list)  # units along a batch axis of a product
+    normed: list[Tensor] = field(default_factory=list)  # widths that a norm inside of each head reads
     pins: list[tuple[Tensor, str]] = field(default_factory=list)
     # (tensor, axis) → labels of its indices, and its role
     axes: dict[tuple[str, int], Tensor] = field(default_factory=dict)

@@ -6,10 +6,10 @@ import string
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
-from secateur.graph.labels import FIXED, Labels, fixed, varying_axes, without_repetition
+from secateur.graph.head_norms import are_of_heads, widths_normed
+from secateur.graph.labels import FIXED, Labels, fixed, varying_axes
 from secateur.graph.product_rules import contracted
 from secateur.graph.values import Arguments, Value, frozen, unknown
 
@@ -54,32 +54,30 @@ def prelu(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
 def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
     """Every output of a layer norm depends on all units of the normalised axes.
 
-    Heads of which each is normed by itself leave as a whole.
+    Heads of which each is normed by itself leave as a whole, or lose the same widths.
     """
     x, n = a["input"], len(a["normalized_shape"])
     normalised, reason = range(x.data.ndim - n, x.data.ndim), f"layer-normed by {node.name}"
     if not varying_axes(x.labels) & set(normalised):
         return x.labels
-    if _of_heads(labels, x.labels, n):
+    if n == 1 and widths_normed(labels, node, x.labels):
+        return _width_normed(labels, node, a)
+    if are_of_heads(labels, x.labels, n):
         return labels.uniform(x.labels, normalised, reason)
     labels.pin(x.labels, reason)
     return x.labels
 
 
-def _of_heads(labels: Labels, units: Tensor, last: int) -> bool:
-    """Whether units differ along other axes than the `last` ones, and none is there in two places.
-
-    Positions of a sequence are no heads, even where a part of it has units of its own: a class token, a table
-    of positions.
-    """
-    own = without_repetition(units)
-    rows = own.reshape(-1, own.shape[-last:].numel())
-    named = torch.unique(rows)
-    tables = [torch.isin(named, elements).any() for elements in labels.elements.values()]
-    if len(rows) < 2 or FIXED in named or any(tables):
-        return False
-    places = torch.stack([torch.arange(len(rows))[:, None].expand_as(rows), rows]).flatten(1)
-    return int(torch.unique(places, dim=1).shape[1]) == len(named)
+def _width_normed(labels: Labels, node: fx.Node, a: Arguments) -> Tensor:
+    """A norm over the width of each head passes the widths through; its parameters are one for all heads."""
+    steady = labels.uniform(a["input"].labels, range(a["input"].data.ndim - 1), f"normed by {node.name}")
+    along = steady.reshape(-1, steady.shape[-1])[0]
+    for value in (a["weight"], a.get("bias")):
+        if isinstance(value, Value) and value.tensor:
+            labels.index(value.tensor, 0, along, "through")
+        elif value is not None:
+            labels.pin(along, f"a parameter of {node.name} is computed in the graph")
+    return steady
 
 
 def _computed(node: fx.Node, *parameters: Any) -> str:

@@ -9,13 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from secateur.graph.head_norms import vanishes
 from secateur.graph.labels import FIXED, Labels, compressed, fixed, varying_axes
-from secateur.graph.node import kind
-from secateur.graph.ops import MOVES, of
 from secateur.graph.values import Arguments, Value, joined, unknown, values_in
-
-_MADE_BY_WEIGHTS = {*of("linear", "convolution", "embedding"), "addmm", "mm"}
-_MOVES = of(*MOVES)
 
 
 def matmul(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
@@ -175,7 +171,7 @@ def _by_rows(
     summed = "".join(c for c in xs if c in ys and c not in outs)
     reason = f"contracted with a value that cannot shrink by {node.name}"
     sides = [_summed_units(labels, value, letters, summed, reason) for value, letters in ((x, xs), (y, ys))]
-    if labels.widths and sides[0] is not None and sides[1] is not None and _vanish_with_weights(node):
+    if labels.widths and sides[0] is not None and sides[1] is not None and _vanish(node):
         _note_summed(labels, sides[0], sides[1], reason)
     else:
         _pin_summed(labels, node, (x, y), sides, summed, reason)
@@ -195,6 +191,12 @@ def _summed_units(labels: Labels, value: Value, letters: str, summed: str, reaso
     return _spread(_alike_but_along(labels, value, letters, summed, reason), letters, summed, None)
 
 
+def _vanish(node: fx.Node) -> bool:
+    """Whether both factors of a product are 0 in the units that are 0 in the layers before."""
+    known = dict[fx.Node, bool]()
+    return all(vanishes(value, known) for value in node.all_input_nodes[:2])
+
+
 def _note_summed(labels: Labels, a: Tensor, b: Tensor, reason: str) -> None:
     """Units that are summed over leave together: the weights that make the second side read the first."""
     a, b = (side.reshape(-1) for side in torch.broadcast_tensors(a, b))
@@ -202,34 +204,6 @@ def _note_summed(labels: Labels, a: Tensor, b: Tensor, reason: str) -> None:
     labels.pin(a[~both], reason)
     labels.pin(b[~both], reason)
     labels.summed.append((a[both], b[both]))
-
-
-def _vanish_with_weights(node: fx.Node) -> bool:
-    """Whether both factors of a product are 0 in the units whose rows in the layers before are 0."""
-    known = dict[fx.Node, bool]()
-
-    def vanishes(value: fx.Node) -> bool:
-        if value not in known:
-            known[value] = value.op == "get_attr" or (value.op == "call_function" and found(value))
-        return known[value]
-
-    def found(value: fx.Node) -> bool:
-        inputs = value.all_input_nodes
-        match kind(value):
-            case "mul":
-                return any(x.op != "get_attr" and vanishes(x) for x in inputs)
-            case "div":
-                return isinstance(value.args[0], fx.Node) and vanishes(value.args[0])
-            case "add" | "sub":
-                return all(isinstance(x, fx.Node) and vanishes(x) for x in value.args[:2])
-            case "cat" | "stack" | "getitem" | "neg" | "dropout":
-                return all(map(vanishes, inputs))
-            case name if name in _MOVES:
-                return vanishes(inputs[0])
-            case name:
-                return name in _MADE_BY_WEIGHTS
-
-    return all(map(vanishes, node.all_input_nodes[:2]))
 
 
 def _pin_summed(

@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph import ops
+from secateur.graph.head_norms import widths_normed
 from secateur.graph.interpret import call_op
 from secateur.graph.labels import FIXED, Labels, compacted, fixed, varying_axes
 from secateur.graph.layer_rules import (
@@ -35,7 +36,14 @@ _PLACES = {"index", "indices", "repeats", "tensor_indices_or_sections"}  # argum
 def same(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Element-wise functions of one tensor keep its labels."""
     values = list(values_in(list(a.values())))
-    return element_labels(labels, values[0]) if len(values) == 1 else joined(labels, node, a, out)
+    if len(values) != 1:
+        return joined(labels, node, a, out)
+    return values[0].labels if _is_table(labels, values[0]) else element_labels(labels, values[0])
+
+
+def _is_table(labels: Labels, value: Value) -> bool:
+    """Whether a value is a buffer of numbers of which each reader takes what it needs, such as cosines."""
+    return labels.widths and labels.tables and value.tensor in labels.buffers
 
 
 # --- elements that move -------------------------------------------------------------------------------------
@@ -47,8 +55,8 @@ def moved(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     def to_labels(leaf: Any) -> Any:
         if not isinstance(leaf, Value):
             return leaf
-        if labels.widths and labels.tables and leaf.tensor in labels.buffers:
-            return leaf.labels.contiguous()  # a table, of which each reader takes what it needs
+        if _is_table(labels, leaf):
+            return leaf.labels.contiguous()
         return element_labels(labels, leaf).contiguous()
 
     def to_places(leaf: Any) -> Any:
@@ -167,6 +175,9 @@ def reduced(labels: Labels, node: fx.Node, a: Arguments, out: Any) -> Any:
     """Reductions over some axes: units may not differ along them."""
     value = a["self"]
     axes = _axes(a.get("dim"), value.data.ndim)
+    by_head = kind(node) == "mean" and axes == [value.data.ndim - 1] and not value.tensor
+    if by_head and widths_normed(labels, node, value.labels):
+        return fixed(out.shape)
     steady = labels.uniform(element_labels(labels, value), axes, f"reduced over its units by {node.name}")
     for axis in axes:
         steady = steady.narrow(axis, 0, 1)

@@ -82,6 +82,8 @@ def joined(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Tensor:
         broadcast = _broadcast_axes(value, out)
         if value in parameters and not found.unit_axes:
             continue  # a parameter that meets no unit
+        if _is_of_each_head(labels, node, value, found, broadcast):
+            continue
         if labels.widths and found.unit_axes & broadcast and found.unit_axes - broadcast:
             found = _alike_along(labels, node, found, broadcast)
         if value in parameters and found.unit_axes & broadcast:
@@ -97,6 +99,15 @@ def _alike_along(labels: Labels, node: fx.Node, found: _Joined, axes: set[int]) 
     axes = found.unit_axes & axes
     steady = labels.uniform(found.labels, sorted(axes), f"one for each head in {node.name}")
     return _Joined(steady, varying_axes(steady), found.open_axes)
+
+
+def _is_of_each_head(
+    labels: Labels, node: fx.Node, value: Value, found: _Joined, broadcast: set[int]
+) -> bool:
+    """Whether an operand is a factor of each head, such as 1 / its norm, the same for all of its widths."""
+    if not labels.widths or value.tensor or varying_axes(value.labels) or not found.unit_axes:
+        return False
+    return kind(node) in ("mul", "div") and max(found.unit_axes) in broadcast
 
 
 def _is_sliced(labels: Labels, node: fx.Node, value: Value, found: _Joined) -> bool:

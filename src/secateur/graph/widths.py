@@ -89,6 +89,7 @@ def width_groups(
     joined = torch.isin(torch.arange(labels.count), classes[columns[columns != FIXED]])
     readers = torch.isin(torch.arange(labels.count), apart[seconds])
     stacked = torch.isin(torch.arange(labels.count), classes[torch.cat([nothing, *labels.stacked])])
+    normed = torch.isin(torch.arange(labels.count), classes[torch.cat([nothing, *labels.normed])])
     shrinking = {slot.tensor for group in others if not group.pinned for slot in group.slots}
     found, names = list[Width](), {group.name for group in others}
     for group in groups:
@@ -100,13 +101,15 @@ def width_groups(
             continue
         if group.pinned and not (sums and group.pinned == UNREAD):
             continue
-        slots = group.slots
+        slots, is_normed = group.slots, bool(normed[own].any())
         if sums:
             slots = tuple(part for slot in slots for part in _by_side(labels, slot, readers[apart]))
+            if is_normed and all(slot.role == "consumer" for slot in slots):
+                continue  # queries and keys share a norm: neither reads the other
         end = "" if not is_along else V if not sums else QKV if is_read else QK
         name = _unused(group.name.partition("#")[0], end, names)
         names.add(name)
-        found.append(Width(replace(group, name=name, slots=slots, pinned=""), own + first))
+        found.append(Width(replace(group, name=name, slots=slots, pinned="", normed=is_normed), own + first))
     return found
 
 

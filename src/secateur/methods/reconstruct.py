@@ -13,7 +13,8 @@ from secateur.methods.per_group import PerGroup
 from secateur.methods.protocol import Goal, Method, Needs, Task
 from secateur.methods.saliency import saliency
 from secateur.reconstruct import LayerStatistics, Settings, marginal_costs, reconstruct
-from secateur.reconstruct.widths import Widths, widths_of, with_turned
+from secateur.reconstruct.turns import turned
+from secateur.reconstruct.widths import Widths, costs_of_keys, widths_of, with_turned
 from secateur.report.recipe import Edit
 from secateur.types import Group, Removal
 
@@ -54,36 +55,39 @@ class Reconstruct(Settings, Method):
     def prepare(self, task: Task) -> _State:
         stats = task.statistics(self)
         widths = widths_of(stats, task.coupling, task.groups)
-        turned, before = with_turned(stats, widths), task.run.weights
+        own, before = with_turned(stats, widths), task.run.weights
         after = {
-            name: turned.plain[name] if before[name] is stats.plain[name] else value
+            name: own.plain[name] if before[name] is stats.plain[name] else value
             for name, value in widths.turned(before).items()
         }  # the same tensors where they are: the sweep tells by them what differs
-        return _State(turned, widths, {name: before[name] for name in after}, after)
+        return _State(own, widths, {name: before[name] for name in after}, after)
 
     def tensors_of(self, state: _State) -> Mapping[str, Tensor]:
         return state.after
 
     def costs(self, task: Task, state: _State) -> dict[str, Tensor]:
-        return marginal_costs(state.stats, task.run.alive)
+        of_keys = costs_of_keys(state.stats, task.coupling, state.widths, task.run.alive)
+        return marginal_costs(state.stats, task.run.alive) | of_keys
 
     def step(self, task: Task, state: _State, goal: Goal) -> list[Edit]:
         run, stats = task.run, state.stats
         if all(run.weights[name] is tensor for name, tensor in state.before.items()):
             run.solve(state.after)
-        groups, widths = {group.name: group for group in stats.groups}, state.widths.costs
-        edits = [_cheapest(task, g, widths[g.name], goal) for g in task.groups if g.name in widths]
-        others = [g for g in task.groups if g.name not in groups and g.name not in widths]
+        groups, widths = {group.name: group for group in stats.groups}, state.widths
+        before = [turn.back() for turn in widths.factors(run.alive)]
+        edits = [_cheapest(task, g, widths, goal) for g in task.groups if g.name in widths.costs]
+        others = [g for g in task.groups if g.name not in groups and g.name not in widths.costs]
         edits = [edit for edit in edits if edit.units] + _OTHERS.advance(task, others, goal)
+        factors = widths.factors(run.alive)
+        run.solve(turned(run.weights, [*before, *factors]))
         need = {group.name: goal.gone.get(group.name, 0) - run.gone(group) for group in stats.groups}
-        removals, weights = reconstruct(stats, run.weights, run.alive, need)
+        removals, weights = reconstruct(stats, run.weights, run.alive, need, factors)
         run.solve(weights)
         return edits + [run.apply(groups[removal.group], removal) for removal in removals]
 
 
-def _cheapest(task: Task, group: Group, costs: Tensor, goal: Goal) -> Edit:
-    """Remove the units that cost least by themselves, until the group is at its goal."""
-    alive = task.run.alive[group.name]
+def _cheapest(task: Task, group: Group, widths: Widths, goal: Goal) -> Edit:
+    """Remove the widths of queries and keys that cost least, until the group is at its goal."""
     count = max(0, goal.gone[group.name] - task.run.gone(group))
-    units = torch.where(alive, costs, torch.inf).argsort(stable=True)[:count]
+    units = widths.cheapest(group, task.run.alive[group.name], count)
     return task.run.apply(group, Removal(group.name, units, torch.full_like(units, -1)))

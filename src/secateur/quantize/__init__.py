@@ -133,7 +133,7 @@ def quantize(
 # Arguments of `prune` that quantising does not have, as their defaults.
 _UNUSED: dict[str, Any] = {
     "remove": None, "method": "reconstruct", "options": None, "budget": None, "allocation": "uniform",
-    "attention": "heads", "guard": None, "step": None, "recursive": True, "exact_first": False, "ignore": (),
+    "attention": "auto", "guard": None, "step": None, "recursive": True, "exact_first": False, "ignore": (),
     "round_to": "auto", "uniform_layers": False, "callbacks": (), "tokenizer": None,
 }  # fmt: skip
 

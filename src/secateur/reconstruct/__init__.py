@@ -6,7 +6,7 @@ the outputs. Derivation: docs/design.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -32,6 +32,7 @@ from secateur.reconstruct.statistics import (
     without_bias,
 )
 from secateur.reconstruct.sweep import Reading, Rows, Visitor, sweep
+from secateur.reconstruct.turns import Turn, turned
 from secateur.types import Group, Removal
 
 __all__ = ["LayerStatistics", "Settings", "layer_statistics", "marginal_costs", "reconstruct"]
@@ -42,21 +43,22 @@ def reconstruct(
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
     need: Mapping[str, int],
+    turns: Sequence[Turn] = (),
 ) -> tuple[list[Removal], dict[str, Tensor]]:
     """Remove `need[group]` units of each group and solve for all consumers; nothing given is changed.
 
     In graph order, with the original beside: a group's units are chosen at its first consumer, on what that
     one reads in the pruned network and the others read so far; then the consumer is solved for, so that it
-    makes up for what went wrong before it. Returns the removals and the new values of all tensors that
-    change.
+    makes up for what went wrong before it. Rows that `turns` have turned are refitted as they were before.
+    Returns the removals and the new values of all tensors that change.
     """
     before = _in_view_of(stats, weights)
-    removals, after, alive = _round(stats, before, alive, need)
+    removals, after, alive = _round(stats, before, alive, need, turns)
     if stats.settings.robust > 0.0:
         moved = perturbed(stats.graph, stats.original, after, stats.samples, stats.box, stats.settings.robust)
         pairs = zip(stats.samples.inputs, moved.inputs, strict=True)
         both = replace(stats.samples, inputs=tuple(torch.cat(pair) for pair in pairs))
-        _, after, _ = _round(replace(stats, samples=both), after, alive, {})
+        _, after, _ = _round(replace(stats, samples=both), after, alive, {}, turns)
     changed = {name: value for name, value in after.items() if value is not before[name]}
     return removals, _out_of_view(stats, changed)
 
@@ -66,9 +68,10 @@ def _round(
     weights: Mapping[str, Tensor],
     alive: Mapping[str, Tensor],
     need: Mapping[str, int],
+    turns: Sequence[Turn],
 ) -> tuple[list[Removal], dict[str, Tensor], dict[str, Tensor]]:
     """Remove units and refit all consumers; the new weights, full size, in the samples' view."""
-    visitor = _Refit(stats, dict(weights), {name: mask.clone() for name, mask in alive.items()}, need)
+    visitor = _Refit(stats, dict(weights), {name: mask.clone() for name, mask in alive.items()}, need, turns)
     _sweep(stats, stats.nodes, visitor.weights, visitor)
     return visitor.removals, visitor.weights, visitor.alive
 
@@ -99,9 +102,10 @@ class _Refit(_Rows):
         weights: dict[str, Tensor],
         alive: dict[str, Tensor],
         need: Mapping[str, int],
+        turns: Sequence[Turn],
     ) -> None:
         super().__init__(stats)
-        self.weights, self.alive, self.need = weights, alive, need
+        self.weights, self.alive, self.need, self.turns = weights, alive, need, turns
         self.removals = list[Removal]()
         self.todo = {group.name for group in stats.groups if need.get(group.name, 0) > 0}
         self.later = _moments_of_several(stats, weights, self.todo)
@@ -125,16 +129,24 @@ class _Refit(_Rows):
                 self.alive[group.name][removal.units] = False
                 self.weights.update(merged(self.weights, group, removal))
         total = sum_of([here, *_others(self.stats, consumer, self.later)])
+        made = {consumer.weight, consumer.shift[0] if consumer.shift is not None else ""}
+        turns = [turn for turn in self.turns if turn.tensor in made]
+        self.weights.update(turned(self.weights, [turn.back() for turn in turns]))
         _solve(self.stats, consumer, total, self.weights, self.alive)
+        self.weights.update(turned(self.weights, turns))
         self._leave_out_keys(consumer)
         self.solved.add(consumer.weight)
 
     def _leave_out_keys(self, consumer: Consumer) -> None:
-        """Rows that read queries of removed units stay 0: those of keys are no units' own."""
+        """Rows that read queries of removed units stay 0: those of keys are no units' own.
+
+        So does all that a norm would read of such units.
+        """
         shifted = consumer.shift[0] if consumer.shift is not None else ""
         for group in self.stats.keyed:
             gone = ~self.alive[group.name]
-            for slot in group.having("consumer") if bool(gone.any()) else ():
+            slots = group.slots if group.normed else group.having("consumer")
+            for slot in slots if bool(gone.any()) else ():
                 made_here = slot.tensor == consumer.weight and slot.axis != consumer.view.axis
                 if made_here or slot.tensor == shifted:
                     rows = slot.positions[gone].flatten()

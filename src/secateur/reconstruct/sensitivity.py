@@ -92,10 +92,10 @@ def sensitivities(
     def one(batch: tuple[int, tuple[Tensor, ...]]) -> dict[fx.Node, Tensor]:
         number, part = batch
         generator = torch.Generator().manual_seed(seed + number * size)
-        values, gradients = _gradients(graph, wanted, tensors, part, generator)
+        values, slopes = gradients(graph, wanted, tensors, part, generator)
         return {
             node: _rows(wanted[node], value, gradient)
-            for (node, value), gradient in zip(values.items(), gradients, strict=True)
+            for (node, value), gradient in zip(values.items(), slopes, strict=True)
         }
 
     for found in in_order(one, enumerate(batches(inputs, size))):
@@ -120,7 +120,7 @@ def _rows(consumer: Consumer, value: Tensor, gradient: Tensor | None) -> Tensor:
     return finite
 
 
-def _gradients(
+def gradients(
     graph: Graph,
     nodes: Collection[fx.Node],
     tensors: Mapping[str, Tensor],

@@ -23,38 +23,18 @@ from torch import Tensor, fx
 
 from secateur.graph.coupling import Coupling
 from secateur.graph.footprint import batch_size, footprint
-from secateur.graph.graph import Graph
 from secateur.graph.interpret import batches, precision_of, run
-from secateur.graph.labels import compressed, varying_axes
-from secateur.graph.node import kind
-from secateur.graph.ops import MOVES, of
 from secateur.graph.widths import is_width
 from secateur.graph.workers import in_order
+from secateur.reconstruct.gates import Gates, gates_of
+from secateur.reconstruct.heads import Factor, Parts, factors_of, turns_of
 from secateur.reconstruct.layers import Consumer
 from secateur.reconstruct.statistics import LayerStatistics
-from secateur.types import Group, Slot
+from secateur.reconstruct.turns import Turn, turned
+from secateur.types import Group
 
 _SAMPLES = 512
 _RIDGE = 1e-4  # share of the mean moment that is added to second moments
-_SUMMING = of("attention", "product")
-_PLAIN = {*of(*MOVES, "dropout", "linear", "product", "attention"), "getitem"}  # what turns commute with
-
-
-@dataclass(frozen=True, eq=False)
-class Turn:
-    """Indices of one tensor that are multiplied by a matrix, head by head."""
-
-    tensor: str
-    axis: int
-    positions: Tensor  # shape: (heads, units)
-    matrix: Tensor  # shape: (heads, units, units)
-
-    def of(self, tensor: Tensor) -> Tensor:
-        """The tensor, turned; float64."""
-        turned = tensor.movedim(self.axis, 0).clone()
-        rows = turned[self.positions].flatten(2) if turned.ndim > 1 else turned[self.positions][..., None]
-        turned[self.positions] = (self.matrix @ rows).reshape(turned[self.positions].shape)
-        return turned.movedim(0, self.axis).contiguous()
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,31 +42,97 @@ class Widths:
     """How the widths of heads are turned, and which of queries and keys go first."""
 
     turns: tuple[Turn, ...] = ()
-    # group of queries and keys → what leaving out each unit costs; shape: (units,)
+    # group of queries and keys → what leaving out each unit costs the logits; shape: (units,)
     costs: Mapping[str, Tensor] = field(default_factory=dict)
+    gates: Mapping[str, Gates] = field(default_factory=dict)  # and what it costs the outputs
 
     def turned(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """New values of the tensors that are turned."""
-        found = dict[str, Tensor]()
-        for turn in self.turns:
-            found[turn.tensor] = turn.of(found.get(turn.tensor, tensors[turn.tensor]))
-        return found
+        return turned(tensors, self.turns)
+
+    def cheapest(self, group: Group, alive: Tensor, count: int) -> Tensor:
+        """The `count` units of queries and keys that leave next."""
+        gates = self.gates.get(group.name)
+        if gates is not None and gates.tensors:
+            return gates.cheapest(alive, count)[0]
+        return torch.where(alive, self.costs[group.name], torch.inf).argsort(stable=True)[:count]
+
+    def factors(self, alive: Mapping[str, Tensor]) -> list[Turn]:
+        """What the units that are left are multiplied by, to make up for the others."""
+        return [turn for name, gates in self.gates.items() for turn in gates.turns(alive[name])]
 
 
 def widths_of(stats: LayerStatistics, coupling: Coupling, groups: Sequence[Group]) -> Widths:
-    """Turns for those of `groups` that are widths of heads. Cost: one forward pass of up to 512 samples."""
-    found = [_Parts.of(stats, coupling, group) for group in groups if is_width(group)]
-    parts = [part for part in found if part is not None]
+    """Turns for those of `groups` that are widths of heads, and gates of queries and keys that cannot turn.
+
+    Cost: a forward pass of up to 512 samples, and with gates a backward pass of fewer.
+    """
+    parts = _parts(stats, coupling, groups)
     if not parts:
         return Widths()
     moments = _moments(stats, coupling, parts)
     turns, costs = list[Turn](), dict[str, Tensor]()
     for part in parts:
-        own, cost = part.settled(stats, moments)
+        own, cost = _settled(part, stats, moments)
         turns += own
         if cost is not None:
             costs[part.group.name] = cost
-    return Widths(tuple(turns), costs)
+    turned = Widths(tuple(turns), costs)
+    gated = [part for part in parts if part.of_keys and not part.plain]
+    return replace(turned, gates=gates_of(with_turned(stats, turned), coupling, gated))
+
+
+def costs_of_keys(
+    stats: LayerStatistics, coupling: Coupling, widths: Widths, alive: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Group of queries and keys → what each next unit costs at the outputs, shape: (units − 1,).
+
+    `stats` are of the network whose heads are turned. Cost: a backward pass where some are.
+    """
+    groups = [group for group in coupling.prunable if group.name in widths.costs.keys() - widths.gates.keys()]
+    every = {**widths.gates, **gates_of(stats, coupling, _parts(stats, coupling, groups))}
+    found = dict[str, Tensor]()
+    for name, gates in every.items():
+        left = alive[name]
+        more = max(0, int(left.sum()) - 1)
+        if gates.tensors:
+            costs = gates.cheapest(left, more)[1]
+        else:
+            order = torch.where(left, widths.costs[name], torch.inf).argsort(stable=True)
+            costs = gates.in_order(order[:more])
+        found[name] = torch.cat([costs.new_zeros(len(left) - 1 - more), costs])
+    return found
+
+
+def _parts(stats: LayerStatistics, coupling: Coupling, groups: Sequence[Group]) -> list[Parts]:
+    found = [Parts.of(stats, coupling, group) for group in groups if is_width(group)]
+    return [part for part in found if part is not None]
+
+
+def _settled(part: Parts, stats: LayerStatistics, moments: _Moments) -> tuple[list[Turn], Tensor | None]:
+    """The turns, and what each unit of queries and keys then costs."""
+    name = part.group.name
+    if part.of_keys:
+        queries, keys = moments.made[name]
+        if not part.plain:
+            return [], _energies(queries, keys)
+        turn, back, s = _balanced(queries, keys)
+        return [*turns_of(part.makers, turn), *turns_of(part.keys, back)], s.square().sum(0)
+    if not part.plain:
+        return [], None
+    turn, back = _principal(_read(part, stats), moments.read[name])
+    return [*turns_of(part.makers, turn), *turns_of(part.readers, back)], None
+
+
+def _read(part: Parts, stats: LayerStatistics) -> Tensor:
+    """Wᵀ S W of the columns of each head, summed over the layers; shape: (heads, units, units)."""
+    total = torch.zeros(())
+    for slot, at in part.readers:
+        for consumer in stats.consumers[slot.tensor]:
+            weight = consumer.view.matrix(stats.original[slot.tensor], consumer.blocks)
+            columns = stats.roots[consumer.node].times(weight)[0][:, at]  # (any, heads, c, units)
+            total = total + torch.einsum("ohcu,ohcv->huv", columns, columns)
+    return total
 
 
 def with_turned(stats: LayerStatistics, widths: Widths) -> LayerStatistics:
@@ -94,112 +140,6 @@ def with_turned(stats: LayerStatistics, widths: Widths) -> LayerStatistics:
     original, plain = widths.turned(stats.original), widths.turned(stats.plain)
     shared = {name: plain[name] for name in plain if stats.original[name] is stats.plain[name]}
     return replace(stats, original={**stats.original, **original, **shared}, plain={**stats.plain, **plain})
-
-
-@dataclass(frozen=True, eq=False)
-class _Parts:
-    """A group of widths by heads: where its units are made, and where they are read.
-
-    Positions have shape (heads, indices of each head and unit, units).
-    """
-
-    group: Group
-    makers: list[tuple[Slot, Tensor]]  # of queries, or of values
-    keys: list[tuple[Slot, Tensor]]
-    readers: list[tuple[Slot, Tensor]]  # columns of the layers that read values
-    plain: bool  # whether nothing but moves and products stands between
-
-    @staticmethod
-    def of(stats: LayerStatistics, coupling: Coupling, group: Group) -> _Parts | None:
-        """None for a group whose heads cannot be told apart, or that no known layers make."""
-        makers, keys, readers = (
-            list[tuple[Slot, Tensor]](),
-            list[tuple[Slot, Tensor]](),
-            list[tuple[Slot, Tensor]](),
-        )
-        for slot in group.slots:
-            at = _by_head(coupling, slot)
-            weight = stats.consumers.get(slot.tensor)
-            if at is None or slot.role == "through":
-                return None
-            if slot.role == "producer":
-                makers.append((slot, at))
-            elif weight is not None and weight[0].view.axis == slot.axis:
-                if weight[0].taps > 1 or weight[0].blocks > 1:
-                    return None
-                readers.append((slot, at))
-            else:
-                keys.append((slot, at))
-        makes_known = any(slot.tensor in stats.consumers for slot, _ in makers)
-        keys_known = any(slot.tensor in stats.consumers for slot, _ in keys)
-        heads = {len(at) for _, at in (*makers, *keys, *readers)}
-        if len(heads) > 1 or not makes_known or bool(keys) == bool(readers) or (keys and not keys_known):
-            return None
-        return _Parts(group, makers, keys, readers, _is_plain(stats.graph, coupling, group))
-
-    @property
-    def of_keys(self) -> bool:
-        return bool(self.keys)
-
-    def settled(self, stats: LayerStatistics, moments: _Moments) -> tuple[list[Turn], Tensor | None]:
-        """The turns, and what each unit of queries and keys then costs."""
-        if self.of_keys:
-            queries, keys = moments.made[self.group.name]
-            if not self.plain:
-                return [], _energies(queries, keys)
-            turn, back, s = _balanced(queries, keys)
-            turns = [*_turns(self.makers, turn), *_turns(self.keys, back)]
-            return turns, s.square().sum(0)
-        if not self.plain:
-            return [], None
-        turn, back = _principal(self._read(stats), moments.read[self.group.name])
-        return [*_turns(self.makers, turn), *_turns(self.readers, back)], None
-
-    def _read(self, stats: LayerStatistics) -> Tensor:
-        """Wᵀ S W of the columns of each head, summed over the layers; shape: (heads, units, units)."""
-        total = torch.zeros(())
-        for slot, at in self.readers:
-            for consumer in stats.consumers[slot.tensor]:
-                weight = consumer.view.matrix(stats.original[slot.tensor], consumer.blocks)
-                columns = stats.roots[consumer.node].times(weight)[0][:, at]  # (any, heads, c, units)
-                total = total + torch.einsum("ohcu,ohcv->huv", columns, columns)
-        return total
-
-
-def _turns(parts: Sequence[tuple[Slot, Tensor]], matrix: Tensor) -> list[Turn]:
-    return [Turn(slot.tensor, slot.axis, at[:, c], matrix) for slot, at in parts for c in range(at.shape[1])]
-
-
-def _by_head(coupling: Coupling, slot: Slot) -> Tensor | None:
-    """The positions by the heads that they belong to: whole heads are units of another group."""
-    if slot.positions.shape[1] == 1:
-        return slot.positions.T[:, None]
-    owner = torch.full((int(slot.positions.max()) + 1,), -1)
-    for group in coupling.groups:
-        for other in group.slots if not is_width(group) else ():
-            if (other.tensor, other.axis) == (slot.tensor, slot.axis):
-                unit = torch.arange(group.units)[:, None].expand(other.positions.shape)
-                within = other.positions < len(owner)
-                owner[other.positions[within]] = unit[within]
-    heads = owner[slot.positions]  # shape: (units, indices)
-    order = heads.argsort(dim=1, stable=True)
-    counts = torch.bincount(heads[0].clamp(min=0))
-    alike = bool((heads.gather(1, order) == heads[0].sort().values).all())
-    if not alike or int(heads.min()) < 0 or len(set(counts.tolist())) > 1:
-        return None
-    return slot.positions.gather(1, order).reshape(len(heads), len(counts), -1).permute(1, 2, 0)
-
-
-def _is_plain(graph: Graph, coupling: Coupling, group: Group) -> bool:
-    """Whether the group's units pass through moves, products and scalar factors alone."""
-    own = coupling.ids[group.name]
-    for node, units in coupling.inner.items():
-        if node.op != "call_function" or not bool(torch.isin(compressed(units), own).any()):
-            continue
-        scaled = kind(node) in ("mul", "div") and len(node.all_input_nodes) == 1
-        if not (kind(node) in _PLAIN or scaled):
-            return False
-    return True
 
 
 # --- second moments -----------------------------------------------------------------------------------------
@@ -213,7 +153,7 @@ class _Moments:
     read: dict[str, Tensor]  # group → of values where they are read, about their mean
 
 
-def _moments(stats: LayerStatistics, coupling: Coupling, parts: Sequence[_Parts]) -> _Moments:
+def _moments(stats: LayerStatistics, coupling: Coupling, parts: Sequence[Parts]) -> _Moments:
     """Of the original on the samples, in one pass."""
     inputs = [x[:_SAMPLES] for x in stats.samples.inputs]
     sources = {source.key: source for part in parts for source in _sources(stats, coupling, part)}
@@ -261,64 +201,20 @@ class _Source:
         return square.cpu(), rows.sum((0, 1)).cpu(), rows.shape[0] * rows.shape[1]
 
 
-@dataclass(frozen=True, eq=False)
-class _Factor:
-    """A factor of the product that sums over a group: its units as they are there, rotated for example."""
-
-    key: tuple[str, str]
-    node: fx.Node
-    order: tuple[int, ...]  # the axes: samples, heads, width, tokens
-    units: Tensor  # of each index of the width
-
-    def sums(self, value: Tensor) -> tuple[Tensor, Tensor, int]:
-        """As `_Source.sums`, of the squares alone; those of keys about the mean of a sample."""
-        rows = value.permute(self.order).flatten(3).double()
-        if self.key[1] == "keys":
-            rows = rows - rows.mean(3, keepdim=True)
-        square = rows.square().sum((0, 3)).cpu()  # shape: (heads, width)
-        energy = square.new_zeros(len(square), int(self.units.max()) + 1).index_add_(1, self.units, square)
-        return torch.diag_embed(energy), energy, rows.shape[0] * rows.shape[3]
-
-
-def _factors(coupling: Coupling, graph: Graph, group: Group) -> list[_Factor]:
-    """The two factors of the first product that sums over the group; none where their axes are not known."""
-    own = coupling.ids[group.name]
-    for node in graph.nodes:
-        if node.op != "call_function" or kind(node) not in _SUMMING:
-            continue
-        found = list[_Factor]()
-        for name, factor in zip(("made", "keys"), node.all_input_nodes[:2], strict=False):
-            units = coupling.inner.get(factor)
-            if units is None or not bool(torch.isin(compressed(units), own).any()):
-                break
-            (width,), heads = varying_axes(units), sorted(varying_axes(coupling.units[factor]))
-            if len(heads) != 1 or heads[0] in (0, width) or width == 0:
-                break
-            rest = [axis for axis in range(1, units.ndim) if axis not in (width, heads[0])]
-            along = units.movedim(width, 0).flatten(1)[:, 0]
-            number = torch.searchsorted(own.sort().values, along)
-            found.append(
-                _Factor((group.name, name), factor, (0, heads[0], width, *rest), own.argsort()[number])
-            )
-        if len(found) == 2:
-            return found
-    return []
-
-
-def _sources(stats: LayerStatistics, coupling: Coupling, part: _Parts) -> Sequence[_Source | _Factor]:
-    if part.of_keys and not part.plain and (factors := _factors(coupling, stats.graph, part.group)):
-        return factors
+def _sources(stats: LayerStatistics, coupling: Coupling, part: Parts) -> Sequence[_Source | Factor]:
+    if part.of_keys and not part.plain and (found := factors_of(coupling, stats.graph, part.group)):
+        return found
     if not part.of_keys:
         slot, at = part.readers[0]
         consumer = stats.consumers[slot.tensor][0]
         (read,) = (n for n in consumer.node.all_input_nodes if n.op != "get_attr")
         return [_Source((part.group.name, "read"), read, consumer, at)]
-    found = []
+    sources = []
     for name, slots in (("made", part.makers), ("keys", part.keys)):
         slot, at = next((slot, at) for slot, at in slots if slot.tensor in stats.consumers)
         consumer = stats.consumers[slot.tensor][0]
-        found.append(_Source((part.group.name, name), consumer.node, consumer, at))
-    return found
+        sources.append(_Source((part.group.name, name), consumer.node, consumer, at))
+    return sources
 
 
 # --- turns --------------------------------------------------------------------------------------------------

@@ -170,6 +170,66 @@ def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     return groups * kept_shape(units(node), table)[1] // units(node)[0].shape[1]
 
 
+def _mean(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """A mean over the width of each head stays one over the full width."""
+    if (left := _share_left(old, units, table)) < 1:
+        _multiply(new, left)
+
+
+def _rms_norm(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """The same of a norm: x / √(Σx² / D + ε) = √(D / d) · x / √(Σx² / d + ε D / d)."""
+    if (left := _share_left(old, units, table)) == 1:
+        return
+    a = bound_arguments(old, old.args, old.kwargs)
+    _set_argument(old, new, "normalized_shape", [round(left * a["normalized_shape"][0])])
+    if a["eps"] is not None:
+        _set_argument(old, new, "eps", a["eps"] / left)
+    _multiply(new, left**-0.5)
+
+
+def _layer_norm(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """The same of a norm that takes the mean off; written out, since the op knows no other width."""
+    if (left := _share_left(old, units, table)) == 1:
+        return
+    a, op = bound_arguments(new, new.args, new.kwargs), torch.ops.aten
+    with new.graph.inserting_before(new):
+        call = new.graph.call_function
+
+        def mean(x: fx.Node) -> fx.Node:
+            return call(op.mul.Tensor, (call(op.mean.dim, (x, [-1], True)), left))
+
+        first = mean(a["input"])
+        square = mean(call(op.mul.Tensor, (a["input"], a["input"])))
+        variance = call(op.sub.Tensor, (square, call(op.mul.Tensor, (first, first))))
+        root = call(op.rsqrt.default, (call(op.add.Tensor, (variance, a["eps"])),))
+        normed = call(op.mul.Tensor, (call(op.sub.Tensor, (a["input"], first)), root))
+    new.target, new.kwargs = op.add.Tensor, {}
+    with new.graph.inserting_before(new):
+        new.args = (call(op.mul.Tensor, (normed, a["weight"])), a["bias"])
+    if a["bias"] is None:
+        new.target, new.args = op.mul.Tensor, (normed, a["weight"])
+
+
+def _share_left(old: fx.Node, units: Units, table: Tensor) -> float:
+    """The share of the last axis of the input that stays, where only widths of heads leave it."""
+    a = bound_arguments(old, old.args, old.kwargs)
+    value = a["self" if kind(old) == "mean" else "input"]
+    levels = units(value)
+    dims = a.get("dim") if kind(old) == "mean" else [-1]
+    if not levels or dims is None or [dim % levels[0].ndim for dim in dims] != [levels[0].ndim - 1]:
+        return 1.0
+    return float(kept_along(levels, -1, table).double().mean())
+
+
+def _multiply(node: fx.Node, factor: float) -> None:
+    """What reads the node reads it times a number."""
+    readers = list(node.users)
+    with node.graph.inserting_after(node):
+        scaled = node.graph.call_function(torch.ops.aten.mul.Tensor, (node, factor))
+    for reader in readers:
+        reader.replace_input_with(node, scaled)
+
+
 def _attention(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """The scale that follows from the width of the heads stays what it was; a mask follows the heads."""
     a = bound_arguments(old, old.args, old.kwargs)
@@ -226,8 +286,11 @@ _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     "unflatten": _unflatten,
     "slice": _slice,
     "group_norm": _norm_groups,
+    "layer_norm": _layer_norm,
+    "rms_norm": _rms_norm,
 }
-_READERS: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {  # of numbers beside the units
+_READERS: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {  # numbers that follow from units
     **dict.fromkeys("add sub mul".split(), _tables),
+    "mean": _mean,
     "scaled_dot_product_attention": _attention,
 }

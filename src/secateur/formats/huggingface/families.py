@@ -16,14 +16,15 @@ from typing import Literal
 class Key:
     """A key of `config.json`, with dots where it is in a part.
 
-    `kind`: `width`: the size itself. `heads`: a number of heads, which goes down with the size, while each
-    keeps its width. `ratio`: the size in units of that along the weight's other axis.
+    `kind`: `width`: the size itself. `heads`: a number of heads, of which each has its part of the size.
+    `head_width`: how large that part is; no row has it where it sets the angles of rotary embeddings, too.
+    `ratio`: the size in units of that along the weight's other axis.
     """
 
     key: str
     layers: tuple[str, ...]
     axis: int = 0
-    kind: Literal["width", "heads", "ratio"] = "width"
+    kind: Literal["width", "heads", "head_width", "ratio"] = "width"
     divides: str = ""  # key of a size that the number must divide
 
     def shows(self, tensor: str, axis: int) -> bool:
@@ -35,6 +36,7 @@ class Key:
 class Family:
     keys: tuple[Key, ...]
     head_width: str = ""  # the key that says how wide a head is, where the class would derive it otherwise
+    scaled: bool = True  # whether the class divides logits by the root of this width
 
 
 @cache
@@ -46,6 +48,11 @@ def _heads(key: str, *layers: str) -> Key:
     return Key(key, layers, kind="heads")
 
 
+def _head_width(key: str, layer: str, names: str) -> Key:
+    """`names`: of queries, keys and values."""
+    return Key(key, tuple(f"{layer}.{name}" for name in names.split()), kind="head_width")
+
+
 def _width(key: str, *layers: str, axis: int = 0) -> Key:
     return Key(key, layers, axis)
 
@@ -54,9 +61,11 @@ _QUERIES = _heads("num_attention_heads", "layers.#.self_attn.q_proj")
 _KEYS = _heads("num_key_value_heads", "layers.#.self_attn.k_proj")
 _GATE = _width("intermediate_size", "layers.#.mlp.gate_proj")
 _GATED = Family((_QUERIES, _KEYS, _GATE), "head_dim")
+_PROJECTIONS = "q_proj k_proj v_proj"
 _VIT = Family(
     (
         _heads("num_attention_heads", "layers.#.attention.q_proj"),
+        _head_width("head_dim", "layers.#.attention", _PROJECTIONS),
         _width("intermediate_size", "layers.#.mlp.fc1"),
     ),
     "head_dim",
@@ -65,15 +74,25 @@ _BERT = Family((_width("intermediate_size", "encoder.layer.#.intermediate.dense"
 _T5 = Family(
     (
         _heads("num_heads", "layer.#.SelfAttention.q", "layer.#.EncDecAttention.q"),
+        _head_width("d_kv", "layer.#.SelfAttention", "q k v"),
+        _head_width("d_kv", "layer.#.EncDecAttention", "q k v"),
         _width("d_ff", "layer.#.DenseReluDense.wi", "layer.#.DenseReluDense.wi_0"),
-    )
+    ),
+    "d_kv",
+    scaled=False,
 )
 _CLIP_LAYERS = "encoder.layers.#.mlp.fc1"
 
 FAMILIES: dict[str, Family] = {
     "vit": _VIT,
     "deit": _VIT,
-    "dinov2": Family((_heads("num_attention_heads", "encoder.layer.#.attention.q_proj"),), "head_dim"),
+    "dinov2": Family(
+        (
+            _heads("num_attention_heads", "encoder.layer.#.attention.q_proj"),
+            _head_width("head_dim", "encoder.layer.#.attention", _PROJECTIONS),
+        ),
+        "head_dim",
+    ),
     "swin": Family((Key("mlp_ratio", ("encoder.layers.#.blocks.#.mlp.fc1",), kind="ratio"),)),
     "bert": _BERT,
     "roberta": _BERT,

@@ -30,6 +30,7 @@ from secateur.types import Group
 class FromFolder(Shrinks):
     """What `load_folder` gives and `save_folder` writes."""
 
+    own_form = False
     folder: Folder
 
     def check(self, inputs: Sequence[Tensor]) -> None:
@@ -117,8 +118,10 @@ class HuggingFaceModel(FromFolder):
         for name, value in small.items():
             state.update(dict.fromkeys((n for n in graph.aliases[name] if n in before), value))
         after = {name: tuple(value.shape) for name, value in state.items()}
-        config = sizes.smaller_config(self.folder, before, after)
-        return None if config is None else self._with(config, state)
+        widths = sizes.widths_left(self.folder, coupling, alive)
+        if widths is None or not (config := sizes.smaller_config(self.folder, before, after, widths)):
+            return None
+        return self._with(config, sizes.in_class(self.folder, state, widths))
 
     def _with(self, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> HuggingFaceModel | None:
         """The class built from `config`; None where transformers refuses that, or has other shapes then."""

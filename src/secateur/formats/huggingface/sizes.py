@@ -5,42 +5,53 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from secateur.formats.huggingface.families import FAMILIES, Family, Key
 from secateur.formats.huggingface.folder import Folder
+from secateur.graph.coupling import Coupling
+from secateur.graph.widths import is_width
 from secateur.types import Group, Slot
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def smaller_config(folder: Folder, before: Shapes, after: Shapes) -> dict[str, Any] | None:
+def smaller_config(folder: Folder, before: Shapes, after: Shapes, widths: Fraction) -> dict[str, Any] | None:
     """`config.json` for tensors of the shapes `after`, by their names in the module; None if it cannot say.
 
-    Only the keys of `FAMILIES` change; the caller builds the class from the result, which shows whether that
-    was all.
+    `widths` is the share of the width of every head that is left. Only the keys of `FAMILIES` change; the
+    caller builds the class from the result, which shows whether that was all.
     """
     family = FAMILIES.get(folder.family)
     config = copy.deepcopy(dict(folder.config))
     if family is None:
         return config if before == after else None
     for key in family.keys:
+        if key.kind == "head_width":
+            continue
         shown = [name for name, shape in before.items() if len(shape) == 2 and key.shows(name, key.axis)]
         if all(before[name] == after[name] for name in shown):
             continue
-        value = _value(key, config, [before[name] for name in shown], [after[name] for name in shown])
+        old, new = ([shapes[name] for name in shown] for shapes in (before, after))
+        value = _value(key, config, old, new, widths)
         if value is None:
             return None
-        if key.kind == "heads" and family.head_width and not config.get(family.head_width):
-            config[family.head_width] = before[shown[0]][0] // _heads(key, folder.config)
+        if key.kind == "heads" and family.head_width:
+            config[family.head_width] = int(old[0][0] // _heads(key, folder.config) * widths)
         _put(config, key.key, value)
     return config
 
 
 def _value(
-    key: Key, config: Mapping[str, Any], before: list[tuple[int, ...]], after: list[tuple[int, ...]]
+    key: Key,
+    config: Mapping[str, Any],
+    before: list[tuple[int, ...]],
+    after: list[tuple[int, ...]],
+    widths: Fraction,
 ) -> float | None:
     """What the key must say for these shapes; None where no value fits all."""
     axis = key.axis
@@ -56,8 +67,8 @@ def _value(
     (size,) = sizes
     if key.kind == "width":
         return size
-    heads, rest = divmod(size * _heads(key, config), before[0][axis])
-    return None if rest else heads
+    heads = size * _heads(key, config) / (before[0][axis] * widths)
+    return int(heads) if heads.denominator == 1 else None
 
 
 def _heads(key: Key, config: Mapping[str, Any]) -> int:
@@ -78,6 +89,30 @@ def _put(config: dict[str, Any], key: str, value: Any) -> None:
     for part in parts:
         config = config[part]
     config[last] = value
+
+
+def widths_left(folder: Folder, coupling: Coupling, alive: Mapping[str, Tensor]) -> Fraction | None:
+    """The share of the width of every head that is left; None where no key can say it for all layers."""
+    groups = [group for group in coupling.prunable if is_width(group)]
+    left = {Fraction(int(alive[group.name].sum()), group.units) for group in groups} or {Fraction(1)}
+    if len(left) > 1 or (left != {Fraction(1)} and not all(_keys(folder, group) for group in groups)):
+        return None
+    return left.pop()
+
+
+def in_class(folder: Folder, state: Mapping[str, Tensor], widths: Fraction) -> dict[str, Tensor]:
+    """The tensors for a class that divides logits by the root of the width of a head, which is smaller now.
+
+    Queries are divided by as much more; the scale of the full width stays.
+    """
+    family = FAMILIES[folder.family] if widths != 1 else Family(())
+    queries = [key for key in family.keys if key.kind == "heads" and family.scaled]
+
+    def is_query(name: str) -> bool:
+        return any(key.shows(f"{name.rpartition('.')[0]}.weight", key.axis) for key in queries)
+
+    factor = float(widths) ** 0.5
+    return {name: value * factor if is_query(name) else value for name, value in state.items()}
 
 
 def role(folder: Folder, group: Group) -> str | None:
@@ -106,10 +141,17 @@ def kept_numbers(folder: Folder, group: Group) -> list[int] | None:
 
 def _keys(folder: Folder, group: Group) -> set[Key]:
     family = FAMILIES.get(folder.family, Family(()))
-    return {key for key in family.keys for slot in group.having("producer") if _fills(key, slot)}
+    speaks = _shows if is_width(group) else _fills
+    return {key for key in family.keys for slot in group.having("producer") if speaks(key, slot)}
+
+
+def _shows(key: Key, slot: Slot) -> bool:
+    """Whether the units are dimensions of heads whose width the key says."""
+    return key.kind == "head_width" and key.shows(slot.tensor, slot.axis)
 
 
 def _fills(key: Key, slot: Slot) -> bool:
     """Whether the units are consecutive parts of the whole axis: whole heads, not parts of each."""
     places = slot.positions.reshape(-1)
-    return key.shows(slot.tensor, slot.axis) and torch.equal(places, torch.arange(len(places)))
+    is_whole = torch.equal(places, torch.arange(len(places)))
+    return key.kind != "head_width" and key.shows(slot.tensor, slot.axis) and is_whole
