@@ -52,7 +52,7 @@ def _least(step: Step) -> Any:
 
 
 def _constant(step: Step) -> Any:
-    return step.rounded(0.0)
+    return step.rounded(0.0, 2)
 
 
 def _embedding(step: Step) -> Any:
@@ -240,13 +240,14 @@ def _prelu(step: Step) -> Any:
 _ARITHMETIC = ("abs", "leaky_relu", "reciprocal", "softshrink", "sqrt", "square", "hardtanh", "relu6")
 _LIMITED = ("clamp", "clamp_max", "clamp_min")
 _CASTS = ("to", "_to_copy", "type_as")
+MADE = ("arange", "eye", "full", "ones", "scalar_tensor", "zeros")  # of no tensor
 _POOLS = tuple(name for name in of("pooling") if "avg" in name)
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(MOVEMENT, _moved),
     **dict.fromkeys(_CASTS, _cast),
     **dict.fromkeys(FILLING, _filled),
-    **dict.fromkeys(SIZES_ALONE, _constant),
+    **dict.fromkeys((*SIZES_ALONE, *MADE), _constant),
     **dict.fromkeys(MAXIMA, _greatest),
     **dict.fromkeys(MINIMA, _least),
     **dict.fromkeys(of("triangle"), _moved),
