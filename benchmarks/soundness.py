@@ -75,7 +75,12 @@ def row(number: int) -> dict[str, Any]:
 
 
 def searched(
-    found: secateur.Certificate, model: Network, small: nn.Module, x: tuple[Tensor, ...], eps: float, head: str
+    found: secateur.Certificate,
+    model: Network,
+    small: nn.Module,
+    x: tuple[Tensor, ...],
+    eps: float,
+    head: str,
 ) -> dict[str, Any]:
     """What the points of both balls show; raises where one violates a claim."""
     points = [points_of(model, small, x, eps, ball) for ball in range(len(x[0]))]
@@ -108,7 +113,9 @@ def searched(
     }
 
 
-def points_of(model: Network, small: nn.Module, x: tuple[Tensor, ...], eps: float, ball: int) -> tuple[Tensor, ...]:
+def points_of(
+    model: Network, small: nn.Module, x: tuple[Tensor, ...], eps: float, ball: int
+) -> tuple[Tensor, ...]:
     """Inputs in one ball, in the models' own format: random, at corners, and where gradients lead."""
     centre = tuple(t[ball : ball + 1] for t in x)
     moving = [t.is_floating_point() for t in centre]

@@ -14,10 +14,27 @@ from torch.nn import functional as F
 from secateur.decisions import Head
 
 ACTIVATIONS: tuple[Callable[[], nn.Module], ...] = (
-    nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.SELU, nn.CELU, nn.LeakyReLU, nn.PReLU, nn.Softplus,
-    nn.Mish, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.ReLU6, nn.LogSigmoid, nn.Softsign, nn.Softshrink,
+    nn.ReLU,
+    nn.Tanh,
+    nn.Sigmoid,
+    nn.GELU,
+    nn.SiLU,
+    nn.ELU,
+    nn.SELU,
+    nn.CELU,
+    nn.LeakyReLU,
+    nn.PReLU,
+    nn.Softplus,
+    nn.Mish,
+    nn.Hardtanh,
+    nn.Hardsigmoid,
+    nn.Hardswish,
+    nn.ReLU6,
+    nn.LogSigmoid,
+    nn.Softsign,
+    nn.Softshrink,
     lambda: nn.GELU(approximate="tanh"),
-)  # fmt: skip
+)
 FEATURES = 12
 
 
@@ -86,23 +103,41 @@ def _dense() -> nn.Module:
 def _conv() -> nn.Module:
     pool = random.choice([nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(3), nn.MaxPool2d(3, 1, 1)])
     return nn.Sequential(
-        nn.Conv2d(2, 6, 3, padding=1), _norm(nn.BatchNorm2d(6)), _act(), pool, nn.Conv2d(6, 5, 3, groups=1), _act(),
-        nn.Flatten(), nn.LazyLinear(FEATURES), _act(),
-    )  # fmt: skip
+        nn.Conv2d(2, 6, 3, padding=1),
+        _norm(nn.BatchNorm2d(6)),
+        _act(),
+        pool,
+        nn.Conv2d(6, 5, 3, groups=1),
+        _act(),
+        nn.Flatten(),
+        nn.LazyLinear(FEATURES),
+        _act(),
+    )
 
 
 def _depthwise() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(2, 6, 1), nn.ReLU6(), nn.Conv2d(6, 6, 3, groups=6, padding=1), _act(), nn.Conv2d(6, FEATURES, 1),
-        nn.AdaptiveMaxPool2d(1), nn.Flatten(),
-    )  # fmt: skip
+        nn.Conv2d(2, 6, 1),
+        nn.ReLU6(),
+        nn.Conv2d(6, 6, 3, groups=6, padding=1),
+        _act(),
+        nn.Conv2d(6, FEATURES, 1),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+    )
 
 
 def _conv1d() -> nn.Module:
     return nn.Sequential(
-        nn.Conv1d(3, 8, 3), _act(), nn.ConvTranspose1d(8, 4, 2, 2), _act(), nn.MaxPool1d(2), nn.Flatten(),
-        nn.LazyLinear(FEATURES), nn.ReLU(),
-    )  # fmt: skip
+        nn.Conv1d(3, 8, 3),
+        _act(),
+        nn.ConvTranspose1d(8, 4, 2, 2),
+        _act(),
+        nn.MaxPool1d(2),
+        nn.Flatten(),
+        nn.LazyLinear(FEATURES),
+        nn.ReLU(),
+    )
 
 
 def _residual() -> nn.Module:
@@ -111,9 +146,13 @@ def _residual() -> nn.Module:
         return F.adaptive_avg_pool2d(m.act(y + m.second(m.act(m.first(y)))), 1).flatten(1)
 
     return Body(
-        forward, stem=nn.Conv2d(2, FEATURES, 3), bn=_norm(nn.BatchNorm2d(FEATURES)), act=nn.ReLU(),
-        first=nn.Conv2d(FEATURES, 8, 3, padding=1), second=nn.Conv2d(8, FEATURES, 3, padding=1),
-    )  # fmt: skip
+        forward,
+        stem=nn.Conv2d(2, FEATURES, 3),
+        bn=_norm(nn.BatchNorm2d(FEATURES)),
+        act=nn.ReLU(),
+        first=nn.Conv2d(FEATURES, 8, 3, padding=1),
+        second=nn.Conv2d(8, FEATURES, 3, padding=1),
+    )
 
 
 def _norms() -> nn.Module:
@@ -128,14 +167,23 @@ def _attention() -> nn.Module:
         return m.down(m.act(m.up(y))).mean(1)
 
     return Body(
-        forward, embed=nn.Linear(4, 8), attend=nn.MultiheadAttention(8, 2, batch_first=True), up=nn.Linear(8, 12),
-        act=nn.GELU(), down=nn.Linear(12, FEATURES),
-    )  # fmt: skip
+        forward,
+        embed=nn.Linear(4, 8),
+        attend=nn.MultiheadAttention(8, 2, batch_first=True),
+        up=nn.Linear(8, 12),
+        act=nn.GELU(),
+        down=nn.Linear(12, FEATURES),
+    )
 
 
 def _transformer() -> nn.Module:
     layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True, norm_first=True)
-    return Body(lambda m, x: m.out(m.layer(m.embed(x)).amax(1)), embed=nn.Linear(4, 8), layer=layer, out=nn.Linear(8, FEATURES))
+    return Body(
+        lambda m, x: m.out(m.layer(m.embed(x)).amax(1)),
+        embed=nn.Linear(4, 8),
+        layer=layer,
+        out=nn.Linear(8, FEATURES),
+    )
 
 
 def _gates() -> nn.Module:
@@ -143,14 +191,22 @@ def _gates() -> nn.Module:
         a, b = m.first(x).chunk(2, 1)
         return m.out(F.glu(m.second(a * torch.sigmoid(b)), 1) / (1 + F.softplus(m.third(x))))
 
-    return Body(forward, first=nn.Linear(6, 16), second=nn.Linear(8, 12), third=nn.Linear(6, 6), out=nn.Linear(6, FEATURES))
+    return Body(
+        forward,
+        first=nn.Linear(6, 16),
+        second=nn.Linear(8, 12),
+        third=nn.Linear(6, 6),
+        out=nn.Linear(6, FEATURES),
+    )
 
 
 def _moves() -> nn.Module:
     def forward(m: Any, x: Tensor) -> Tensor:
         a, b = m.first(x), m.second(x)
         both = torch.cat([a, -b.flip(1)], 1).relu()
-        return m.out(torch.stack([both, both * 0.5 - 0.1], 1).permute(0, 2, 1).reshape(len(x), -1).clamp(-0.4, 0.9))
+        return m.out(
+            torch.stack([both, both * 0.5 - 0.1], 1).permute(0, 2, 1).reshape(len(x), -1).clamp(-0.4, 0.9)
+        )
 
     return Body(forward, first=nn.Linear(6, 6), second=nn.Linear(6, 6), out=nn.Linear(24, FEATURES))
 
@@ -158,7 +214,14 @@ def _moves() -> nn.Module:
 def _extremes() -> nn.Module:
     def forward(m: Any, x: Tensor) -> Tensor:
         y = m.first(x).unflatten(1, (4, 4))
-        parts = [y.amax(1), y.amin(2), y.logsumexp(1), y.norm(dim=2), F.softmax(y, 1).sum(2), torch.maximum(y, y.mT)[:, 0]]
+        parts = [
+            y.amax(1),
+            y.amin(2),
+            y.logsumexp(1),
+            y.norm(dim=2),
+            F.softmax(y, 1).sum(2),
+            torch.maximum(y, y.mT)[:, 0],
+        ]
         return m.out(torch.cat(parts, 1))
 
     return Body(forward, first=nn.Linear(6, 16), out=nn.Linear(24, FEATURES))
@@ -175,14 +238,22 @@ def _products() -> nn.Module:
 
 def _tokens() -> nn.Module:
     return Body(
-        lambda m, x, ids: m.out(torch.relu(m.first(m.table(ids).mean(1) + m.place(x)))), table=nn.Embedding(9, 8),
-        place=nn.Linear(6, 8), first=nn.Linear(8, 16), out=nn.Linear(16, FEATURES),
-    )  # fmt: skip
+        lambda m, x, ids: m.out(torch.relu(m.first(m.table(ids).mean(1) + m.place(x)))),
+        table=nn.Embedding(9, 8),
+        place=nn.Linear(6, 8),
+        first=nn.Linear(8, 16),
+        out=nn.Linear(16, FEATURES),
+    )
 
 
 def _recurrent() -> nn.Module:
     cell = random.choice([nn.LSTM, nn.GRU])(4, 8, batch_first=True)
-    return Body(lambda m, x: m.out(torch.relu(m.mid(m.cell(x)[0][:, -1]))), cell=cell, mid=nn.Linear(8, 12), out=nn.Linear(12, FEATURES))
+    return Body(
+        lambda m, x: m.out(torch.relu(m.mid(m.cell(x)[0][:, -1]))),
+        cell=cell,
+        mid=nn.Linear(8, 12),
+        out=nn.Linear(12, FEATURES),
+    )
 
 
 # name → body, and the shape of an input

@@ -19,7 +19,6 @@ from torch import Tensor, fx, nn
 
 import secateur
 from bound_cases import CASES, captured
-from secateur.bounds.arithmetic import as_interval
 from secateur.bounds.inference import Format, NoRuleError, format_of
 from secateur.bounds.inference_rows import Inference
 from secateur.bounds.inference_rules import MADE, RULES
@@ -97,7 +96,9 @@ def test_float32_is_within_its_bounds(name: str, radius: float) -> None:
         bounds = [of_run.errors_at(node, 2) for node in networks.graph.outputs]
         for box, point in product(range(2), range(POINTS)):
             inputs = [p[box, point : point + 1] for p in points]
-            ours, exact = (run(graph, inputs, stored, dtype=dtype) for dtype in (torch.float32, torch.float64))
+            ours, exact = (
+                run(graph, inputs, stored, dtype=dtype) for dtype in (torch.float32, torch.float64)
+            )
             for bound, a, b in zip(bounds, ours, exact, strict=True):
                 if a.is_floating_point():
                     assert ((a.double() - b).flatten().abs() <= bound[box] * (1 + 1e-9)).all()
@@ -109,7 +110,7 @@ def test_ops_without_a_bound_say_so(name: str) -> None:
     graph = captured(name)
     networks = networks_of(graph)
     boxes, _ = balls(graph, 0.0)
-    with pytest.raises(NoRuleError, match="the rounding of .* has no bound: "):
+    with pytest.raises(NoRuleError, match=r"the rounding of .* has no bound: "):
         inference(graph, networks, boxes, False)
 
 
@@ -139,11 +140,16 @@ def test_a_sum_errs_by_gamma_of_its_terms() -> None:
 @given(st.integers(0, 10**6), st.integers(2, 60))
 def test_every_order_of_a_sum_is_covered(seed: int, count: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    weight = torch.randn(1, count, generator=generator) * 10 ** (4 * torch.rand(1, count, generator=generator))
+    weight = torch.randn(1, count, generator=generator) * 10 ** (
+        4 * torch.rand(1, count, generator=generator)
+    )
     bias, x = torch.randn(1, generator=generator), torch.randn(count, generator=generator)
     graph, networks = of_linear(weight, bias)
     bound = float(inference(graph, networks, at(x), False).errors_at(networks.graph.outputs[0], 1))
-    exact = sum((Fraction(w) * Fraction(v) for w, v in zip(weight[0].tolist(), x.tolist(), strict=True)), start=Fraction(float(bias)))
+    exact = sum(
+        (Fraction(w) * Fraction(v) for w, v in zip(weight[0].tolist(), x.tolist(), strict=True)),
+        start=Fraction(float(bias)),
+    )
     products = np.append((weight[0] * x).numpy(), bias.numpy())
     for order in (np.sort(products), np.sort(products)[::-1], products):
         total = np.float32(0)
@@ -246,7 +252,9 @@ def test_claims_with_rounding_are_wider_by_it() -> None:
 
 
 def test_rounding_is_included_by_itself_where_it_is_small() -> None:
-    assert certified("auto").model_dump(exclude={"seconds", "date"}) == certified("float").model_dump(exclude={"seconds", "date"})
+    assert certified("auto").model_dump(exclude={"seconds", "date"}) == certified("float").model_dump(
+        exclude={"seconds", "date"}
+    )
     model, x, _ = blobs()
     same = secateur.certify(model, model, inputs=x[:3], eps=0.02, attack_steps=0)
     assert same.arithmetic == "real" and "more than 10% of the drift" in same.why_real
@@ -266,7 +274,9 @@ def test_a_certificate_with_rounding_is_proved_again() -> None:
 
 
 def test_older_certificates_are_about_real_arithmetic(tmp_path: Path) -> None:
-    record = certified("real").model_dump(mode="json", exclude={"arithmetic", "inference_rounding", "why_real"})
+    record = certified("real").model_dump(
+        mode="json", exclude={"arithmetic", "inference_rounding", "why_real"}
+    )
     (tmp_path / "old.json").write_text(json.dumps(record))
     model, x, _ = blobs()
     old = secateur.Certificate.load(tmp_path / "old.json")
@@ -297,7 +307,9 @@ def test_a_softmax_and_a_sigmoid_need_margins_above_their_rounding() -> None:
     torch.manual_seed(0)
     for head, name in ((nn.Softmax(1), "probabilities"), (nn.Sigmoid(), "multi_label")):
         model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2), head).eval()
-        found = secateur.certify(model, model, inputs=torch.rand(4, 3), eps=0.0, attack_steps=0, arithmetic="float")
+        found = secateur.certify(
+            model, model, inputs=torch.rand(4, 3), eps=0.0, attack_steps=0, arithmetic="float"
+        )
         assert found.head == name and found.agreement_margin is not None
         assert min(found.agreement_margin.proved) > 32 * UNIT
 

@@ -53,7 +53,7 @@ class Format:
         return Format(about.eps / 2, about.tiny, about.max)
 
     def gamma(self, count: Any) -> Any:
-        """γ for sums of so many products, of which there may be a tensor; infinite where there are too many."""
+        """γ for sums of so many products (a number or a tensor); infinite where these are too many."""
         share = torch.as_tensor(count, dtype=torch.float64) * self.unit
         return torch.where(share < 0.5, share / (1 - share), torch.inf)
 
@@ -219,7 +219,11 @@ def _one(format: Format, rules: Mapping[str, Rule]) -> Callable[[fx.Node, Tensor
 def _require_format(step: Step, leaves: list[Any]) -> None:
     """Refuse an op that is told to work in another format."""
     for leaf in leaves:
-        if isinstance(leaf, torch.dtype) and leaf.is_floating_point and torch.finfo(leaf).eps > 2 * step.format.unit:
+        if (
+            isinstance(leaf, torch.dtype)
+            and leaf.is_floating_point
+            and torch.finfo(leaf).eps > 2 * step.format.unit
+        ):
             raise step.unsupported(f"it works in {leaf}")
 
 

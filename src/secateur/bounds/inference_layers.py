@@ -100,7 +100,11 @@ def attention(step: Step) -> Any:
     scale = abs(attention_scale(op, op["query"]))
     e = scale * (moved + step.format.gamma(width + 12) * sizes) + 2 * (width + 2) * step.format.least
     if mask is not None and is_floating(mask):
-        e = e + step.errors["attn_mask"] + 2 * unit * torch.where(scores.upper > -torch.inf, magnitude(scores), 0.0)
+        e = (
+            e
+            + step.errors["attn_mask"]
+            + 2 * unit * torch.where(scores.upper > -torch.inf, magnitude(scores), 0.0)
+        )
     p = magnitude(softmax_of(scores, -1))
     found = _Exponentials.of(step, scores, e, -1)
     ep = _of_weights(step, found, p, -1, blocks=n // _BLOCK + 1)

@@ -63,7 +63,9 @@ class Inference:
             return carried
         places = torch.cartesian_prod(torch.arange(boxes), torch.arange(size))
         with torch.no_grad():
-            found = [self._rows(node, part) for part in places.split(max(1, rows_at_a_time(self.engine) // 2))]
+            found = [
+                self._rows(node, part) for part in places.split(max(1, rows_at_a_time(self.engine) // 2))
+            ]
         return torch.minimum(carried, torch.cat(found).reshape(boxes, size))
 
     def _rows(self, node: fx.Node, places: Tensor) -> Tensor:
@@ -80,7 +82,11 @@ class Inference:
         return (total * SAFE).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
     def _passed(
-        self, node: fx.Node, results: dict[int, Enclosed], box: Tensor, pending: dict[fx.Node, dict[int, Enclosed]]
+        self,
+        node: fx.Node,
+        results: dict[int, Enclosed],
+        box: Tensor,
+        pending: dict[fx.Node, dict[int, Enclosed]],
     ) -> Any:
         """What the op itself adds to each row; coefficients of its arguments go to `pending`."""
         bounds = self.engine.bounds
@@ -155,9 +161,11 @@ class Inference:
         free = [i for i, x in enumerate(leaves) if isinstance(x, fx.Node) and varies(bounds[x])]
         values = [sample[x] if isinstance(x, fx.Node) else x for x in leaves]
         # of arguments that are only scaled by constants, the size of the transpose is that of its result
-        sizes = values if kind(node) == "batch_norm" else [
-            x.abs() if isinstance(x, Tensor) and x.is_floating_point() else x for x in values
-        ]
+        sizes = (
+            values
+            if kind(node) == "batch_norm"
+            else [x.abs() if isinstance(x, Tensor) and x.is_floating_point() else x for x in values]
+        )
 
         def back_of(constants: list[Any]) -> Back:
             def op(*varying: Tensor) -> tuple[Tensor, ...]:

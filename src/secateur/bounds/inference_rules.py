@@ -37,7 +37,9 @@ def _cast(step: Step) -> Any:
 
 def _filled(step: Step) -> Any:
     """What is filled in is rounded; constants have no other error."""
-    numbers = {name: 0 for name in ("value", "self", "other") if isinstance(step.op.arguments.get(name), int | float)}
+    numbers = {
+        name: 0 for name in ("value", "self", "other") if isinstance(step.op.arguments.get(name), int | float)
+    }
     return step.rounded(step.op.run(**{**step.errors, **numbers}))
 
 
@@ -101,7 +103,12 @@ def _affine(step: Step) -> Any:
 
 
 def _products(
-    step: Step, times: Any, first: tuple[Any, Tensor], second: tuple[Any, Tensor], offset: Any = 0.0, off: Any = 0.0
+    step: Step,
+    times: Any,
+    first: tuple[Any, Tensor],
+    second: tuple[Any, Tensor],
+    offset: Any = 0.0,
+    off: Any = 0.0,
 ) -> Any:
     """Of a bilinear `times`, whose terms are summed, plus an offset with an error of `off`."""
     (x, ex), (w, ew) = first, second
@@ -163,7 +170,10 @@ def _distance_from_zero(value: Any) -> Any:
 def _glu(step: Step) -> Any:
     """a · σ(b), with a slope of σ of at most ¼."""
     (a, ea), (_, eb) = (
-        (size_of(step.op["self"]).chunk(2, step.op["dim"])[i], step.errors["self"].chunk(2, step.op["dim"])[i])
+        (
+            size_of(step.op["self"]).chunk(2, step.op["dim"])[i],
+            step.errors["self"].chunk(2, step.op["dim"])[i],
+        )
         for i in (0, 1)
     )
     gate = eb / 4 + ULP * step.format.unit * (1 + size_of(step.op["self"]).chunk(2, step.op["dim"])[1] + eb)
@@ -211,7 +221,12 @@ def _scale(step: Step) -> float:
     """The factor by which an activation scales what its elementary function errs by."""
     a = step.op.arguments
     if step.name == "elu":
-        return max(1.0, abs(a["alpha"] * a["scale"]), abs(a["scale"]), abs(a["alpha"] * a["scale"] * a["input_scale"]))
+        return max(
+            1.0,
+            abs(a["alpha"] * a["scale"]),
+            abs(a["scale"]),
+            abs(a["alpha"] * a["scale"] * a["input_scale"]),
+        )
     if step.name == "softplus":
         return max(1.0, 1 / abs(a["beta"]))
     return max(1.0, abs(a["alpha"])) if step.name == "celu" else 1.0
@@ -233,7 +248,9 @@ def _limited(step: Step) -> Any:
 
 def _prelu(step: Step) -> Any:
     x, e, ndim = size_of(step.op["self"]), step.errors["self"], as_interval(step.result).lower.ndim
-    weight, ew = (on_channels(torch.as_tensor(t), ndim) for t in (size_of(step.op["weight"]), step.errors["weight"]))
+    weight, ew = (
+        on_channels(torch.as_tensor(t), ndim) for t in (size_of(step.op["weight"]), step.errors["weight"])
+    )
     return step.rounded(e * torch.clamp(weight + ew, min=1.0) + x * ew, 4)
 
 

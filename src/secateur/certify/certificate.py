@@ -29,13 +29,13 @@ ASSUMPTIONS = (
 )
 
 
-
-
 def assumptions_for(arithmetic: str) -> tuple[str, ...]:
     """What a certificate takes for granted, in real arithmetic or in that of the models."""
     if arithmetic == "real":
         return ASSUMPTIONS
-    run = f"The networks are run in {arithmetic} on their stored weights; all rounding is inside of the claims."
+    run = (
+        f"The networks are run in {arithmetic} on their stored weights; all rounding is inside of the claims."
+    )
     return (run, *OF_RUNTIMES, *ASSUMPTIONS[1:])
 
 

@@ -29,7 +29,9 @@ from secateur.types import Interval
 
 Arithmetic = Literal["auto", "real", "float"]
 SHARE = 0.1  # of the largest drift: rounding up to this is included where the caller leaves it open
-_APART = 32  # units between scores that a softmax keeps apart: more than its exponentials and quotients err by
+_APART = (
+    32  # units between scores that a softmax keeps apart: more than its exponentials and quotients err by
+)
 _BESIDE = 64  # units beside 0 at which a sigmoid is certain to be on its side of ½
 
 
@@ -58,7 +60,9 @@ class InferenceRounding:
     def moved(self, drift: Interval) -> Interval:
         """Bounds on ĝ − f̂."""
         wide = self.drift * (1 + 2.0**-40)
-        low, high = (torch.nextafter(end, way) for end, way in _outward(drift.lower - wide, drift.upper + wide))
+        low, high = (
+            torch.nextafter(end, way) for end, way in _outward(drift.lower - wide, drift.upper + wide)
+        )
         return Interval(low, high)
 
     def decided(self, decided: Decided) -> Decided:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import secateur
 from secateur.cli.certify_options import (
-    ArithmeticOption,
     MOST_SAMPLES,
+    ArithmeticOption,
     AttackSteps,
     Budget,
     CertificateFile,
