@@ -31,12 +31,13 @@ _TOLERANCE = 1e-9  # relative, of float64 as a stand-in for real numbers
 def main() -> None:
     parser = arguments(__doc__ or "")
     parser.add_argument("--networks", type=int, default=240)
+    parser.add_argument("--first", type=int, default=0, help="number of the first network")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     path = options.output / "soundness.json"
     rows: dict[str, Any] = json.loads(path.read_text())["results"] if path.is_file() else {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    for number in range(options.networks):
+    for number in range(options.first, options.networks):
         if str(number) in rows:
             continue
         rows[str(number)] = row(number)
@@ -51,13 +52,14 @@ def row(number: int) -> dict[str, Any]:
     """One network: family, head, precision and radius go round in cycles of different length."""
     torch.manual_seed(number)
     family, head = list(FAMILIES)[number % len(FAMILIES)], list(HEADS)[number // len(FAMILIES) % len(HEADS)]
-    double, eps = number % 3 == 2, (0.0, 0.002, 0.02, 0.1)[number % 4]
+    # recurrent layers start from zeros that the graph makes in float32
+    double, eps = number % 3 == 2 and family != "recurrent", (0.0, 0.002, 0.02, 0.1)[number % 4]
     model, x = network(family, head)
     if double:
         model, x = model.double(), tuple(t.double() if t.is_floating_point() else t for t in x)
     named = {"family": family, "head": head, "dtype": "float64" if double else "float32", "eps": eps}
     try:
-        small = secateur.prune(model, x, remove=0.3, method="scale", input_bounds=(-1, 1), seed=number).model
+        small = secateur.prune(model, x, remove=0.3, method="scale", input_bounds=(-1, 1), samples=32).model
     except SecateurError as error:  # nothing that could be removed
         return {**named, "skipped": str(error)[:100]}
     settings: dict[str, Any] = {"inputs": x, "eps": eps, "input_bounds": (-1, 1), "head": HEADS[head].name}
