@@ -108,6 +108,12 @@ def size_of(value: Any) -> Any:
     return abs(value) if isinstance(value, int | float) else magnitude(value)
 
 
+def spread(x: Interval, error: Any) -> Interval:
+    """All between what is real and what is computed, rounded outward."""
+    error = error + 2.0**-51 * magnitude(x)
+    return Interval(x.lower - error, x.upper + error)
+
+
 def format_of(graph: Graph) -> Format:
     """That of all numbers in a graph. Raises `NoRuleError` for half precision and mixed formats."""
     tensors = [x for x in (*graph.example, *graph.tensors.values()) if x.is_floating_point()]
@@ -175,7 +181,7 @@ def own_errors(
 def _wide(value: Any, error: Any) -> Any:
     if not is_floating(value) or not isinstance(value, Interval):
         return value
-    return Interval(value.lower - error.upper, value.upper + error.upper)
+    return spread(value, error.upper)
 
 
 def _without_error(error: Any) -> Any:

@@ -118,9 +118,13 @@ def attention(step: Step) -> Any:
 def batch_norm(step: Step) -> Any:
     """Times a factor that is off by at most 24 units."""
     op = step.op
-    parameters = [op[name] for name in ("weight", "bias", "running_mean", "running_var")]
-    if any(isinstance(p, Interval) for p in parameters):
-        raise step.unsupported("its parameters depend on the input")
+    names = ("weight", "bias", "running_mean", "running_var")
+    parameters = [op[name] for name in names]
+    if any(
+        isinstance(p, Interval) or bool((torch.as_tensor(step.error(n)) > 0).any())
+        for n, p in zip(names, parameters, strict=True)
+    ):
+        raise step.unsupported("its parameters are computed, or not normal numbers")
     weight, bias, mean, variance = parameters
     factor, _ = batch_norm_line(weight, None, mean, variance, op["eps"])
     x, e = size_of(op["input"]), step.errors["input"]

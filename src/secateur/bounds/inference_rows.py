@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from secateur.bounds.activations import SLOPES, slope_over
 from secateur.bounds.arithmetic import as_interval, by_row
 from secateur.bounds.engine import Backward, varies
-from secateur.bounds.inference import SAFE, Format, errors_of, is_floating, own_errors, side_of
+from secateur.bounds.inference import SAFE, Format, errors_of, is_floating, own_errors, side_of, spread
 from secateur.bounds.inference_rules import RULES
 from secateur.bounds.joint import quiet_fallback
 from secateur.bounds.linear import is_linear
@@ -116,8 +116,7 @@ class Inference:
 
     def _wide(self, node: fx.Node, error: Tensor) -> Interval:
         """All between what the value of a node is and what is computed for it."""
-        x = as_interval(side_of(self.engine.bounds[node], self.second))
-        return Interval(x.lower - error, x.upper + error)
+        return spread(as_interval(side_of(self.engine.bounds[node], self.second)), error)
 
     def _slope(self, node: fx.Node) -> Interval | None:
         """The slopes of a function of one value between what is computed and what is real."""

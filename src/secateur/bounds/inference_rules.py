@@ -16,13 +16,12 @@ from torch.utils import _pytree as pytree
 from secateur.bounds.activations import SLOPES, slope_over
 from secateur.bounds.affine import linear_part, offset
 from secateur.bounds.arithmetic import as_interval, magnitude
-from secateur.bounds.inference import ULP, Rule, Step, is_floating, size_of
+from secateur.bounds.inference import ULP, Rule, Step, is_floating, size_of, spread
 from secateur.bounds.inference_layers import attention, batch_norm, log_softmax, log_sum_exp, norm, softmax
 from secateur.bounds.interval import contract
 from secateur.bounds.layers import on_channels
 from secateur.bounds.rounding import jump
 from secateur.graph.ops import AFFINE, FILLING, MAXIMA, MINIMA, MOVEMENT, OPS, SIZES_ALONE, of
-from secateur.types import Interval
 
 # --- data that move, and choices between values -------------------------------------------------------------
 
@@ -202,7 +201,7 @@ def _function(step: Step) -> Any:
     x, e = as_interval(step.op["self"]), step.errors["self"]
     _require_exact(step)
     slope = SLOPES[step.name](step.op.arguments)
-    steepest = magnitude(slope_over(slope, Interval(x.lower - e, x.upper + e)))
+    steepest = magnitude(slope_over(slope, spread(x, e)))
     carried = torch.where(e > 0, steepest * e, 0.0)
     return carried + own_error(step, magnitude(x) + e, carried)
 
