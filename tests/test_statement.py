@@ -154,8 +154,9 @@ def test_the_command_writes_both_forms(tmp_path: Path) -> None:
     secateur.save_model(tmp_path / "small.pt2", pruned(), x[:2])
     np.save(tmp_path / "x.npy", x[:4].numpy())
     words = ("certify", "net.pt2", "small.pt2", "--data", "x.npy", "--eps", "0.01", "--margin", "0.5")
-    done = run(tmp_path, *words, "--statement", "s.json", "-o", "c.json")
+    done = run(tmp_path, *words, "--arithmetic", "float", "--statement", "s.json", "-o", "c.json")
     assert done.returncode == 0, done.stderr
+    assert "in float32 arithmetic; rounding of at most" in done.stdout
     assert (
         "measured, no bound" in done.stdout and "margin above which both models decide alike" in done.stdout
     )
@@ -165,6 +166,8 @@ def test_the_command_writes_both_forms(tmp_path: Path) -> None:
     done = run(tmp_path, *words, "--confidence", "0.99", "--rate", "0.05", "--statement", "s.md")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "s.md").read_text().startswith("# Equivalence statement\n")
+    done = run(tmp_path, *words, "--confidence", "0.99", "--arithmetic", "real")
+    assert done.returncode == 1 and "--arithmetic is about proofs" in done.stderr
     done = run(tmp_path, "certify", "net.pt2", "small.pt2", "--budget", "1s", "--attack-steps", "5")
     assert done.returncode == 0 and "the input box, split (" in done.stdout, done.stderr
     done = run(tmp_path, *words, "--statement", "small.pt2")

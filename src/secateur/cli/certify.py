@@ -113,12 +113,13 @@ def certify_command(
     """
     statistics = _Statistics(distribution.value, rate, norm.value, each, surrogate.value, draw_seed)
     if check is not None:
+        given_arithmetic = None if arithmetic == Numbers.auto else arithmetic
         fixed = (eps, budget, output, vnnlib, report, input_bounds, mean, std, normalize, confidence)
-        if any(value is not None for value in fixed):
+        if any(value is not None for value in (*fixed, given_arithmetic)):
             raise InputError(
-                "--check: radius, bounds and normalisation are those of the certificate, which is a proof, "
-                "and nothing is written; leave --eps, --budget, --input-bounds, --mean, --std, --normalize, "
-                "--confidence, --output, --vnnlib and --report out"
+                "--check: radius, bounds, normalisation and arithmetic are those of the certificate, which is "
+                "a proof, and nothing is written; leave --eps, --budget, --arithmetic, --input-bounds, --mean, "
+                "--std, --normalize, --confidence, --output, --vnnlib and --report out"
             )
         models = (original, weights), (pruned, pruned_weights)
         _check(check, *models, data, example_shape, prove, as_json)
@@ -132,6 +133,7 @@ def certify_command(
             "--vnnlib": vnnlib,
             "--budget": budget,
             "--report": report,
+            "--arithmetic": arithmetic != Numbers.auto,
         }
         _check_statistics(distribution, data, eps, samples, of_proofs)
     sampled = confidence is not None
