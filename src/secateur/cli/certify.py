@@ -117,9 +117,9 @@ def certify_command(
         fixed = (eps, budget, output, vnnlib, report, input_bounds, mean, std, normalize, confidence)
         if any(value is not None for value in (*fixed, given_arithmetic)):
             raise InputError(
-                "--check: radius, bounds, normalisation and arithmetic are those of the certificate, which is "
-                "a proof, and nothing is written; leave --eps, --budget, --arithmetic, --input-bounds, --mean, "
-                "--std, --normalize, --confidence, --output, --vnnlib and --report out"
+                "--check: radius, bounds, normalisation and arithmetic are those of the certificate, which "
+                "is a proof, and nothing is written; leave --eps, --budget, --arithmetic, --input-bounds, "
+                "--mean, --std, --normalize, --confidence, --output, --vnnlib and --report out"
             )
         models = (original, weights), (pruned, pruned_weights)
         _check(check, *models, data, example_shape, prove, as_json)
