@@ -131,7 +131,9 @@ def by_lirpa(
         path = Path(folder) / "networks.npz"
         np.savez(path, about=np.array(about), inputs=images.numpy(), **arrays)
         command = [python, Path(__file__).with_name("lirpa.py"), path, method]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"auto_LiRPA: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
     return {"certified": statistics.median(found["drift"]), "seconds": found["seconds"]}
 

@@ -322,3 +322,37 @@ def test_the_box_in_parts_and_float64() -> None:
     double = secateur.certify(first, second, inputs=x[:3].double(), eps=0.02, attack_steps=0)
     assert double.arithmetic == "float64" and double.inference_rounding is not None
     assert max(double.inference_rounding) < 1e-10
+
+
+@pytest.mark.slow
+@settings(max_examples=5, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU, nn.SiLU, nn.Softplus, nn.Hardswish]),
+    st.sampled_from([0.0, 0.01, 0.1]),
+)
+def test_float32_does_not_violate_certificates(seed: int, activation: Any, eps: float) -> None:
+    """At random points and corners; benchmarks/soundness.py looks harder."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Linear(5, 12), activation(), nn.Linear(12, 8), activation(), nn.Linear(8, 3)
+    ).eval()
+    x = torch.rand(2, 5)
+    small = secateur.prune(model, x, remove=0.3, method="scale", samples=32).model
+    found = secateur.certify(model, small, inputs=x, eps=eps, attack_steps=0, arithmetic="float")
+    assert found.agreement is not None and found.agreement_margin is not None
+    disagreed = 0
+    for ball, centre in enumerate(x.double()):
+        ways = torch.rand(200, 5, dtype=torch.float64) * 2 - 1
+        ways[:100] = ways[:100].sign()
+        points = (centre + 0.999 * eps * ways).clamp(0, 1).float()
+        with torch.no_grad():
+            f, g = model(points).double(), small(points).double()
+            start = model(x[ball : ball + 1]).argmax(1)
+        low, high = (torch.tensor(end[ball], dtype=torch.float64) for end in (found.lower, found.upper))
+        assert ((g - f >= low) & (g - f <= high)).all()
+        best = f.topk(2, 1).values
+        above = best[:, 0] - best[:, 1] > found.agreement_margin.proved[ball]
+        assert (f.argmax(1) == g.argmax(1))[above].all()
+        disagreed += bool(((f.argmax(1) != start) | (g.argmax(1) != start)).any())
+    assert disagreed <= 2 - 2 * found.agreement.certified
