@@ -305,7 +305,11 @@ def test_models_with_other_ops_or_heads_say_why() -> None:
 
 def test_a_softmax_and_a_sigmoid_need_margins_above_their_rounding() -> None:
     torch.manual_seed(0)
-    for head, name in ((nn.Softmax(1), "probabilities"), (nn.Sigmoid(), "multi_label")):
+    for head, name in (
+        (nn.Softmax(1), "probabilities"),
+        (nn.LogSoftmax(1), "logits"),
+        (nn.Sigmoid(), "multi_label"),
+    ):
         model = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2), head).eval()
         found = secateur.certify(
             model, model, inputs=torch.rand(4, 3), eps=0.0, attack_steps=0, arithmetic="float"

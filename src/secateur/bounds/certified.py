@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.arithmetic import as_interval, subtract
+from secateur.bounds.arithmetic import as_interval, magnitude, subtract
 from secateur.bounds.backward import lower
 from secateur.bounds.coefficients import Coefficients
 from secateur.bounds.engine import Backward
@@ -65,6 +65,11 @@ class Certified:
 
     def is_floating(self, node: fx.Node) -> bool:
         return as_interval(before(self.engine.bounds[node])).lower.is_floating_point()
+
+    def size_at(self, node: fx.Node, second: int) -> float:
+        """The most that a value of f (of g) may be in size, in any box."""
+        value = self.engine.bounds[node]
+        return float(magnitude(as_interval(after(value) if second else before(value))).max())
 
     def _drift(self, node: fx.Node) -> Interval | None:
         value = self.engine.bounds[node]

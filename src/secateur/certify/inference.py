@@ -53,8 +53,10 @@ class InferenceRounding:
         drift = torch.cat([f.errors_at(n, here.boxes) + g.errors_at(n, here.boxes) for n in outputs], 1)
         if decision is None:
             return InferenceRounding(drift, None, None, 0.0)
-        head = _of_head(graph.outputs[decision.output], decision, format)
-        first, second = (_off_margins(x.errors_at(decision.node, here.boxes), decision) for x in (f, g))
+        errors = [x.errors_at(decision.node, here.boxes) for x in (f, g)]
+        size = max(float(e.max()) + here.size_at(decision.node, second) for second, e in enumerate(errors))
+        head = _of_head(graph.outputs[decision.output], decision, size, format)
+        first, second = (_off_margins(e, decision) for e in errors)
         return InferenceRounding(drift, first, second, head)
 
     def moved(self, drift: Interval) -> Interval:
@@ -96,13 +98,18 @@ def _off_margins(errors: Tensor, decision: Decision) -> Tensor:
     return most if decision.cut is not None else 2 * most
 
 
-def _of_head(output: fx.Node, decision: Decision, format: Format) -> float:
-    """The least margin that softmax or a sigmoid does not lose, on the way from the compared values."""
+def _of_head(output: fx.Node, decision: Decision, size: float, format: Format) -> float:
+    """The least margin that softmax or a sigmoid does not lose, on the way from the compared values.
+
+    These are at most `size`. A logarithm of softmax subtracts one number from all scores, in two steps.
+    """
     least, node = 0.0, output
     while node is not decision.node:
         name = kind(node)
         if name in of("softmax"):
             least += _APART * format.unit
+        elif name in of("log_softmax"):
+            least += _APART * format.unit * (1 + 2 * size + math.log(decision.columns))
         elif name == "sigmoid" and decision.cut == 0:
             least += _BESIDE * format.unit
         elif name not in (*MOVEMENT, *of("dropout", "item")):
