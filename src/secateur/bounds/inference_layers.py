@@ -51,7 +51,7 @@ def softmax(step: Step) -> Any:
     return _of_weights(step, found, magnitude(step.result), step.op["dim"])
 
 
-def _of_weights(step: Step, found: _Exponentials, p: Tensor, dim: int, blocks: int = 0) -> Tensor:
+def _of_weights(step: Step, found: _Exponentials, p: Tensor, dim: int, blocks: int = 0) -> Any:
     """p̂_i is p_i times e^±t, where t holds what exp(x_i) and the sum of all of them err by.
 
     Each of some `blocks` may be rescaled when the maximum grows.
@@ -74,7 +74,7 @@ def log_sum_exp(step: Step) -> Any:
     return step.rounded(error if step.op["keepdim"] else error.squeeze(dim), 2)
 
 
-def _of_log(step: Step, dim: int) -> Tensor:
+def _of_log(step: Step, dim: int) -> Any:
     """The error of max x + log Σ exp(x − max x)."""
     x, e, unit = as_interval(step.op["self"]), step.errors["self"], step.format.unit
     found = _Exponentials.of(step, x, e, dim)

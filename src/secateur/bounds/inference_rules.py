@@ -220,15 +220,11 @@ def _scale(step: Step) -> float:
     """The factor by which an activation scales what its elementary function errs by."""
     a = step.op.arguments
     if step.name == "elu":
-        return max(
-            1.0,
-            abs(a["alpha"] * a["scale"]),
-            abs(a["scale"]),
-            abs(a["alpha"] * a["scale"] * a["input_scale"]),
-        )
+        alpha, scale, inner = (abs(float(a[name])) for name in ("alpha", "scale", "input_scale"))
+        return max(1.0, scale, alpha * scale, alpha * scale * inner)
     if step.name == "softplus":
-        return max(1.0, 1 / abs(a["beta"]))
-    return max(1.0, abs(a["alpha"])) if step.name == "celu" else 1.0
+        return max(1.0, 1 / abs(float(a["beta"])))
+    return max(1.0, abs(float(a["alpha"]))) if step.name == "celu" else 1.0
 
 
 def _require_exact(step: Step) -> None:

@@ -35,8 +35,10 @@ def decided_at(networks: Networks, here: Certified, centres: Sequence[Tensor], d
         values = [Passed.of(networks, t, centres, decision).value for t in (networks.first, networks.second)]
         f, g = map(decision.classes, values)
         margin = decision.margins(values[0], f)
-    least = (here.certain_margins(decision, classes, second) for classes, second in ((f, False), (g, True)))
-    return Decided(f, g, *least, margin)
+    least, least_too = (
+        here.certain_margins(decision, classes, second) for classes, second in ((f, False), (g, True))
+    )
+    return Decided(f, g, least, least_too, margin)
 
 
 def shares(

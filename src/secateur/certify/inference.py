@@ -21,7 +21,6 @@ from secateur.certify.decided import Decided
 from secateur.decisions import Decision
 from secateur.errors import InputError
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import precision_of
 from secateur.graph.node import kind
 from secateur.graph.ops import MOVEMENT, of
 from secateur.report.tables import upward
@@ -158,8 +157,8 @@ class Roundings:
             )
 
     @property
-    def named(self) -> str:
+    def named(self) -> Literal["real", "float32", "float64"]:
         """What the claims are about: the models' own format, where rounding is included."""
         if not self.blocks:
             return "real"
-        return str(precision_of(self.graph.example)).removeprefix("torch.")
+        return "float64" if format_of(self.graph) == Format.of(torch.float64) else "float32"
