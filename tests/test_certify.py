@@ -203,7 +203,7 @@ def test_by_hand() -> None:
     """g lacks 0.5 · relu(x₀ − x₁), which is between 0 and 0.5 on the unit square: the drift is in [−0.5,
     0].
     """
-    found = certify(Tiny(2).eval(), Tiny(1).eval(), torch.rand(2, 2))
+    found = certify(Tiny(2).eval(), Tiny(1).eval(), torch.rand(2, 2), arithmetic="real")
     assert found.lower[0][0] == pytest.approx(-0.5, abs=1e-9) and found.upper[0][0] == pytest.approx(
         0.0, abs=1e-9
     )
@@ -366,7 +366,7 @@ def test_labels_count_only_what_is_right() -> None:
 
 def test_a_certificate_survives_its_file(tmp_path: Path) -> None:
     model, x, _ = blobs()
-    found = certify(model, pruned(), inputs=x[:3], eps=0.02)
+    found = certify(model, pruned(), inputs=x[:3], eps=0.02, arithmetic="real")
     found.save(tmp_path / "c.json")
     assert Certificate.load(tmp_path / "c.json") == found
     record = json.loads((tmp_path / "c.json").read_text())
@@ -415,7 +415,7 @@ def test_ids_stay_as_they_are() -> None:
     torch.manual_seed(0)
     model, ids = Words().eval(), torch.randint(0, 9, (6, 4))
     small = secateur.prune(model, ids[:2], remove=0.4, method="saliency").model
-    found = certify(model, small, inputs=ids, eps=0.1)
+    found = certify(model, small, inputs=ids, eps=0.1, arithmetic="real")
     with torch.no_grad():
         exact = small.double()(ids) - model.double()(ids)
     torch.testing.assert_close(numbers(found.lower), exact, rtol=0, atol=1e-9)

@@ -24,7 +24,7 @@ from trained import blobs
 @cache
 def proof() -> secateur.Certificate:
     model, x, _ = blobs()
-    return secateur.certify(model, pruned(), inputs=x[:3], eps=0.02, attack_steps=5)
+    return secateur.certify(model, pruned(), inputs=x[:3], eps=0.02, attack_steps=5, arithmetic="real")
 
 
 @cache
@@ -55,6 +55,25 @@ def test_a_proof_says_what_is_proved() -> None:
     assert statement.arithmetic.measured is not None and statement.arithmetic.measured.dtype == "float32"
     assert statement.domain.eps == 0.02 and statement.domain.digest == found.input_set.digest
     assert any(line.startswith("Rounding") for line in statement.not_covered)
+
+
+def test_a_proof_about_float32_says_what_rounding_it_includes() -> None:
+    model, x, _ = blobs()
+    found = secateur.certify(model, pruned(), inputs=x[:3], eps=0.02, attack_steps=0, arithmetic="float")
+    statement = equivalence_statement(found)
+    assert found.inference_rounding is not None and statement.arithmetic.included is not None
+    assert statement.arithmetic.included == max(found.inference_rounding) > 0
+    page = statement.markdown()
+    assert "both models as they are run in float32, summed in any order; rounding of at most" in page
+    assert "real arithmetic" not in page and "no Winograd, FFT or Strassen form" in page
+
+
+def test_a_proof_in_real_arithmetic_says_why() -> None:
+    model, x, _ = blobs()
+    found = secateur.certify(model, model, inputs=x[:3], eps=0.02, attack_steps=0)
+    text = equivalence_statement(found).arithmetic.text
+    assert text.startswith("real arithmetic on the stored weights (rounding is bounded by")
+    assert text.endswith("more than 10% of the drift)")
 
 
 def test_a_margin_is_proved_refuted_or_open() -> None:
@@ -135,8 +154,9 @@ def test_the_command_writes_both_forms(tmp_path: Path) -> None:
     secateur.save_model(tmp_path / "small.pt2", pruned(), x[:2])
     np.save(tmp_path / "x.npy", x[:4].numpy())
     words = ("certify", "net.pt2", "small.pt2", "--data", "x.npy", "--eps", "0.01", "--margin", "0.5")
-    done = run(tmp_path, *words, "--statement", "s.json", "-o", "c.json")
+    done = run(tmp_path, *words, "--arithmetic", "float", "--statement", "s.json", "-o", "c.json")
     assert done.returncode == 0, done.stderr
+    assert "in float32 arithmetic; rounding of at most" in done.stdout
     assert (
         "measured, no bound" in done.stdout and "margin above which both models decide alike" in done.stdout
     )
@@ -146,6 +166,8 @@ def test_the_command_writes_both_forms(tmp_path: Path) -> None:
     done = run(tmp_path, *words, "--confidence", "0.99", "--rate", "0.05", "--statement", "s.md")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "s.md").read_text().startswith("# Equivalence statement\n")
+    done = run(tmp_path, *words, "--confidence", "0.99", "--arithmetic", "real")
+    assert done.returncode == 1 and "--arithmetic is about proofs" in done.stderr
     done = run(tmp_path, "certify", "net.pt2", "small.pt2", "--budget", "1s", "--attack-steps", "5")
     assert done.returncode == 0 and "the input box, split (" in done.stdout, done.stderr
     done = run(tmp_path, *words, "--statement", "small.pt2")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-from secateur.bounds.arithmetic import as_interval, subtract
+from secateur.bounds.arithmetic import as_interval, magnitude, subtract
 from secateur.bounds.backward import lower
 from secateur.bounds.coefficients import Coefficients
 from secateur.bounds.engine import Backward
@@ -63,10 +63,18 @@ class Certified:
         found = [part for part in parts if part is not None]
         return Interval(torch.cat([x.lower for x in found], 1), torch.cat([x.upper for x in found], 1))
 
+    def is_floating(self, node: fx.Node) -> bool:
+        return as_interval(before(self.engine.bounds[node])).lower.is_floating_point()
+
+    def size_at(self, node: fx.Node, second: int) -> float:
+        """The most that a value of f (of g) may be in size, in any box."""
+        value = self.engine.bounds[node]
+        return float(magnitude(as_interval(after(value) if second else before(value))).max())
+
     def _drift(self, node: fx.Node) -> Interval | None:
         value = self.engine.bounds[node]
-        first = as_interval(value.before if isinstance(value, Pair) else value)
-        if not first.lower.is_floating_point():
+        first = as_interval(before(value))
+        if not self.is_floating(node):
             return None
         size = self.engine.samples[0][node].numel()
         if not isinstance(value, Pair):
@@ -82,10 +90,14 @@ class Certified:
 
     def stands(self, decision: Decision, classes: Tensor, second: bool) -> Tensor:
         """Where f (g) certainly decides for `classes` all over a box, (N, positions)."""
+        return self.certain_margins(decision, classes, second) > 0
+
+    def certain_margins(self, decision: Decision, classes: Tensor, second: bool) -> Tensor:
+        """`margins`, and −∞ where the output may not show what is compared, or `classes` are none."""
         x = self._compared(decision, second)
         least = self.margins(decision, classes, second)
-        certain: Tensor = (least > 0) & decision.distinct(x.lower, x.upper, least) & (classes >= 0).all(-1)
-        return certain
+        certain = decision.distinct(x.lower, x.upper, least) & (classes >= 0).all(-1)
+        return least.masked_fill(~certain, -torch.inf)
 
     def margins(self, decision: Decision, classes: Tensor, second: bool) -> Tensor:
         """Lower bounds, (N, positions), of how far f (g) is from another decision than `classes`.

@@ -24,10 +24,11 @@ from secateur.bounds.certified import Certified, blocks
 from secateur.bounds.joint import Networks
 from secateur.bounds.maxima import without_max_pools
 from secateur.certify.as_run import InTorch, as_taken, measured_rounding
-from secateur.certify.certificate import Certificate, InputSet, MeasuredRounding, Method
+from secateur.certify.certificate import Certificate, InputSet, MeasuredRounding, Method, assumptions_for
 from secateur.certify.decided import Decided, decided_at, shares, threshold
 from secateur.certify.embed import embedded
 from secateur.certify.estimate import warn_if_long
+from secateur.certify.inference import Arithmetic, Roundings
 from secateur.certify.input_set import RULES, bounds_of_each, boxes_of, example_of, points_of
 from secateur.certify.search import Found, random_point, search
 from secateur.certify.split import split, until
@@ -68,6 +69,7 @@ def certify(
     labels: Any = None,
     head: Head = "auto",
     method: Method = "linear",
+    arithmetic: Arithmetic = "auto",
     attack_steps: int = 40,
     budget: float | str | None = None,
     parts: int | None = None,
@@ -77,7 +79,8 @@ def certify(
     """Bound how far the outputs of a pruned model can be from those of its original.
 
     The bounds on g(x) − f(x), f the original and g the pruned model, hold for every x of the input box, or of
-    L∞ balls round given inputs. Rounding errors are included: bounds are rounded outward.
+    L∞ balls round given inputs. Bounds are rounded outward; `arithmetic` says whether the rounding of the
+    models themselves is included.
 
     Args:
         original, pruned: an `nn.Module` in eval mode or an exported program; the pruned form of the original.
@@ -97,6 +100,11 @@ def certify(
             certificate is about the drift alone, and `Certificate.undecided` says why.
         method: `linear` (backward linear bounds on both networks together, and intervals; the tighter counts)
             or `interval` (fast and wide).
+        arithmetic: `float`: the claims hold for both models as they are run in their own float32 (or
+            float64), on any runtime that `Certificate.assumptions` describes, summed in any order; `real`:
+            in real arithmetic on the stored weights. `auto` includes rounding where its bound is at most a
+            tenth of the largest drift, and else says in `Certificate.why_real` why not; what rounding
+            comes to on some inputs is measured beside it.
         attack_steps: steps of a gradient search for real inputs with a large drift, to compare the bounds
             with; 0: no search.
         budget: seconds (or "60s", "5min") for splitting the input box, the widest part first, in place of
@@ -111,7 +119,7 @@ def certify(
         The certificate, which prints as a table and can be saved as JSON.
 
     Raises:
-        InputError: models or inputs that do not fit.
+        InputError: models or inputs that do not fit, or `arithmetic="float"` where rounding has no bound.
         UnsupportedOpError: ops that cannot be bounded; the message names all of them.
 
     Cost: N balls of a network with n activations of unknown sign and m multiplications take about 6·N·n·m.
@@ -141,6 +149,7 @@ _RULES = {
     **RULES,
     "labels": may.optional(may.Rule("a tensor, an array, or a list of class numbers", tensor_of)),
     "method": may.one_of("linear", "interval"),
+    "arithmetic": may.one_of("auto", "real", "float"),
     "attack_steps": may.whole(0, "a whole number of steps, at least 0"),
     "budget": may.optional(may.Rule(pace.MAY_BE, pace.as_seconds)),
     "parts": may.optional(may.whole(1, "a whole number of boxes, at least 1")),
@@ -162,6 +171,7 @@ class _Problem:
     boxes: Sequence[Interval]  # (N, …) for each input
     head: Decision | NoDecision
     decision: Decision | None  # as it is read from the value before the head
+    rounding: Roundings
 
 
 @dataclass
@@ -173,6 +183,16 @@ class _Proved:
     found: list[Found] = field(default_factory=list)
     apart: list[Tensor] = field(default_factory=list)  # bounds on how far g moves what f decides by
     boxes: int | None = None  # that were bounded to split the input box
+
+    def add(self, rounding: Roundings) -> None:
+        """Make the claims those of the models as they are run, where rounding is to be included."""
+        rounding.settle(self.drift)
+        blocks = rounding.blocks
+        if not blocks:
+            return
+        self.drift = [block.moved(x) for block, x in zip(blocks, self.drift, strict=True)]
+        self.apart = [block.apart(x) for block, x in zip(blocks, self.apart, strict=False)]
+        self.decided = [block.decided(x) for block, x in zip(blocks, self.decided, strict=False)]
 
 
 def _problem(given: Mapping[str, Any], example: ExampleInputs | None) -> _Problem:
@@ -196,7 +216,8 @@ def _problem(given: Mapping[str, Any], example: ExampleInputs | None) -> _Proble
     head = _decision(networks.graph, given["head"], labels)
     decision = before_head(networks.graph, head) if isinstance(head, Decision) else None
     boxes = boxes_of(graph, bounds, points, eps)
-    return _Problem(normalisation, graph, other, coupling, networks, points, boxes, head, decision)
+    rounding = Roundings(given["arithmetic"], graph)
+    return _Problem(normalisation, graph, other, coupling, networks, points, boxes, head, decision, rounding)
 
 
 def _check_fits(indices: Sequence[int] | None, labels: Tensor | None, points: Sequence[Tensor]) -> None:
@@ -246,10 +267,11 @@ def _proved(problem: _Problem, given: Mapping[str, Any]) -> _Proved:
     generator = torch.Generator().manual_seed(given["seed"])
     if given["budget"] is not None or given["parts"] is not None:
         return _split(problem, given, generator)
-    proved = _Proved()
+    proved, rounding = _Proved(), problem.rounding
     for start, block in track(list(blocks(networks, problem.boxes)), "certifying", given["progress"]):
         here = Certified.of(networks, block, given["method"] == "linear")
         proved.drift.append(here.drift())
+        rounding.note(here, decision)
         flat = [Interval(x.lower[:, 0], x.upper[:, 0]) for x in block]
         centres = [c[start : start + here.boxes] for c in problem.points] or [_middle(x) for x in flat]
         if decision is not None:
@@ -259,6 +281,7 @@ def _proved(problem: _Problem, given: Mapping[str, Any]) -> _Proved:
         if given["attack_steps"]:
             steps = given["attack_steps"]
             proved.found.append(search(networks, flat, centres, decision, steps=steps, generator=generator))
+    proved.add(rounding)
     return proved
 
 
@@ -271,6 +294,9 @@ def _split(problem: _Problem, given: Mapping[str, Any], generator: torch.Generat
             logger.debug("%d boxes: drift of at most %g", number, float(parts.worst.max()))
     drift, apart = parts.hull()
     proved = _Proved([drift], apart=[] if apart is None else [apart], boxes=number)
+    whole = [Interval(x.lower[:, None], x.upper[:, None]) for x in problem.boxes]
+    problem.rounding.note(Certified.of(networks, whole, linear), decision)
+    proved.add(problem.rounding)
     if steps:
         centres = [_middle(x) for x in problem.boxes]
         found = search(networks, problem.boxes, centres, decision, steps=steps, generator=generator)
@@ -306,6 +332,10 @@ def _certificate(problem: _Problem, proved: _Proved, given: Mapping[str, Any], b
         agreement=agreement,
         stable_original=stable_original,
         stable_pruned=stable_pruned,
+        arithmetic=problem.rounding.named,
+        inference_rounding=_largest(problem.rounding),
+        why_real=problem.rounding.why_real,
+        assumptions=assumptions_for(problem.rounding.named),
         measured_rounding=_rounding(problem, given["seed"]),
         agreement_margin=threshold(proved.apart, proved.decided, proved.found),
         original=fingerprint(problem.graph),
@@ -326,6 +356,13 @@ def _rounding(problem: _Problem, seed: int) -> MeasuredRounding:
     with torch.no_grad():
         taken = as_taken(problem.graph, inputs)
         return measured_rounding(InTorch(problem.graph), InTorch(problem.pruned), decision, taken)
+
+
+def _largest(rounding: Roundings) -> tuple[float, ...] | None:
+    """Of an output, for each row."""
+    if not rounding.blocks:
+        return None
+    return tuple(torch.cat([block.largest for block in rounding.blocks]).tolist())
 
 
 def _middle(x: Interval) -> Tensor:

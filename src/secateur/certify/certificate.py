@@ -7,6 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, model_validator
 
+from secateur.bounds.inference import ASSUMPTIONS as OF_RUNTIMES
 from secateur.decisions import Head
 from secateur.errors import InputError
 from secateur.files import write_atomically
@@ -26,6 +27,16 @@ ASSUMPTIONS = (
     "functions (exp, tanh, erf…) are taken to err by at most 64 units in the last place.",
     "The two graphs are those that torch.export gives for the models as they were handed over.",
 )
+
+
+def assumptions_for(arithmetic: str) -> tuple[str, ...]:
+    """What a certificate takes for granted, in real arithmetic or in that of the models."""
+    if arithmetic == "real":
+        return ASSUMPTIONS
+    run = (
+        f"The networks are run in {arithmetic} on their stored weights; all rounding is inside of the claims."
+    )
+    return (run, *OF_RUNTIMES, *ASSUMPTIONS[1:])
 
 
 class InputSet(Record):
@@ -138,7 +149,11 @@ class Certificate(Record):
     pruned: Fingerprint
     dtype: str = "float64"
     rounding: str = "outward"
-    # of the models as they are run, beside claims in real arithmetic; not in older files
+    # In which arithmetic the claims hold, rounding included; older files are about real arithmetic.
+    arithmetic: Literal["real", "float32", "float64"] = "real"
+    inference_rounding: tuple[float, ...] | None = None  # of an output, both models together, for each row
+    why_real: str = ""  # where rounding could have been included and was not
+    # of the models as they are run; not in older files
     measured_rounding: MeasuredRounding | None = None
     assumptions: tuple[str, ...] = ASSUMPTIONS
     versions: dict[str, str]
@@ -155,6 +170,10 @@ class Certificate(Record):
                 raise ValueError("lower must be at most upper for every output")
         if self.agreement_margin is not None and len(self.agreement_margin.proved) != len(self.lower):
             raise ValueError("agreement_margin must hold one number for each row")
+        if (self.inference_rounding is None) != (self.arithmetic == "real"):
+            raise ValueError("inference_rounding belongs to claims about the arithmetic of the models")
+        if self.inference_rounding is not None and len(self.inference_rounding) != len(self.lower):
+            raise ValueError("inference_rounding must hold one number for each row")
         found = self.drift if self.found is None else self.found
         if len(found) != len(self.lower) or not all(
             f <= d + 1e-9 * abs(d) for f, d in zip(found, self.drift, strict=True)

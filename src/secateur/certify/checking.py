@@ -85,6 +85,7 @@ def check_certificate(
             labels=labels,
             head=certificate.head or "auto",
             method=certificate.method,
+            arithmetic="real" if certificate.arithmetic == "real" else "float",
             attack_steps=0,
             parts=certificate.boxes,
             progress=progress,
@@ -166,7 +167,7 @@ def _wider_margin(recorded: Certificate, found: Certificate) -> list[str]:
 
 
 def _other_settings(recorded: Certificate, found: Certificate) -> list[str]:
-    names = ("assumptions", "dtype", "rounding", "head")
+    names = ("assumptions", "dtype", "rounding", "head", "arithmetic")
     other = [name for name in names if getattr(recorded, name) not in (None, getattr(found, name))]
     # The reason why nothing is decided depends on whether the head was given or found.
     if bool(recorded.undecided) != bool(found.undecided):

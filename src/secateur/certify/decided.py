@@ -18,12 +18,15 @@ from secateur.decisions import Decision, same
 
 @dataclass(frozen=True, eq=False)
 class Decided:
-    """For each of N balls: the decisions of f and g at its centre, and whether each is kept all over it."""
+    """For each of N balls: the decisions of f and g at its centre, and whether each is kept all over it.
+
+    A decision is kept where the least margin is above 0.
+    """
 
     first: Tensor  # of f, (N, positions, 1 or k)
     second: Tensor  # of g
-    first_stays: Tensor  # (N, positions)
-    second_stays: Tensor
+    first_least: Tensor  # a lower bound on the margin of f over the ball, (N, positions)
+    second_least: Tensor
     margin: Tensor  # of f at the centre, (N, positions)
 
 
@@ -32,7 +35,10 @@ def decided_at(networks: Networks, here: Certified, centres: Sequence[Tensor], d
         values = [Passed.of(networks, t, centres, decision).value for t in (networks.first, networks.second)]
         f, g = map(decision.classes, values)
         margin = decision.margins(values[0], f)
-    return Decided(f, g, here.stands(decision, f, False), here.stands(decision, g, True), margin)
+    least, least_too = (
+        here.certain_margins(decision, classes, second) for classes, second in ((f, False), (g, True))
+    )
+    return Decided(f, g, least, least_too, margin)
 
 
 def shares(
@@ -44,7 +50,7 @@ def shares(
         return torch.cat([getattr(part, name) for part in parts])
 
     f, g = all_of(decided, "first"), all_of(decided, "second")
-    kept, kept_too = all_of(decided, "first_stays"), all_of(decided, "second_stays")
+    kept, kept_too = (all_of(decided, name) > 0 for name in ("first_least", "second_least"))
     right, right_too = (
         torch.ones_like(kept) if labels is None else (x == labels.to(x.device)).all(-1) for x in (f, g)
     )

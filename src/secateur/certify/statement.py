@@ -38,16 +38,24 @@ _OF_BOTH = (
     "Inputs outside of the domain.",
     "Whether the original is right, safe or fit for its purpose. The pruned model is compared with the "
     "original alone.",
-    "Other forms of the pruned model (converted, quantised, compiled) and other runtimes and processors. "
-    "Each needs evidence of its own that it computes what the pruned model does.",
     "Compliance with a standard or a regulation. What draft aviation guidance calls semantics preservation "
     "is about the implementation of a model; pruning makes another model.",
 )
+_OF_OTHER_FORMS = (
+    "Other forms of the pruned model (converted, quantised, compiled) and other runtimes and processors. "
+    "Each needs evidence of its own that it computes what the pruned model does."
+)
 _OF_PROOFS = (
+    _OF_OTHER_FORMS,
     "Rounding: the claims hold in real arithmetic on the stored weights. Rounding of the models as they are "
     "run comes on top of them; it was measured, where this is said above, and not bounded.",
 )
+_OF_RUNNING = (
+    "Other forms of the pruned model (converted, quantised, compiled), and runtimes that do not meet the "
+    "assumptions below. Each needs evidence of its own that it computes what the pruned model does.",
+)
 _OF_STATISTICS = (
+    _OF_OTHER_FORMS,
     "Single inputs, and inputs that are chosen and not drawn, such as those of an adversary.",
     "Shares that are smaller than the bounds: decisions may change on that share of the inputs.",
 )
@@ -102,6 +110,7 @@ class Arithmetic(Record):
     """For which arithmetic the claims hold."""
 
     text: str
+    included: float | None = None  # the most that rounding may come to, where the claims include it
     measured: MeasuredRounding | None = None
 
 
@@ -233,12 +242,26 @@ def _of_proof(found: Certificate, margin: float | None, shared: dict[str, object
             "domain": _domain(text, where),
             "margin": None if margin is None else _proved_margin(found, margin),
             "claims": tuple(_proved_claims(found)),
-            "arithmetic": Arithmetic(
-                text="real arithmetic on the stored weights", measured=found.measured_rounding
-            ),
-            "not_covered": (*_OF_BOTH, *_OF_PROOFS),
+            "arithmetic": _of_proofs(found),
+            "not_covered": (*_OF_BOTH, *(_OF_PROOFS if found.arithmetic == "real" else _OF_RUNNING)),
             **shared,
         }
+    )
+
+
+def _of_proofs(found: Certificate) -> Arithmetic:
+    """Rounding of both models as they are run is inside of the claims, or beside them."""
+    if found.inference_rounding is None:
+        text = "real arithmetic on the stored weights"
+        return Arithmetic(
+            text=f"{text} ({found.why_real})" if found.why_real else text, measured=found.measured_rounding
+        )
+    most = max(found.inference_rounding)
+    return Arithmetic(
+        text=f"both models as they are run in {found.arithmetic}, summed in any order; rounding of at most "
+        f"{upward(most)} is inside of the claims",
+        included=most,
+        measured=found.measured_rounding,
     )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import secateur
 from secateur.cli.certify_options import (
     MOST_SAMPLES,
+    ArithmeticOption,
     AttackSteps,
     Budget,
     CertificateFile,
@@ -34,7 +35,7 @@ from secateur.cli.certify_options import (
     SurrogateOption,
     Vnnlib,
 )
-from secateur.cli.names import Bounds, Distribution, Head, Independent, Norm
+from secateur.cli.names import Bounds, Distribution, Head, Independent, Norm, Numbers
 from secateur.cli.options import (
     AsJson,
     Debug,
@@ -52,7 +53,7 @@ from secateur.cli.options import (
 from secateur.cli.printing import print_json, print_result, print_table
 from secateur.cli.report import ReportFile, report_outputs, say_written, write_reports
 from secateur.errors import InputError
-from secateur.report.tables import certificate_table, sampled_table
+from secateur.report.tables import arithmetic_lines, certificate_table, sampled_table
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
 
     from secateur import decisions, outputs
     from secateur.certify.certificate import Method
+    from secateur.certify.inference import Arithmetic
     from secateur.inputs import InputSpec
 
 
@@ -71,6 +73,7 @@ def certify_command(
     eps: Eps = None,
     samples: Samples = None,
     method: MethodOption = Bounds.linear,
+    arithmetic: ArithmeticOption = Numbers.auto,
     attack_steps: AttackSteps = 40,
     budget: Budget = None,
     margin: Margin = None,
@@ -110,12 +113,13 @@ def certify_command(
     """
     statistics = _Statistics(distribution.value, rate, norm.value, each, surrogate.value, draw_seed)
     if check is not None:
+        given_arithmetic = None if arithmetic == Numbers.auto else arithmetic
         fixed = (eps, budget, output, vnnlib, report, input_bounds, mean, std, normalize, confidence)
-        if any(value is not None for value in fixed):
+        if any(value is not None for value in (*fixed, given_arithmetic)):
             raise InputError(
-                "--check: radius, bounds and normalisation are those of the certificate, which is a proof, "
-                "and nothing is written; leave --eps, --budget, --input-bounds, --mean, --std, --normalize, "
-                "--confidence, --output, --vnnlib and --report out"
+                "--check: radius, bounds, normalisation and arithmetic are those of the certificate, which "
+                "is a proof, and nothing is written; leave --eps, --budget, --arithmetic, --input-bounds, "
+                "--mean, --std, --normalize, --confidence, --output, --vnnlib and --report out"
             )
         models = (original, weights), (pruned, pruned_weights)
         _check(check, *models, data, example_shape, prove, as_json)
@@ -129,6 +133,7 @@ def certify_command(
             "--vnnlib": vnnlib,
             "--budget": budget,
             "--report": report,
+            "--arithmetic": arithmetic != Numbers.auto,
         }
         _check_statistics(distribution, data, eps, samples, of_proofs)
     sampled = confidence is not None
@@ -178,6 +183,7 @@ def certify_command(
         **settings,
         labels=labels,
         method=cast("Method", method.value),
+        arithmetic=cast("Arithmetic", arithmetic.value),
         attack_steps=attack_steps,
         budget=budget,
         seed=seed,
@@ -399,11 +405,8 @@ def _print(certificate: secateur.Certificate, as_json: bool) -> None:
     print_table(*certificate_table(certificate))
     bounds = f"{certificate.method} bounds, {certificate.dtype}, rounded {certificate.rounding}"
     print_result(f"{bounds}; {certificate.seconds:.1f} s")
-    if (measured := certificate.measured_rounding) is not None and measured.pruned is not None:
-        print_result(
-            f"in real arithmetic; {measured.dtype} moved outputs of the pruned model by "
-            f"{measured.pruned:.2g} at most on {measured.draws} inputs (measured, no bound)"
-        )
+    for line in arithmetic_lines(certificate):
+        print_result(line)
     if certificate.undecided:
         print_result(f"no decision: {certificate.undecided}; the claim is about drift alone")
     elif certificate.agreement is not None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from secateur.cli.names import Bounds, Distribution, Independent, Norm, listed
+from secateur.cli.names import Bounds, Distribution, Independent, Norm, Numbers, listed
 from secateur.cli.options import (
     COMMON,
     IMAGES,
@@ -65,6 +65,16 @@ MethodOption = Annotated[
         rich_help_panel=COMMON,
         help="How bounds are computed. linear: linear bounds on both models together, tighter; interval: "
         "interval arithmetic, much faster and looser.",
+    ),
+]
+ArithmeticOption = Annotated[
+    Numbers,
+    Option(
+        "--arithmetic",
+        metavar="NAME",
+        rich_help_panel=COMMON,
+        help="float: the claims hold for both models as they are run in float32, rounding included; real: in "
+        "real arithmetic; auto: with rounding where its bound is small beside the drift.",
     ),
 ]
 AttackSteps = Annotated[

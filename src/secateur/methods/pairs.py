@@ -83,7 +83,7 @@ def _distances(rows: Tensor, near: Tensor, wanted: Tensor) -> Tensor:
     """
     a, column = wanted.nonzero().unbind(1)
     b = near[a, column]
-    block = max(1, _GATHERED // rows.shape[1])
+    block = max(1, _GATHERED // max(1, rows.shape[1]))
     pairs = zip(a.split(block), b.split(block), strict=True)
     found = torch.full(near.shape, torch.inf, dtype=rows.dtype)
     found[a, column] = torch.cat([(rows[one] - rows[other]).square_().sum(1) for one, other in pairs])

@@ -86,7 +86,8 @@ def _told(found: Certificate, shares: dict[str, Share]) -> list[str]:
 def _how(found: Certificate) -> str:
     head = f"; the outputs were taken for {found.head}" if found.head else ""
     bounds = f"Bounds: {found.method}, {found.dtype}, rounded {found.rounding}{head}"
-    return f"{bounds}. Nothing is claimed of other inputs."
+    where = "real arithmetic" if found.arithmetic == "real" else f"{found.arithmetic}, rounding included"
+    return f"{bounds}. The claims hold in {where}. Nothing is claimed of other inputs."
 
 
 def _outputs(found: Certificate) -> tuple[OutputFact, ...]:

@@ -239,6 +239,22 @@ def certificate_table(found: secateur.Certificate) -> tuple[tuple[str, ...], Row
     return (about, "certified", "found by search"), [*rows, *_margin_rows(found)]
 
 
+def arithmetic_lines(found: secateur.Certificate) -> list[str]:
+    """In which arithmetic the claims hold, and what rounding was measured to be."""
+    lines = []
+    if found.inference_rounding is not None:
+        most = upward(max(found.inference_rounding))
+        lines.append(f"in {found.arithmetic} arithmetic; rounding of at most {most} is included")
+    else:
+        lines.append(f"in real arithmetic{f': {found.why_real}' if found.why_real else ''}")
+    if (measured := found.measured_rounding) is not None and measured.pruned is not None:
+        lines.append(
+            f"{measured.dtype} moved outputs of the pruned model by {measured.pruned:.2g} at most on "
+            f"{measured.draws} inputs (measured, no bound)"
+        )
+    return lines
+
+
 def _margin_rows(found: secateur.Certificate) -> Rows:
     """The margin above which decisions agree, rounded up."""
     if (about := found.agreement_margin) is None:
