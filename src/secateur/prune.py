@@ -17,12 +17,13 @@ from torch.export import ExportedProgram
 
 from secateur.arguments import MODEL, parsed
 from secateur.bounds.box import input_box, warn_without_width
-from secateur.cost import macs_after, parameters_after
+from secateur.cost import macs_after, parameters_before
 from secateur.decisions import Head
 from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, TargetMissedError, few
 from secateur.explain import Inspection
 from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
+from secateur.graph.streams import coupled
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
 from secateur.history import History
@@ -115,6 +116,7 @@ def prune(
     budget: float | str | None = None,
     allocation: str = "uniform",
     attention: str = "heads",
+    streams: bool = False,
     guard: Mapping[str, float | str] | None = None,
     head: Head = "auto",
     step: float | None = None,
@@ -242,6 +244,7 @@ def prune(
         budget=budget,
         allocation=allocation,
         attention=attention,
+        streams=streams,
         guard=guard,
         head=head,
         step=step,
@@ -365,8 +368,7 @@ def _steps(
 
 def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request) -> Task:
     """Capture the model and check the request against it."""
-    graph = capture(model, example_inputs)
-    coupling = couple(graph)
+    graph, coupling = coupled(model, example_inputs, request.streams)
     if request.guard is not None:
         request.guard.check(graph)
     bounds = request.bounds_of(graph)
@@ -570,6 +572,6 @@ def _size(task: Task) -> Size:
     """The size of the model before pruning."""
     return Size(
         sum(group.units for group in task.groups),
-        parameters_after(task.graph, task.coupling, {}),
+        parameters_before(task.graph),
         macs_after(task.graph, task.coupling, {}),
     )

@@ -51,6 +51,7 @@ class Request:
     budget: float | None  # seconds that it may take
     allocation: Allocation
     attention: Attention
+    streams: bool
     budgets: Mapping[str, float | str]
     guard: Guard | None
     head: Head
@@ -80,6 +81,7 @@ class Request:
                 f"surrogate={NO_SURROGATE!r} leaves no samples; give inputs of your own (calibration=)"
             )
         guard = Guard.parse(budgets, own is not None)
+        _check_streams(values, method)
         del values["options"]
         values |= {
             "method": method,
@@ -132,6 +134,7 @@ class Request:
             budget=self.budget,
             allocation=self.allocation,
             attention=self.attention,
+            streams=self.streams,
             guard=dict(self.budgets),
             head=self.head,
             exact_first=self.exact_first,
@@ -144,6 +147,18 @@ class Request:
             for part in self.ignore
             for pattern in ([part] if isinstance(part, str) else _patterns(model, part))
         )
+
+
+def _check_streams(values: Mapping[str, Any], method: Method) -> None:
+    """Streams are cut by the default method, in the order of their principal directions."""
+    for argument, wrong, advice in (
+        ("method", not method.cuts_streams, "reconstruct"),
+        ("allocation", values["allocation"] != "uniform", "uniform"),
+        ("exact_first", values["exact_first"], False),
+    ):
+        if values["streams"] and wrong:
+            given = method.name if argument == "method" else values[argument]
+            raise InputError(f"streams: cannot be cut with {argument}={given!r}; use {argument}={advice!r}")
 
 
 def _budgets(given: Mapping[str, float | str] | None, head: Head) -> tuple[dict[str, float | str], Head]:
@@ -261,6 +276,7 @@ RULES: dict[str, Rule] = {
     "budget": may.optional(Rule(pace.MAY_BE, pace.as_seconds)),
     "allocation": may.one_of("uniform", "global"),
     "attention": may.one_of("heads", "widths", "both"),
+    "streams": may.flag(),
     "guard": may.optional(may.instance(Mapping, _PAIRS)),
     "head": may.one_of(*HEADS),
     "step": may.optional(

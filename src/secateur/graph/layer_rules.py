@@ -62,8 +62,22 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> An
         return x.labels
     if _of_heads(labels, x.labels, n):
         return labels.uniform(x.labels, normalised, reason)
+    if node.name in labels.streams and n == 1 and isinstance(a["weight"], Value) and a["weight"].tensor:
+        return _stream(labels, node, x, [a["weight"], a.get("bias")])
     labels.pin(x.labels, reason)
     return x.labels
+
+
+def _stream(labels: Labels, node: fx.Node, x: Value, parameters: Sequence[Value | None]) -> Tensor:
+    """The residual width: units pass through the norm, whose statistics are made up for (`graph.streams`)."""
+    others = list(range(x.data.ndim - 1))
+    steady = labels.uniform(x.labels, others, f"differs along other axes than {node.name} normalises")
+    along = steady.reshape(-1, steady.shape[-1])[0]
+    for value in parameters:
+        if isinstance(value, Value):
+            labels.index(value.tensor, 0, along, "through")
+    labels.normed[node.name] = along
+    return steady
 
 
 def _of_heads(labels: Labels, units: Tensor, last: int) -> bool:

@@ -9,10 +9,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from secateur.graph.stream import Stream
 from secateur.methods.per_group import PerGroup
 from secateur.methods.protocol import Goal, Method, Needs, Task
 from secateur.methods.saliency import saliency
 from secateur.reconstruct import LayerStatistics, Settings, marginal_costs, reconstruct
+from secateur.reconstruct.streams import turned, written
 from secateur.reconstruct.widths import Widths, widths_of, with_turned
 from secateur.report.recipe import Edit
 from secateur.types import Group, Removal
@@ -25,12 +27,14 @@ class _State:
     """What a run measures once.
 
     Attributes:
+        streams: The groups of coordinates of streams.
         widths: How heads are turned, for the groups of widths that lose units.
         before: The tensors that are turned in the first step, as they were when they were measured.
         after: The same, turned.
     """
 
     stats: LayerStatistics
+    streams: Mapping[str, Stream]
     widths: Widths
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
@@ -47,19 +51,23 @@ class Reconstruct(Settings, Method):
     needs: ClassVar[Needs] = "samples"
     preparing: ClassVar[str] = "measuring the layers on samples"
     prepares_for_all: ClassVar[bool] = True
+    cuts_streams: ClassVar[bool] = True
 
     def default_step(self, guarded: bool) -> float:
         return super().default_step(guarded) if guarded else 1.0
 
     def prepare(self, task: Task) -> _State:
-        stats = task.statistics(self)
+        streams = {stream.group: stream for stream in task.coupling.streams}
+        rotated = rotated_streams(task)
+        stats = task.statistics(self, rotated)
         widths = widths_of(stats, task.coupling, task.groups)
-        turned, before = with_turned(stats, widths), task.run.weights
+        stats_turned, before = with_turned(stats, widths), {**task.run.weights, **rotated}
         after = {
-            name: turned.plain[name] if before[name] is stats.plain[name] else value
+            name: stats_turned.plain[name] if before[name] is stats.plain[name] else value
             for name, value in widths.turned(before).items()
         }  # the same tensors where they are: the sweep tells by them what differs
-        return _State(turned, widths, {name: before[name] for name in after}, after)
+        after = {**rotated, **after}
+        return _State(stats_turned, streams, widths, {name: task.run.weights[name] for name in after}, after)
 
     def costs(self, task: Task, state: _State) -> dict[str, Tensor]:
         return marginal_costs(state.stats, task.run.alive)
@@ -69,13 +77,33 @@ class Reconstruct(Settings, Method):
         if all(run.weights[name] is tensor for name, tensor in state.before.items()):
             run.solve(state.after)
         groups, widths = {group.name: group for group in stats.groups}, state.widths.costs
-        edits = [_cheapest(task, g, widths[g.name], goal) for g in task.groups if g.name in widths]
+        edits = [_cut(task, g, state.streams[g.name], goal) for g in task.groups if g.name in state.streams]
+        edits += [_cheapest(task, g, widths[g.name], goal) for g in task.groups if g.name in widths]
         others = [g for g in task.groups if g.name not in groups and g.name not in widths]
         edits = [edit for edit in edits if edit.units] + _OTHERS.advance(task, others, goal)
         need = {group.name: goal.gone.get(group.name, 0) - run.gone(group) for group in stats.groups}
         removals, weights = reconstruct(stats, run.weights, run.alive, need)
         run.solve(weights)
         return edits + [run.apply(groups[removal.group], removal) for removal in removals]
+
+
+def rotated_streams(task: Task) -> dict[str, Tensor]:
+    """The tensors of the network with its streams turned; none where it has none."""
+    if not task.coupling.streams:
+        return {}
+    assert task.samples is not None, "the method needs samples"
+    return turned(task.graph, task.coupling, {**task.original, **task.samples.tensors}, task.samples.inputs)
+
+
+def _cut(task: Task, group: Group, stream: Stream, goal: Goal) -> Edit:
+    """Remove the last coordinates of a stream, until it is at its goal."""
+    run = task.run
+    left = run.alive[group.name].nonzero().flatten()
+    units = left[len(left) - max(0, goal.gone[group.name] - run.gone(group)) :]
+    edit = run.apply(group, Removal(group.name, units, torch.full_like(units, -1)))
+    names = {slot.tensor for slot in group.slots}
+    run.solve(written(stream, group, run.weights, run.alive[group.name], names))
+    return edit
 
 
 def _cheapest(task: Task, group: Group, costs: Tensor, goal: Goal) -> Edit:

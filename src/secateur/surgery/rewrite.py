@@ -14,6 +14,7 @@ from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph, copied
 from secateur.graph.labels import varying_axes
 from secateur.graph.node import bound_arguments, kind
+from secateur.graph.norms import NORMS
 from secateur.graph.ops import of
 from secateur.graph.structured import is_size
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
@@ -170,6 +171,20 @@ def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
     return groups * kept_shape(units(node), table)[1] // units(node)[0].shape[1]
 
 
+def _norm(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """A norm over a stream: the mean square of fewer coordinates is larger, and so is what is added to it."""
+    a, (size, kept) = bound_arguments(old, old.args, old.kwargs), norm_sizes(old, units, table)
+    if kept < size:
+        _set_argument(old, new, "normalized_shape", [kept])
+        _set_argument(old, new, "eps", a["eps"] * size / kept)
+
+
+def norm_sizes(node: fx.Node, units: Units, table: Tensor) -> tuple[int, int]:
+    """How many numbers a norm normalises along the last axis, before and after."""
+    shape = units(node)[0].shape
+    return shape[-1], kept_shape(units(node), table)[-1]
+
+
 def _attention(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """The scale that follows from the width of the heads stays what it was; a mask follows the heads."""
     a = bound_arguments(old, old.args, old.kwargs)
@@ -226,6 +241,7 @@ _REWRITES: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {
     "unflatten": _unflatten,
     "slice": _slice,
     "group_norm": _norm_groups,
+    **dict.fromkeys(NORMS, _norm),
 }
 _READERS: dict[str, Callable[[fx.Node, fx.Node, Units, Tensor], None]] = {  # of numbers beside the units
     **dict.fromkeys("add sub mul".split(), _tables),
