@@ -14,6 +14,8 @@ class Imported(nn.Module, ABC):
     Of a module of any other class only `forward` is used, whatever its other methods are called.
     """
 
+    cuts_streams = False  # whether its smaller form can have a narrower residual stream
+
     @property
     @abstractmethod
     def example_inputs(self) -> tuple[Tensor, ...]:

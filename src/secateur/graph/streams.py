@@ -13,11 +13,12 @@ import torch
 from torch import fx, nn
 from torch.export import ExportedProgram
 
-from secateur.errors import NothingToPruneError
+from secateur.errors import InputError, NothingToPruneError
 from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph, tensor_name
+from secateur.graph.imported import Imported
 from secateur.graph.labels import compressed
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.norms import NORMS, for_streams
@@ -30,7 +31,6 @@ _MOVED = {*of(*MOVES, "dropout"), "getitem"}
 _ADDED = {"add", "sub"}
 _SUMMED = {"mean", "sum"}  # along other axes: the rules let no other through
 _LAYERS = of("linear", "convolution", "product", "embedding")
-_READ = "layers that read it"
 _STREAM = "the stream itself"
 
 
@@ -41,6 +41,11 @@ def coupled(
     graph = capture(model, example_inputs)
     if not streams:
         return graph, couple(graph)
+    if isinstance(model, Imported) and not model.cuts_streams:
+        raise InputError(
+            f"streams: of a {type(model).__name__} from a file whose own form is kept, streams stay; give the "
+            "PyTorch module, a .pt2 file or a Hugging Face folder"
+        )
     graph = for_streams(graph)
     return graph, couple_streams(graph)
 

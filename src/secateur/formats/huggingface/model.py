@@ -31,6 +31,7 @@ class FromFolder(Shrinks):
     """What `load_folder` gives and `save_folder` writes."""
 
     folder: Folder
+    cuts_streams = True
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise `InputError` for inputs that the network refuses."""
@@ -117,7 +118,7 @@ class HuggingFaceModel(FromFolder):
         for name, value in small.items():
             state.update(dict.fromkeys((n for n in graph.aliases[name] if n in before), value))
         after = {name: tuple(value.shape) for name, value in state.items()}
-        config = sizes.smaller_config(self.folder, before, after)
+        config = sizes.smaller_config(self.folder, before, after, untied=bool(graph.copies))
         return None if config is None else self._with(config, state)
 
     def _with(self, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> HuggingFaceModel | None:

@@ -16,10 +16,12 @@ from secateur.types import Group, Slot
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def smaller_config(folder: Folder, before: Shapes, after: Shapes) -> dict[str, Any] | None:
+def smaller_config(
+    folder: Folder, before: Shapes, after: Shapes, untied: bool = False
+) -> dict[str, Any] | None:
     """`config.json` for tensors of the shapes `after`, by their names in the module; None if it cannot say.
 
-    Only the keys of `FAMILIES` change; the caller builds the class from the result, which shows whether that
+    `untied`: whether embeddings and head are two tables now. Only the keys of `FAMILIES` change; the caller builds the class from the result, which shows whether that
     was all.
     """
     family = FAMILIES.get(folder.family)
@@ -33,9 +35,13 @@ def smaller_config(folder: Folder, before: Shapes, after: Shapes) -> dict[str, A
         value = _value(key, config, [before[name] for name in shown], [after[name] for name in shown])
         if value is None:
             return None
+        if key is family.stream and family.norm_eps:
+            config[family.norm_eps] *= before[shown[0]][key.axis] / after[shown[0]][key.axis]
         if key.kind == "heads" and family.head_width and not config.get(family.head_width):
             config[family.head_width] = before[shown[0]][0] // _heads(key, folder.config)
         _put(config, key.key, value)
+    if untied:
+        config["tie_word_embeddings"] = False
     return config
 
 
@@ -90,11 +96,15 @@ def role(folder: Folder, group: Group) -> str | None:
 
 def kept_numbers(folder: Folder, group: Group) -> list[int] | None:
     """The numbers of units that its keys can say, where they must divide another size; None for any."""
-    bound = [key for key in _keys(folder, group) if key.divides]
-    if not bound:
+    keys = _keys(folder, group)
+    multiples = [int(folder.config[key.multiple_of]) for key in keys if key.multiple_of]
+    bound = [key for key in keys if key.divides]
+    if not bound and not multiples:
         return None
 
     def can_say(kept: int) -> bool:
+        if any(kept % number for number in multiples):
+            return False
         numbers = (divmod(_heads(key, folder.config) * kept, group.units) for key in bound)
         sizes = (int(folder.config[key.divides]) for key in bound)
         return all(
