@@ -23,9 +23,9 @@ from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning,
 from secateur.explain import Inspection
 from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
-from secateur.graph.streams import coupled
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
+from secateur.graph.streams import coupled
 from secateur.history import History
 from secateur.memory import give_back
 from secateur.methods import Goal, Method, Task

@@ -111,9 +111,7 @@ def _set(node: fx.Node, name: str, value: Any) -> None:
 
 def _untied(graph: Graph) -> Graph:
     """With a tensor of its own for every layer that reads a table of embeddings as a weight."""
-    tables = {
-        tensor_name(node.args[0]) for node in graph.nodes if _is(node, "embedding")
-    } - {None}
+    tables = {tensor_name(node.args[0]) for node in graph.nodes if _is(node, "embedding")} - {None}
     tensors, aliases, copies = dict(graph.tensors), dict(graph.aliases), set(graph.copies)
     for node in graph.nodes:
         for source in node.all_input_nodes if node.op == "call_function" else ():
@@ -150,4 +148,3 @@ def _add(module: fx.GraphModule, name: str, value: Tensor) -> None:
             owner.add_module(part, nn.Module())
         owner = getattr(owner, part)
     owner.register_parameter(leaf, nn.Parameter(value.detach(), requires_grad=value.requires_grad))
-

@@ -43,8 +43,8 @@ def coupled(
         return graph, couple(graph)
     if isinstance(model, Imported) and not model.cuts_streams:
         raise InputError(
-            f"streams: of a {type(model).__name__} from a file whose own form is kept, streams stay; give the "
-            "PyTorch module, a .pt2 file or a Hugging Face folder"
+            f"streams: a {type(model).__name__} is written in the form of its file, in which streams stay; "
+            "give the PyTorch module, a .pt2 file or a Hugging Face folder"
         )
     graph = for_streams(graph)
     return graph, couple_streams(graph)
@@ -79,7 +79,9 @@ def _streams(
     found, wrong, missing = list[Stream](), dict[str, str](), dict(norms)
     for group in coupling.groups:
         own = {
-            name: node for name, node in norms.items() if _weight(node) in {slot.tensor for slot in group.slots}
+            name: node
+            for name, node in norms.items()
+            if _weight(node) in {slot.tensor for slot in group.slots}
         }
         for name in own:
             del missing[name]
@@ -91,7 +93,9 @@ def _streams(
             found.append(stream)
         else:
             wrong |= dict.fromkeys(own, why or str(stream))
-    stays = {name: f"{described(node)} normalises a value that cannot shrink" for name, node in missing.items()}
+    stays = {
+        name: f"{described(node)} normalises a value that cannot shrink" for name, node in missing.items()
+    }
     return found, wrong | stays
 
 

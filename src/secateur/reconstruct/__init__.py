@@ -142,7 +142,6 @@ class _Refit(_Rows):
                     rows = slot.positions[gone].flatten()
                     self.weights[slot.tensor] = self.weights[slot.tensor].index_fill(slot.axis, rows, 0.0)
 
-
     def _leave_out_coordinates(self, consumer: Consumer) -> None:
         """What is refitted writes nothing to coordinates of streams that are gone."""
         shift = () if consumer.shift is None else (consumer.shift[0],)

@@ -101,7 +101,9 @@ def _moment(graph: Graph, stream: Stream, tensors: Tensors, inputs: Sequence[Ten
     wanted = list(dict.fromkeys(norm.source for norm in stream.norms))
 
     def one(part: tuple[Tensor, ...]) -> Tensor:
-        values = dict(zip(wanted, run(graph, part, tensors, dtype=precision_of(few), wanted=wanted), strict=True))
+        values = dict(
+            zip(wanted, run(graph, part, tensors, dtype=precision_of(few), wanted=wanted), strict=True)
+        )
         rows = [_normed(norm, values[norm.source]) for norm in stream.norms]
         return torch.stack([(x.T @ x / len(x)) for x in rows]).mean(0) * len(part[0])
 
@@ -172,12 +174,15 @@ def _inverse(norm: StreamNorm, weight: Tensor, bias: Tensor) -> Tensor:
     if bool((tiny & (bias != 0)).any()):
         raise SecateurError(
             f"streams: {int(tiny.sum())} of the {len(weight)} weights of {norm.weight} are 0 beside a bias, "
-            f"at {described(norm.node)}, so that the layers behind cannot take them over; prune without streams"
+            f"at {described(norm.node)}, so that the layers behind cannot take them over; prune without "
+            "streams"
         )
     return torch.where(tiny, 0.0, 1.0 / torch.where(tiny, 1.0, weight))
 
 
-def _check(graph: Graph, coupling: Coupling, before: Tensors, after: Tensors, inputs: Sequence[Tensor]) -> None:
+def _check(
+    graph: Graph, coupling: Coupling, before: Tensors, after: Tensors, inputs: Sequence[Tensor]
+) -> None:
     """Raise `SecateurError` unless the rotated network computes what the original does."""
     inputs = [x.double() if x.is_floating_point() else x for x in inputs]
     wanted = run(graph, inputs, before, dtype=torch.float64)

@@ -21,8 +21,8 @@ def smaller_config(
 ) -> dict[str, Any] | None:
     """`config.json` for tensors of the shapes `after`, by their names in the module; None if it cannot say.
 
-    `untied`: whether embeddings and head are two tables now. Only the keys of `FAMILIES` change; the caller builds the class from the result, which shows whether that
-    was all.
+    Only the keys of `FAMILIES` change; the caller builds the class from the result, which shows whether that
+    was all. `untied`: whether embeddings and head, tied before, are two tables now.
     """
     family = FAMILIES.get(folder.family)
     config = copy.deepcopy(dict(folder.config))
