@@ -20,6 +20,7 @@ from secateur.formats.huggingface.classes import (
 )
 from secateur.formats.huggingface.folder import Folder
 from secateur.formats.huggingface.inputs import InputOf, inputs_of, outputs_of
+from secateur.formats.huggingface.shards import Written
 from secateur.graph.coupling import Coupling
 from secateur.graph.export import first_line
 from secateur.graph.graph import Graph
@@ -137,20 +138,20 @@ class HuggingFaceModel(FromFolder):
             network, _ = built(transformers, folder, kind, made, as_in_files(self.network, state))
         return HuggingFaceModel(network, folder, self.inputs, self.outputs)
 
-    def stored_state(self) -> dict[str, Tensor]:
-        """The tensors by their names in files, in the types of the original's.
+    def stored_state(self) -> dict[str, Written]:
+        """The tensors by their names in files, with the types of the original's.
 
         Of tied ones that which was there. A tensor that transformers calls otherwise today has that name.
         """
         named, tensors = as_in_files(self.network, self.network.state_dict()), self.folder.tensors
         usual = next(stored.dtype for stored in tensors.values() if stored.dtype.is_floating_point)
-        found, written = dict[str, Tensor](), set[int]()
+        found, written = dict[str, Written](), set[int]()
         for name in sorted(named, key=lambda name: name not in tensors):
             value = named[name]
             if name not in tensors and value.data_ptr() in written:
                 continue
             written.add(value.data_ptr())
-            found[name] = value.to(tensors[name].dtype if name in tensors else usual)
+            found[name] = Written(value, tensors[name].dtype if name in tensors else usual)
         return found
 
 
