@@ -253,6 +253,11 @@ def test_a_bias_beside_a_weight_of_zero_is_refused() -> None:
         secateur.prune(model, VECTORS[:1], streams=True, remove=0.3, calibration=VECTORS, surrogate="none")
 
 
+def test_a_stream_that_is_ignored_is_refused() -> None:
+    with pytest.raises(NothingToPruneError, match="streams: the stream stays whole, by ignore"):
+        prune("rms", remove=0.3, ignore="tokens")
+
+
 def test_a_rotation_that_changes_the_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "_rotation", lambda stream, moment: 2 * torch.eye(len(moment)).double())
     with pytest.raises(SecateurError, match=r"output 0 of the network with its stream \(tokens\) rotated"):

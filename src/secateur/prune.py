@@ -377,6 +377,11 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     roles = Roles()
     if request.uniform_layers:
         roles, groups = _with_roles(model, coupling, groups, request.progress)
+    if request.streams and {group.name for group in groups}.isdisjoint(s.group for s in coupling.streams):
+        raise NothingToPruneError(
+            "streams: the stream stays whole, by ignore or since uniform_layers allows no other width; leave "
+            "streams out"
+        )
     run = Run(graph, coupling)
     return Task(
         run=run,

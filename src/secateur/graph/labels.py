@@ -47,8 +47,6 @@ class Labels:
     blocked: dict[str, str] = field(default_factory=dict)
     # weight without units, since its input carries units along another axis → why
     crossed: dict[str, str] = field(default_factory=dict)
-    # of `streams`, norm → labels along the axis that it normalises
-    normed: dict[str, Tensor] = field(default_factory=dict)
     # (tensor, axis) that the rule at work has labelled
     read: set[tuple[str, int]] = field(default_factory=set)
 

@@ -62,21 +62,21 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> An
         return x.labels
     if _of_heads(labels, x.labels, n):
         return labels.uniform(x.labels, normalised, reason)
-    if node.name in labels.streams and n == 1 and isinstance(a["weight"], Value) and a["weight"].tensor:
-        return _stream(labels, node, x, [a["weight"], a.get("bias")])
+    parameters = [a["weight"], *([a["bias"]] if a.get("bias") is not None else [])]
+    stored = all(isinstance(value, Value) and value.tensor for value in parameters)
+    if node.name in labels.streams and n == 1 and stored:
+        return _stream(labels, node, x, parameters)
     labels.pin(x.labels, reason)
     return x.labels
 
 
-def _stream(labels: Labels, node: fx.Node, x: Value, parameters: Sequence[Value | None]) -> Tensor:
+def _stream(labels: Labels, node: fx.Node, x: Value, parameters: Sequence[Value]) -> Tensor:
     """The residual width: units pass through the norm, whose statistics are made up for (`graph.streams`)."""
     others = list(range(x.data.ndim - 1))
     steady = labels.uniform(x.labels, others, f"differs along other axes than {node.name} normalises")
     along = steady.reshape(-1, steady.shape[-1])[0]
     for value in parameters:
-        if isinstance(value, Value):
-            labels.index(value.tensor, 0, along, "through")
-    labels.normed[node.name] = along
+        labels.index(value.tensor, 0, along, "through")
     return steady
 
 

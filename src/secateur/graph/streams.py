@@ -84,7 +84,7 @@ def _streams(
             if _weight(node) in {slot.tensor for slot in group.slots}
         }
         for name in own:
-            del missing[name]
+            missing.pop(name, None)
         if not own:
             continue
         why = group.pinned and f"{group.name} stays whole ({group.pinned})"
@@ -150,7 +150,7 @@ class _Walk:
     def _is_linear(self, node: fx.Node) -> bool:
         name, several = kind(node), len(node.all_input_nodes) > 1
         scaled = name in ("mul", "div") and not several
-        return name in _MOVED or name in _ADDED or name in _SUMMED or scaled
+        return name in _MOVED or name in _SUMMED or (name in _ADDED and several) or scaled
 
     def _adds_elements(self, node: fx.Node) -> bool:
         return kind(node) in _ADDED and len(node.all_input_nodes) > 1

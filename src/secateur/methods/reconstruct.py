@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from secateur.errors import SecateurError, few
 from secateur.graph.stream import Stream
 from secateur.methods.per_group import PerGroup
 from secateur.methods.protocol import Goal, Method, Needs, Task
@@ -60,6 +61,11 @@ class Reconstruct(Settings, Method):
         streams = {stream.group: stream for stream in task.coupling.streams}
         rotated = rotated_streams(task)
         stats = task.statistics(self, rotated)
+        if lost := streams.keys() - stats.names:
+            raise SecateurError(
+                f"streams: {few(sorted(lost))} is read by a layer that cannot be refitted; prune without "
+                "streams"
+            )
         widths = widths_of(stats, task.coupling, task.groups)
         stats_turned, before = with_turned(stats, widths), {**task.run.weights, **rotated}
         after = {

@@ -62,4 +62,4 @@ def write_shard(path: Path, shard: Mapping[str, Written]) -> None:
         file.write(len(text).to_bytes(8, "little") + text)
         for _, written in ordered:
             flat = written.value.detach().to("cpu", written.dtype).contiguous().reshape(-1)
-            file.write(memoryview(flat.view(torch.uint8).numpy()))
+            file.write(flat.view(torch.uint8).numpy().data)
