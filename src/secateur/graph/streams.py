@@ -117,7 +117,7 @@ class _Walk:
         for node in self.graph.nodes:
             if node.op == "call_function" and (why := self._step(node)):
                 return f"{why} at {described(node)}"
-        read = [places for name, places in self.readers.items() for places in places]
+        read = [place for places in self.readers.values() for place in places]
         if len(set(read)) < len(read):
             return f"{self.group.name} is read by one weight through several norms"
         norms = tuple(self._norm(node) for node in self.norms.values())

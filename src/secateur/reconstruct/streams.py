@@ -125,12 +125,16 @@ def _rotation(stream: Stream, moment: Tensor) -> Tensor:
     For layer norm Q leaves the vector of ones where it is, and any first d coordinates hold the d − 1
     directions that matter most, whatever d is.
     """
-    size = len(moment)
     if not stream.centred:
-        return torch.linalg.eigh(moment)[1].flip(1).T
-    basis = _contrasts(size)
-    vectors = torch.linalg.eigh(basis @ moment @ basis.T)[1].flip(1)
-    return basis.T @ vectors.T @ basis + 1.0 / size
+        return _principal(moment)
+    basis = _contrasts(len(moment))
+    return basis.T @ _principal(basis @ moment @ basis.T) @ basis + 1.0 / len(moment)
+
+
+def _principal(moment: Tensor) -> Tensor:
+    """The eigenvectors, as rows, of the largest eigenvalue first."""
+    vectors: Tensor = torch.linalg.eigh(moment)[1]
+    return vectors.flip(1).T
 
 
 def _contrasts(size: int) -> Tensor:
