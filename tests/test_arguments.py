@@ -69,6 +69,7 @@ PRUNE: list[tuple[str, Any]] = [
     *(("recursive", value) for value in (None, "yes", 1)),
     *(("exact_first", value) for value in (None, 0)),
     *(("uniform_layers", value) for value in (None, "yes", 1)),
+    *(("streams", value) for value in (None, "yes", 1)),
     *(("ignore", value) for value in (None, 3, [nn.ReLU(), 3], [None])),
     *(("round_to", value) for value in (0, -8, 2.5, None, True, "fast")),
     *(("seed", value) for value in (None, 1.5, "a", 2**70, True)),

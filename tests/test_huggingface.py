@@ -44,9 +44,11 @@ from huggingface_models import (
     row,
     saved,
 )
+from secateur.formats.huggingface.headers import read_header
 from secateur.formats.huggingface.load import load_folder
 from secateur.formats.huggingface.model import HuggingFaceGraph, HuggingFaceModel
 from secateur.formats.huggingface.save import write_weights
+from secateur.formats.huggingface.shards import Written, write_shard
 
 GUIDE = Path(__file__).parents[1] / "docs" / "guides" / "huggingface.md"
 
@@ -280,8 +282,6 @@ def test_files_beside_the_weights_go_along_and_code_does_not(tmp_path: Path) -> 
 
 def test_types_and_names_of_the_files_stay(tmp_path: Path) -> None:
     """Half precision is computed in float32, and written as it was."""
-    from secateur.formats.huggingface.headers import read_header
-
     network = built("vit").to(torch.bfloat16)
     folder = saved(tmp_path / "vit", model=network)
     model = load_folder(folder)
@@ -332,6 +332,24 @@ def test_shards_are_read_and_written(tmp_path: Path) -> None:
           outputs(model, inputs), 1e-6)  # fmt: skip
 
 
+def test_a_file_of_weights_holds_each_tensor_in_its_type(tmp_path: Path) -> None:
+    """As the library reads it: converted, transposed, of no axes and of no numbers."""
+    values = {
+        "half": (torch.randn(3, 5), torch.bfloat16),
+        "wide": (torch.randn(4, 2).T, torch.float64),
+        "bytes": (torch.tensor([1, 0, 1]), torch.uint8),
+        "one": (torch.tensor(7), torch.int64),
+        "none": (torch.zeros(0, 3), torch.float32),
+    }
+    state = {name: Written(value, dtype) for name, (value, dtype) in values.items()}
+    write_shard(tmp_path / "model.safetensors", state)
+    found = load_file(tmp_path / "model.safetensors")
+    assert found.keys() == values.keys()
+    for name, (value, dtype) in values.items():
+        assert found[name].dtype == dtype and torch.equal(found[name], value.to(dtype))
+    assert read_header(tmp_path / "model.safetensors")["half"].size == state["half"].size == 30
+
+
 def test_a_folder_of_something_else_is_not_replaced(tmp_path: Path) -> None:
     model = load_folder(saved(tmp_path / "vit", "vit"))
     target = tmp_path / "small"
@@ -376,7 +394,8 @@ def test_reading_takes_no_more_than_one_and_a_half_times_the_files(tmp_path: Pat
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     code = """
         import resource, sys
-        from secateur.formats.huggingface.load import load_folder
+        from secateur.formats.huggingface.headers import read_header
+from secateur.formats.huggingface.load import load_folder
         load_folder(sys.argv[1])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         model = load_folder(sys.argv[2])

@@ -36,6 +36,11 @@ def macs_after(graph: Graph, coupling: Coupling, alive: Alive) -> int:
     return sum(_macs_of(graph, coupling, alive, _counted(graph)).values()) // graph.example[0].shape[0]
 
 
+def parameters_before(graph: Graph) -> int:
+    """Parameters of the model itself, in which each tied tensor stands once."""
+    return sum(graph.tensors[name].numel() for name in set(graph.parameters) - graph.copies)
+
+
 class Costs:
     """Sizes of one network after many removals.
 
@@ -55,6 +60,13 @@ class Costs:
     def bytes(self, alive: Alive) -> int:
         """Bytes of the parameters and buffers that the shrunk model reads, each shared one once."""
         return self._weighed(alive, self._bytes)
+
+    def copied_parameters(self) -> int:
+        """Parameters that the graph has beside those of the model, where it has tied tensors apart."""
+        return sum(self.graph.tensors[name].numel() for name in self.graph.copies)
+
+    def copied_bytes(self) -> int:
+        return sum(self.graph.tensors[name].nbytes for name in self.graph.copies)
 
     def _weighed(self, alive: Alive, weights: Mapping[str, int]) -> int:
         """The numbers that are left in the tensors of `weights`, each number as often as its tensor says."""

@@ -18,7 +18,7 @@ from torch.export import ExportedProgram
 from secateur.arguments import MODEL, parsed
 from secateur.bounds.box import input_box, warn_without_width
 from secateur.checkpoint import Checkpoint, Known, check_resumable, discard, facts_of
-from secateur.cost import macs_after, parameters_after
+from secateur.cost import macs_after, parameters_before
 from secateur.decisions import Head
 from secateur.errors import NothingToPruneError, SecateurError, SecateurWarning, TargetMissedError, few
 from secateur.explain import Inspection
@@ -26,6 +26,7 @@ from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple, stored_groups
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
+from secateur.graph.streams import coupled
 from secateur.graph.widths import is_width
 from secateur.history import History
 from secateur.memory import give_back
@@ -118,6 +119,7 @@ def prune(
     budget: float | str | None = None,
     allocation: str = "uniform",
     attention: str = "auto",
+    streams: bool = False,
     guard: Mapping[str, float | str] | None = None,
     head: Head = "auto",
     step: float | None = None,
@@ -257,6 +259,7 @@ def prune(
         budget=budget,
         allocation=allocation,
         attention=attention,
+        streams=streams,
         guard=guard,
         head=head,
         step=step,
@@ -419,8 +422,7 @@ def _steps(
 
 def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | None, request: Request) -> Task:
     """Capture the model and check the request against it."""
-    graph = capture(model, example_inputs)
-    coupling = couple(graph)
+    graph, coupling = coupled(model, example_inputs, request.streams)
     if request.guard is not None:
         request.guard.check(graph)
     bounds = request.bounds_of(graph)
@@ -429,6 +431,11 @@ def _task(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | No
     roles = Roles()
     if request.uniform_layers:
         roles, groups = _with_roles(model, coupling, groups, request.progress)
+    if request.streams and {group.name for group in groups}.isdisjoint(s.group for s in coupling.streams):
+        raise NothingToPruneError(
+            "streams: the stream stays whole, by ignore or since uniform_layers allows no other width; leave "
+            "streams out"
+        )
     run = Run(graph, coupling)
     return Task(
         run=run,
@@ -633,6 +640,6 @@ def _size(task: Task) -> Size:
     """The size of the model before pruning."""
     return Size(
         sum(group.units for group in task.groups),
-        parameters_after(task.graph, task.coupling, {}),
+        parameters_before(task.graph),
         macs_after(task.graph, task.coupling, {}),
     )

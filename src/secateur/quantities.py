@@ -27,6 +27,8 @@ class Row:
     # Share of a group's units over which the saving of one unit is averaged; 0: the first unit alone. Times
     # fall in steps, so that one unit alone may save nothing.
     averaged: float = 0.0
+    # what the graph has more of than the model, where tied tensors are apart
+    copied: Callable[[Costs], int] = lambda costs: 0
 
 
 def _units(groups: Sequence[Group], costs: Costs, latency: After | None) -> After:
@@ -53,9 +55,9 @@ def _latency(groups: Sequence[Group], costs: Costs, latency: After | None) -> Af
 
 QUANTITIES: dict[Quantity, Row] = {
     "units": Row(_units),
-    "params": Row(_parameters),
+    "params": Row(_parameters, copied=Costs.copied_parameters),
     "macs": Row(_macs),
-    "bytes": Row(_bytes),
+    "bytes": Row(_bytes, copied=Costs.copied_bytes),
     "latency": Row(_latency, averaged=0.5),
 }
 
@@ -78,9 +80,9 @@ class Measure:
         latency: After | None = None,
     ) -> None:
         self.coupling, self.groups = coupling, groups
-        self._row = QUANTITIES[quantity]
-        self.after = self._row.make(groups, Costs(graph, coupling), latency)
-        self.whole = self.after({})
+        self._row, costs = QUANTITIES[quantity], Costs(graph, coupling)
+        self.after = self._row.make(groups, costs, latency)
+        self.whole = self.after({}) - self._row.copied(costs)
 
     def share(self, removed: Mapping[str, int]) -> float:
         """The share of the whole that goes."""
@@ -89,7 +91,7 @@ class Measure:
     def saved_by_one(self, group: Group) -> float:
         """What goes with one unit of the group, above 0, where the others are whole."""
         units = max(1, int(self._row.averaged * group.units))
-        saved = (self.whole - self.after({group.name: units})) / units
+        saved = (self.after({}) - self.after({group.name: units})) / units
         least = 1.0 if not self._row.averaged else 1e-6 * self.whole / group.units
         return max(least, saved)
 

@@ -10,9 +10,8 @@ from torch.export import ExportedProgram
 from secateur.arguments import MODEL, instance, parsed
 from secateur.budget import check_input
 from secateur.errors import RecipeError, SecateurError
-from secateur.graph.capture import capture
-from secateur.graph.coupling import couple
 from secateur.graph.example import ExampleInputs
+from secateur.graph.streams import coupled
 from secateur.report.recipe import InputSpec, Recipe, digest_of, fingerprint
 from secateur.run import Run
 from secateur.surgery import shrink
@@ -59,7 +58,7 @@ def _replayed(
 ) -> nn.Module:
     if example_inputs is None and not isinstance(model, ExportedProgram):
         example_inputs = tuple(_zeros(spec) for spec in recipe.inputs)
-    graph = capture(model, example_inputs)
+    graph, coupling = coupled(model, example_inputs, recipe.request.streams)
     found = fingerprint(graph)
     if found != recipe.model:
         part = "graph" if found.ops != recipe.model.ops else "weights"
@@ -68,7 +67,6 @@ def _replayed(
             f"there, {found.parameters} here); replay it on the model that was pruned, with the same "
             "example_inputs where these held None, truth values, numbers or text"
         )
-    coupling = couple(graph)
     run = Run(graph, coupling)
     replay_on(run, recipe)
     return shrink(model, graph, coupling, run.weights, run.alive)

@@ -53,6 +53,7 @@ class Request:
     budget: float | None  # seconds that it may take
     allocation: Allocation
     attention: Attention
+    streams: bool
     budgets: Mapping[str, float | str]
     guard: Guard | None
     head: Head
@@ -89,6 +90,7 @@ class Request:
                 f"resume: remove={remove!r} is measured, and a run that goes on would measure other times; "
                 "ask for a share of the multiply-accumulates, such as 'macs=30%'"
             )
+        _check_streams(values, method)
         del values["options"]
         values |= {
             "method": method,
@@ -141,6 +143,7 @@ class Request:
             budget=self.budget,
             allocation=self.allocation,
             attention=self.attention,
+            streams=self.streams,
             guard=dict(self.budgets),
             head=self.head,
             exact_first=self.exact_first,
@@ -167,6 +170,18 @@ def _amount(given: float | str | None, method: Method, guarded: bool) -> float |
             )
         return AUTO
     return given
+
+
+def _check_streams(values: Mapping[str, Any], method: Method) -> None:
+    """Streams are cut by the default method, in the order of their principal directions."""
+    for argument, wrong, advice in (
+        ("method", not method.cuts_streams, "reconstruct"),
+        ("allocation", values["allocation"] != "uniform", "uniform"),
+        ("exact_first", values["exact_first"], False),
+    ):
+        if values["streams"] and wrong:
+            given = method.name if argument == "method" else values[argument]
+            raise InputError(f"streams: cannot be cut with {argument}={given!r}; use {argument}={advice!r}")
 
 
 def _budgets(given: Mapping[str, float | str] | None, head: Head) -> tuple[dict[str, float | str], Head]:
@@ -291,6 +306,7 @@ RULES: dict[str, Rule] = {
     "budget": may.optional(Rule(pace.MAY_BE, pace.as_seconds)),
     "allocation": may.one_of("uniform", "global"),
     "attention": may.one_of("auto", "heads", "widths", "both"),
+    "streams": may.flag(),
     "guard": may.optional(may.instance(Mapping, _PAIRS)),
     "head": may.one_of(*HEADS),
     "step": may.optional(

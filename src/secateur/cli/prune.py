@@ -185,6 +185,15 @@ AttentionOption = Annotated[
         "--uniform-layers needs them.",
     ),
 ]
+StreamsOption = Annotated[
+    bool,
+    Option(
+        "--streams",
+        rich_help_panel=COMMON,
+        help="Also narrow the residual stream of a transformer: rotate it, cut the directions that matter "
+        "least, and refit the layers that read it. Embeddings that are tied to the head become two tables.",
+    ),
+]
 ParameterOption = Annotated[
     list[str] | None,
     Option(
@@ -311,6 +320,7 @@ def prune_command(
     method: MethodOption = Method.reconstruct.value,
     ignore: Ignore = None,
     attention: AttentionOption = Attention.auto,
+    streams: StreamsOption = False,
     quantize: QuantizeOption = None,
     data: Data = None,
     round_to: RoundTo = "auto",
@@ -394,6 +404,7 @@ def prune_command(
         "budget": budget,
         "allocation": allocation.value,
         "attention": attention.value,
+        "streams": streams,
         "guard": {name: value for name, value in budgets.items() if value is not None},
         "head": head.value,
         "step": step,

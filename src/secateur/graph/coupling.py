@@ -30,6 +30,7 @@ from secateur.graph.layouts import Layout
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import of
 from secateur.graph.rules import RULES
+from secateur.graph.stream import Stream
 from secateur.graph.values import Value, unknown, values_in
 from secateur.graph.widths import UNREAD, Width, is_replaced, is_summed, width_groups
 from secateur.types import Group, Groups, Slot
@@ -47,6 +48,7 @@ class Coupling(Groups):
     ids: Mapping[str, Tensor]  # group name → unit id of each of its units, shape: (units,)
     # the same for the widths of heads, whose units cross those of `units`; nodes that have some alone
     inner: Mapping[fx.Node, Tensor] = field(default_factory=dict)
+    streams: tuple[Stream, ...] = ()  # groups along the residual width, where asked for
 
     def levels(self, node: fx.Node) -> tuple[Tensor, ...]:
         """The unit ids of a node's elements; an element leaves with its unit at any of the levels.
@@ -56,15 +58,15 @@ class Coupling(Groups):
         return tuple(ids[node] for ids in (self.units, self.inner) if node in ids)
 
 
-def couple(graph: Graph) -> Coupling:
-    """The groups of `graph`.
+def couple(graph: Graph, norms: frozenset[str] = frozenset()) -> Coupling:
+    """The groups of `graph`; units that the norms of these names normalise together may leave.
 
     Cost: one forward pass on the example, and label work linear in the number of units.
     """
     pinned: tuple[Group, ...] = ()
     while True:
         settled = frozenset((slot.tensor, slot.axis) for group in pinned for slot in group.slots)
-        labels, node_labels = _label(graph, settled)
+        labels, node_labels = _label(graph, settled, norms)
         classes = _rectangular(labels, [*node_labels.values(), *_stored_labels(graph, labels)])
         groups, ids = _groups(labels, classes, taken={group.name for group in pinned})
         known = tuple(group for group in groups if group.pinned)
@@ -76,7 +78,7 @@ def couple(graph: Graph) -> Coupling:
     blocked, first = labels.blocked | labels.crossed, labels.count
     stays = [group for group in pinned if not is_summed(group)]
     settled = frozenset((slot.tensor, slot.axis) for group in stays for slot in group.slots)
-    found, inner = _widths(graph, first, (*pinned, *groups), settled)
+    found, inner = _widths(graph, first, (*pinned, *groups), settled, norms)
     ids |= {width.group.name: width.ids for width in found}
     replaced = {(slot.tensor, slot.axis) for width in found for slot in width.group.slots}
     whole = (group for group in (*pinned, *groups) if not is_replaced(group, replaced))
@@ -84,7 +86,11 @@ def couple(graph: Graph) -> Coupling:
 
 
 def _widths(
-    graph: Graph, first: int, others: Sequence[Group], settled: frozenset[tuple[str, int]]
+    graph: Graph,
+    first: int,
+    others: Sequence[Group],
+    settled: frozenset[tuple[str, int]],
+    norms: frozenset[str],
 ) -> tuple[list[Width], dict[fx.Node, Tensor]]:
     """The groups along the widths of heads, and the unit of each element of a node; ids begin at `first`.
 
@@ -92,7 +98,7 @@ def _widths(
     """
     if not any(kind(node) in _PRODUCTS for node in graph.nodes if node.op == "call_function"):
         return [], {}
-    labels, node_labels = _label(graph, settled, widths=True)
+    labels, node_labels = _label(graph, settled, norms, widths=True)
     if not labels.summed and not labels.columns and not labels.stacked:
         return [], {}
     classes = _rectangular(labels, [*node_labels.values(), *_stored_labels(graph, labels)])
@@ -109,10 +115,11 @@ def _widths(
 
 
 def _label(
-    graph: Graph, settled: frozenset[tuple[str, int]], widths: bool = False
+    graph: Graph, settled: frozenset[tuple[str, int]], norms: frozenset[str], widths: bool = False
 ) -> tuple[Labels, dict[fx.Node, Tensor]]:
     buffers = frozenset(graph.tensors) - frozenset(graph.parameters)
-    labels, node_labels = Labels(settled, widths, not graph.own_form, buffers), dict[fx.Node, Tensor]()
+    labels = Labels(settled, widths, not graph.own_form, buffers, norms)
+    node_labels = dict[fx.Node, Tensor]()
     given = dict(zip(graph.inputs, graph.example, strict=True))
     like = torch.zeros(0)
 

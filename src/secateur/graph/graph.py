@@ -36,6 +36,7 @@ class Graph:
     layouts: Mapping[str, Layout] = field(default_factory=dict)  # of tensors that are stored in another order
     file_names: tuple[str, ...] = ()  # of the inputs, in the file that the model was read from
     own_form: bool = False  # whether the smaller model is written by its importer, not as this graph
+    copies: frozenset[str] = frozenset()  # tensors that are tied to others in the model, and are apart here
 
     @property
     def nodes(self) -> tuple[fx.Node, ...]:

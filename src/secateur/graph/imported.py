@@ -19,6 +19,7 @@ class Imported(nn.Module, ABC):
     """
 
     own_form: ClassVar[bool] = True
+    cuts_streams: ClassVar[bool] = False  # whether its smaller form can have a narrower residual stream
 
     @property
     @abstractmethod

@@ -38,6 +38,9 @@ def walk(
 ) -> dict[fx.Node, Any]:
     """Give every node a value in execution order: `leaf` for inputs and tensors, `call` for ops.
 
+    Tensors get theirs when they are first read: an export names them all at its beginning, and copies of all
+    of them in another precision may be more than memory holds.
+
     Returns the values of the outputs, or of `wanted` nodes: then the walk ends at the last of these. Other
     values are dropped after their last use, unless `keep` holds for their node.
     """
@@ -45,7 +48,12 @@ def walk(
     pending = {node: len(node.users) for node in graph.nodes}
     values: dict[fx.Node, Any] = {}
     for node in _nodes_to_run(graph, wanted):
+        if node.op == "get_attr" and node.users and node not in returned:
+            continue
         if node.op == "call_function":
+            for source in node.all_input_nodes:
+                if source not in values:
+                    values[source] = leaf(source)
             args = fx.map_arg(node.args, values.__getitem__)
             kwargs = fx.map_arg(node.kwargs, values.__getitem__)
             values[node] = call(node, args, kwargs)

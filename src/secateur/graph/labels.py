@@ -27,6 +27,7 @@ class Labels:
     widths: bool = False  # whether products of activations ask for the widths of heads, not for whole heads
     tables: bool = False  # whether factors without units can be sliced with those that they multiply
     buffers: frozenset[str] = frozenset()  # tensors that are no parameters
+    streams: frozenset[str] = frozenset()  # norms whose units may leave although they are normed together
     count: int = 0
     pairs: list[Tensor] = field(default_factory=list)  # each of shape (2, n)
     # units that a product sums over: those of its first operand, and those of its second

@@ -64,6 +64,10 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> An
         return _width_normed(labels, node, a)
     if are_of_heads(labels, x.labels, n):
         return labels.uniform(x.labels, normalised, reason)
+    parameters = [a["weight"], *([a["bias"]] if a.get("bias") is not None else [])]
+    stored = all(isinstance(value, Value) and value.tensor for value in parameters)
+    if node.name in labels.streams and n == 1 and stored:
+        return _stream(labels, node, x, parameters)
     labels.pin(x.labels, reason)
     return x.labels
 
@@ -77,6 +81,16 @@ def _width_normed(labels: Labels, node: fx.Node, a: Arguments) -> Tensor:
             labels.index(value.tensor, 0, along, "through")
         elif value is not None:
             labels.pin(along, f"a parameter of {node.name} is computed in the graph")
+    return steady
+
+
+def _stream(labels: Labels, node: fx.Node, x: Value, parameters: Sequence[Value]) -> Tensor:
+    """The residual width: units pass through the norm, whose statistics are made up for (`graph.streams`)."""
+    others = list(range(x.data.ndim - 1))
+    steady = labels.uniform(x.labels, others, f"differs along other axes than {node.name} normalises")
+    along = steady.reshape(-1, steady.shape[-1])[0]
+    for value in parameters:
+        labels.index(value.tensor, 0, along, "through")
     return steady
 
 

@@ -39,7 +39,7 @@ class TensorName:
 
 
 class Networks:
-    """Two networks' tensors, by name, each converted once to the precision and device of the work.
+    """Two networks' tensors, by name, each converted to the precision and device of the work when it is read.
 
     Pass the same mapping twice for one network.
     """
@@ -66,6 +66,12 @@ class Networks:
         if isinstance(leaf, TensorName):
             return self.original[leaf.name] is not self.pruned[leaf.name]
         return isinstance(leaf, Both) and leaf.original is not leaf.pruned
+
+    def forget(self, names: Collection[str]) -> None:
+        """Drop the converted copies of tensors that are not read again."""
+        for name in names:
+            self._converted.pop((name, False), None)
+            self._converted.pop((name, True), None)
 
     def _copy(self, name: str, tensor: Tensor, pruned: bool) -> Tensor:
         found = self._converted.get((name, pruned))
@@ -145,6 +151,7 @@ def run_stages(
                 if needed > _WORTH_GIVING_BACK:
                     give_back()
                 position = index if keep else position
+                passes.forget_before(position)
                 visitor.finish(node)
 
 
@@ -237,6 +244,14 @@ class _Passes:
             return TensorName(str(source.target)) if source.op == "get_attr" else values[source]
 
         return fx.map_arg(node.args, value_of), fx.map_arg(node.kwargs, value_of)
+
+    def forget_before(self, index: int) -> None:
+        """Drop the copies of tensors that no node from `index` on reads."""
+        last = dict[str, int]()
+        for node in self.sizes.nodes:
+            if node.op == "get_attr":
+                last[str(node.target)] = max(last.get(str(node.target), -1), self.sizes.last_use[node])
+        self.networks.forget([name for name, use in last.items() if use < index])
 
     def changed_before(self, index: int) -> set[fx.Node]:
         """Ops before `index` whose values can differ between the networks as they are now."""

@@ -88,13 +88,16 @@ class Task:
         """The number of units removed so far, by group."""
         return {group.name: self.run.gone(group) for group in self.groups}
 
-    def statistics(self, settings: Settings) -> LayerStatistics:
-        """Statistics of the layers on the samples, for the costs of units and for refitting."""
+    def statistics(self, settings: Settings, turned: Mapping[str, Tensor] | None = None) -> LayerStatistics:
+        """Statistics of the layers on the samples, for the costs of units and for refitting.
+
+        `turned`: tensors in place of the original's, with which it computes the same.
+        """
         assert self.samples is not None, "only for a method that needs samples, or a global allocation"
         return layer_statistics(
             self.graph,
             self.coupling,
-            self.original,
+            {**self.original, **(turned or {})},
             self.samples,
             self.box,
             settings,
@@ -147,6 +150,7 @@ class Method(ABC):
     remove: ClassVar[float | str | None] = AUTO
     lossless: ClassVar[bool] = False  # whether outputs do not change, so that a guard is not needed
     preparing: ClassVar[str] = "preparing"  # what `prepare` does, for the progress report
+    cuts_streams: ClassVar[bool] = False  # whether it can remove coordinates of streams
     # whether `prepare` and `costs` return the same however much is removed, and `step` does not change it
     prepares_for_all: ClassVar[bool] = False
 

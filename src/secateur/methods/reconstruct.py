@@ -9,10 +9,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from secateur.errors import SecateurError, few
+from secateur.graph.stream import Stream
 from secateur.methods.per_group import PerGroup
 from secateur.methods.protocol import Goal, Method, Needs, Task
 from secateur.methods.saliency import saliency
 from secateur.reconstruct import LayerStatistics, Settings, marginal_costs, reconstruct
+from secateur.reconstruct.streams import rotated, written
 from secateur.reconstruct.turns import turned
 from secateur.reconstruct.widths import Widths, costs_of_keys, widths_of, with_turned
 from secateur.report.recipe import Edit
@@ -26,12 +29,14 @@ class _State:
     """What a run measures once.
 
     Attributes:
+        streams: The groups of coordinates of streams.
         widths: How heads are turned, for the groups of widths that lose units.
         before: The tensors that are turned in the first step, as they were when they were measured.
         after: The same, turned.
     """
 
     stats: LayerStatistics
+    streams: Mapping[str, Stream]
     widths: Widths
     before: Mapping[str, Tensor]
     after: Mapping[str, Tensor]
@@ -48,19 +53,28 @@ class Reconstruct(Settings, Method):
     needs: ClassVar[Needs] = "samples"
     preparing: ClassVar[str] = "measuring the layers on samples"
     prepares_for_all: ClassVar[bool] = True
+    cuts_streams: ClassVar[bool] = True
 
     def default_step(self, guarded: bool) -> float:
         return super().default_step(guarded) if guarded else 1.0
 
     def prepare(self, task: Task) -> _State:
-        stats = task.statistics(self)
+        streams = {stream.group: stream for stream in task.coupling.streams}
+        turned_streams = rotated_streams(task)
+        stats = task.statistics(self, turned_streams)
+        if lost := streams.keys() - stats.names:
+            raise SecateurError(
+                f"streams: {few(sorted(lost))} is read by a layer that cannot be refitted; prune without "
+                "streams"
+            )
         widths = widths_of(stats, task.coupling, task.groups)
-        own, before = with_turned(stats, widths), task.run.weights
+        own, before = with_turned(stats, widths), {**task.run.weights, **turned_streams}
         after = {
             name: own.plain[name] if before[name] is stats.plain[name] else value
             for name, value in widths.turned(before).items()
         }  # the same tensors where they are: the sweep tells by them what differs
-        return _State(own, widths, {name: before[name] for name in after}, after)
+        after = {**turned_streams, **after}
+        return _State(own, streams, widths, {name: task.run.weights[name] for name in after}, after)
 
     def tensors_of(self, state: _State) -> Mapping[str, Tensor]:
         return state.after
@@ -75,7 +89,8 @@ class Reconstruct(Settings, Method):
             run.solve(state.after)
         groups, widths = {group.name: group for group in stats.groups}, state.widths
         before = [turn.back() for turn in widths.factors(run.alive)]
-        edits = [_cheapest(task, g, widths, goal) for g in task.groups if g.name in widths.costs]
+        edits = [_cut(task, g, state.streams[g.name], goal) for g in task.groups if g.name in state.streams]
+        edits += [_cheapest(task, g, widths, goal) for g in task.groups if g.name in widths.costs]
         others = [g for g in task.groups if g.name not in groups and g.name not in widths.costs]
         edits = [edit for edit in edits if edit.units] + _OTHERS.advance(task, others, goal)
         factors = widths.factors(run.alive)
@@ -84,6 +99,26 @@ class Reconstruct(Settings, Method):
         removals, weights = reconstruct(stats, run.weights, run.alive, need, factors)
         run.solve(weights)
         return edits + [run.apply(groups[removal.group], removal) for removal in removals]
+
+
+def rotated_streams(task: Task) -> dict[str, Tensor]:
+    """The tensors of the network with its streams turned; none where it has none."""
+    if not task.coupling.streams:
+        return {}
+    assert task.samples is not None, "the method needs samples"
+    tensors = {**task.original, **task.samples.tensors}
+    return rotated(task.graph, task.coupling, tensors, task.samples.inputs)
+
+
+def _cut(task: Task, group: Group, stream: Stream, goal: Goal) -> Edit:
+    """Remove the last coordinates of a stream, until it is at its goal."""
+    run = task.run
+    left = run.alive[group.name].nonzero().flatten()
+    units = left[len(left) - max(0, goal.gone[group.name] - run.gone(group)) :]
+    edit = run.apply(group, Removal(group.name, units, torch.full_like(units, -1)))
+    names = {slot.tensor for slot in group.slots}
+    run.solve(written(stream, group, run.weights, run.alive[group.name], names))
+    return edit
 
 
 def _cheapest(task: Task, group: Group, widths: Widths, goal: Goal) -> Edit:

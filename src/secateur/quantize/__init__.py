@@ -133,8 +133,9 @@ def quantize(
 # Arguments of `prune` that quantising does not have, as their defaults.
 _UNUSED: dict[str, Any] = {
     "remove": None, "method": "reconstruct", "options": None, "budget": None, "allocation": "uniform",
-    "attention": "auto", "guard": None, "step": None, "recursive": True, "exact_first": False, "ignore": (),
-    "round_to": "auto", "uniform_layers": False, "callbacks": (), "tokenizer": None,
+    "attention": "auto", "streams": False, "guard": None, "step": None, "recursive": True,
+    "exact_first": False, "ignore": (), "round_to": "auto", "uniform_layers": False, "callbacks": (),
+    "tokenizer": None,
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ from secateur.reconstruct.statistics import (
     rows_at,
     without_bias,
 )
+from secateur.reconstruct.streams import written
 from secateur.reconstruct.sweep import Reading, Rows, Visitor, sweep
 from secateur.reconstruct.turns import Turn, turned
 from secateur.types import Group, Removal
@@ -135,6 +136,7 @@ class _Refit(_Rows):
         _solve(self.stats, consumer, total, self.weights, self.alive)
         self.weights.update(turned(self.weights, turns))
         self._leave_out_keys(consumer)
+        self._leave_out_coordinates(consumer)
         self.solved.add(consumer.weight)
 
     def _leave_out_keys(self, consumer: Consumer) -> None:
@@ -151,6 +153,14 @@ class _Refit(_Rows):
                 if made_here or slot.tensor == shifted:
                     rows = slot.positions[gone].flatten()
                     self.weights[slot.tensor] = self.weights[slot.tensor].index_fill(slot.axis, rows, 0.0)
+
+    def _leave_out_coordinates(self, consumer: Consumer) -> None:
+        """What is refitted writes nothing to coordinates of streams that are gone."""
+        shift = () if consumer.shift is None else (consumer.shift[0],)
+        for stream in self.stats.streams:
+            group = next(group for group in self.stats.groups if group.name == stream.group)
+            names = {consumer.weight, *shift}
+            self.weights.update(written(stream, group, self.weights, self.alive[group.name], names))
 
 
 def marginal_costs(stats: LayerStatistics, alive: Mapping[str, Tensor]) -> dict[str, Tensor]:

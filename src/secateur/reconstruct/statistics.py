@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
+from secateur.graph.stream import Stream
 from secateur.graph.widths import is_width
 from secateur.reconstruct.elimination import Problem
 from secateur.reconstruct.few_rows import FewRows
@@ -44,6 +45,7 @@ class LayerStatistics:
     settings: Settings
     seed: int
     memory: int  # bytes that values between layers may take
+    streams: tuple[Stream, ...] = ()
 
     @property
     def names(self) -> set[str]:
@@ -101,6 +103,7 @@ def layer_statistics(
         settings,
         seed,
         memory,
+        coupling.streams,
     )
 
 

@@ -105,6 +105,7 @@ class RecordedRequest(Record):
     budget: float | None = None  # seconds
     allocation: str = "uniform"
     attention: str = "heads"
+    streams: bool = False
     guard: Annotated[dict[str, float | str], BeforeValidator(read)] = Field(default_factory=dict)
     head: str = "auto"
     exact_first: bool = False

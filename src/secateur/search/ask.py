@@ -15,10 +15,10 @@ from torch import Tensor
 from secateur import arguments as may
 from secateur.data.plain import tensor_of
 from secateur.errors import InputError, few
-from secateur.graph.capture import capture
-from secateur.graph.coupling import Coupling, couple
+from secateur.graph.coupling import Coupling
 from secateur.graph.example import ExampleInputs
 from secateur.graph.graph import Graph
+from secateur.graph.streams import coupled
 from secateur.prune import prune
 from secateur.report.recipe import content_of, fingerprint, versions
 from secateur.request import Request
@@ -88,7 +88,7 @@ def asked(
     request = job.request(first)
     model = job.model()
     with reproducible(model):
-        graph = capture(model, example_inputs)
+        graph, coupling = coupled(model, example_inputs, request.streams)
         inputs = None
         if request.calibration is not None:  # read once, however often it is used
             most = request.samples + (request.samples + 1) // 2
@@ -98,7 +98,7 @@ def asked(
     if inputs is not None:
         fixed["calibration"] = inputs.inputs
     job = Job(job.source, example_inputs, {**job.arguments, **fixed}, timed, in_onnx, job.images, job.labels)
-    return Asked(model, graph, couple(graph), job, job.request(first), plain)
+    return Asked(model, graph, coupling, job, job.request(first), plain)
 
 
 def _arguments(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def shrink(
     precise = shrunk_tensors(graph, coupling, weights, alive)
     module = rewritten(graph, coupling, alive)
     _verify(graph, module, weights, precise)
-    small = {name: tensor.to(graph.tensors[name].dtype) for name, tensor in precise.items()}
+    # one after the other, since two copies of all of a large model may be more than memory holds
+    small = {name: precise.pop(name).to(graph.tensors[name].dtype) for name in list(precise)}
     for name, tensor in small.items():
         set_tensor(module, (name,), tensor)
     check_constants(module, graph.constants)

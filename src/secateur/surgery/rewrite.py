@@ -24,8 +24,10 @@ def rewritten(graph: Graph, coupling: Coupling, alive: Alive) -> fx.GraphModule:
     module = fx.GraphModule(_skeleton(graph), _plain_copy(graph.module.graph), class_name="PrunedGraph")
     table = alive_units(coupling, alive)
     new_nodes = [n for n in module.graph.nodes if n.name not in graph.constants]
+    of_streams = {norm.node for stream in coupling.streams for norm in stream.norms}
     for old, new in zip(graph.nodes, new_nodes, strict=True):
         rewrite = _REWRITES.get(kind(old), _READERS.get(kind(old))) if old.op == "call_function" else None
+        rewrite = _stream_norm if old in of_streams else rewrite
         if rewrite is not None:
             rewrite(old, new, coupling.levels, table)
     module.graph.lint()
@@ -228,6 +230,23 @@ def _multiply(node: fx.Node, factor: float) -> None:
         scaled = node.graph.call_function(torch.ops.aten.mul.Tensor, (node, factor))
     for reader in readers:
         reader.replace_input_with(node, scaled)
+
+
+def _stream_norm(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
+    """A norm over a stream: the mean square of fewer coordinates is larger, and so is what is added to it.
+
+    Its weight makes up for the rest (`surgery.sizes`).
+    """
+    a, (size, kept) = bound_arguments(old, old.args, old.kwargs), norm_sizes(old, units, table)
+    if kept < size:
+        _set_argument(old, new, "normalized_shape", [kept])
+        _set_argument(old, new, "eps", a["eps"] * size / kept)
+
+
+def norm_sizes(node: fx.Node, units: Units, table: Tensor) -> tuple[int, int]:
+    """How many numbers a norm normalises along the last axis, before and after."""
+    shape = units(node)[0].shape
+    return shape[-1], kept_shape(units(node), table)[-1]
 
 
 def _attention(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:

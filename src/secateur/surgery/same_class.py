@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
-from secateur.graph.node import kind
+from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import of
 from secateur.graph.widths import is_width
-from secateur.surgery.rewrite import Units, conv_groups, norm_groups, unflattened_sizes
+from secateur.surgery.rewrite import Units, conv_groups, norm_groups, norm_sizes, unflattened_sizes
 from secateur.surgery.sizes import Alive, alive_units, kept_indices, kept_shape
 from secateur.types import Group
 
@@ -27,6 +27,7 @@ def same_class(
         smaller = copy.deepcopy(model)
     except Exception:  # a class may refuse to be copied, for whatever reason of its own
         return None
+    _untie(smaller, graph)
     for name, tensor in small.items():
         set_tensor(smaller, graph.aliases[name], tensor)
     _correct_by_nodes(smaller, graph, coupling, alive)
@@ -40,6 +41,16 @@ def same_class(
         if group.name in alive and not is_width(group):
             _correct_heads(smaller, group, int(alive[group.name].sum()))
     return smaller
+
+
+def _untie(model: nn.Module, graph: Graph) -> None:
+    """Give tensors that are apart in the graph, and one in the model, parameters of their own."""
+    for name in sorted(graph.copies):
+        for alias in graph.aliases[name]:
+            path, _, leaf = alias.rpartition(".")
+            owner = model.get_submodule(path)
+            value = getattr(owner, leaf)
+            setattr(owner, leaf, nn.Parameter(value.detach().clone(), requires_grad=value.requires_grad))
 
 
 def set_tensor(root: nn.Module, names: Sequence[str], tensor: Tensor) -> None:
@@ -128,6 +139,13 @@ def _follow_group_norm(module: Any, node: fx.Node, units: Units, table: Tensor) 
     )
 
 
+def _follow_layer_norm(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
+    size, kept = norm_sizes(node, units, table)
+    if kept < size:
+        module.normalized_shape = (kept,)
+        module.eps = bound_arguments(node, node.args, node.kwargs)["eps"] * size / kept
+
+
 def _follow_unflatten(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
     module.unflattened_size = tuple(unflattened_sizes(node, units, table))
 
@@ -136,6 +154,8 @@ _BY_NODE: dict[str, tuple[type[nn.Module], Callable[[Any, fx.Node, Units, Tensor
     **dict.fromkeys(of("convolution"), (nn.modules.conv._ConvNd, _follow_conv)),
     **dict.fromkeys(("batch_norm", "instance_norm"), (nn.modules.batchnorm._NormBase, _follow_norm)),
     "group_norm": (nn.GroupNorm, _follow_group_norm),
+    "layer_norm": (nn.LayerNorm, _follow_layer_norm),
+    "rms_norm": (nn.RMSNorm, _follow_layer_norm),
     "unflatten": (nn.Unflatten, _follow_unflatten),
 }
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
 from secateur.graph.labels import FIXED, varying_axes
+from secateur.graph.stream import Stream
 
 Alive = Mapping[str, Tensor]  # group name → which of its units stay, shape: (units,), bool
 
@@ -17,11 +18,23 @@ Alive = Mapping[str, Tensor]  # group name → which of its units stay, shape: (
 def shrunk_tensors(
     graph: Graph, coupling: Coupling, weights: Mapping[str, Tensor], alive: Alive
 ) -> dict[str, Tensor]:
-    """Every tensor of the graph with only the indices of units that stay; shape: as the tensor, smaller."""
+    """Every tensor of the graph with only the indices of units that stay; shape: as the tensor, smaller.
+
+    A norm over d of D coordinates, of which the others are 0, gives √(d/D) of what it would over all: its
+    weight makes up for that.
+    """
     small = {name: weights.get(name, tensor) for name, tensor in graph.tensors.items()}
     for (name, axis), keep in kept_indices(graph, coupling, alive).items():
         small[name] = small[name].index_select(axis, keep.to(small[name].device))
+    for stream in coupling.streams:
+        for norm in stream.norms:
+            small[norm.weight] = small[norm.weight] * shrinkage(stream, alive) ** -0.5
     return small
+
+
+def shrinkage(stream: Stream, alive: Alive) -> float:
+    """The share of a stream's coordinates that stay."""
+    return float(alive[stream.group].double().mean()) if stream.group in alive else 1.0
 
 
 def typed_tensors(

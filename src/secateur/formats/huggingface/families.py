@@ -26,6 +26,7 @@ class Key:
     axis: int = 0
     kind: Literal["width", "heads", "head_width", "ratio"] = "width"
     divides: str = ""  # key of a size that the number must divide
+    multiple_of: str = ""  # key of a number of which it must be a multiple
 
     def shows(self, tensor: str, axis: int) -> bool:
         """Whether a tensor has the size of this key along `axis`."""
@@ -37,6 +38,13 @@ class Family:
     keys: tuple[Key, ...]
     head_width: str = ""  # the key that says how wide a head is, where the class would derive it otherwise
     scaled: bool = True  # whether the class divides logits by the root of this width
+    # the key of the number that norms add to the mean square of `hidden_size` numbers
+    norm_eps: str = ""
+
+    @property
+    def stream(self) -> Key | None:
+        """The key of the residual width."""
+        return next((key for key in self.keys if key.key == "hidden_size"), None)
 
 
 @cache
@@ -60,7 +68,8 @@ def _width(key: str, *layers: str, axis: int = 0) -> Key:
 _QUERIES = _heads("num_attention_heads", "layers.#.self_attn.q_proj")
 _KEYS = _heads("num_key_value_heads", "layers.#.self_attn.k_proj")
 _GATE = _width("intermediate_size", "layers.#.mlp.gate_proj")
-_GATED = Family((_QUERIES, _KEYS, _GATE), "head_dim")
+_STREAM = _width("hidden_size", "embed_tokens", "layers.#.self_attn.q_proj", axis=1)
+_GATED = Family((_STREAM, _QUERIES, _KEYS, _GATE), "head_dim", norm_eps="rms_norm_eps")
 _PROJECTIONS = "q_proj k_proj v_proj"
 _VIT = Family(
     (
@@ -99,7 +108,15 @@ FAMILIES: dict[str, Family] = {
     "distilbert": Family((_width("hidden_dim", "transformer.layer.#.ffn.lin1"),)),
     "gpt2": Family((_width("n_inner", "h.#.mlp.c_fc", axis=1),)),
     "opt": Family((_width("ffn_dim", "decoder.layers.#.fc1"),)),
-    "llama": Family((replace(_QUERIES, divides="hidden_size"), _KEYS, _GATE), "head_dim"),
+    "llama": replace(
+        _GATED,
+        keys=(
+            replace(_STREAM, multiple_of="num_attention_heads"),
+            replace(_QUERIES, divides="hidden_size"),
+            _KEYS,
+            _GATE,
+        ),
+    ),
     "qwen2": _GATED,
     "qwen3": _GATED,
     "mistral": _GATED,

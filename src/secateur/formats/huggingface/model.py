@@ -20,6 +20,7 @@ from secateur.formats.huggingface.classes import (
 )
 from secateur.formats.huggingface.folder import Folder
 from secateur.formats.huggingface.inputs import InputOf, inputs_of, outputs_of
+from secateur.formats.huggingface.shards import Written
 from secateur.graph.coupling import Coupling
 from secateur.graph.export import first_line
 from secateur.graph.graph import Graph
@@ -32,6 +33,7 @@ class FromFolder(Shrinks):
 
     own_form = False
     folder: Folder
+    cuts_streams = True
 
     def check(self, inputs: Sequence[Tensor]) -> None:
         """Raise `InputError` for inputs that the network refuses."""
@@ -118,10 +120,11 @@ class HuggingFaceModel(FromFolder):
         for name, value in small.items():
             state.update(dict.fromkeys((n for n in graph.aliases[name] if n in before), value))
         after = {name: tuple(value.shape) for name, value in state.items()}
-        widths = sizes.widths_left(self.folder, coupling, alive)
-        if widths is None or not (config := sizes.smaller_config(self.folder, before, after, widths)):
+        widths, untied = sizes.widths_left(self.folder, coupling, alive), bool(graph.copies)
+        if widths is None:
             return None
-        return self._with(config, sizes.in_class(self.folder, state, widths))
+        config = sizes.smaller_config(self.folder, before, after, widths, untied)
+        return None if config is None else self._with(config, sizes.in_class(self.folder, state, widths))
 
     def _with(self, config: Mapping[str, Any], state: Mapping[str, Tensor]) -> HuggingFaceModel | None:
         """The class built from `config`; None where transformers refuses that, or has other shapes then."""
@@ -139,20 +142,20 @@ class HuggingFaceModel(FromFolder):
             network, _ = built(transformers, folder, kind, made, as_in_files(self.network, state))
         return HuggingFaceModel(network, folder, self.inputs, self.outputs)
 
-    def stored_state(self) -> dict[str, Tensor]:
-        """The tensors by their names in files, in the types of the original's.
+    def stored_state(self) -> dict[str, Written]:
+        """The tensors by their names in files, with the types of the original's.
 
         Of tied ones that which was there. A tensor that transformers calls otherwise today has that name.
         """
         named, tensors = as_in_files(self.network, self.network.state_dict()), self.folder.tensors
         usual = next(stored.dtype for stored in tensors.values() if stored.dtype.is_floating_point)
-        found, written = dict[str, Tensor](), set[int]()
+        found, written = dict[str, Written](), set[int]()
         for name in sorted(named, key=lambda name: name not in tensors):
             value = named[name]
             if name not in tensors and value.data_ptr() in written:
                 continue
             written.add(value.data_ptr())
-            found[name] = value.to(tensors[name].dtype if name in tensors else usual)
+            found[name] = Written(value, tensors[name].dtype if name in tensors else usual)
         return found
 
 

@@ -6,17 +6,15 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from safetensors.torch import save_file
-from torch import Tensor
 
 from secateur.errors import InputError, SecateurWarning
 from secateur.files import write_folder_atomically
 from secateur.formats.huggingface.folder import CONFIG, GRAPH, INDEX, WEIGHTS, is_written
 from secateur.formats.huggingface.model import FromFolder, HuggingFaceGraph, HuggingFaceModel
+from secateur.formats.huggingface.shards import Written, shards, write_shard
 from secateur.formats.pt2.program import save_program
 from secateur.graph.example import ExampleInputs
 
@@ -71,34 +69,19 @@ def save_folder(
         )
 
 
-def write_weights(folder: Path, state: Mapping[str, Tensor], limit: int = SHARD) -> None:
+def write_weights(folder: Path, state: Mapping[str, Written], limit: int = SHARD) -> None:
     """One file, or several of at most `limit` bytes each (a larger tensor alone) and an index of them."""
-    shards = list(_shards(state, limit))
-    if len(shards) == 1:
-        _save(folder / WEIGHTS, shards[0])
+    parts = list(shards(state, limit))
+    if len(parts) == 1:
+        write_shard(folder / WEIGHTS, parts[0])
         return
     places = {}
-    for number, shard in enumerate(shards, 1):
-        name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        _save(folder / name, shard)
+    for number, shard in enumerate(parts, 1):
+        name = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        write_shard(folder / name, shard)
         places.update(dict.fromkeys(shard, name))
-    size = sum(value.nbytes for value in state.values())
+    size = sum(written.size for written in state.values())
     _write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": places})
-
-
-def _shards(state: Mapping[str, Tensor], limit: int) -> Iterator[dict[str, Tensor]]:
-    shard, size = dict[str, Tensor](), 0
-    for name, value in state.items():
-        if shard and size + value.nbytes > limit:
-            yield shard
-            shard, size = {}, 0
-        shard[name] = value
-        size += value.nbytes
-    yield shard
-
-
-def _save(path: Path, shard: Mapping[str, Tensor]) -> None:
-    save_file({name: value.contiguous() for name, value in shard.items()}, path, {"format": "pt"})
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -20,11 +20,14 @@ from secateur.types import Group, Slot
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def smaller_config(folder: Folder, before: Shapes, after: Shapes, widths: Fraction) -> dict[str, Any] | None:
+def smaller_config(
+    folder: Folder, before: Shapes, after: Shapes, widths: Fraction, untied: bool = False
+) -> dict[str, Any] | None:
     """`config.json` for tensors of the shapes `after`, by their names in the module; None if it cannot say.
 
-    `widths` is the share of the width of every head that is left. Only the keys of `FAMILIES` change; the
-    caller builds the class from the result, which shows whether that was all.
+    `widths` is the share of the width of every head that is left, `untied` whether embeddings and head, tied
+    before, are two tables now. Only the keys of `FAMILIES` change; the caller builds the class from the
+    result, which shows whether that was all.
     """
     family = FAMILIES.get(folder.family)
     config = copy.deepcopy(dict(folder.config))
@@ -40,10 +43,24 @@ def smaller_config(folder: Folder, before: Shapes, after: Shapes, widths: Fracti
         value = _value(key, config, old, new, widths)
         if value is None:
             return None
+        if key is family.stream:
+            config |= _beside_stream(family, folder.config, new[0][key.axis] / old[0][key.axis])
         if key.kind == "heads" and family.head_width:
             config[family.head_width] = int(old[0][0] // _heads(key, folder.config) * widths)
         _put(config, key.key, value)
+    if untied:
+        config["tie_word_embeddings"] = False
     return config
+
+
+def _beside_stream(family: Family, config: Mapping[str, Any], left: float) -> dict[str, Any]:
+    """What else changes with a hidden size of which a share is left."""
+    found = dict[str, Any]()
+    if family.norm_eps:
+        found[family.norm_eps] = config[family.norm_eps] / left
+    if family.head_width and not config.get(family.head_width):  # the class would derive it
+        found[family.head_width] = config["hidden_size"] // config["num_attention_heads"]
+    return found
 
 
 def _value(
@@ -125,11 +142,15 @@ def role(folder: Folder, group: Group) -> str | None:
 
 def kept_numbers(folder: Folder, group: Group) -> list[int] | None:
     """The numbers of units that its keys can say, where they must divide another size; None for any."""
-    bound = [key for key in _keys(folder, group) if key.divides]
-    if not bound:
+    keys = _keys(folder, group)
+    multiples = [int(folder.config[key.multiple_of]) for key in keys if key.multiple_of]
+    bound = [key for key in keys if key.divides]
+    if not bound and not multiples:
         return None
 
     def can_say(kept: int) -> bool:
+        if any(kept % number for number in multiples):
+            return False
         numbers = (divmod(_heads(key, folder.config) * kept, group.units) for key in bound)
         sizes = (int(folder.config[key.divides]) for key in bound)
         return all(
