@@ -244,8 +244,8 @@ def test_mean_and_std_are_those_of_images(tmp_path: Path) -> None:
     taken = ((images - mean.double().reshape(shape)) / std.double().reshape(shape)).float()
     outside = {"mean": mean, "std": std.tolist()}
     for settings, same in (({}, {}), ({"calibration": images}, {"calibration": taken})):
-        by_images = secateur.prune(model, images[:2], samples=80, **settings, **outside)
-        by_inputs = secateur.prune(model, images[:2], samples=80, **same, **inside)
+        by_images = secateur.prune(model, images[:2], remove=0.5, samples=80, **settings, **outside)
+        by_inputs = secateur.prune(model, images[:2], remove=0.5, samples=80, **same, **inside)
         assert by_images.recipe.result == by_inputs.recipe.result
         assert by_images.recipe.request.input_bounds == by_inputs.recipe.request.input_bounds
         assert torch.equal(by_images.model[0].weight, by_inputs.model[0].weight)

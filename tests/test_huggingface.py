@@ -394,8 +394,7 @@ def test_reading_takes_no_more_than_one_and_a_half_times_the_files(tmp_path: Pat
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     code = """
         import resource, sys
-        from secateur.formats.huggingface.headers import read_header
-from secateur.formats.huggingface.load import load_folder
+        from secateur.formats.huggingface.load import load_folder
         load_folder(sys.argv[1])
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         model = load_folder(sys.argv[2])

@@ -143,7 +143,8 @@ def _follow_layer_norm(module: Any, node: fx.Node, units: Units, table: Tensor) 
     size, kept = norm_sizes(node, units, table)
     if kept < size:
         module.normalized_shape = (kept,)
-        module.eps = bound_arguments(node, node.args, node.kwargs)["eps"] * size / kept
+        eps = bound_arguments(node, node.args, node.kwargs)["eps"]
+        module.eps = None if eps is None else eps * size / kept
 
 
 def _follow_unflatten(module: Any, node: fx.Node, units: Units, table: Tensor) -> None:
