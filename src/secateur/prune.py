@@ -358,6 +358,7 @@ def pruned(
     if timed is not None:
         with report("measuring its latency"):
             plan = timed.measured(plan, small, stopped=bool(stopped))
+    give_back()
     with report("comparing it with the original"):
         verdict = None if validation is None else verdict_of(graph, run.weights, validation, request.head)
     _check_time(time.perf_counter() - begin, request)

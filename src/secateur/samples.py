@@ -22,7 +22,7 @@ from secateur.errors import InputError, SecateurWarning
 from secateur.graph.export import first_line
 from secateur.graph.finite import finite_samples, first_not_finite
 from secateur.graph.graph import Graph
-from secateur.memory import shown
+from secateur.memory import give_back, shown
 from secateur.report.recipe import content_of
 from secateur.surrogates import SURROGATES, Source
 from secateur.surrogates.text import text_of
@@ -77,6 +77,7 @@ def draw_samples(
             _warn_of_memory(f"samples: {count} of {asked} are drawn", memory)
         source = Source(graph, box, torch.Generator().manual_seed(seed), memory // 2, tokenizer)
         found = _drawn(source, surrogate, count)
+        give_back()  # drawing takes more than what it leaves
     return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
 
 
