@@ -33,19 +33,20 @@ def test_by_hand() -> None:
     """g − f = (0.1 x₀, −0.2 x₁, 0): each class may gain on another by what both move."""
     f = scores([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], [0.0, 0.0, 0.2])
     g = scores([[1.1, 0.0], [0.0, 0.8], [0.0, 0.0]], [0.0, 0.0, 0.2])
-    box = certify(f, g, torch.rand(2, 2))
+    box = certify(f, g, torch.rand(2, 2), arithmetic="real")
     assert box.agreement_margin is not None
     (delta,) = box.agreement_margin.proved
     # class 0 gains 0.1 x₀ + 0.2 x₁ ≤ 0.3 on class 1, which f may decide for
     assert delta == pytest.approx(0.3, abs=1e-6) and delta >= 0.3
     # near (0.9, 0.1) f decides for class 0, on which nothing gains
-    ball = certify(f, g, inputs=torch.tensor([[0.9, 0.1]]), eps=0.05).agreement_margin
+    near = torch.tensor([[0.9, 0.1]])
+    ball = certify(f, g, inputs=near, eps=0.05, arithmetic="real").agreement_margin
     assert ball is not None and ball.proved[0] <= 1e-9 and ball.above == 1.0 and ball.found == (0.0,)
 
 
 def test_yes_or_no_by_hand() -> None:
     f, g = scores([[1.0, 0.0]], [-0.5]), scores([[1.0, 0.25]], [-0.5])
-    found = certify(f, g, torch.rand(2, 2)).agreement_margin
+    found = certify(f, g, torch.rand(2, 2), arithmetic="real").agreement_margin
     assert found is not None and found.proved[0] == pytest.approx(0.25, abs=1e-6) and found.found is not None
     assert 0 < found.found[0] <= 0.25
 

@@ -292,7 +292,8 @@ def test_what_attention_may_be() -> None:
 def test_what_auto_stands_for() -> None:
     """Widths; heads for certificates, which hold for heads alone, and for exact removal."""
     model, graph, _ = formed("separate")
-    how: dict[str, Any] = {"input_bounds": (-1.0, 1.0), "samples": 64, "remove": 0.4}
+    own = 2 * torch.rand(6, *graph.example[0].shape[1:]) - 1
+    how: dict[str, Any] = {"input_bounds": (-1.0, 1.0), "calibration": own, "remove": 0.4}
     certified = {"certified_drift": 1e9, "eps": 1e-6}
 
     def leaving(**more: Any) -> set[str]:

@@ -1072,9 +1072,16 @@ def _kept_from_torch(name: str, method: str) -> list[tuple[int, ...]]:
 
 
 def _kept(model: nn.Module, example: Sequence[Tensor], method: str) -> list[tuple[int, ...]]:
-    """The units that stay, group by group; groups are named differently."""
+    """The units that stay, group by group; groups are named differently. Widths cannot leave every file."""
     result = secateur.prune(
-        model, tuple(example), remove=0.4, method=method, input_bounds=(-2, 2), samples=256, seed=3
+        model,
+        tuple(example),
+        remove=0.4,
+        method=method,
+        attention="heads",
+        input_bounds=(-2, 2),
+        samples=256,
+        seed=3,
     )
     return sorted(group.kept for group in result.recipe.groups)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from secateur import cost, decisions
-from secateur.bounds import difference, interval, linear, relaxed, rounding, windows
+from secateur.bounds import difference, interval, linear, relaxed, rounding, window_rules
 from secateur.bounds.activations import SLOPES, TURNING
 from secateur.cli import app
 from secateur.errors import InputError
@@ -35,7 +35,7 @@ TABLES: dict[str, Iterable[str]] = {
     "rounding.ABSOLUTE": rounding.ABSOLUTE,
     "linear.LINEAR": linear.LINEAR,
     "relaxed.RELAXED": relaxed.RELAXED,
-    "windows.RULES": windows.RULES,
+    "window_rules.RULES": window_rules.RULES,
     "layers.VIEWS": VIEWS,
     "meaning._RULES": meaning._RULES,
     "places._CLASS_AXIS": places._CLASS_AXIS,

@@ -112,11 +112,12 @@ class Plan:
 def selected(coupling: Coupling, ignore: Sequence[str], attention: Leaving = "heads") -> list[Group]:
     """Prunable groups that no layer matching a pattern of `ignore` (globs over layer and tensor names) makes.
 
-    Of attention, whole heads, their widths, or both.
+    Of attention, whole heads, their widths, or both. Heads leave as a whole where all of their widths stay.
 
     Raises `NothingToPruneError` where there are none, `InputError` for a pattern that matches nothing.
     """
-    kept, unmatched, heads = list[Group](), dict.fromkeys(ignore), crossed_by_widths(coupling.groups)
+    kept, unmatched = list[Group](), dict.fromkeys(ignore)
+    heads = crossed_by_widths(g for g in coupling.groups if not (is_width(g) and g.pinned))
     for group in coupling.groups:
         for pattern in [p for p in unmatched if _matches(p, _layer_names(group))]:
             del unmatched[pattern]

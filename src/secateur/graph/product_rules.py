@@ -46,6 +46,9 @@ def einsum(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
 def attention(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> Any:
     """softmax(q kᵀ) v: units are heads (a batch axis of both products), or else the columns of v."""
     q, k, v, mask = a["query"], a["key"], a["value"], a["attn_mask"]
+    if labels.widths and not labels.tables and a["scale"] is None:
+        for value in (q, k, v):  # the op of a file could not be told another scale
+            labels.pin(value.labels, f"{node.name} divides scores by the root of the width of its heads")
     lead = string.ascii_lowercase[: q.data.ndim - 2]
     shape = (*q.data.shape[:-1], k.data.shape[-2])
     if a["enable_gqa"] and k.data.shape[-3] != q.data.shape[-3]:

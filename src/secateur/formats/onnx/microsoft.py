@@ -219,7 +219,9 @@ def _heads_attend(
         parts.append(never.triu(1 + steps[1] - steps[0]))
     given = [part for part in parts if part is not None]
     total = sum(given[1:], given[0]) if given else None
-    y = F.scaled_dot_product_attention(q, k, v, total, scale=node.attribute("scale", 0.0) or None)
+    if scale := node.attribute("scale", 0.0):  # the op's own is by the width, which says that this must stay
+        q = q * (scale * q.shape[-1] ** 0.5)
+    y = F.scaled_dot_product_attention(q, k, v, total)
     return y.transpose(1, 2).flatten(2)
 
 
