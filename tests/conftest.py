@@ -1,4 +1,4 @@
-"""How much is run: every fourth case of the tests that are marked as a sweep; with `--all` every case; with
+"""How much is run: every eighth case of the tests that are marked as a sweep; with `--all` every case; with
 `--quick` one case of each test, and none of the slow ones.
 """
 
@@ -13,7 +13,7 @@ import pytest
 from secateur import validation
 from secateur.normalisation import Finding
 
-SHARE = 4  # of the cases of a sweep, one in so many is run by default
+SHARE = 8  # of the cases of a sweep, one in so many is run by default
 
 
 @pytest.fixture(autouse=True)
@@ -48,11 +48,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _beyond_share(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Sweeps repeat one property over all architectures or ops."""
+    """Sweeps repeat one property over all architectures or ops; long tests take a quarter of a minute each."""
     return {
         item
         for item in items
-        if item.get_closest_marker("sweep") and zlib.crc32(item.nodeid.encode()) % SHARE
+        if item.get_closest_marker("long")
+        or (item.get_closest_marker("sweep") and zlib.crc32(item.nodeid.encode()) % SHARE)
     }
 
 
@@ -61,7 +62,8 @@ def _beyond_quick(items: list[pytest.Item]) -> set[pytest.Item]:
     return {
         item
         for item in items
-        if item.get_closest_marker("slow") or item is not first[item.nodeid.partition("[")[0]]
+        if any(map(item.get_closest_marker, ("slow", "long")))
+        or item is not first[item.nodeid.partition("[")[0]]
     }
 
 

@@ -602,7 +602,7 @@ def test_a_recurrent_layer_that_aten_lacks_goes_through_pt2(tmp_path: Path) -> N
     torch.testing.assert_close(secateur.load_model(tmp_path / "gru.pt2").module()(x), model(x))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_same_units_on_a_trained_network(tmp_path: Path) -> None:
     shared = Path(os.environ.get("SECATEUR_SHARED", Path(__file__).parents[1] / ".." / "shared")).resolve()
     if not (shared / "zoo" / "paoding_mlp.safetensors").exists():

@@ -281,6 +281,7 @@ def test_nsga_gives_the_same_again(tmp_path: Path) -> None:
     assert told(searched(tmp_path / "a", **given)) == told(searched(tmp_path / "b", **given))
 
 
+@pytest.mark.long
 def test_quantised_networks_are_among_them(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     given = {"quantize": ["none", "fp16-weights"], "trials": 6, "objective": "bytes"}

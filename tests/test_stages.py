@@ -223,7 +223,9 @@ LIMITED = """
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is set from /proc")
-@pytest.mark.parametrize(("model", "units"), [("pictures", 28), ("flattened", 40)])
+@pytest.mark.parametrize(
+    ("model", "units"), [("pictures", 28), pytest.param("flattened", 40, marks=pytest.mark.long)]
+)
 def test_memory_is_bounded(model: str, units: int) -> None:
     """The run may take 0.5 GiB.
 
