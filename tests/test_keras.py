@@ -636,8 +636,7 @@ APPLICATIONS: dict[str, tuple[int, dict[str, Any]]] = {
 LIGHT = ("MobileNetV2", "MobileNetV3Small", "MobileNetV3Large", "EfficientNetB0")
 
 
-@pytest.mark.slow
-@pytest.mark.sweep
+@pytest.mark.long
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_applications(name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     if name not in LIGHT and not request.config.getoption("--all"):
