@@ -16,7 +16,7 @@ from secateur.bounds.box import input_box
 from secateur.errors import InputError
 from secateur.graph.capture import capture
 from secateur.graph.example import ExampleInputs
-from secateur.surrogates import SURROGATES, Source
+from secateur.surrogates import SURROGATES, Source, choice
 from secateur.surrogates.batch_norm import match_batch_norm, mismatch
 from secateur.surrogates.evidence import agreement, draw_probes
 from secateur.surrogates.families import _drawings, families
@@ -214,3 +214,19 @@ def test_photographs_are_for_pictures_alone() -> None:
     assert "photographs" in _drawings([picture])
     assert "photographs" not in _drawings([series]) and "photographs" not in _drawings([picture, series])
     assert "photographs" not in _drawings([Layout(1, (8, 8), (1, 8, 8))])
+
+
+def test_families_are_judged_with_gradients_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of numbers follow the model's gradients, whatever judges them."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    seen = list[bool]()
+    draw = choice.Family.draw
+
+    def watched(family: choice.Family, source: Source, count: int) -> Any:
+        seen.append(torch.is_grad_enabled())
+        return draw(family, source, count)
+
+    monkeypatch.setattr(choice.Family, "draw", watched)
+    SURROGATES["auto"](source_of(net.eval(), torch.rand(2, 6)), 32)
+    assert len(seen) > 1 and all(seen)
