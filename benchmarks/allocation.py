@@ -12,21 +12,15 @@ made in parts.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import time
-import warnings
 from pathlib import Path
-from typing import Any
 
 import networks
 import secateur
-from shared import arguments, machine, markdown
-from unseen import WEIGHTS
+from shared import arguments, markdown
+from unseen import WEIGHTS, Row, loaded, measured, read, write
 
 ALLOCATIONS = ("uniform", "global")
-
-Row = dict[str, Any]
 
 
 def main() -> None:
@@ -38,56 +32,28 @@ def main() -> None:
     parser.add_argument("--networks", nargs="*", help="only those whose names hold one of these")
     options = parser.parse_args()
     path = options.output / "allocation.json"
-    rows: dict[str, Row] = json.loads(path.read_text())["results"] if path.is_file() else {}
-    for name in networks.names(options.half, options.folder):
-        if options.networks and not any(part in name for part in options.networks):
-            continue
-        try:
-            network = networks.load(name, options.folder)
-        except FileNotFoundError:
-            print(f"{name}: its data are not there; train it anew to have them")
-            continue
+    rows = read(path)
+    names = networks.names(options.half, options.folder)
+    chosen = [n for n in names if not options.networks or any(part in n for part in options.networks)]
+    for network in loaded(chosen, options.folder):
         for remove in options.remove:
             for allocation in ALLOCATIONS:
-                key = f"{name}|{allocation}|{remove}"
-                if key not in rows:
-                    try:
-                        rows[key] = measured(network, allocation, remove)
-                    except secateur.errors.TargetMissedError as error:
-                        print(f"{key}: {error}")
-                        continue
-                    print(key, rows[key], flush=True)
-                    options.output.mkdir(parents=True, exist_ok=True)
-                    path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+                key = f"{network.name}|{allocation}|{remove}"
+                if key in rows:
+                    continue
+                try:
+                    rows[key], result = measured(network, remove=remove, allocation=allocation)
+                except secateur.errors.TargetMissedError as error:
+                    print(f"{key}: {error}")
+                    continue
+                rows[key]["left"] = {
+                    name: getattr(result.after, name) / getattr(result.before, name)
+                    for name in ("parameters", "macs", "units")
+                }
+                write(path, rows, key)
     report = tables(rows, options.remove)
     (options.output / "allocation.md").write_text(report)
     print(report)
-
-
-def measured(network: networks.Network, allocation: str, remove: str) -> Row:
-    """The measure of one pruned network, beside the original's, and what is left of it."""
-    (kind, original), *_ = network.measures.items()
-    begin = time.perf_counter()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", secateur.errors.SecateurWarning)
-        result = secateur.prune(
-            network.model,
-            network.example,
-            remove=remove,
-            round_to=1,
-            allocation=allocation,
-            **network.options,
-        )
-    return {
-        "measure": kind,
-        "original": original,
-        "value": network.measure(result.model)[kind],
-        "left": {
-            name: getattr(result.after, name) / getattr(result.before, name)
-            for name in ("parameters", "macs", "units")
-        },
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
 
 
 def tables(rows: dict[str, Row], amounts: list[str]) -> str:

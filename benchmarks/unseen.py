@@ -17,7 +17,7 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,45 +48,56 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=WEIGHTS, help="trained networks")
     options = parser.parse_args()
     path = options.output / "unseen.json"
-    rows: dict[str, Row] = json.loads(path.read_text())["results"] if path.is_file() else {}
-    for name in networks.names(options.half, options.folder):
-        try:
-            network = networks.load(name, options.folder)
-        except FileNotFoundError:
-            print(f"{name}: its data are not there; train it anew to have them")
-            continue
+    rows = read(path)
+    for network in loaded(networks.names(options.half, options.folder), options.folder):
         for remove in options.remove:
-            for method in METHODS:
-                key = f"{name}|{method}|{remove:g}"
+            for method, how in METHODS.items():
+                key = f"{network.name}|{method}|{remove:g}"
                 if key not in rows:
-                    rows[key] = measured(network, method, remove)
-                    print(key, rows[key], flush=True)
-                    options.output.mkdir(parents=True, exist_ok=True)
-                    path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+                    own = {"calibration": network.oracle.images} if "calibration" in how else {}
+                    rows[key], _ = measured(network, remove=remove, **how | own)
+                    write(path, rows, key)
     report = tables(rows, options.remove)
     (options.output / "unseen.md").write_text(report)
     print(report)
 
 
-def measured(network: networks.Network, method: str, remove: float) -> Row:
+def loaded(names: Iterable[str], folder: Path) -> Iterator[networks.Network]:
+    """The trained networks of these names whose data are there."""
+    for name in names:
+        try:
+            yield networks.load(name, folder)
+        except FileNotFoundError:
+            print(f"{name}: its data are not there; train it anew to have them")
+
+
+def read(path: Path) -> dict[str, Row]:
+    """The rows that were measured before."""
+    return json.loads(path.read_text())["results"] if path.is_file() else {}
+
+
+def write(path: Path, rows: dict[str, Row], key: str) -> None:
+    """Keep the rows, of which that of `key` is new."""
+    print(key, rows[key], flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine(), "results": rows}, indent=1) + "\n")
+
+
+def measured(network: networks.Network, **request: Any) -> tuple[Row, secateur.Result]:
     """The measure of one pruned network, beside the original's."""
-    request = dict(METHODS[method])
-    if "calibration" in request:
-        request["calibration"] = network.oracle.images
     (kind, original), *_ = network.measures.items()
     begin = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", secateur.errors.SecateurWarning)
-        result = secateur.prune(
-            network.model, network.example, remove=remove, round_to=1, **network.options, **request
-        )
+        result = secateur.prune(network.model, network.example, round_to=1, **network.options, **request)
     seconds = time.perf_counter() - begin
-    return {
+    row = {
         "measure": kind,
         "original": original,
         "value": network.measure(result.model)[kind],
         "seconds": round(seconds, 1),
     }
+    return row, result
 
 
 def tables(rows: dict[str, Row], ratios: Sequence[float]) -> str:
