@@ -61,36 +61,29 @@ def layer_normed(labels: Labels, node: fx.Node, a: Arguments, out: Tensor) -> An
     if not varying_axes(x.labels) & set(normalised):
         return x.labels
     if n == 1 and widths_normed(labels, node, x.labels):
-        return _width_normed(labels, node, a)
+        return _normed_along(labels, node, a, f"normed by {node.name}")
     if are_of_heads(labels, x.labels, n):
         return labels.uniform(x.labels, normalised, reason)
     parameters = [a["weight"], *([a["bias"]] if a.get("bias") is not None else [])]
     stored = all(isinstance(value, Value) and value.tensor for value in parameters)
     if node.name in labels.streams and n == 1 and stored:
-        return _stream(labels, node, x, parameters)
+        return _normed_along(labels, node, a, f"differs along other axes than {node.name} normalises")
     labels.pin(x.labels, reason)
     return x.labels
 
 
-def _width_normed(labels: Labels, node: fx.Node, a: Arguments) -> Tensor:
-    """A norm over the width of each head passes the widths through; its parameters are one for all heads."""
-    steady = labels.uniform(a["input"].labels, range(a["input"].data.ndim - 1), f"normed by {node.name}")
+def _normed_along(labels: Labels, node: fx.Node, a: Arguments, reason: str) -> Tensor:
+    """A norm over the width of each head, or over a stream, passes the units along the last axis through.
+
+    Its statistics are made up for (`surgery.rewrite`); its parameters are one for all heads and positions.
+    """
+    steady = labels.uniform(a["input"].labels, range(a["input"].data.ndim - 1), reason)
     along = steady.reshape(-1, steady.shape[-1])[0]
     for value in (a["weight"], a.get("bias")):
         if isinstance(value, Value) and value.tensor:
             labels.index(value.tensor, 0, along, "through")
         elif value is not None:
             labels.pin(along, f"a parameter of {node.name} is computed in the graph")
-    return steady
-
-
-def _stream(labels: Labels, node: fx.Node, x: Value, parameters: Sequence[Value]) -> Tensor:
-    """The residual width: units pass through the norm, whose statistics are made up for (`graph.streams`)."""
-    others = list(range(x.data.ndim - 1))
-    steady = labels.uniform(x.labels, others, f"differs along other axes than {node.name} normalises")
-    along = steady.reshape(-1, steady.shape[-1])[0]
-    for value in parameters:
-        labels.index(value.tensor, 0, along, "through")
     return steady
 
 

@@ -34,3 +34,14 @@ def bound_arguments(node: fx.Node, args: Sequence[Any], kwargs: Mapping[str, Any
         else:
             bound[argument.name] = kwargs.get(argument.name, argument.default_value)
     return bound
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Set the schema argument `name` of a node that calls an op."""
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    index = [argument.name for argument in target._schema.arguments].index(name)
+    if index < len(node.args):
+        node.update_arg(index, value)
+    else:
+        node.update_kwarg(name, value)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from secateur.graph.graph import Graph, tensor_name
-from secateur.graph.node import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind, set_argument
 from secateur.graph.sources import layer_of
 
 NORMS = ("layer_norm", "rms_norm")
@@ -31,7 +31,7 @@ def for_streams(graph: Graph) -> Graph:
     graph.module.graph.eliminate_dead_code()
     for node in graph.nodes:
         if kind(node) == "rms_norm" and bound_arguments(node, node.args, node.kwargs)["eps"] is None:
-            _set(node, "eps", float(torch.finfo(_type(graph, node)).eps))
+            set_argument(node, "eps", float(torch.finfo(_type(graph, node)).eps))
     graph = _untied(graph)
     graph.module.recompile()
     return graph
@@ -96,14 +96,6 @@ def _source(node: Any) -> Any:
 def _type(graph: Graph, node: fx.Node) -> torch.dtype:
     name = tensor_name(bound_arguments(node, node.args, node.kwargs)["weight"])
     return graph.tensors[name].dtype if name is not None else torch.float32
-
-
-def _set(node: fx.Node, name: str, value: Any) -> None:
-    index = [argument.name for argument in node.target._schema.arguments].index(name)  # type: ignore[union-attr]
-    if index < len(node.args):
-        node.update_arg(index, value)
-    else:
-        node.update_kwarg(name, value)
 
 
 # --- tied tables --------------------------------------------------------------------------------------------

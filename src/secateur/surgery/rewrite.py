@@ -13,7 +13,7 @@ from torch.utils._pytree import TreeSpec
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph, copied
 from secateur.graph.labels import varying_axes
-from secateur.graph.node import bound_arguments, kind
+from secateur.graph.node import bound_arguments, kind, set_argument
 from secateur.graph.ops import of
 from secateur.graph.structured import is_size
 from secateur.surgery.sizes import Alive, alive_units, kept_along, kept_shape
@@ -76,17 +76,6 @@ def _skeleton(graph: Graph) -> nn.Module:
 Units = Callable[[fx.Node], tuple[Tensor, ...]]  # of a node: the unit ids of its elements (`Coupling.levels`)
 
 
-def _set_argument(old: fx.Node, new: fx.Node, name: str, value: Any) -> None:
-    """Set the schema argument `name` of the node."""
-    target = old.target
-    assert isinstance(target, torch._ops.OpOverload)
-    index = [argument.name for argument in target._schema.arguments].index(name)
-    if index < len(new.args):
-        new.update_arg(index, value)
-    else:
-        new.update_kwarg(name, value)
-
-
 def _resize(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """reshape, expand: sizes that follow the units that stay (a symbolic size in proportion)."""
     name = "shape" if kind(old) == "reshape" else "size"
@@ -103,11 +92,11 @@ def _resize(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
                 sizes[axis] = new.graph.call_function(operator.floordiv, (scaled, before))
         else:
             sizes[axis] = after
-    _set_argument(old, new, name, sizes)
+    set_argument(new, name, sizes)
 
 
 def _unflatten(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    _set_argument(old, new, "sizes", unflattened_sizes(old, units, table))
+    set_argument(new, "sizes", unflattened_sizes(old, units, table))
 
 
 def unflattened_sizes(node: fx.Node, units: Units, table: Tensor) -> list[Any]:
@@ -146,12 +135,12 @@ def _slice(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     if keep.all() or a["step"] != 1:  # whole steps leave
         return
     start, end, _ = slice(a["start"], a["end"]).indices(len(keep))
-    _set_argument(old, new, "start", int(keep[:start].sum()))
-    _set_argument(old, new, "end", int(keep[:end].sum()))
+    set_argument(new, "start", int(keep[:start].sum()))
+    set_argument(new, "end", int(keep[:end].sum()))
 
 
 def _conv_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    _set_argument(old, new, "groups", conv_groups(old, units, table))
+    set_argument(new, "groups", conv_groups(old, units, table))
 
 
 def conv_groups(node: fx.Node, units: Units, table: Tensor) -> int:
@@ -163,7 +152,7 @@ def conv_groups(node: fx.Node, units: Units, table: Tensor) -> int:
 
 
 def _norm_groups(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
-    _set_argument(old, new, "num_groups", norm_groups(old, units, table))
+    set_argument(new, "num_groups", norm_groups(old, units, table))
 
 
 def norm_groups(node: fx.Node, units: Units, table: Tensor) -> int:
@@ -182,10 +171,7 @@ def _rms_norm(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     """The same of a norm: x / √(Σx² / D + ε) = √(D / d) · x / √(Σx² / d + ε D / d)."""
     if (left := _share_left(old, units, table)) == 1:
         return
-    a = bound_arguments(old, old.args, old.kwargs)
-    _set_argument(old, new, "normalized_shape", [round(left * a["normalized_shape"][0])])
-    if a["eps"] is not None:
-        _set_argument(old, new, "eps", a["eps"] / left)
+    _narrow(old, new, left)
     _multiply(new, left**-0.5)
 
 
@@ -237,10 +223,17 @@ def _stream_norm(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> Non
 
     Its weight makes up for the rest (`surgery.sizes`).
     """
-    a, (size, kept) = bound_arguments(old, old.args, old.kwargs), norm_sizes(old, units, table)
+    size, kept = norm_sizes(old, units, table)
     if kept < size:
-        _set_argument(old, new, "normalized_shape", [kept])
-        _set_argument(old, new, "eps", a["eps"] * size / kept)
+        _narrow(old, new, kept / size)
+
+
+def _narrow(old: fx.Node, new: fx.Node, left: float) -> None:
+    """A norm over a share of what it was over, and as much more added to its mean square."""
+    a = bound_arguments(old, old.args, old.kwargs)
+    set_argument(new, "normalized_shape", [round(left * a["normalized_shape"][0])])
+    if a["eps"] is not None:
+        set_argument(new, "eps", a["eps"] / left)
 
 
 def norm_sizes(node: fx.Node, units: Units, table: Tensor) -> tuple[int, int]:
@@ -254,11 +247,9 @@ def _attention(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
     a = bound_arguments(old, old.args, old.kwargs)
     query, mask = units(a["query"]), bound_arguments(new, new.args, new.kwargs)["attn_mask"]
     if a["scale"] is None and not bool(kept_along(query, -1, table).all()):
-        _set_argument(old, new, "scale", query[0].shape[-1] ** -0.5)
+        set_argument(new, "scale", query[0].shape[-1] ** -0.5)
     if mask is not None:
-        _set_argument(
-            old, new, "attn_mask", _sliced(new, a["attn_mask"], mask, [-3], units(old), units, table)
-        )
+        set_argument(new, "attn_mask", _sliced(new, a["attn_mask"], mask, [-3], units(old), units, table))
 
 
 def _tables(old: fx.Node, new: fx.Node, units: Units, table: Tensor) -> None:
