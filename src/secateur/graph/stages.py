@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
@@ -247,11 +248,16 @@ class _Passes:
 
     def forget_before(self, index: int) -> None:
         """Drop the copies of tensors that no node from `index` on reads."""
+        self.networks.forget([name for name, use in self._last_read.items() if use < index])
+
+    @cached_property
+    def _last_read(self) -> dict[str, int]:
+        """Tensor → index of the last node that reads it."""
         last = dict[str, int]()
         for node in self.sizes.nodes:
             if node.op == "get_attr":
                 last[str(node.target)] = max(last.get(str(node.target), -1), self.sizes.last_use[node])
-        self.networks.forget([name for name, use in last.items() if use < index])
+        return last
 
     def changed_before(self, index: int) -> set[fx.Node]:
         """Ops before `index` whose values can differ between the networks as they are now."""

@@ -28,13 +28,13 @@ def least_partners(features: Tensor, fan: Tensor, units: Tensor) -> tuple[Tensor
     if len(units) < 2:
         return torch.full((len(units),), torch.inf, dtype=torch.float64), units.clone()
     rows = features[units]
+    squares = rows.square().sum(1)
     rough, near = _nearest(rows.float())
-    reach = rough[:, :1] + 2 * _error(rows)[:, None]
+    reach = rough[:, :1] + 2 * _error(squares, rows.shape[1])[:, None]
     distance = _distances(rows, near, rough <= reach)
     value = distance.amin(1)
     partner = near.masked_fill(distance > value[:, None], len(units)).amin(1).clamp(max=len(units) - 1)
     settled = (rough[:, -1:] > reach) if near.shape[1] < len(units) - 1 else rough[:, -1:].isfinite()
-    squares = rows.square().sum(1)
     for some in (~settled).nonzero()[:, 0].split(TILE):
         value[some], partner[some] = pair_distances(rows, squares, some).min(1)
     return fan[units] * value, units[partner]
@@ -90,14 +90,16 @@ def _distances(rows: Tensor, near: Tensor, wanted: Tensor) -> Tensor:
     return found
 
 
-def _error(rows: Tensor) -> Tensor:
+def _error(squares: Tensor, features: int) -> Tensor:
     """How far a distance of each row in float32 is from that in float64 at most; shape: (n,).
+
+    squares: ‖w‖² of each row.
 
     A sum of d products in any order is off by at most d·u / (1 − d·u) times that of their magnitudes (Higham,
     Accuracy and Stability of Numerical Algorithms, 2nd ed., (3.5)); magnitudes add up to ‖w_a‖·‖w_b‖ at most.
     """
-    terms = (rows.shape[1] + 8) * _ROUNDING  # and the conversion, and the two squares
-    length = rows.square().sum(1).sqrt()
+    terms = (features + 8) * _ROUNDING  # and the conversion, and the two squares
+    length = squares.sqrt()
     return terms / (1.0 - terms) * (length + length.max()).square()
 
 
