@@ -23,10 +23,9 @@ from secateur.bounds.engine import Backward, varies
 from secateur.bounds.inference import SAFE, Format, errors_of, is_floating, own_errors, side_of, spread
 from secateur.bounds.inference_rules import RULES
 from secateur.bounds.joint import quiet_fallback
-from secateur.bounds.linear import is_linear
+from secateur.bounds.linear import is_linear, transpose, varying_sources
 from secateur.bounds.maxima import compared
 from secateur.bounds.tighten import rows_at_a_time
-from secateur.graph.interpret import call_op
 from secateur.graph.node import bound_arguments, kind
 from secateur.types import Interval
 
@@ -155,32 +154,17 @@ class Inference:
 
     def _transpose(self, node: fx.Node) -> tuple[list[fx.Node], Back, Back]:
         """The transpose of the op, and that of the op with the sizes of its constants."""
-        sample, bounds = self.engine.samples[self.second], self.engine.bounds
-        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
-        free = [i for i, x in enumerate(leaves) if isinstance(x, fx.Node) and varies(bounds[x])]
-        values = [sample[x] if isinstance(x, fx.Node) else x for x in leaves]
+        engine, second = self.engine, self.second
         # of arguments that are only scaled by constants, the size of the transpose is that of its result
-        sizes = (
-            values
-            if kind(node) == "batch_norm"
-            else [x.abs() if isinstance(x, Tensor) and x.is_floating_point() else x for x in values]
-        )
+        size = (lambda x: x) if kind(node) == "batch_norm" else _size
+        back, back_of_sizes = (transpose(engine, node, second, of)[1] for of in (lambda x: x, size))
+        return varying_sources(engine, node), back, back_of_sizes
 
-        def back_of(constants: list[Any]) -> Back:
-            def op(*varying: Tensor) -> tuple[Tensor, ...]:
-                filled = list(constants)
-                for i, x in zip(free, varying, strict=True):
-                    filled[i] = x
-                args, kwargs = pytree.tree_unflatten(filled, spec)
-                if kind(node) == "detach":  # to a derivative, a constant
-                    return (args[0],)
-                return tuple(pytree.tree_leaves(call_op(node, args, kwargs, like=self.engine.networks.like)))
 
-            with torch.enable_grad():
-                back = torch.func.vjp(op, *(torch.zeros_like(values[i]) for i in free))[1]
-            return lambda *c: back(c)
-
-        return [leaves[i] for i in free], back_of(values), back_of(sizes)
+def _size(constant: Any) -> Any:
+    if isinstance(constant, Tensor) and constant.is_floating_point():
+        return constant.abs()
+    return constant
 
 
 def _arrive(pending: dict[fx.Node, dict[int, Enclosed]], node: fx.Node, number: int, new: Enclosed) -> None:

@@ -99,7 +99,7 @@ def through_linear(
         split, number = node.args
         assert isinstance(split, fx.Node) and isinstance(number, int)
         return total, [Arrival(split, number, results[0], seen)]
-    sources = _varying_sources(engine, node)
+    sources = varying_sources(engine, node)
     sizes, count = ([], 0) if kind(node) in ONE_TO_ONE else _sizes(engine, node)
     incoming: list[list[Tensor | None]] = [[None, None] for _ in sources]
     gradients: Sequence[Tensor | None]
@@ -124,7 +124,7 @@ def through_linear(
     return total, arrivals
 
 
-def _varying_sources(engine: Backward, node: fx.Node) -> list[fx.Node]:
+def varying_sources(engine: Backward, node: fx.Node) -> list[fx.Node]:
     """The nodes among the arguments that depend on the inputs; one in two places is there twice."""
     places = [n for n in pytree.tree_leaves((node.args, dict(node.kwargs))) if isinstance(n, fx.Node)]
     return [n for n in places if varies(engine.bounds[n])]
@@ -149,24 +149,36 @@ def _transpose(engine: Backward, node: fx.Node, side: int) -> Transpose:
     """The op's results where all that varies is 0, and the transpose of the op as a function."""
     key = (node, side)
     if key not in engine.transposes:
-        sample = engine.samples[side]
-        leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
-        free = [i for i, x in enumerate(leaves) if isinstance(x, fx.Node) and varies(engine.bounds[x])]
-        values = [sample[x] if isinstance(x, fx.Node) else x for x in leaves]
-
-        def op(*varying: Tensor) -> tuple[Tensor, ...]:
-            filled = list(values)
-            for i, x in zip(free, varying, strict=True):
-                filled[i] = x
-            args, kwargs = pytree.tree_unflatten(filled, spec)
-            if kind(node) == "detach":  # to a derivative, a constant
-                return (args[0],)
-            return tuple(pytree.tree_leaves(call_op(node, args, kwargs, like=engine.networks.like)))
-
-        with torch.enable_grad():
-            constants, back, *_ = torch.func.vjp(op, *(torch.zeros_like(values[i]) for i in free))
-        engine.transposes[key] = (tuple(c.detach() for c in constants), lambda *c: back(c))
+        constants, back = transpose(engine, node, side)
+        engine.transposes[key] = (tuple(c.detach() for c in constants), back)
     return engine.transposes[key]
+
+
+def transpose(
+    engine: Backward, node: fx.Node, side: int, constant: Callable[[Any], Any] = lambda x: x
+) -> tuple[tuple[Tensor, ...], Callable[..., Any]]:
+    """The results of a linear op where all that varies is 0, and the op's transpose, by autograd.
+
+    `constant`: what is put in the place of each argument that does not vary.
+    """
+    sample = engine.samples[side]
+    leaves, spec = pytree.tree_flatten((node.args, dict(node.kwargs)))
+    free = [i for i, x in enumerate(leaves) if isinstance(x, fx.Node) and varies(engine.bounds[x])]
+    values = [sample[x] if isinstance(x, fx.Node) else x for x in leaves]
+    constants = [constant(x) for x in values]
+
+    def op(*varying: Tensor) -> tuple[Tensor, ...]:
+        filled = list(constants)
+        for i, x in zip(free, varying, strict=True):
+            filled[i] = x
+        args, kwargs = pytree.tree_unflatten(filled, spec)
+        if kind(node) == "detach":  # to a derivative, a constant
+            return (args[0],)
+        return tuple(pytree.tree_leaves(call_op(node, args, kwargs, like=engine.networks.like)))
+
+    with torch.enable_grad():
+        results, back, *_ = torch.func.vjp(op, *(torch.zeros_like(values[i]) for i in free))
+    return results, lambda *c: back(c)
 
 
 def _sizes(engine: Backward, node: fx.Node) -> tuple[list[Tensor], int]:
