@@ -303,6 +303,31 @@ def test_models_with_other_ops_or_heads_say_why() -> None:
     assert "it is not known how tanh" in found.why_real
 
 
+def test_attention_in_steps_is_about_real_arithmetic() -> None:
+    """A runtime may work an op of attention out in blocks, for which the rules of its steps do not speak."""
+
+    class Attends(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv, self.out = nn.Linear(4, 12), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = self.qkv(x).chunk(3, -1)
+            return self.out(nn.functional.scaled_dot_product_attention(q, k, v)[:, 0])
+
+    torch.manual_seed(0)
+    model, x = Attends().eval(), torch.rand(2, 3, 4)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.out.weight += 0.05
+    how: dict[str, Any] = {"inputs": x, "eps": 0.01, "attack_steps": 0}
+    found = secateur.certify(model, other, **how)
+    assert found.arithmetic == "real" and "step by step" in found.why_real
+    assert secateur.certify(model, other, method="interval", **how).arithmetic == "float32"
+    with pytest.raises(InputError, match=r"arithmetic='float': attention was bounded step by step"):
+        secateur.certify(model, other, arithmetic="float", **how)
+
+
 def test_a_softmax_and_a_sigmoid_need_margins_above_their_rounding() -> None:
     torch.manual_seed(0)
     for head, name in (

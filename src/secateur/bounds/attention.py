@@ -18,12 +18,17 @@ ATTENTION = "scaled_dot_product_attention"
 aten = torch.ops.aten
 
 
+def attentions(graph: Graph) -> int:
+    """How many ops of attention there are in one piece."""
+    return sum(kind(node) == ATTENTION for node in graph.nodes)
+
+
 def with_attention_in_steps(graph: Graph) -> Graph:
     """The same function on a new graph: softmax(q kᵀ · scale + mask) v op by op.
 
     Attention that is causal, has a boolean mask, drops out or groups queries stays as it is.
     """
-    if all(kind(node) != ATTENTION for node in graph.nodes):
+    if not attentions(graph):
         return graph
     module = copied(graph.module)
     twin = replace(graph, module=module)

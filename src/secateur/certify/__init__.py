@@ -294,8 +294,9 @@ def _split(problem: _Problem, given: Mapping[str, Any], generator: torch.Generat
             logger.debug("%d boxes: drift of at most %g", number, float(parts.worst.max()))
     drift, apart = parts.hull()
     proved = _Proved([drift], apart=[] if apart is None else [apart], boxes=number)
-    whole = [Interval(x.lower[:, None], x.upper[:, None]) for x in problem.boxes]
-    problem.rounding.note(Certified.of(networks, whole, linear), decision)
+    if problem.rounding.wanted:
+        whole = [Interval(x.lower[:, None], x.upper[:, None]) for x in problem.boxes]
+        problem.rounding.note(Certified.of(networks, whole, linear), decision)
     proved.add(problem.rounding)
     if steps:
         centres = [_middle(x) for x in problem.boxes]

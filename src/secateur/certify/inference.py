@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, fx
 
+from secateur.bounds.attention import attentions
 from secateur.bounds.certified import Certified
 from secateur.bounds.inference import Format, NoRuleError, format_of
 from secateur.bounds.inference_rows import Inference
@@ -126,9 +127,19 @@ class Roundings:
     blocks: list[InferenceRounding] = field(default_factory=list)
     why_real: str = ""  # why the claims are about real arithmetic, where that was left open
 
+    @property
+    def wanted(self) -> bool:
+        """Whether rounding of the next block would be included."""
+        return self.arithmetic != "real" and not self.why_real
+
     def note(self, here: Certified, decision: Decision | None) -> None:
         """Of the next block."""
-        if self.arithmetic == "real" or self.why_real:
+        if not self.wanted:
+            return
+        if attentions(here.engine.networks.graph) < attentions(self.graph):
+            self.why_real = (
+                "attention was bounded step by step, and a runtime may take it in blocks, in another order"
+            )
             return
         try:
             self.blocks.append(InferenceRounding.of(here, decision, format_of(self.graph)))
