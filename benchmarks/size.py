@@ -98,6 +98,7 @@ def main() -> None:
     parser.add_argument("--surrogate", help="default: that of prune")
     parser.add_argument("--memory", help="passed on to prune, for example 2GiB")
     parser.add_argument("--budget", help="passed on to prune, for example 5min")
+    parser.add_argument("--device", help="passed on to prune, for example cuda")
     parser.add_argument("--images", type=int, default=256, help="images to measure the error on")
     parser.add_argument("--onnx", action="store_true", help="time exported models in onnxruntime, too")
     parser.add_argument(
@@ -107,7 +108,7 @@ def main() -> None:
     parser.add_argument("--law", action="store_true", help="measure the growth of time, and no networks")
     parser.add_argument("--quick", action="store_true", help="look at each network; nothing is kept")
     options = parser.parse_args()
-    request = {k: getattr(options, k) for k in ("samples", "surrogate", "memory", "budget")}
+    request = {k: getattr(options, k) for k in ("samples", "surrogate", "memory", "budget", "device")}
     request = {k: v for k, v in request.items() if v is not None}
     if unknown := request.keys() - inspect.signature(secateur.prune).parameters.keys():
         parser.error(f"this version of prune does not take {', '.join(sorted(unknown))}")

@@ -518,11 +518,17 @@ def test_bn_moments_give_every_norm_its_mean_and_deviation() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_gpu_chooses_the_same_units() -> None:
-    x = torch.randn(300, 6, generator=drawn(0))
-    settings: dict[str, Any] = {"calibration": x, "input_bounds": NORMAL}
-    chosen = [secateur.prune(dense(), x[:2], device=d, **settings).recipe.groups for d in ("cpu", "cuda")]
-    assert chosen[0] == chosen[1]
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES))
+def test_a_gpu_chooses_the_same_units(name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    example = architecture.example()
+    results = [
+        secateur.prune(architecture.build(), example, device=device, **SETTINGS) for device in ("cpu", "cuda")
+    ]
+    assert results[0].recipe.groups == results[1].recipe.groups
+    ours, theirs = ([*outputs(result.model, example)] for result in results)
+    for value, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-3, atol=1e-4)
 
 
 def test_shared_weights_stay_shared() -> None:

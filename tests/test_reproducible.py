@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import secateur
 from architectures import ARCHITECTURES
 from secateur.report.recipe import digest_of
-from secateur.torch_state import ALONE
+from secateur.torch_state import ALONE, reproducible
 
 
 def convolutional() -> nn.Module:
@@ -72,6 +72,11 @@ STATES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
         lambda name: setattr(torch.backends.mkldnn.matmul, "fp32_precision", name),
         "bf16",
     ),
+    "fine convolutions of a GPU": lambda: putting_back(
+        lambda: torch.backends.cudnn.allow_tf32,
+        lambda on: setattr(torch.backends.cudnn, "allow_tf32", on),
+        False,
+    ),
     "without oneDNN": lambda: putting_back(
         lambda: torch.backends.mkldnn.enabled,
         lambda on: torch.backends.mkldnn.set_flags(on, _fp32_precision=None),
@@ -101,6 +106,19 @@ def test_settings_of_torch_change_no_bit(name: str, method: str, state: str) -> 
     expected, model, x = usual(name, method), build(), example()
     with STATES[state]():
         assert outcome(model, x, method) == expected
+
+
+def test_products_on_a_gpu_keep_all_bits() -> None:
+    """Its convolutions round to ten bits by default, which no bound allows for."""
+
+    def settings() -> tuple[Any, ...]:
+        cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        return cudnn.allow_tf32, cudnn.benchmark, cudnn.deterministic, cuda.allow_tf32, cuda.fp32_precision
+
+    before = settings()
+    with reproducible(nn.Linear(2, 2)):
+        assert settings() == (False, False, True, False, "ieee")
+    assert settings() == before
 
 
 @pytest.mark.slow

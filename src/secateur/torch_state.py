@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
@@ -18,6 +18,8 @@ ALONE = threading.RLock()
 EXPORTING = threading.RLock()
 
 _ONE_DNN: Any = torch.backends.mkldnn
+_CUDNN: Any = torch.backends.cudnn
+_MATMUL: Any = torch.backends.cuda.matmul
 _PRODUCTS = (_ONE_DNN.matmul, _ONE_DNN.conv, _ONE_DNN.rnn)
 
 
@@ -40,6 +42,7 @@ def reproducible(model: nn.Module | ExportedProgram, *, threads: int | None = 1)
                 stack.enter_context(torch.autocast(device, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
+        stack.enter_context(_as_on_the_cpu())
         stack.enter_context(_settings_of_the_process(_default_dtype(model), threads))
         yield
 
@@ -53,6 +56,38 @@ def no_fast_path() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+@contextmanager
+def _as_on_the_cpu() -> Iterator[None]:
+    """No product on a GPU rounds its factors to ten bits, as convolutions do by default, and no algorithm is
+    chosen by trial. The older settings and the newer must stay in line, or torch raises where they are read.
+    """
+    parts = (_CUDNN.conv, _CUDNN.rnn, _MATMUL, _ONE_DNN.matmul)
+    precisions = [part.fp32_precision for part in parts]
+    chosen = _CUDNN.deterministic, _CUDNN.benchmark
+    convolutions = _readable(lambda: _CUDNN.allow_tf32)
+    products = _readable(torch.get_float32_matmul_precision)
+    _CUDNN.allow_tf32, _CUDNN.deterministic, _CUDNN.benchmark = False, True, False
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        _CUDNN.deterministic, _CUDNN.benchmark = chosen
+        if convolutions is not None:
+            _CUDNN.allow_tf32 = convolutions
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
+
+
+def _readable(setting: Callable[[], Any]) -> Any:
+    """The value of an older setting; None where the newer ones are of values that it cannot say."""
+    try:
+        return setting()
+    except RuntimeError:
+        return None
 
 
 @contextmanager

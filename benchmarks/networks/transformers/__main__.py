@@ -1,9 +1,10 @@
 """Train the transformers whose weights are not there yet, one after the other.
 
     cd benchmarks
-    python -m networks.transformers --packages DIR [NAME …]
+    python -m networks.transformers --packages DIR [--device cuda] [NAME …]
 
-DIR holds the packages that `networks/packages.py` and `texts.py` name. Held-out data only measure here.
+On a GPU each takes a few minutes, on two cores hours. DIR holds the packages that `networks/packages.py` and
+`texts.py` name. Held-out data only measure here.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ def main() -> None:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="train these, whether trained or not")
     parser.add_argument("--packages", type=Path, required=True, help="folder with the packages")
+    parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     for name in asked.names or [name for name in NETWORKS if name not in store.read_index()]:
         row = NETWORKS[name]
         (x, labels), test = samples(row, asked.packages)
-        model, trained = training.train(row, x, labels)
+        model, trained = training.train(row, x, labels, device=asked.device)
         parameters = sum(p.numel() for p in model.parameters())
         store.save(name, model, {"parameters": parameters, **trained})
         measured = training.measure(row, store.load(name), *test)  # in the precision that is kept

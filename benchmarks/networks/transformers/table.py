@@ -58,10 +58,10 @@ def _cifar(dropout: float) -> nn.Module:
 
 
 ROWS = (
-    Network("fashion_vit", "classes", "fashion_mnist", _fashion, 6, 2e-3, 128),
-    Network("text_llama", "next", "python", _llama, 0.7, 3e-3, 32),
-    Network("text_bert", "masked", "fortunes", _bert, 3, 3e-3, 32),
-    Network("text_gpt", "next", "fortunes", _gpt, 4, 3e-3, 32),
-    Network("cifar_vit", "classes", "cifar10", _cifar, 12, 2e-3, 128),
+    Network("fashion_vit", "classes", "fashion_mnist", _fashion, 40, 2e-3, 256),
+    Network("text_llama", "next", "python", _llama, 8, 3e-3, 64),
+    Network("text_bert", "masked", "fortunes", _bert, 60, 3e-3, 64),
+    Network("text_gpt", "next", "fortunes", _gpt, 12, 3e-3, 64),
+    Network("cifar_vit", "classes", "cifar10", _cifar, 120, 2e-3, 512),
 )
 NETWORKS = {row.name: row for row in ROWS}

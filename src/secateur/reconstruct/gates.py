@@ -204,7 +204,7 @@ def _commutes(stats: LayerStatistics, gates: Gates, queries: Factor, places: Ten
     )
     if heads not in (1, before.shape[1]):
         return False
-    matrix = _matrix_of(chosen, places.expand(heads, -1, -1)).expand(before.shape[1], -1, -1)
+    matrix = _matrix_of(chosen, places.expand(heads, -1, -1)).to(before).expand(before.shape[1], -1, -1)
     wanted = (matrix @ before.flatten(2, 3)).reshape(before.shape)
     return bool((wanted - after).abs().max() <= _EXACT * before.abs().max())
 
