@@ -2,10 +2,11 @@
 
     python benchmarks/attention.py --output docs/results
 
-The networks are those of `benchmarks/networks` of the family `vit`. Hidden units of the feed-forward layers
-leave in the same share as heads or widths; `queries and keys` and `values` are these widths alone. Each is
-pruned without data and with 128 real inputs. What is reported is the accuracy on all test images, in %. Rows
-that attention.json already holds are kept, so that the run can be made in parts.
+The networks are those of `benchmarks/networks` of the family `vit`, and `fashion_vit` and `cifar_vit` of
+`benchmarks/networks/transformers`. Hidden units of the feed-forward layers leave in the same share as heads
+or widths; `queries and keys` and `values` are these widths alone. Each is pruned without data and with 128
+real inputs. What is reported is the accuracy on all test images, in %, and that under PGD of 20 steps on the
+first 1,000. Rows that attention.json already holds are kept, so that the run can be made in parts.
 """
 
 from __future__ import annotations
@@ -15,16 +16,24 @@ import json
 import time
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 import networks
 import secateur
+from networks import training, transformers
+from networks.data import Samples, arrays_of, samples
 from secateur.errors import SecateurWarning
 from secateur.graph.widths import crossed_by_widths
 from shared import arguments, machine, markdown
 
 OWN = 128
+ATTACKED = 1000  # images
+RADII = {"cifar10": 0.5 / 255}  # of PGD in a network's images; 0.01 of those of other data
 WEIGHTS = Path(__file__).resolve().parent / "networks" / "weights"
 # what leaves: `attention`, the end of the names of the groups that do, and the share
 RUNS: dict[str, tuple[str, str, float]] = {
@@ -38,9 +47,47 @@ RUNS: dict[str, tuple[str, str, float]] = {
 HEAD = """# Attention
 
 `benchmarks/attention.py`: vision transformers with heads, or widths of heads, and the hidden units of the
-feed-forward layers removed in one shot, without fine-tuning. Points of test accuracy lost. *Chosen on*: rules
-may have been chosen on the network; the others only serve to report.
+feed-forward layers removed in one shot, without fine-tuning. Points of test accuracy lost; accuracy under PGD
+of 20 steps, in % of 1,000 images. *Chosen on*: rules may have been chosen on the network; the others only
+serve to report.
 """
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained network and its samples; images are as before normalisation."""
+
+    model: nn.Module
+    data: str
+    half: str
+    options: dict[str, Any]  # what `prune` and `evaluate` are told of the images
+    test: Samples
+    own: Tensor
+
+    def accuracy(self, model: nn.Module) -> float:
+        outputs = training.outputs_of(model, self.taken(self.test.images))
+        return training.measure("classes", outputs, self.test)["accuracy"]
+
+    def taken(self, images: Tensor) -> Tensor:
+        """Images as the network takes them."""
+        return training.taken(images, self.options.get("mean", ()), self.options.get("std", ()))
+
+    def under_attack(self, model: nn.Module) -> float:
+        attack = secateur.PGD(RADII.get(self.data, 0.01), steps=20)
+        images, labels = self.test.images[:ATTACKED], self.test.labels[:ATTACKED]
+        report = secateur.evaluate(model, images, labels, attacks=[attack], **self.options)
+        return report.attacks[0].robust_accuracy
+
+
+def subject(name: str, shared: Path) -> Subject:
+    if name in transformers.NETWORKS:
+        data = transformers.NETWORKS[name].data
+        arrays = arrays_of(shared / "data" / f"{data}.npz")
+        test, own = samples(data, arrays, "test"), samples(data, arrays, "oracle")
+        options: dict[str, Any] = {"input_bounds": (0.0, 1.0)}
+        return Subject(transformers.load(name), data, "report", options, test, own.images)
+    found = networks.load(name, WEIGHTS, shared)
+    return Subject(found.model, found.recipe.data, found.half, found.options, found.test, found.oracle.images)
 
 
 def main() -> None:
@@ -55,7 +102,7 @@ def main() -> None:
     rows: dict[str, dict[str, Any]] = json.loads(path.read_text())["results"] if path.is_file() else {}
     pictures = ("mnist", "fashion_mnist", "cifar10")  # whose test images are shared
     known = [r.name for r in networks.RECIPES if r.family == "vit" and r.data in pictures]
-    names = [name for name in networks.names(folder=WEIGHTS) if name in known]
+    names = ["fashion_vit", "cifar_vit", *(n for n in networks.names(folder=WEIGHTS) if n in known)]
     warnings.simplefilter("ignore", SecateurWarning)
     for name in options.networks or names:
         for what in options.runs or RUNS:
@@ -71,25 +118,29 @@ def main() -> None:
 
 
 def row(name: str, what: str, own: int, shared: Path, samples: int) -> dict[str, Any]:
-    network = networks.load(name, WEIGHTS, shared)
+    network = subject(name, shared)
+    example = network.taken(torch.full_like(network.own[:1], 0.5))
     attention, end, share = RUNS[what]
     settings: dict[str, Any] = {**network.options, "samples": samples, "round_to": 1}
     if own:
-        settings |= {"calibration": network.oracle.images[:own], "surrogate": "none"}
+        settings |= {"calibration": network.own[:own], "surrogate": "none"}
     if end:
-        found = secateur.inspect(network.model, network.example).prunable
+        found = secateur.inspect(network.model, example).prunable
         left_out = {group.name for group in found if not group.name.endswith(end)}
         settings["ignore"] = sorted(left_out - crossed_by_widths(found))
     begin = time.perf_counter()
-    result = secateur.prune(network.model, network.example, remove=share, attention=attention, **settings)
+    result = secateur.prune(network.model, example, remove=share, attention=attention, **settings)
+    seconds = time.perf_counter() - begin
     after, before = result.history[-1], result.before
     return {
         "half": network.half,
-        "before": network.measures["accuracy"],
-        "after": network.measure(result.model)["accuracy"],
+        "before": network.accuracy(network.model),
+        "after": network.accuracy(result.model),
+        "robust_before": network.under_attack(network.model),
+        "robust": network.under_attack(result.model),
         "parameters": 1 - after.parameters / before.parameters,
         "macs": 1 - after.macs / before.macs,
-        "seconds": time.perf_counter() - begin,
+        "seconds": seconds,
     }
 
 
@@ -98,14 +149,18 @@ def tables(rows: dict[str, dict[str, Any]]) -> Iterable[str]:
         own = {key: found for key, found in rows.items() if key.startswith(f"{name}|")}
         first = next(iter(own.values()))
         half = "chosen on" if first["half"] == "choose" else "reported"
-        yield f"\n## {name}\n\n{half}; accuracy {100 * first['before']:.1f} before\n\n"
+        yield f"\n## {name}\n\n{half}; before: accuracy {100 * first['before']:.1f}, under PGD "
+        yield f"{100 * first['robust_before']:.1f}\n\n"
         lines = []
         for what in RUNS:
             pair = [own.get(f"{name}|{what}|{count}") for count in (0, OWN)]
             if known := [found for found in pair if found]:
                 lost = [f"{100 * (f['before'] - f['after']):.1f}" if f else "" for f in pair]
-                lines.append((what, *(f"{100 * known[0][of]:.0f} %" for of in ("parameters", "macs")), *lost))
-        yield markdown(("leaves", "parameters", "MACs", "lost, no data", "128 real inputs"), lines) + "\n"
+                robust = [f"{100 * f['robust']:.1f}" if f else "" for f in pair]
+                gone = (f"{100 * known[0][of]:.0f} %" for of in ("parameters", "macs"))
+                lines.append((what, *gone, *lost, *robust))
+        header = ("leaves", "parameters", "MACs", "lost, no data", "128 real inputs", "under PGD, no data")
+        yield markdown((*header, "128 real inputs"), lines) + "\n"
 
 
 if __name__ == "__main__":

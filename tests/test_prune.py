@@ -830,3 +830,13 @@ def test_twins_behind_a_norm_merge_first_and_cost_nothing(method: str) -> None:
     assert {*edit.units, *edit.into} == {0, 1}
     x = torch.rand(50, 6)
     assert torch.allclose(result.model(x), model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["reconstruct", "saliency", "impact"])
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_recurrent_networks_in_float64(name: str, method: str) -> None:
+    architecture = ARCHITECTURES[name]
+    model, (x,) = architecture.build().double(), architecture.example()
+    result = secateur.prune(model, x.double(), method=method, remove=0.4, samples=48, surrogate="uniform")
+    assert result.history[-1].parameters < result.before.parameters
+    assert result.model(x.double()).dtype == torch.float64

@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import call_op, walk
+from secateur.graph.interpret import as_work, call_op, walk
 from secateur.graph.labels import (
     FIXED,
     Labels,
@@ -121,15 +121,13 @@ def _label(
     labels = Labels(settled, widths, not graph.own_form, buffers, norms)
     node_labels = dict[fx.Node, Tensor]()
     given = dict(zip(graph.inputs, graph.example, strict=True))
-    like = torch.zeros(0)
+    like = torch.zeros(0)  # of the default dtype, which recurrent ops of oneDNN take for what they make
 
     def leaf(node: fx.Node) -> Value:
         if node.op == "placeholder":
-            value = given[node].cpu()
-            node_labels[node] = fixed(value.shape)
-            return Value(value.float() if value.is_floating_point() else value, node_labels[node])
-        data = graph.tensors[str(node.target)].cpu()
-        data = data.float() if data.is_floating_point() else data
+            node_labels[node] = fixed(given[node].shape)
+            return Value(as_work(given[node], like), node_labels[node])
+        data = as_work(graph.tensors[str(node.target)], like)
         return Value(data, fixed(data.shape), str(node.target), tuple(range(data.ndim)))
 
     def call(node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
