@@ -6,7 +6,7 @@ The networks are those of `benchmarks/networks` of the family `vit`, and `fashio
 `benchmarks/networks/transformers`. Hidden units of the feed-forward layers leave in the same share as heads
 or widths; `queries and keys` and `values` are these widths alone. Each is pruned without data and with 128
 real inputs. What is reported is the accuracy on all test images, in %, and that under PGD of 20 steps on the
-first 1,000. Rows that attention.json already holds are kept, so that the run can be made in parts.
+first 500. Rows that attention.json already holds are kept, so that the run can be made in parts.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ from secateur.graph.widths import crossed_by_widths
 from shared import arguments, machine, markdown
 
 OWN = 128
-ATTACKED = 1000  # images
+ATTACKED = 500  # images
 RADII = {"cifar10": 0.5 / 255}  # of PGD in a network's images; 0.01 of those of other data
 WEIGHTS = Path(__file__).resolve().parent / "networks" / "weights"
 # what leaves: `attention`, the end of the names of the groups that do, and the share
@@ -48,7 +49,7 @@ HEAD = """# Attention
 
 `benchmarks/attention.py`: vision transformers with heads, or widths of heads, and the hidden units of the
 feed-forward layers removed in one shot, without fine-tuning. Points of test accuracy lost; accuracy under PGD
-of 20 steps, in % of 1,000 images. *Chosen on*: rules may have been chosen on the network; the others only
+of 20 steps, in % of 500 images. *Chosen on*: rules may have been chosen on the network; the others only
 serve to report.
 """
 
@@ -78,7 +79,12 @@ class Subject:
         report = secateur.evaluate(model, images, labels, attacks=[attack], **self.options)
         return report.attacks[0].robust_accuracy
 
+    @cached_property
+    def before(self) -> dict[str, float]:
+        return {"before": self.accuracy(self.model), "robust_before": self.under_attack(self.model)}
 
+
+@cache
 def subject(name: str, shared: Path) -> Subject:
     if name in transformers.NETWORKS:
         data = transformers.NETWORKS[name].data
@@ -134,9 +140,8 @@ def row(name: str, what: str, own: int, shared: Path, samples: int) -> dict[str,
     after, before = result.history[-1], result.before
     return {
         "half": network.half,
-        "before": network.accuracy(network.model),
+        **network.before,
         "after": network.accuracy(result.model),
-        "robust_before": network.under_attack(network.model),
         "robust": network.under_attack(result.model),
         "parameters": 1 - after.parameters / before.parameters,
         "macs": 1 - after.macs / before.macs,

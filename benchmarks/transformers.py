@@ -6,8 +6,8 @@
 DIR holds the packages that `networks/packages.py` and `networks/transformers/texts.py` name. Of text,
 held-out sequences measure, and 128 training sequences are the real samples of the rows that say so; of
 pictures, all test images and 128 training images. Rows that the table's .json already holds are kept, so that
-the run can be made in parts. The table `attention` compares what leaves from attention at the same number of
-parameters.
+the run can be made in parts. The table `heads_or_widths` compares what leaves from attention at the same
+number of parameters.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ on `text_llama`. Perplexity is that of held-out text, *ratio* is to the original
 from the same sequences. Of attention, widths of heads leave, the [default](../decisions/0014-attention.md).
 """,
     ),
-    "attention": Table(
+    "heads_or_widths": Table(
         ATTENTION,
         (0.3, 0.5),
         ("text_gpt", "text_llama", "text_bert", "fashion_vit", "cifar_vit"),
         """# What leaves from attention
 
-`benchmarks/transformers.py --table attention`: heads, widths of heads, or both, and hidden units, at the same
-number of parameters. The default was chosen on `text_gpt` and `text_llama`.
+`benchmarks/transformers.py --table heads_or_widths`: heads, widths of heads, or both, and hidden units, at
+the same number of parameters. The default was chosen on `text_gpt` and `text_llama`.
 """,
     ),
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -92,3 +95,14 @@ def test_prune_takes_the_option() -> None:
         remove=0.25,
     )
     assert result.model[0].out_channels == 24
+
+
+def test_fewer_pairs_are_bounded_on_networks_of_many_macs(monkeypatch: pytest.MonkeyPatch) -> None:
+    context, group = made(convolutions(40), torch.rand(2, 2, 6, 6))
+    module = sys.modules["secateur.methods.impact"]
+    usual = impact(context, group, 10)
+    monkeypatch.setattr(module, "FEWEST", 4)
+    monkeypatch.setattr(module, "MACS", 8 * module._macs(context))
+    fewer = impact(context, group, 10)
+    assert not torch.equal(fewer.units, usual.units)
+    assert torch.equal(fewer.units, impact(context, group, 10, bounded=8).units)
