@@ -98,11 +98,13 @@ def test_prune_takes_the_option() -> None:
 
 
 def test_fewer_pairs_are_bounded_on_networks_of_many_macs(monkeypatch: pytest.MonkeyPatch) -> None:
-    context, group = made(convolutions(40), torch.rand(2, 2, 6, 6))
+    def chosen(**options: int) -> Removal:
+        context, group = made(convolutions(40), torch.rand(2, 2, 6, 6))
+        return impact(context, group, 10, **options)
+
+    usual, eight = chosen(), chosen(bounded=8)
     module = sys.modules["secateur.methods.impact"]
-    usual = impact(context, group, 10)
     monkeypatch.setattr(module, "FEWEST", 4)
-    monkeypatch.setattr(module, "MACS", 8 * module._macs(context))
-    fewer = impact(context, group, 10)
-    assert not torch.equal(fewer.units, usual.units)
-    assert torch.equal(fewer.units, impact(context, group, 10, bounded=8).units)
+    monkeypatch.setattr(module, "MACS", 8 * module._macs(made(convolutions(40), torch.rand(2, 2, 6, 6))[0]))
+    assert torch.equal(chosen().units, eight.units)
+    assert not torch.equal(usual.units, eight.units)
