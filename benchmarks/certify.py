@@ -86,7 +86,7 @@ def row(job: Job, shared: Path, output: Path, lirpa: Path | None) -> dict[str, A
     if recipe.is_file():
         small = secateur.replay(model, secateur.Recipe.load(recipe), images[:2])
     else:
-        result = secateur.prune(model, images[:2], remove=removed, round_to=1, **inputs)
+        result = secateur.prune(model, images[:2], remove=removed, round_to=1, attention="heads", **inputs)
         small = result.model
         output.mkdir(parents=True, exist_ok=True)
         result.recipe.save(recipe)

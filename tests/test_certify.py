@@ -74,12 +74,13 @@ def check_embedding(name: str, method: str) -> None:
     assert all(full[name].shape == tensor.shape for name, tensor in graph.tensors.items())
 
 
-def test_heads_without_some_of_their_widths_are_refused() -> None:
-    architecture = ARCHITECTURES["attention_attributes"]
+@pytest.mark.parametrize("name", ["attention_attributes", "vision_transformer", "attention_rotary"])
+def test_heads_without_some_of_their_widths_are_refused(name: str) -> None:
+    architecture = ARCHITECTURES[name]
     model, x = architecture.build(), architecture.example()
     small = secateur.prune(model, x, remove=0.5, method="scale", input_bounds=(-1, 1), samples=64).model
     with pytest.raises(InputError, match="widths cannot be certified: prune with attention='heads'"):
-        embedded(*coupled("attention_attributes"), capture(small, x), x)
+        embedded(*coupled(name), capture(small, x), x)
 
 
 @pytest.mark.slow

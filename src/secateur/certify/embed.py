@@ -20,11 +20,15 @@ from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.graph.node import bound_arguments, kind
 from secateur.graph.ops import MOVEMENT, MOVES, OPS
-from secateur.graph.widths import crossed_by_widths, not_widths
+from secateur.graph.widths import crossed_by_widths, is_width, not_widths
 from secateur.surgery.sizes import shrunk_tensors
 from secateur.types import Group
 
 _TOLERANCE = 1e-9  # of outputs in float64
+_WIDTHS = (
+    "; heads that have lost widths cannot be certified: prune with attention='heads', or give a confidence= "
+    "for a statistical certificate"
+)
 # arguments that follow from the numbers of units
 _SIZES = {"device", *(name for row in OPS.values() for name in row.sizes.split() if row.family not in MOVES)}
 
@@ -42,12 +46,13 @@ def embedded(graph: Graph, coupling: Coupling, pruned: Graph, samples: Sequence[
         alive[group.name] = _units_left(graph, coupling, small, group, alive)
     full = _full_size(graph, coupling, small, alive)
     back = shrunk_tensors(graph, coupling, full, alive)
+    of_widths = {slot.tensor for group in filter(is_width, coupling.prunable) for slot in group.slots}
     for name, tensor in small.items():
         if back[name].shape != tensor.shape or not torch.equal(back[name], _precise(tensor)):
             raise InputError(
                 f"{name} of shape {tuple(tensor.shape)} does not follow from "
                 f"{tuple(graph.tensors[name].shape)} by removing units; certify needs an original and its "
-                "own pruned form"
+                f"own pruned form{_WIDTHS if name in of_widths else ''}"
             )
     _check_outputs(graph, full, pruned, samples)
     return full
@@ -76,7 +81,8 @@ def _paired_names(graph: Graph, pruned: Graph) -> dict[str, str]:
 def _paired_tensors(a: fx.Node, b: fx.Node) -> list[tuple[str, str]]:
     """The names of the tensors that one op reads in both models."""
     if _settings(a) != _settings(b):
-        raise _other(f"{a.name} ({kind(a)}) is set differently in them")
+        hint = _WIDTHS if "attention" in kind(a) else ""  # where widths left, the scale is written out
+        raise _other(f"{a.name} ({kind(a)}) is set differently in them{hint}")
     first, second = ([str(n.target) for n in x.all_input_nodes if n.op == "get_attr"] for x in (a, b))
     if len(first) != len(second):
         raise _other(f"{a.name} reads other tensors")
@@ -138,17 +144,10 @@ def _count_left(graph: Graph, coupling: Coupling, small: Mapping[str, Tensor], g
             raise InputError(
                 f"{slot.tensor}: axis {slot.axis} has {size - gone * width - rest} indices in the pruned "
                 f"model and {size} in the original, which is no whole number of units of {group.name}"
-                f"{_of_widths(coupling, group)}"
+                f"{_WIDTHS if group.name in crossed_by_widths(coupling.groups) else ''}"
             )
         return group.units - gone
     raise InputError(f"{group.name}: how many of its units are left cannot be told from the tensors' sizes")
-
-
-def _of_widths(coupling: Coupling, group: Group) -> str:
-    """What to do where heads have lost widths."""
-    if group.name not in crossed_by_widths(coupling.groups):
-        return ""
-    return "; heads that have lost widths cannot be certified: prune with attention='heads'"
 
 
 def _rows(
