@@ -49,6 +49,8 @@ class Run:
 RUNS = (
     Run("reconstruct, text of its own", {"surrogate": "auto"}),
     Run(f"reconstruct, {REAL} real sequences", real=True),
+    Run("the same, global allocation, text of its own", {"surrogate": "auto", "allocation": "global"}),
+    Run(f"the same, global allocation, {REAL} real sequences", {"allocation": "global"}, real=True),
     Run("reconstruct, uniform tokens", {"surrogate": "uniform"}),
     Run("reconstruct, tokens by rank", {"surrogate": "ranks"}),
     Run("ridge, text of its own", {"method": "ridge", "surrogate": "auto"}),
