@@ -143,11 +143,9 @@ def draw(rows: dict[str, Any], path: Path) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "secateur"  # the same file every time
     import matplotlib.pyplot as plt
 
-    size = (3.6 * len(rows), 3.2)
-    figure, panels = plt.subplots(
-        1, len(rows), figsize=size, layout="constrained", sharey=True, squeeze=False
-    )
-    for axis, (name, found) in zip(panels[0], rows.items(), strict=True):
+    shape = {"ncols": len(rows), "figsize": (3.6 * len(rows), 3.2)}
+    figure, (panels,) = plt.subplots(**shape, layout="constrained", sharey=True, squeeze=False)
+    for axis, (name, found) in zip(panels, rows.items(), strict=True):
         whole = found["original"]["params"]
         sizes = [100 * point["params"] / whole for point in found["front"]]
         for key, title, color, marker in (
