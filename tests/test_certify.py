@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
+from collections.abc import Callable
 from functools import cache
 from math import inf
 from pathlib import Path
@@ -25,7 +26,13 @@ from secateur.certify import Certificate, certify
 from secateur.certify.certificate import InputSet
 from secateur.certify.checking import check_certificate
 from secateur.certify.embed import embedded
-from secateur.errors import InputError, SecateurWarning, TargetMissedError, VerificationError
+from secateur.errors import (
+    InputError,
+    SecateurWarning,
+    TargetMissedError,
+    UnsupportedOpError,
+    VerificationError,
+)
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 from secateur.report.recipe import fingerprint
@@ -524,3 +531,48 @@ def test_budgets_that_are_refused(budgets: dict[str, float], message: str) -> No
     model, x, _ = blobs()
     with pytest.raises(InputError, match=message):
         secateur.prune(model, x[:2], guard=budgets)
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.function, self.last = nn.Linear(3, 4), function, nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+def test_softplus_that_falls_is_refused() -> None:
+    model = Function(lambda x: nn.functional.softplus(x, -1.0, 1.0)).eval()
+    with pytest.raises(UnsupportedOpError, match="beta=-1 cannot be bounded"):
+        secateur.certify(model, model, torch.rand(2, 3))
+
+
+def test_outputs_that_are_no_numbers_are_named() -> None:
+    model = Function(torch.sqrt).eval()
+    with torch.no_grad():
+        model.first.weight.fill_(20.0)
+        model.first.bias.fill_(-10.0)
+    with pytest.raises(InputError, match="NaN at some points of box 0 of 1"):
+        secateur.certify(model, model, torch.rand(2, 3))
+    around = secateur.certify(model, model, inputs=torch.full((1, 3), 0.9), eps=0.01)  # where it is defined
+    assert f"{around.drift[0]:g}" == "0"
+
+
+def test_what_is_stated_of_the_normalisation_is_what_is_bounded() -> None:
+    """In real arithmetic, with a deviation that magnifies what float32 rounds of the mean."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)).eval()
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other[3].weight.mul_(1.3)
+    x = torch.rand(1, 3, 4, 4)
+    how: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.001, 0.224, 0.225), "arithmetic": "real"}
+    found = secateur.certify(model, other, inputs=x, eps=0.0, attack_steps=0, **how)
+    mean, std = (
+        torch.tensor(v, dtype=torch.float64).reshape(3, 1, 1)
+        for v in (found.input_set.mean, found.input_set.std)
+    )
+    f, g = (copy.deepcopy(m).double()((x.double() - mean) / std)[0] for m in (model, other))
+    for drift, low, high in zip((g - f).tolist(), found.lower[0], found.upper[0], strict=True):
+        assert low <= drift <= high

@@ -252,6 +252,12 @@ class Normalised(nn.Module):
     def forward(self, x: Tensor) -> Any:
         return self.model(self.normalise(x))
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """Its numbers as they are kept, rounded to the model's dtype."""
+        mean, std = (tuple(x.double().flatten().tolist()) for x in (self.mean, self.std))  # type: ignore[operator]
+        return Normalisation(mean, std)
+
 
 def settings_path(model: str | os.PathLike[str]) -> Path:
     """Where the settings of the model in a file, or a folder, stand: beside it."""

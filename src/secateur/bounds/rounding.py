@@ -24,7 +24,7 @@ from secateur.bounds.arithmetic import Value, as_interval, each, magnitude, reci
 from secateur.bounds.layers import Norm, batch_norm_line, norm_of, on_channels
 from secateur.bounds.op import Op, Rounding
 from secateur.bounds.pairs import Pair, after, tight_pair
-from secateur.errors import InputError
+from secateur.errors import InputError, UnsupportedOpError
 from secateur.graph.node import kind
 from secateur.graph.ops import (
     AFFINE,
@@ -274,7 +274,10 @@ def jump(name: str, arguments: Mapping[str, Any]) -> float:
     """The most that a function falls at one point: torch has softplus(x) = x where βx > threshold."""
     if name != "softplus":
         return 0.0
-    return math.log1p(math.exp(-float(arguments["threshold"]))) / float(arguments["beta"]) * (1 + FUNCTIONS)
+    beta, threshold = float(arguments["beta"]), float(arguments["threshold"])
+    if not beta > 0:
+        raise UnsupportedOpError(f"softplus with beta={beta:g} cannot be bounded: give a beta above 0")
+    return math.log1p(math.exp(-threshold)) / beta * (1 + FUNCTIONS)
 
 
 def _of_log_sum(op: Op, x: Interval) -> Interval:

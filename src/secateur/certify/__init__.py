@@ -40,7 +40,7 @@ from secateur.graph.coupling import Coupling, couple
 from secateur.graph.example import ExampleInputs
 from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
-from secateur.inputs import Normalisation
+from secateur.inputs import Normalisation, Normalised
 from secateur.progress import logger, phase, track
 from secateur.report.recipe import fingerprint, versions
 from secateur.samples import digest
@@ -204,6 +204,8 @@ def _problem(given: Mapping[str, Any], example: ExampleInputs | None) -> _Proble
     mean, std = given["mean"] or (), given["std"] or ()
     normalisation = Normalisation.named(given["normalize"], bounds, mean, std)
     original, pruned = (normalisation.wrapped(given[name]) for name in ("original", "pruned"))
+    if isinstance(original, Normalised):
+        normalisation = original.normalisation  # what is stated is what is bounded
     if example is None and inputs is not None:
         example = example_of(inputs)
     with phase("capturing both models", given["progress"]):
@@ -305,6 +307,20 @@ def _split(problem: _Problem, given: Mapping[str, Any], generator: torch.Generat
     return proved
 
 
+def _found(proved: _Proved) -> tuple[float, ...] | None:
+    """The largest drift that a search finds in each box; `InputError` where an output is no number."""
+    if not proved.found:
+        return None
+    drift = torch.cat([f.drift for f in proved.found])
+    if drift.isnan().any():
+        box = int(drift.isnan().nonzero()[0])
+        raise InputError(
+            f"an output of a model is NaN at some points of box {box} of {len(drift)}, where nothing can be "
+            "claimed; narrow input_bounds, or eps, to where both models are defined"
+        )
+    return tuple(drift.tolist())
+
+
 def _certificate(problem: _Problem, proved: _Proved, given: Mapping[str, Any], begin: float) -> Certificate:
     labels, points, decision = given["labels"], problem.points, problem.decision
     right = decision.labelled(labels) if decision is not None and labels is not None else None
@@ -329,7 +345,7 @@ def _certificate(problem: _Problem, proved: _Proved, given: Mapping[str, Any], b
         undecided=problem.head.why if isinstance(problem.head, NoDecision) else "",
         lower=_rows([drift.lower for drift in proved.drift]),
         upper=_rows([drift.upper for drift in proved.drift]),
-        found=tuple(torch.cat([f.drift for f in proved.found]).tolist()) if proved.found else None,
+        found=_found(proved),
         agreement=agreement,
         stable_original=stable_original,
         stable_pruned=stable_pruned,

@@ -185,7 +185,7 @@ class Certificate(Record):
     def drift(self) -> tuple[float, ...]:
         """For each row, the most that any output can move."""
         return tuple(
-            max(max(-low, high) for low, high in zip(lows, highs, strict=True))
+            max(max(high, -low) for low, high in zip(lows, highs, strict=True))
             for lows, highs in zip(self.lower, self.upper, strict=True)
         )
 

@@ -213,7 +213,7 @@ class StatisticalCertificate(Record):
     def __repr__(self) -> str:
         (about, *_), rows = sampled_table(self)
         lines = [f"  {name}: {bound}" for name, bound, _ in rows]
-        return "\n".join([f"StatisticalCertificate on {about}, {self.confidence:g} confidence", *lines])
+        return "\n".join([f"StatisticalCertificate on {about}, {self.confidence!r} confidence", *lines])
 
     __str__ = __repr__
 

@@ -398,7 +398,7 @@ def _page(found: Statement) -> Iterator[str]:
     yield "## Claims"
     yield ""
     if found.confidence is not None:
-        yield f"With a confidence of {found.confidence:.10g} for all of them together; nothing is proved:"
+        yield f"With a confidence of {found.confidence!r} for all of them together; nothing is proved:"
         yield ""
     yield from (f"- {_safe(claim.text)}{_observed(claim, proof)}" for claim in found.claims)
     for title, lines in (("Not covered", found.not_covered), ("Assumptions", found.assumptions)):

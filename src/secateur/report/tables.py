@@ -285,7 +285,7 @@ def sampled_table(found: secateur.StatisticalCertificate) -> tuple[tuple[str, ..
     rows = _sampled_rows(found)
     if found.each:
         rows += [(f"worst ball: {name}", bound, seen) for name, bound, seen in _worst_rows(found)]
-    return (about, f"at most, {found.confidence:.10g} confidence", "in the draws"), rows
+    return (about, f"at most, {found.confidence!r} confidence", "in the draws"), rows
 
 
 def _worst_rows(found: secateur.StatisticalCertificate) -> Rows:
