@@ -15,7 +15,7 @@ from secateur.surrogates.source import Source
 from secateur.types import Samples
 
 TEMPERATURE = 1.0
-_FEWEST = 8  # sequences that are written, whatever they cost
+_FEWEST = 8  # passes for which a sequence is written, whatever they cost
 _BATCH = 32  # sequences that are written side by side
 _ROUNDS = 10  # of hiding and filling
 _HIDDEN = (0.5, 0.15)  # share of the tokens that are hidden in the first round, and in the last
@@ -29,9 +29,9 @@ def written(source: Source, count: int) -> Samples:
     the best prior and is asked for hidden ones in ten rounds; where the mask's id is not known, these tokens
     are used as they are.
 
-    Cost: of a causal model, a forward pass for each token at most, so that fewer sequences than `count` are
-    written where these cost more than using `count` samples (see `effort`); ten passes a sample of one that
-    fills masks. Raises `InputError` for a model that scores no tokens.
+    Cost: of a causal model, a forward pass for each token at most, or for as many tokens as cost no more than
+    using `count` samples does (see `effort`), eight at least; tokens after these are drawn from what stood
+    before them in the last pass but one. Ten passes a sample of a model that fills masks. Raises `InputError` for a model that scores no tokens.
     """
     text, known = source.text, source.tokenizer
     if text is None or text.kind == "other":
@@ -41,9 +41,9 @@ def written(source: Source, count: int) -> Samples:
         )
     name, prior = next(iter(priors(source).items()))
     if text.kind == "causal":
-        count = min(count, max(_FEWEST, int(passes_for(count, source.work)) // text.length))
-        ids = write(source, count, prior)
-        how = f"{len(ids)} sequences written at temperature {TEMPERATURE:g}"
+        passes = min(text.length, max(_FEWEST, int(passes_for(count, source.work)) // count))
+        ids = write(source, count, prior, passes=passes)
+        how = f"{len(ids)} sequences written in {passes} passes at temperature {TEMPERATURE:g}"
     elif known is not None and known.mask is not None:
         ids = fill(source, count, prior, known.mask)
         how = f"masked tokens filled in {_ROUNDS} rounds"
@@ -52,12 +52,15 @@ def written(source: Source, count: int) -> Samples:
     return Samples(with_others(source, ids), drawn=f"{how}, first tokens by {name}")
 
 
-def write(source: Source, count: int, first: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def write(
+    source: Source, count: int, first: Tensor, temperature: float = TEMPERATURE, passes: int | None = None
+) -> Tensor:
     """Sequences that begin with a token of the probabilities `first`; shape: (count, length).
 
     All positions are drawn at once from what the model says of the sequence so far, each with random numbers
     of its own, and again until nothing changes. Whatever stands up to a position fixes what is drawn after
-    it, so that this gives what drawing one by one gives, in no more passes.
+    it, so that this gives what drawing one by one gives, in no more passes than there are tokens (`passes`:
+    fewer).
     """
     text = source.text
     assert text is not None
@@ -67,19 +70,19 @@ def write(source: Source, count: int, first: Tensor, temperature: float = TEMPER
     seeds = torch.randint(2**62, (len(parts),), generator=source.generator).tolist()
 
     def one(pair: tuple[Tensor, int]) -> Tensor:
-        return _written(source, *pair, temperature)
+        return _written(source, *pair, temperature, passes or text.length)
 
     return torch.cat(list(in_order(one, zip(parts, seeds, strict=True))))
 
 
-def _written(source: Source, ids: Tensor, seed: int, temperature: float) -> Tensor:
+def _written(source: Source, ids: Tensor, seed: int, temperature: float, passes: int) -> Tensor:
     """One batch, (n, length)."""
     text = source.text
     assert text is not None
     begin, end = framed_at(source)
     fixed = max(1, begin + (begin == 0))  # tokens that are not drawn
     left = torch.arange(len(ids))  # sequences that may still change
-    for _ in range(text.length):
+    for _ in range(passes):
         noise = torch.empty(len(ids), text.length - 1, text.vocabulary)
         noise.exponential_(generator=torch.Generator().manual_seed(seed))
         p = _allowed_scores(source, scores(source, ids[left])[:, :-1] / temperature).softmax(-1)
