@@ -149,6 +149,23 @@ class InterleavedRotary(Heads):
         return F.scaled_dot_product_attention(turned(q), turned(k), v)
 
 
+class PartialRotary(InterleavedRotary):
+    """Of six dimensions the first four are two pairs, the others pass by."""
+
+    def __init__(self) -> None:
+        super().__init__(width=6)
+
+    def mixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        angles = torch.arange(TOKENS)[:, None] / 100.0 ** (torch.arange(2) / 2)
+
+        def turned(x: Tensor) -> Tensor:
+            first, second, rest = x.split([2, 2, 2], -1)
+            cos, sin = angles.cos(), angles.sin()
+            return torch.cat([first * cos - second * sin, first * sin + second * cos, rest], -1)
+
+        return F.scaled_dot_product_attention(turned(q), turned(k), v)
+
+
 class Normed(Heads):
     """Queries and keys are normed over the width of a head."""
 
@@ -328,6 +345,7 @@ _ROWS = (
     form("zero_bias", ZeroBias),
     form("rotary_halves", lambda: RotaryAttention(DIM, 3, 4), qk=2, v=4),
     form("rotary_interleaved", InterleavedRotary, qk=2),
+    form("rotary_partial", PartialRotary, qk=2),
     form("layer_normed", lambda: Normed(nn.LayerNorm)),
     form("rms_normed", lambda: Normed(nn.RMSNorm)),
     form("rms_by_hand", NormedByHand),

@@ -16,7 +16,7 @@ from secateur.graph.capture import capture
 from secateur.graph.coupling import Coupling, couple
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
-from secateur.graph.widths import QK
+from secateur.graph.widths import QK, is_width
 from secateur.reconstruct import LayerStatistics, Settings, layer_statistics
 from secateur.reconstruct.gates import Gates, gates_of
 from secateur.reconstruct.heads import Parts, factors_of
@@ -196,3 +196,17 @@ def test_global_allocation_removes_queries_and_keys() -> None:
     )  # fmt: skip
     kept = {g.group: len(g.kept) for g in result.recipe.groups}
     assert kept["body.attn.q/qk"] == 2 < kept["body.attn.v/v"]
+
+
+def test_factors_of_a_partial_rotation_are_of_their_own_dimensions() -> None:
+    """Both groups stand along the width of the same product."""
+    architecture = FORMS["rotary_partial"].architecture
+    model, example = architecture.build(), architecture.example()
+    graph = capture(model, example)
+    coupling = couple(graph)
+    groups = [group for group in coupling.prunable if is_width(group) and group.name.endswith("/qk")]
+    found = [factors_of(coupling, graph, group)[0] for group in groups]
+    assert sorted(sorted(factor.at.tolist()) for factor in found) == [[0, 1, 2, 3], [4, 5]]
+    assert {tuple(factor.places.shape) for factor in found} == {(2, 2), (1, 2)}
+    result = secateur.prune(model, example, remove=0.5, samples=48, surrogate="uniform", input_bounds=(-1, 1))
+    assert result.history[-1].parameters < result.before.parameters

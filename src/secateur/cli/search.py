@@ -316,7 +316,7 @@ def search_command(
         **labelled(data, loaded, given),
         method=values(method),
         allocation=values(allocation),
-        round_to=[int(text) if text.isdigit() else text for text in values(round_to)],
+        round_to=[int(text) if text.isdecimal() else text for text in values(round_to)],
         quantize=values(quantize),
         trials=trials,
         sampler=sampler.value,  # type: ignore[arg-type]

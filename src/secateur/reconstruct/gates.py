@@ -134,10 +134,10 @@ def gates_of(stats: LayerStatistics, coupling: Coupling, parts: Sequence[Parts])
 def _empty(stats: LayerStatistics, part: Parts, queries: Factor, keys: Factor) -> Gates:
     """The gates without moments: which tensors take factors, tried on a few samples."""
     units, size = part.group.units, len(queries.units)
-    places = queries.units.argsort(stable=True).reshape(units, -1).T  # of each unit along the width
     none = Gates(torch.zeros(0), 1, (), None, stats.settings.ridge)
     if part.plain or size % units:
         return none
+    places = queries.places
     if part.group.normed:
         norms = _norms(part, queries, keys)
         tensors = tuple((slot.tensor, slot.axis, slot.positions.T[None]) for slot in norms)
@@ -233,8 +233,7 @@ def _moments(stats: LayerStatistics, wanted: Mapping[Parts, tuple[Factor, Gates]
 
 def _outer(queries: Factor, gates: Gates, value: Tensor, slope: Tensor | None) -> Tensor:
     """Σ f fᵀ over samples and positions; shape: (H, units · m, units · m)."""
-    units = int(queries.units.max()) + 1
-    places = queries.units.argsort(stable=True).reshape(units, -1).T
+    places = queries.places
     q, g = (
         x.permute(queries.order).flatten(3)[:, :, places.to(x.device)].double().cpu()
         for x in (value, torch.zeros_like(value) if slope is None else slope)

@@ -116,11 +116,18 @@ class Factor:
     key: tuple[str, str]
     node: fx.Node
     order: tuple[int, ...]  # the axes: samples, heads, width, tokens
-    units: Tensor  # of each index of the width
+    at: Tensor  # the indices of the width that are of the group: others pass by a partial rotation
+    units: Tensor  # of each of them
+
+    @property
+    def places(self) -> Tensor:
+        """The indices of each unit; shape: (indices of a unit, units)."""
+        count = int(self.units.max()) + 1
+        return self.at[self.units.argsort(stable=True)].reshape(count, -1).T
 
     def sums(self, value: Tensor) -> tuple[Tensor, Tensor, int]:
         """As `_Source.sums`, of the squares alone; those of keys about the mean of a sample."""
-        rows = value.permute(self.order).flatten(3).double()
+        rows = value.permute(self.order).flatten(3)[:, :, self.at.to(value.device)].double()
         if self.key[1] == "keys":
             rows = rows - rows.mean(3, keepdim=True)
         square = rows.square().sum((0, 3)).cpu()  # shape: (heads, width)
@@ -144,10 +151,9 @@ def factors_of(coupling: Coupling, graph: Graph, group: Group) -> list[Factor]:
                 break
             rest = [axis for axis in range(1, units.ndim) if axis not in (width, heads[0])]
             along = units.movedim(width, 0).flatten(1)[:, 0]
-            number = torch.searchsorted(own.sort().values, along.contiguous())
-            found.append(
-                Factor((group.name, name), factor, (0, heads[0], width, *rest), own.argsort()[number])
-            )
+            at = torch.isin(along, own).nonzero().flatten()
+            number = own.argsort()[torch.searchsorted(own.sort().values, along[at].contiguous())]
+            found.append(Factor((group.name, name), factor, (0, heads[0], width, *rest), at, number))
         if len(found) == 2:
             return found
     return []

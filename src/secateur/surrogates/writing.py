@@ -29,9 +29,10 @@ def written(source: Source, count: int) -> Samples:
     the best prior and is asked for hidden ones in ten rounds; where the mask's id is not known, these tokens
     are used as they are.
 
-    Cost: of a causal model, a forward pass for each token at most, or for as many tokens as cost no more than
-    using `count` samples does (see `effort`), eight at least; tokens after these are drawn from what stood
-    before them in the last pass but one. Ten passes a sample of a model that fills masks. Raises `InputError` for a model that scores no tokens.
+    Cost: of a causal model, a forward pass for each token at most, and in all no more than using `count`
+    samples does (see `effort`), but eight for each at least; tokens that these do not reach are drawn from
+    what the last pass but one left before them. Ten passes a sample of a model that fills masks. Raises
+    `InputError` for a model that scores no tokens.
     """
     text, known = source.text, source.tokenizer
     if text is None or text.kind == "other":
