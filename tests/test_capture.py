@@ -262,3 +262,10 @@ def test_control_flow_that_depends_on_data(architecture, capfd: pytest.CaptureFi
 def test_no_example_inputs(example: object, text: str) -> None:
     with pytest.raises(InputError, match=text):
         capture(mlp(), example)
+
+
+def test_names_of_several_lines_are_refused() -> None:
+    model = nn.Sequential()
+    model.add_module("a\nb", nn.Linear(2, 2))
+    with pytest.raises(CaptureError, match=r"named 'a\\nb'"):
+        capture(model.eval(), torch.rand(2, 2))

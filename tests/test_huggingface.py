@@ -492,3 +492,17 @@ def test_a_model_from_a_folder_can_be_written_as_a_graph(tmp_path: Path) -> None
     again: Any = secateur.load_model(tmp_path / "vit.pt2")
     inputs = inputs_for(model)
     close(outputs(again.module(), inputs), outputs(model, inputs), 1e-5)
+
+
+def test_uniform_layers_of_one_head_keep_its_widths(tmp_path: Path) -> None:
+    """A head width is that of queries, keys and values; of one head, those of values are no units."""
+    import transformers
+
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=1, intermediate_size=24, image_size=16,
+        patch_size=8, num_labels=3,
+    )  # fmt: skip
+    transformers.ViTForImageClassification(config).eval().save_pretrained(tmp_path)
+    how: dict[str, Any] = {"method": "scale", "samples": 32, "surrogate": "uniform", "uniform_layers": True}
+    result = secateur.prune(secateur.load_model(tmp_path), remove=0.3, **how)
+    assert isinstance(result.model, HuggingFaceModel)

@@ -393,3 +393,13 @@ def test_the_commands(tmp_path: Path) -> None:
 def defaults() -> dict[str, Any]:
     parameters = inspect.signature(secateur.prune).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name != "remove"}
+
+
+def test_a_folder_without_trials_has_nothing_to_lose(tmp_path: Path) -> None:
+    """Such as one of a search that was refused."""
+    first, second = (Question(kind="search", versions={}, asked={"samples": n}) for n in (1, 2))
+    Store(tmp_path, first, overwrite=False)
+    store = Store(tmp_path, second, overwrite=False)
+    (store.folder / "trials" / "0.json").write_text("{}")
+    with pytest.raises(InputError, match="holds another search"):
+        Store(tmp_path, first, overwrite=False)

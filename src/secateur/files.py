@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -148,8 +149,9 @@ def _folder_target(path: str | os.PathLike[str], replaceable: Callable[[Path], b
 
 
 def is_temporary(path: Path) -> bool:
-    """Whether a file was on its way to its name, by a run that writes or was killed."""
-    return path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX)
+    """Whether a file was on its way to its name, by a run that writes or was killed, or by safetensors."""
+    own = path.name.startswith(_PREFIX) and path.name.endswith(_SUFFIX)
+    return own or re.fullmatch(r"\.tmp[A-Za-z0-9_]{6}", path.name) is not None
 
 
 def _target(path: str | os.PathLike[str]) -> Path:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph.imported import Imported
+from secateur.graph.widths import QK, V
 from secateur.types import Group
 
 
@@ -51,9 +52,14 @@ def roles_of(model: object, groups: Sequence[Group], others: Sequence[Group]) ->
 
 
 def has_roles(model: object, groups: Iterable[Group]) -> bool:
-    """Whether each group has a role, so that `uniform_layers` need not leave it whole."""
+    """Whether each of these widths of heads has a role, so that `uniform_layers` need not leave it whole.
+
+    A head width of a configuration is that of queries, keys and values alike.
+    """
     said = getattr(model, "role_of", None) if isinstance(model, Imported) else None
-    return said is None or all(said(group) is not None for group in groups)
+    widths = list(groups)
+    of_keys, of_values = (sum(group.name.endswith(end) for group in widths) for end in (QK, V))
+    return said is None or (of_keys == of_values and all(said(group) is not None for group in widths))
 
 
 def _by_name(group: Group) -> str:

@@ -42,6 +42,8 @@ def check_size(shape: tuple[int, ...], dtype: np.dtype[Any], where: str) -> None
 
 def unreadable(path: str | os.PathLike[str], error: Exception, writer: str) -> InputError:
     """The error for an array file that numpy refuses; `writer` is the function of numpy that writes one."""
+    if isinstance(error, InputError):  # it says itself what is wrong
+        return error
     return InputError(
         f"cannot read the arrays of {path}: {error}. Write plain number arrays with numpy.{writer}; "
         "arrays of Python objects are pickles and are refused"

@@ -45,9 +45,14 @@ def capture(model: nn.Module | ExportedProgram, example_inputs: ExampleInputs | 
 
     Raises:
         CaptureError: the model is no float module in eval mode (see `fitness`), its weights are not finite,
-            it refuses the inputs, its control flow depends on data, or it fixes the batch size.
+            it refuses the inputs, its control flow depends on data, it fixes the batch size, or the name of a
+            layer has several lines.
         InputError: there are no example inputs, or they hold values that a graph cannot take.
     """
+    if isinstance(model, nn.Module):
+        for name, _ in model.named_modules():
+            if len(name.splitlines()) > 1:
+                raise CaptureError(f"torch.export cannot write a layer named {name!r}; give it one line")
     return graph_of(model, *_exported(model, example_inputs))
 
 

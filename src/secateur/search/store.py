@@ -53,13 +53,13 @@ class Store:
             self.folder.mkdir(parents=True, exist_ok=True)
         found = _read(self.folder / QUESTION, Question)
         if found is not None and found != question:
-            if not overwrite:
+            if not overwrite and any((self.folder / TRIALS).glob("*")):
                 raise InputError(
                     f"{folder} holds another {found.kind}, with other {_differing(found, question)}; give "
                     "another folder, or overwrite=True (--overwrite) to lose that one"
                 )
             self._clear()
-            found = None
+            found, overwrite = None, True  # nothing is left to lose
         others = [path.name for path in self.folder.iterdir() if not is_temporary(path)]
         if found is None and others and not overwrite:
             raise InputError(
