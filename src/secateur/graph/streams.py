@@ -65,8 +65,8 @@ def couple_streams(graph: Graph) -> Coupling:
         refused |= wrong
     if not found:
         told = "; ".join(dict.fromkeys(refused.values())) or (
-            "the model has no layer norm or RMS norm whose weight is a factor as it stands (1 + weight, as in "
-            "Gemma, is not followed)"
+            "the model has no layer norm or RMS norm whose weight is a factor as it stands (1 + weight, as "
+            "in Gemma, is not followed)"
         )
         raise NothingToPruneError(
             f"streams: no stream of this model can be cut: {told}. Prune without streams, or give a model "
