@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import networks
 import secateur
 from networks import training, transformers
-from networks.data import Samples, arrays_of, samples
+from networks.data import Samples, published
 from secateur.errors import SecateurWarning
 from secateur.graph.widths import crossed_by_widths
 from shared import arguments, machine, markdown
@@ -88,8 +88,7 @@ class Subject:
 def subject(name: str, shared: Path) -> Subject:
     if name in transformers.NETWORKS:
         data = transformers.NETWORKS[name].data
-        arrays = arrays_of(shared / "data" / f"{data}.npz")
-        test, own = samples(data, arrays, "test"), samples(data, arrays, "oracle")
+        test, own = published(data, shared / "data")
         options: dict[str, Any] = {"input_bounds": (0.0, 1.0)}
         return Subject(transformers.load(name), data, "report", options, test, own.images)
     found = networks.load(name, WEIGHTS, shared)

@@ -23,7 +23,7 @@ import torch
 
 import secateur
 from networks import standard
-from networks.data import arrays_of, samples
+from networks.data import published
 from secateur.errors import SecateurWarning
 from shared import arguments, machine, markdown
 
@@ -62,8 +62,7 @@ def main() -> None:
 
 def row(name: str, remove: str, method: str, options: argparse.Namespace) -> dict[str, Any]:
     model = standard.load(name, options.weights)
-    arrays = arrays_of(options.shared / "data" / "cifar10.npz")
-    test, oracle = samples("cifar10", arrays, "test"), samples("cifar10", arrays, "oracle")
+    test, oracle = published("cifar10", options.shared / "data")
     how = METHODS[method] | ({"calibration": oracle.images} if method == "real data" else {})
     begin = time.perf_counter()
     result = secateur.prune(
@@ -89,12 +88,12 @@ def row(name: str, remove: str, method: str, options: argparse.Namespace) -> dic
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = []
-    for name, remove, published in ROWS:
+    for name, remove, theirs in ROWS:
         found = [rows.get(f"{name}|{remove}|{method}") for method in METHODS]
         if first := next((f for f in found if f), None):
             left = (f"{100 * first[of]:.0f} %" for of in ("parameters", "macs"))
             values = (f"{100 * f['after']:.1f}" if f else "" for f in found)
-            lines.append([f"`{name}`", remove, *left, f"{100 * first['before']:.1f}", *values, published])
+            lines.append([f"`{name}`", remove, *left, f"{100 * first['before']:.1f}", *values, theirs])
     header = ["network", "removed", "parameters left", "MACs left", "before", *METHODS, "published"]
     return markdown(header, lines)
 

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import secateur
 from networks import transformers
-from networks.data import arrays_of, samples
+from networks.data import published
 from shared import arguments, machine, markdown
 
 REAL = 128  # sequences that are given as calibration
@@ -171,9 +171,7 @@ def of_text(name: str, packages: Path) -> Measure:
 def of_pictures(name: str, shared: Path) -> Measure:
     """A function that prunes a network of pictures and measures its accuracy on all test images."""
     model = transformers.load(name)
-    data = transformers.NETWORKS[name].data
-    arrays = arrays_of(shared / "data" / f"{data}.npz")
-    test, own = samples(data, arrays, "test"), samples(data, arrays, "oracle")
+    test, own = published(transformers.NETWORKS[name].data, shared / "data")
 
     def measure(run: Run, share: float) -> dict[str, Any]:
         began = time.process_time()

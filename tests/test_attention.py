@@ -152,10 +152,8 @@ def test_turned_heads_compute_the_same(name: str) -> None:
     inputs = doubled(batch_of(graph.example, 4, seed=9))
     for a, b in zip(run(graph, inputs, before), run(graph, inputs, after), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-7)
-    rotary, normed = (
-        name in ("rotary_halves", "rotary_interleaved"),
-        "normed" in name or name == "rms_by_hand",
-    )
+    rotary = name in ("rotary_halves", "rotary_interleaved")
+    normed = "normed" in name or name == "rms_by_hand"
     if name not in ("heads_first_fused", "rms_shared"):
         assert widths.costs
         moved = {turn.tensor.rpartition(".")[0].rpartition(".")[2] for turn in widths.turns}

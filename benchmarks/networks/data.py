@@ -99,6 +99,12 @@ def publish(name: str, packages_folder: Path, folder: Path) -> None:
     write(path, kept)
 
 
+def published(name: str, folder: Path) -> tuple[Samples, Samples]:
+    """Test and oracle samples, from NAME.npz in `folder`."""
+    arrays = arrays_of(folder / f"{name}.npz")
+    return samples(name, arrays, "test"), samples(name, arrays, "oracle")
+
+
 def samples(name: str, arrays: Arrays, part: str) -> Samples:
     """The samples of one part (`train`, `test` or `oracle`)."""
     images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]

@@ -9,7 +9,6 @@ here. Inputs are (pictures − MEAN) / STD. Test data only measure here.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -21,8 +20,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import size_networks
+
 from . import data
-from .transformers.training import moved
+from .command import arguments
+from .training import measure, outputs_of, taken
+from .transformers.training import decayed, moved
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
 BATCH, RATE, DECAY = 512, 0.4, 5e-4
@@ -30,8 +33,7 @@ _VGG16 = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 512, 
 
 
 def conv_bn(i: int, o: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(i, o, kernel, stride, kernel // 2, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(o))
+    return nn.Sequential(*size_networks.conv_bn(i, o, kernel, stride))
 
 
 class Block(nn.Module):
@@ -83,15 +85,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m networks.standard",
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="default: all")
-    parser.add_argument("--packages", type=Path, required=True, help="folder with the packages")
+    parser = arguments(__doc__, "networks.standard", "default: all")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
     asked.output.mkdir(parents=True, exist_ok=True)
     train, test = data.training("cifar10", asked.packages)
@@ -120,8 +115,7 @@ def kept(model: nn.Module) -> dict[str, Tensor]:
 
 
 def normalised(x: Tensor) -> Tensor:
-    mean, std = (torch.tensor(v, device=x.device).reshape(3, 1, 1) for v in (MEAN, STD))
-    return (x - mean) / std
+    return taken(x, MEAN, STD)
 
 
 def trained(name: str, samples: data.Samples, device: str, seed: int = 0) -> nn.Module:
@@ -131,10 +125,7 @@ def trained(name: str, samples: data.Samples, device: str, seed: int = 0) -> nn.
     model = build().to(device, memory_format=torch.channels_last).train()
     x, labels = normalised(samples.images.to(device)), samples.labels.to(device)
     steps = passes * math.ceil(len(x) / BATCH)
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    groups = [{"params": matrices, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, RATE, momentum=0.9, nesterov=True)
+    optimizer = torch.optim.SGD(decayed(model, DECAY), RATE, momentum=0.9, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, RATE, total_steps=steps, pct_start=0.2, cycle_momentum=False
     )
@@ -153,14 +144,10 @@ def trained(name: str, samples: data.Samples, device: str, seed: int = 0) -> nn.
     return model.eval().to(memory_format=torch.contiguous_format).cpu()
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, samples: data.Samples, device: str = "cpu") -> float:
-    model = model.to(device)
-    right = 0
-    for images, labels in zip(samples.images.split(500), samples.labels.split(500), strict=True):
-        right += int((model(normalised(images.to(device))).argmax(1).cpu() == labels).sum())
-    model.cpu()
-    return right / len(samples.labels)
+    """`model` is moved to `device`."""
+    outputs = outputs_of(model.to(device), normalised(samples.images.to(device))).cpu()
+    return measure("classes", outputs, samples)["accuracy"]
 
 
 if __name__ == "__main__":

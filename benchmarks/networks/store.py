@@ -119,7 +119,7 @@ def load(name: str, folder: Path = FOLDER, shared: Path = SHARED) -> Network:
     model = build(recipe, shape, data.DATA[recipe.data].outputs)
     model.load_state_dict(load_file(folder / f"{name}.safetensors"))
     where = shared / "data" if data.DATA[recipe.data].shared else folder / "data"
-    arrays = data.arrays_of(where / f"{recipe.data}.npz")
+    test, oracle = data.published(recipe.data, where)
     return Network(
         recipe,
         model.eval(),
@@ -128,8 +128,8 @@ def load(name: str, folder: Path = FOLDER, shared: Path = SHARED) -> Network:
         tuple(row["mean"]),
         tuple(row["std"]),
         row["measures"],
-        data.samples(recipe.data, arrays, "test"),
-        data.samples(recipe.data, arrays, "oracle"),
+        test,
+        oracle,
     )
 
 

@@ -37,7 +37,8 @@ def taken(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Te
     if not mean:
         return images
     shape = (-1, *[1] * (images.ndim - 2))
-    return (images - torch.tensor(mean).reshape(shape)) / torch.tensor(std).reshape(shape)
+    first, second = (torch.tensor(v, device=images.device).reshape(shape) for v in (mean, std))
+    return (images - first) / second
 
 
 def train(recipe: Recipe, samples: Samples) -> tuple[nn.Module, float]:

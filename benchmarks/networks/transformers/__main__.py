@@ -9,26 +9,19 @@ On a GPU each takes a few minutes, on two cores hours. DIR holds the packages th
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .. import data
+from ..command import arguments
 from . import store, texts, training
 from .table import NETWORKS, Network
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        prog="python -m networks.transformers",
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME", help="train these, whether trained or not")
-    parser.add_argument("--packages", type=Path, required=True, help="folder with the packages")
-    parser.add_argument("--device", default="cpu")
+    parser = arguments(__doc__, "networks.transformers", "train these, whether trained or not")
     asked = parser.parse_args()
     for name in asked.names or [name for name in NETWORKS if name not in store.read_index()]:
         row = NETWORKS[name]

@@ -31,13 +31,7 @@ def train(
     model = row.build(row.dropout).train().to(device)
     x, labels = x.to(device), labels.to(device)
     steps = int(row.passes * len(x) / row.batch)
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": DECAY}, {"params": plain, "weight_decay": 0.0}],
-        row.rate,
-        (0.9, 0.98),
-    )
+    optimizer = torch.optim.AdamW(decayed(model, DECAY), row.rate, (0.9, 0.98))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, row.rate, total_steps=steps, pct_start=0.1, cycle_momentum=False
     )
@@ -61,6 +55,13 @@ def train(
             print(f"{row.name} step {step} of {steps} loss {float(running):.3f} {seconds:.0f} s", flush=True)
     row_of_index = {"loss": round(float(running), 4), "steps": steps, "device": device}
     return model.eval().cpu(), {**row_of_index, "seconds": round(time.perf_counter() - began)}
+
+
+def decayed(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Parameters for an optimiser, of which matrices and kernels decay."""
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    return [{"params": matrices, "weight_decay": decay}, {"params": plain, "weight_decay": 0.0}]
 
 
 def _classes(model: nn.Module, x: Tensor, labels: Tensor) -> Tensor:

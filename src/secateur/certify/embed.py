@@ -9,7 +9,6 @@ checked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -227,8 +226,10 @@ def _check_outputs(
     ours = run(graph, samples, full, dtype=torch.float64)
     theirs = run(pruned, samples, dtype=torch.float64)
     for a, b in zip(ours, theirs, strict=True):
-        close = partial(torch.allclose, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
-        if a.shape != b.shape or not close(a.double(), b.double()):
+        alike = a.shape == b.shape and torch.allclose(
+            a.double(), b.double(), rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True
+        )
+        if not alike:
             raise InputError(
                 "the pruned model does not compute what its tensors compute in the original's graph; certify "
                 "needs an original and its own pruned form, both from secateur"

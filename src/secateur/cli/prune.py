@@ -568,7 +568,7 @@ def _method_options(method: str, pairs: list[str]) -> dict[str, float | int]:
     for pair in pairs:
         name, _, value = pair.partition("=")
         try:
-            options[name] = int(value) if value.lstrip("+-").isdigit() else float(value)
+            options[name] = int(value) if value.lstrip("+-").isdecimal() else float(value)
         except ValueError:
             known = ", ".join(f"{k}={v}" for k, v in options_of(method).items()) or "none"
             raise InputError(f"--option {pair}: write name=number; {method} has {known}") from None
