@@ -279,24 +279,24 @@ def test_other_sizes_and_times_are_refused(settings: dict[str, Any], message: st
 
 
 def test_a_time_budget_chooses_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 6 passes a sample, 1,792 passes beside
-    pace = Pace(seconds=1e-3, work=1e12, steps=1, drawn=True, judged=512, solves=SolveTime())
-    assert pace.estimate(1000) == pytest.approx(6 + 1.792)
-    assert replace(pace, steps=2, drawn=False).estimate(1000) == pytest.approx(6 + 1.792)
-    assert pace.affordable(3.0, 1000) == 201
-    assert pace.affordable(0.1, 1000) == 32 and pace.affordable(100.0, 1000) == 1000
-    assert pace.affordable(0.1, 16) == 16
+    # 6 passes a sample, 1,792 passes beside; slow ones, so that the run itself is within its budget
+    pace = Pace(seconds=1e-2, work=1e12, steps=1, drawn=True, judged=512, solves=SolveTime())
+    assert pace.estimate(1000) == pytest.approx(60 + 17.92)
+    assert replace(pace, steps=2, drawn=False).estimate(1000) == pytest.approx(60 + 17.92)
+    assert pace.affordable(30.0, 1000) == 201
+    assert pace.affordable(1.0, 1000) == 32 and pace.affordable(1000.0, 1000) == 1000
+    assert pace.affordable(1.0, 16) == 16
     monkeypatch.setattr(import_module("secateur.prune"), "_pace", lambda task, request: pace)
     architecture = ARCHITECTURES["cnn_batch_norm"]
     settings = {"samples": 64, "surrogate": "shapes", "normalize": "none", "remove": 0.5}
-    result = secateur.prune(architecture.build(), architecture.example(), budget=2.0, **settings)
+    result = secateur.prune(architecture.build(), architecture.example(), budget=20.0, **settings)
     assert (result.recipe.request.samples, result.recipe.request.budget, result.recipe.used.samples) == (
         64,
-        2,
+        20,
         34,
     )
-    with pytest.warns(SecateurWarning, match="budget: the run takes about 2 s with 32 samples, the fewest"):
-        secateur.prune(architecture.build(), architecture.example(), budget=0.5, **settings)
+    with pytest.warns(SecateurWarning, match="budget: the run takes about 20 s with 32 samples, the fewest"):
+        secateur.prune(architecture.build(), architecture.example(), budget=5.0, **settings)
 
 
 @pytest.mark.parametrize(("given", "samples", "judged_on"), [(2000, 32, 512), (300, 32, 100), (30, 20, 10)])

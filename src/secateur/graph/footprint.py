@@ -13,9 +13,11 @@ from torch.utils import _pytree as pytree
 
 from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
+from secateur.graph.node import kind
 
 BATCH_BYTES = 2**26  # that the values of one batch may take
 _LARGEST = 512  # samples of a batch
+_SPATIAL = {*(f"conv{way}{rank}d" for way in ("", "_transpose") for rank in (1, 2, 3)), "batch_norm"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,6 +27,7 @@ class Footprint:
     nodes: tuple[fx.Node, ...]  # of the graph, in execution order
     numbers: Mapping[fx.Node, int]  # in the value of an op
     last_use: Mapping[fx.Node, int]  # node → index of the last node that reads it; −1: none
+    positions: Mapping[fx.Node, int]  # of a channel in space, in the value of a convolution or batch norm
 
     def alive(self, index: int) -> list[fx.Node]:
         """Ops before `index` whose values the nodes from `index` on still read."""
@@ -77,11 +80,13 @@ def footprint(graph: Graph) -> Footprint:
 
 
 def _measured(graph: Graph) -> Footprint:
-    numbers, samples = dict[fx.Node, int](), len(graph.example[0])
+    numbers, positions, samples = dict[fx.Node, int](), dict[fx.Node, int](), len(graph.example[0])
 
     def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
         parts = (x for x in pytree.tree_leaves(value) if isinstance(x, Tensor))
         numbers[node] = max(1, sum(-(-x.numel() // samples) for x in parts))
+        if kind(node) in _SPATIAL and isinstance(value, Tensor):
+            positions[node] = value.shape[2:].numel()
 
     run(graph, graph.example, observe=observe)
     nodes = tuple(node for node in graph.nodes if node.op != "output")
@@ -89,7 +94,7 @@ def _measured(graph: Graph) -> Footprint:
     last_use = {
         node: max((index[user] for user in node.users if user in index), default=-1) for node in nodes
     }
-    return Footprint(nodes, numbers, last_use)
+    return Footprint(nodes, numbers, last_use, positions)
 
 
 def batch_size(numbers: int, inputs: Sequence[Tensor]) -> int:

@@ -154,6 +154,12 @@ def batches(inputs: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]
         yield tuple(x[start : start + size] for x in inputs)
 
 
+def evenly(count: int, few: int) -> list[int]:
+    """`few` of `count` numbers, or all, evenly spread: samples of one kind lie beside each other."""
+    few = min(few, count)
+    return [i * count // few for i in range(few)]
+
+
 def sizes_of_values(graph: Graph) -> list[int]:
     """How many numbers each value holds for one sample. Cost: one pass of the example."""
     found, samples = list[int](), len(graph.example[0])

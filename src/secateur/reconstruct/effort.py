@@ -76,7 +76,7 @@ def solve_time(
         d, o = shape.features, shape.outputs
         refits += mac * shape.blocks * d * d * (_FACTORS * d + _PRODUCTS * o)
         positions = max(1, sizes.numbers[reader.node] // (shape.blocks * o))
-        rows.append(Rows(positions, rows_wanted(settings, d), mac * shape.blocks * d * (d + o)))
+        rows.append(Rows(positions, rows_wanted(settings, d, shape.blocks), mac * shape.blocks * d * (d + o)))
     return SolveTime(eliminations, refits, tuple(rows))
 
 

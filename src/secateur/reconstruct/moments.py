@@ -101,7 +101,7 @@ class MomentSum:
         self._x.append(x)
         self._y.append(y)
         self._waiting += x.shape[1]
-        if self._waiting >= max(_ROWS, _most_kept(x.shape[2])):
+        if self._waiting >= max(_at_once(*x.shape[::2]), _most_kept(x.shape[2])):
             self._multiply()
 
     def total(self) -> Moments | FewRows:
@@ -126,6 +126,11 @@ def sum_of(parts: Sequence[Moments | FewRows]) -> Moments | FewRows:
         return FewRows(torch.cat([part.x for part in rows], 1), torch.cat([part.y for part in rows], 1))
     first, *rest = (Moments.of(p.x, p.y) if isinstance(p, FewRows) else p for p in parts)
     return sum(rest, first)
+
+
+def _at_once(blocks: int, features: int) -> int:
+    """Rows that are multiplied at once, at least; of many channel groups as few as are worth a product."""
+    return min(_ROWS, max(16 * features, _ROWS // blocks))
 
 
 def _most_kept(features: int) -> int:

@@ -22,6 +22,7 @@ from secateur.reconstruct.naming import naming
 _WIDE = 2048  # outputs beyond which S is not made
 # share of the mean of its diagonal that is added to it, against directions that no sample moved
 _DAMPING = 1e-3
+_POSITIONS = 1024  # of each sample, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +95,7 @@ def sensitivities(
         generator = torch.Generator().manual_seed(seed + number * size)
         values, slopes = gradients(graph, wanted, tensors, part, generator)
         return {
-            node: _rows(wanted[node], value, gradient)
+            node: _rows(wanted[node], value, gradient, generator)
             for (node, value), gradient in zip(values.items(), slopes, strict=True)
         }
 
@@ -110,11 +111,16 @@ def sensitivities(
     return roots
 
 
-def _rows(consumer: Consumer, value: Tensor, gradient: Tensor | None) -> Tensor:
-    """Gradients at all positions of a consumer's output; shape: (B, rows, O)."""
+def _rows(consumer: Consumer, value: Tensor, gradient: Tensor | None, generator: torch.Generator) -> Tensor:
+    """Gradients at positions of a consumer's output, times the root of how many each stands for.
+
+    Shape: (B, rows, O).
+    """
     g = torch.zeros_like(value) if gradient is None else gradient
-    at = torch.arange(consumer.view.positions(g), device=g.device)
+    positions = consumer.view.positions(g)
+    at = torch.randperm(positions, generator=generator)[:_POSITIONS].to(g.device)
     rows = consumer.view.outputs(g, at).unflatten(1, (consumer.blocks, -1)).movedim(1, 0).double().cpu()
+    rows *= (positions / len(at)) ** 0.5
     # √x and the like have no finite slope at 0; the other samples still tell the costs
     finite: Tensor = rows.nan_to_num(0.0, 0.0, 0.0)
     return finite

@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from secateur.errors import InputError
 from secateur.graph.coupling import Coupling
 from secateur.graph.graph import Graph
+from secateur.graph.interpret import evenly
 from secateur.graph.stream import Stream
 from secateur.graph.widths import is_width
 from secateur.reconstruct.elimination import Problem
@@ -26,6 +27,7 @@ from secateur.types import Group, Interval, Samples
 
 _SENSED = 256  # samples of the backward pass
 _ROWS_PER_FEATURE = 8
+_ROWS_PER_FEATURE_OF_BLOCKS = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +88,7 @@ def layer_statistics(
         for weight in dict.fromkeys(slot.tensor for slot in group.having("consumer")):
             readers[weight] = (*readers.get(weight, ()), group)
     original = {**plain, **samples.tensors}
-    few = [x[:_SENSED] for x in samples.inputs]
+    few = [x[evenly(len(x), _SENSED)] for x in samples.inputs]
     read = [consumer for weight in readers for consumer in consumers[weight]]
     roots = sensitivities(graph, read, original, few, seed)
     return LayerStatistics(
@@ -117,15 +119,20 @@ def rows_at(stats: LayerStatistics, reading: Reading) -> Rows:
     consumer = reading.consumer
     weight = stats.original[consumer.weight]
     features = weight.shape[consumer.view.axis] * consumer.taps
-    share = max(1, -(-rows_wanted(stats.settings, features) // reading.samples))
+    share = max(1, -(-rows_wanted(stats.settings, features, consumer.blocks) // reading.samples))
     generator = torch.Generator().manual_seed(stats.seed + reading.start)
     blocks = blocks_of_rows(consumer, reading.arguments, reading.pruned, reading.target, share, generator)
     return list(blocks)
 
 
-def rows_wanted(settings: Settings, features: int) -> int:
-    """How many rows the moments of a layer are taken from, at least, where there are as many."""
-    return max(settings.rows, _ROWS_PER_FEATURE * features)
+def rows_wanted(settings: Settings, features: int, blocks: int = 1) -> int:
+    """How many rows the moments of a layer are taken from, at least, where there are as many.
+
+    In each of several channel groups few features are fitted: with as many rows for each of them as for one
+    of a layer of 128, nothing is gained by more.
+    """
+    few = settings.rows if blocks == 1 else min(settings.rows, _ROWS_PER_FEATURE_OF_BLOCKS * features)
+    return max(few, _ROWS_PER_FEATURE * features)
 
 
 def without_bias(stats: LayerStatistics, consumer: Consumer, total: Moments | FewRows) -> Moments | FewRows:

@@ -10,6 +10,7 @@ from secateur.graph.batch_norm import running_statistics
 from secateur.graph.graph import Graph
 from secateur.graph.node import kind
 from secateur.graph.stages import Arrival, run_stages
+from secateur.surrogates.channel_moments import ChannelMoments
 from secateur.surrogates.source import Inputs, Source
 from secateur.types import Samples
 
@@ -45,34 +46,24 @@ class _Standardise:
 
     def __init__(self, graph: Graph, share: float) -> None:
         self.tensors, self.changed, self.share = dict(graph.tensors), dict[str, Tensor](), share
-        self._count, self._mean, self._square = 0, torch.zeros(()), torch.zeros(())
+        self._sum: ChannelMoments | None = None
 
     def wants(self, node: fx.Node, differs: bool) -> bool:
         return True
 
-    def measure(self, arrival: Arrival) -> tuple[int, Tensor, Tensor]:
-        """The count, the mean and the sum of squares about it, of each channel."""
-        x = arrival.arguments(arrival.networks.of_original)["input"].double()
-        axes = [axis for axis in range(x.ndim) if axis != 1]
-        variance, mean = torch.var_mean(x, axes, correction=0)
-        count = x.numel() // x.shape[1]
-        return count, mean, variance * count
+    def measure(self, arrival: Arrival) -> ChannelMoments:
+        return ChannelMoments.of(arrival.arguments(arrival.networks.of_original)["input"])
 
-    def add(self, found: tuple[int, Tensor, Tensor]) -> None:
-        """After Chan, Golub & LeVeque 1979: sums about the means of two parts, joined."""
-        count, mean, square = found
-        total, gap = self._count + count, mean - self._mean
-        self._square = self._square + square + gap.square() * (self._count * count / total)
-        self._mean = self._mean + gap * (count / total)
-        self._count = total
+    def add(self, found: ChannelMoments) -> None:
+        self._sum = found if self._sum is None else self._sum + found
 
     def finish(self, node: fx.Node) -> None:
         names = running_statistics(node)
-        assert names is not None
-        for name, found in zip(names, (self._mean, self._square / self._count), strict=True):
+        assert names is not None and self._sum is not None
+        for name, found in zip(names, (self._sum.mean, self._sum.variance), strict=True):
             self.changed[name] = torch.lerp(self.tensors[name].double().cpu(), found, self.share)
         self.tensors |= self.changed
-        self._count, self._mean, self._square = 0, torch.zeros(()), torch.zeros(())
+        self._sum = None
 
 
 def _noise(source: Source, index: int, count: int) -> Tensor:

@@ -162,8 +162,7 @@ def _judged(source: Source, found: Sequence[Family], effort: Effort) -> list[tup
     probes = max(_FEWEST, min(effort.probes, _NUMBERS // source.sizes.peak))
     draws = (chosen(source, family, probes, effort.candidates) for family in found)
     if has_batch_norm(source):
-        judged = torch.no_grad()(mismatch)
-        scores = [-float(judged(source, x)) for x in draws]
+        scores = [-mismatch(source, x) for x in draws]
     else:
         kept = list(draws)  # directions come after all draws
         directions = draw_probes(source, kept[0])

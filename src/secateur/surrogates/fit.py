@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from secateur.graph.batch_norm import running_statistics
 from secateur.graph.interpret import run
 from secateur.graph.node import kind
+from secateur.surrogates.channel_moments import ChannelMoments
 from secateur.surrogates.forward import as_log_probabilities
 from secateur.surrogates.source import Source
 
@@ -36,32 +37,6 @@ class Fit:
     spread: float  # deviation of the scores of one image
 
 
-@dataclass(frozen=True, eq=False)
-class _Moments:
-    """Of each channel over samples and space."""
-
-    count: int
-    total: Tensor
-    square: Tensor
-
-    @staticmethod
-    def of(x: Tensor) -> _Moments:
-        variance, mean = torch.var_mean(x, [axis for axis in range(x.ndim) if axis != 1], correction=0)
-        count, mean = x.numel() // x.shape[1], mean.double()
-        return _Moments(count, count * mean, count * (variance.double() + mean.square()))
-
-    def __add__(self, other: _Moments) -> _Moments:
-        return _Moments(self.count + other.count, self.total + other.total, self.square + other.square)
-
-    @property
-    def mean(self) -> Tensor:
-        return self.total / self.count
-
-    @property
-    def variance(self) -> Tensor:
-        return (self.square / self.count - self.mean.square()).clamp(min=_TINY)
-
-
 def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
     """The fit of all images in `parts`, each (n, c, h, w) as the model takes them.
 
@@ -70,7 +45,7 @@ def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
     """
     norms = dict(list(_remembering(source).items())[:_FIRST])
     layers = [node for node in source.graph.nodes if kind(node) in _LAYERS][:_FIRST]
-    units, nearest, scores = dict[fx.Node, _Moments](), list[float](), list[Tensor]()
+    units, nearest, scores = dict[fx.Node, ChannelMoments](), list[float](), list[Tensor]()
     for part in parts:
         seen, output = _moments(source, {*layers, *norms}, part)
         nearest.append(_mean([_distance(seen[x], *norms[x]) for x in norms if x in seen]))
@@ -85,13 +60,13 @@ def fit(source: Source, parts: Sequence[Tensor], *, classes: bool) -> Fit:
 
 def _moments(
     source: Source, nodes: Collection[fx.Node], part: Tensor
-) -> tuple[dict[fx.Node, _Moments], Tensor]:
+) -> tuple[dict[fx.Node, ChannelMoments], Tensor]:
     """Moments of the values of `nodes` on one part, and the first output. Cost: one forward pass."""
-    found = {node: _Moments.of(part) for node in source.graph.inputs if node in nodes}
+    found = {node: ChannelMoments.of(part) for node in source.graph.inputs if node in nodes}
 
     def observe(node: fx.Node, args: tuple[Any, ...], value: Any) -> None:
         if node in nodes and value.ndim in (2, 4):
-            found[node] = _Moments.of(value)
+            found[node] = ChannelMoments.of(value)
 
     return found, run(source.graph, [part], observe=observe)[0]
 
@@ -107,13 +82,15 @@ def _remembering(source: Source) -> dict[fx.Node, tuple[Tensor, Tensor]]:
     return found
 
 
-def _distance(moments: _Moments, mean: Tensor, variance: Tensor) -> float:
+def _distance(moments: ChannelMoments, mean: Tensor, variance: Tensor) -> float:
     ratio = (moments.variance / variance + _FLOOR).log()
     return float(((moments.mean - mean).square() / variance + 0.5 * ratio.square()).log1p().mean())
 
 
-def _off_zero(moments: _Moments) -> float:
-    return float(torch.log1p(moments.mean.square() / moments.variance).clamp(max=_FAR).mean())
+def _off_zero(moments: ChannelMoments) -> float:
+    return float(
+        torch.log1p(moments.mean.square() / moments.variance.clamp(min=_TINY)).clamp(max=_FAR).mean()
+    )
 
 
 def _of_classes(scores: Sequence[Tensor]) -> tuple[int, float, float]:
