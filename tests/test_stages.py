@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import secateur
 from architectures import ARCHITECTURES
@@ -32,6 +32,7 @@ from secateur.graph import stages, workers
 from secateur.graph.capture import capture
 from secateur.graph.coupling import couple
 from secateur.graph.footprint import batch_size, footprint, multiplications
+from secateur.graph.node import kind
 from secateur.graph.store import Both, Scratch, Store
 from secateur.graph.workers import in_order
 from secateur.pace import Pace
@@ -49,8 +50,10 @@ def pruned(name: str, **settings: Any) -> str:
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that the samples of a test make several batches."""
+    """So that the samples of a test make several batches, of which early layers see some."""
     monkeypatch.setattr(footprints, "BATCH_BYTES", 2**16)
+    monkeypatch.setattr(stages, "_FEWEST", 8)
+    monkeypatch.setattr(stages, "_POSITIONS", 2**10)
 
 
 @pytest.mark.parametrize("name", ["resnet_basic", "densenet", "vision_transformer", "mobilenet"])
@@ -62,6 +65,46 @@ def test_results_do_not_depend_on_where_values_wait(
         turns = cycle(places)
         monkeypatch.setattr(stages, "_where", lambda *given, turns=turns: next(turns))
         assert pruned(name) == expected, places
+
+
+@pytest.mark.parametrize("memory", [2**30, 0])
+def test_layers_with_many_positions_see_fewer_samples(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Evenly spread batches; the others catch up, from whatever node their values wait before."""
+    monkeypatch.setattr(footprints, "BATCH_BYTES", 1)  # batches of one sample
+    monkeypatch.setattr(stages, "_FEWEST", 4)
+    monkeypatch.setattr(stages, "_POSITIONS", 2**9)
+    torch.manual_seed(0)
+    pool = nn.MaxPool2d(2)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), pool, nn.Conv2d(2, 2, 3, padding=1), pool,
+                          nn.Conv2d(2, 2, 3, padding=1), nn.Flatten(), nn.Linear(32, 3)).eval()  # fmt: skip
+    x = torch.rand(16, 1, 16, 16)
+    graph = capture(model, x[:2])
+    stops = [
+        node for node in graph.nodes if node.op == "call_function" and kind(node) in ("conv2d", "linear")
+    ]
+    starts, outputs = list[list[int]](), list[list[Tensor]]()
+
+    class Visitor:
+        def wants(self, node: Any, differs: bool) -> bool:
+            starts.append([])
+            outputs.append([])
+            return True
+
+        def measure(self, arrival: stages.Arrival) -> tuple[int, int, Tensor]:
+            return arrival.start, arrival.samples, arrival.output()
+
+        def add(self, found: tuple[int, int, Tensor]) -> None:
+            starts[-1].append(found[0])
+            outputs[-1].append(found[2])
+            assert found[1] == {256: 4, 64: 8}.get(found[2][0, 0].numel(), 16)
+
+        def finish(self, node: Any) -> None:
+            pass
+
+    stages.run_stages(graph, stops, graph.tensors, graph.tensors, [x], Visitor(), memory)
+    assert starts == [[0, 4, 8, 12], [*range(0, 16, 2)], [*range(16)], [*range(16)]]
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(outputs[-1]), model(x))
 
 
 def test_results_do_not_depend_on_the_number_of_workers(

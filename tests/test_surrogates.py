@@ -16,7 +16,7 @@ from secateur.bounds.box import input_box
 from secateur.errors import InputError
 from secateur.graph.capture import capture
 from secateur.graph.example import ExampleInputs
-from secateur.surrogates import SURROGATES, Source, choice
+from secateur.surrogates import SURROGATES, Source, batch_norm, choice
 from secateur.surrogates.batch_norm import match_batch_norm, mismatch
 from secateur.surrogates.evidence import agreement, draw_probes
 from secateur.surrogates.families import _drawings, families
@@ -144,6 +144,22 @@ def test_inversion_finds_the_running_statistics() -> None:
     noise = inputs_of(source, "uniform", 64)
     before, after = (mismatch(source, x) for x in (noise, match_batch_norm(source, noise)))
     assert after < 0.5 * before
+
+
+def test_the_gradient_of_the_mismatch_is_that_of_all_inputs_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In batches, against one differentiable pass: (μ − μ₀)²/σ₀² + ½ log²(σ²/σ₀²), the mean over channels."""
+    monkeypatch.setattr(batch_norm, "gradient_batch", lambda *given: 5)
+    model = classifier((2, 8, 8), norm=True)
+    source = source_of(model, torch.zeros(2, 2, 8, 8))
+    (x,) = inputs_of(source, "uniform", 16)
+    leaf = x.clone().requires_grad_()
+    variance, mean = torch.var_mean(model[0](leaf), (0, 2, 3), correction=0)
+    known = model[1].running_var + 1e-6
+    ratio = (variance / known + 1e-6).log()
+    distance = ((mean - model[1].running_mean).square() / known + 0.5 * ratio.square()).mean()
+    distance.backward()
+    assert mismatch(source, (x,)) == pytest.approx(distance.item(), rel=1e-4)
+    torch.testing.assert_close(batch_norm._slopes(source, (x,))[0], leaf.grad, rtol=1e-4, atol=1e-7)
 
 
 def test_inversion_makes_the_model_surer() -> None:

@@ -7,7 +7,6 @@ allows; elsewhere they are computed again.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,7 +29,7 @@ Keep = Literal["memory", "disk", ""]
 
 _DISK = 5e8  # bytes a second that a scratch file is taken to give
 _WORTH_GIVING_BACK = 2**28  # bytes of values of all samples
-_POSITIONS = 2**20  # of a channel in all samples, which a node needs to see; beyond the fewest samples
+_POSITIONS = 2**20  # of a channel in all samples, by which a node is measured
 _FEWEST = 256
 _WORK = 2e10  # multiply-accumulates a second that a worker is taken to do
 
@@ -94,7 +93,7 @@ class Arrival:
     values: Values
     networks: Networks
     start: int  # number of the batch's first sample
-    samples: int  # of all batches that reach the node
+    samples: int  # of all batches that are measured
 
     def arguments(self, value_of: Callable[[Any], Any]) -> dict[str, Any]:
         """By name, in the network that `value_of` (`Networks.of_original`, `of_pruned`) is of."""
@@ -133,8 +132,8 @@ def run_stages(
 ) -> None:
     """Stop at nodes in graph order, each with all samples in batches of about 64 MiB of values.
 
-    Convolutions and batch norms of large pictures see fewer: evenly spread, at least 256 samples and 2²⁰
-    positions of each channel, since a picture shows them many times what it shows a later layer once.
+    Convolutions and batch norms of large pictures are measured on fewer: evenly spread, at least 256 samples
+    and 2²⁰ positions of each channel, since a picture shows them many times what it shows later layers once.
     Work is done in the precision and on the device of the first floating input. Values that later nodes read
     are kept in at most `memory` bytes, beyond these in a scratch file, or computed again from the last ones
     that were kept, whichever is estimated to take less time; the results are the same bits. Further memory:
@@ -142,77 +141,62 @@ def run_stages(
     """
     passes = _Passes(graph, original, pruned, inputs)
     with Store(len(passes.inputs)) as store:
+        position = 0
         for index, node in enumerate(passes.sizes.nodes):
             if node not in stops:
                 continue
             changed = passes.changed_before(index)
             if visitor.wants(node, differs=not changed.isdisjoint(node.all_input_nodes)):
-                _visit(passes, store, index, changed, visitor, memory)
+                needed = passes.bytes_before(index, changed)
+                keep = _where(passes, position, index, needed, memory)
+                written = store.begin(keep == "disk", needed) if keep else None
+                _stage(passes, store, position, index, visitor, written)
+                if keep:
+                    store.drop_older(keep == "disk")
+                if needed > _WORTH_GIVING_BACK:
+                    give_back()
+                position = index if keep else position
+                passes.forget_before(position)
                 visitor.finish(node)
-
-
-def _visit(
-    passes: _Passes,
-    store: Store,
-    stop: int,
-    changed: Collection[fx.Node],
-    visitor: Visitor[Found],
-    memory: int,
-) -> None:
-    """Bring batches to one node: all, or as many as it needs to see."""
-    reached = passes.wanted_at(stop)
-    needed = passes.bytes_before(stop, changed, reached)
-    waiting = passes.bytes_elsewhere(changed, reached)
-    keep = _where(passes, reached, stop, needed, memory - waiting)
-    written = store.begin(keep == "disk", needed) if keep else None
-    _stage(passes, store, reached, stop, visitor, written)
-    if keep and len(reached) == len(passes.inputs):
-        store.drop_older(keep == "disk")
-    if needed > _WORTH_GIVING_BACK:
-        give_back()
-    passes.forget_before(min(passes.place))
 
 
 def _stage(
     passes: _Passes,
     store: Store,
-    reached: Sequence[int],
+    start: int,
     stop: int,
     visitor: Visitor[Found],
     written: Callable[[Values], Values] | None,
 ) -> None:
-    """Bring the batches `reached` to one node, each from the values that were kept of it.
+    """Bring batches to one node, from the values that were kept at node `start`, and measure what it needs.
 
-    `written`: what values go through to be kept; None: they are not kept.
+    `written`: what values go through to be kept, of all batches; None: they are not kept, and batches that
+    are not measured stay behind.
     """
-    samples = passes.count(reached)
+    measured = passes.measured_at(stop)
+    samples = sum(len(passes.inputs[batch][0]) for batch in measured)
 
-    def one(batch: int) -> tuple[Found, Values | None]:
+    def one(batch: int) -> tuple[Found | None, Values | None]:
         values = store.load(batch)
         with torch.no_grad():
-            found = visitor.measure(passes.reach(values, batch, stop, samples))
+            arrival = passes.reach(values, batch, start, stop, samples)
+            found = visitor.measure(arrival) if batch in measured else None
         return found, None if written is None else written(values)
 
-    for batch, (found, values) in zip(reached, in_order(one, reached), strict=True):
-        visitor.add(found)
+    run = range(len(passes.inputs)) if written is not None else measured
+    for batch, (found, values) in zip(run, in_order(one, run), strict=True):
+        if found is not None:
+            visitor.add(found)
         if values is not None:
             store.save(batch, values)
-            passes.place[batch] = stop
 
 
-def _where(passes: _Passes, reached: Sequence[int], stop: int, needed: int, memory: int) -> Keep:
-    """Where values of `needed` bytes before node `stop` are kept; "": they are computed again.
-
-    Those of some batches only are kept in memory or not at all.
-    """
+def _where(passes: _Passes, start: int, stop: int, needed: int, memory: int) -> Keep:
+    """Where values of `needed` bytes before node `stop` are kept; "": they are computed again."""
     if needed <= memory:
         return "memory"
-    if len(reached) < len(passes.inputs):
-        return ""
-    again = sum(
-        2 * multiplications(passes.graph, passes.sizes, start, stop) * batches * passes.batch
-        for start, batches in Counter(passes.place).items()
-    ) / (_WORK * worker_count())
+    both = 2 * multiplications(passes.graph, passes.sizes, start, stop)
+    again = both * passes.samples / (_WORK * worker_count())
     return "disk" if 2 * needed / _DISK < again and needed < scratch_room() else ""
 
 
@@ -230,21 +214,21 @@ class _Passes:
         self.like = torch.empty(0, dtype=precision_of(inputs), device=inputs[0].device)
         self.networks = Networks(original, pruned, self.like)
         self.sizes: Footprint = footprint(graph)
+        self.samples = len(inputs[0])
         self.batch = batch_size(2 * self.sizes.peak, inputs)
         self.inputs = list(batches(inputs, self.batch))
-        self.place = [0] * len(self.inputs)  # batch → index of the node before which its values are kept
 
-    def wanted_at(self, stop: int) -> list[int]:
-        """The batches that a node needs to see: with many positions in each sample, fewer of them."""
+    def measured_at(self, stop: int) -> list[int]:
+        """The batches by which a node is measured: with many positions in each sample, fewer of them."""
         samples = max(_FEWEST, _POSITIONS // self.sizes.positions.get(self.sizes.nodes[stop], 1))
         return evenly(len(self.inputs), -(-samples // self.batch))
 
-    def reach(self, values: Values, batch: int, stop: int, samples: int) -> Arrival:
-        """Run both networks up to node `stop`, which is not run; `samples`: of all batches that reach it.
+    def reach(self, values: Values, batch: int, start: int, stop: int, samples: int) -> Arrival:
+        """Run nodes `start` to `stop` (excluded) of both networks.
 
-        `values` are those that were kept, and become those of the nodes before `stop`.
+        `values` are those of the nodes before `start`, and become those of the nodes before `stop`;
+        `samples`: of all batches that are measured there.
         """
-        start = self.place[batch]
         for index in range(start, stop):
             self._step(values, batch, index)
         node = self.sizes.nodes[stop]
@@ -302,18 +286,9 @@ class _Passes:
                 found.add(node)
         return found
 
-    def bytes_before(self, index: int, changed: Collection[fx.Node], batches: Collection[int]) -> int:
-        """That the values which nodes from `index` on read take for some batches, twice where `changed`."""
+    def bytes_before(self, index: int, changed: Collection[fx.Node]) -> int:
+        """That the values which nodes from `index` on read take for all samples, twice where `changed`."""
         numbers = sum(
             self.sizes.numbers[node] * (2 if node in changed else 1) for node in self.sizes.alive(index)
         )
-        return numbers * self.like.element_size() * self.count(batches)
-
-    def bytes_elsewhere(self, changed: Collection[fx.Node], reached: Collection[int]) -> int:
-        """That the values take which are kept of the other batches."""
-        others = set(range(len(self.inputs))) - set(reached)
-        return sum(self.bytes_before(self.place[batch], changed, [batch]) for batch in others)
-
-    def count(self, batches: Collection[int]) -> int:
-        """Samples of some batches."""
-        return sum(len(self.inputs[batch][0]) for batch in batches)
+        return numbers * self.samples * self.like.element_size()
