@@ -78,7 +78,8 @@ def draw_samples(
         source = Source(graph, box, torch.Generator().manual_seed(seed), memory // 2, tokenizer)
         found = _drawn(source, surrogate, count)
         give_back()  # drawing takes more than what it leaves
-    return replace(found, inputs=tuple(x.to(device or "cpu") for x in found.inputs))
+    # sums may be rounded differently in other layouts
+    return replace(found, inputs=tuple(x.to(device or "cpu").contiguous() for x in found.inputs))
 
 
 def _warn_of_memory(said: str, memory: int) -> None:

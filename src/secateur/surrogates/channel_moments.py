@@ -23,7 +23,7 @@ class ChannelMoments:
         `torch.var_mean` would take four times as long on a CPU, by Welford's recurrence; sums in the
         precision of x are of one sample.
         """
-        flat = x.detach().reshape(len(x), x.shape[1], -1)
+        flat = x.detach().contiguous().reshape(len(x), x.shape[1], -1)  # the same bits in any layout
         mean = flat.mean(2).double().mean(0)
         gaps = torch.linalg.vector_norm(flat - mean.to(x.dtype)[:, None], dim=2)
         count = x.numel() // x.shape[1]
