@@ -51,7 +51,7 @@ def pruned(name: str, **settings: Any) -> str:
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the samples of a test make several batches, of which early layers see some."""
-    monkeypatch.setattr(footprints, "BATCH_BYTES", 2**16)
+    monkeypatch.setattr(footprints, "BATCH_BYTES", 2**18)
     monkeypatch.setattr(stages, "_FEWEST", 8)
     monkeypatch.setattr(stages, "_POSITIONS", 2**10)
 
@@ -113,7 +113,7 @@ def test_results_do_not_depend_on_the_number_of_workers(
     found = set()
     for count in (1, 2, 5):
         monkeypatch.setattr(workers, "worker_count", lambda count=count: count)
-        found.add(pruned("cnn_batch_norm", surrogate="auto"))
+        found.add(pruned("cnn_batch_norm", surrogate="auto", samples=24))
     assert len(found) == 1
 
 
