@@ -1,4 +1,4 @@
-"""How much is run: every eighth case of the tests that are marked as a sweep; with `--all` every case; with
+"""How much is run: every twelfth case of the tests that are marked as a sweep; with `--all` every case; with
 `--quick` one case of each test, and none of the slow ones.
 """
 
@@ -13,7 +13,7 @@ import pytest
 from secateur import validation
 from secateur.normalisation import Finding
 
-SHARE = 8  # of the cases of a sweep, one in so many is run by default
+SHARE = 12  # of the cases of a sweep, one in so many is run by default
 
 
 @pytest.fixture(autouse=True)
