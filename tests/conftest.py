@@ -1,5 +1,5 @@
-"""How much is run: every twelfth case of the tests that are marked as a sweep; with `--all` every case; with
-`--quick` one case of each test, and none of the slow ones.
+"""How much is run: a share of the cases of the tests that are marked as a sweep or as slow; with `--all` every
+case; with `--quick` one case of each test, and none of the slow ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from secateur import validation
 from secateur.normalisation import Finding
 
-SHARE = 12  # of the cases of a sweep, one in so many is run by default
+SHARES = {"sweep": 12, "slow": 6}  # of the cases of such a test, one in so many is run by default
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Which cases are left out depends on names alone."""
-    if config.getoption("--all") or any("::" in argument for argument in config.args):
+    every = config.getoption("--all") or config.getoption("--attack")
+    if every or any("::" in argument for argument in config.args):
         return
     left_out = _beyond_quick(items) if config.getoption("--quick") else _beyond_share(items)
     config.hook.pytest_deselected(items=[item for item in items if item in left_out])
@@ -48,22 +49,38 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _beyond_share(items: list[pytest.Item]) -> set[pytest.Item]:
-    """Sweeps repeat one property over all architectures or ops; long tests take a quarter of a minute each."""
+    """Sweeps repeat one property over all architectures or ops; long tests take seconds each."""
     return {
         item
-        for item in items
-        if item.get_closest_marker("long")
-        or (item.get_closest_marker("sweep") and zlib.crc32(item.nodeid.encode()) % SHARE)
+        for cases in _by_test(items).values()
+        for item in cases
+        if item.get_closest_marker("long") or not _in_share(item, cases)
     }
 
 
+def _in_share(item: pytest.Item, cases: list[pytest.Item]) -> bool:
+    """Of each test at least one case, and those that are picked do not depend on the others."""
+    share = max((SHARES[mark.name] for mark in item.iter_markers() if mark.name in SHARES), default=1)
+    return _number(item) % share == 0 or item is min(cases, key=_number)
+
+
+def _number(item: pytest.Item) -> int:
+    return zlib.crc32(item.nodeid.encode())
+
+
+def _by_test(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
+    found = dict[str, list[pytest.Item]]()
+    for item in items:
+        found.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return found
+
+
 def _beyond_quick(items: list[pytest.Item]) -> set[pytest.Item]:
-    first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
     return {
         item
-        for item in items
-        if any(map(item.get_closest_marker, ("slow", "long")))
-        or item is not first[item.nodeid.partition("[")[0]]
+        for cases in _by_test(items).values()
+        for item in cases
+        if item is not cases[0] or any(map(item.get_closest_marker, ("slow", "long")))
     }
 
 

@@ -267,6 +267,7 @@ def autoattack() -> None:
     pytest.importorskip("pyautoattack", reason="AutoAttack needs pyautoattack: pip install pyautoattack")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_leaves_no_more_than_apgd_and_nothing_behind() -> None:
@@ -334,6 +335,7 @@ def test_autoattack_on_a_linear_model_is_the_closed_form_in_any_box() -> None:
     assert float(torch.linalg.vector_norm(moved - x, dim=1).max()) <= 0.3 + 1e-5
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_sees_what_gradients_do_not_and_says_so() -> None:

@@ -290,6 +290,7 @@ def test_what_attention_may_be() -> None:
         secateur.prune(model, graph.example, remove=0.5, attention="tokens")
 
 
+@pytest.mark.long
 def test_what_auto_stands_for() -> None:
     """Widths; heads for certificates, which hold for heads alone, and for exact removal."""
     model, graph, _ = formed("separate")

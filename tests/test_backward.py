@@ -387,6 +387,7 @@ def test_boxes_of_one_point_give_the_forward_pass(name: str) -> None:
                 torch.testing.assert_close(bound.upper[0], value, **slack)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "name", ["relu", "gelu", "layer_norm", "transformer", "conv2d", "split_chunk_unbind"]
 )

@@ -81,6 +81,7 @@ def check_embedding(name: str, method: str) -> None:
     assert all(full[name].shape == tensor.shape for name, tensor in graph.tensors.items())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["attention_attributes", "vision_transformer", "multihead_no_weights"])
 def test_heads_without_some_of_their_widths_are_refused(name: str) -> None:
     architecture = ARCHITECTURES[name]

@@ -353,6 +353,7 @@ def test_onnx_in_and_out(exported: Path) -> None:
     assert done.returncode == 0 and "largest drift of an output" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_onnx_to_pt2_and_back(exported: Path) -> None:
     by = ("--method", "scale", "--remove")
     assert run(exported, "prune", "net.onnx", "-o", "from_onnx.pt2", *by, "0.5").returncode == 0
@@ -363,6 +364,7 @@ def test_onnx_to_pt2_and_back(exported: Path) -> None:
     assert done.returncode == 0 and "latency in ms (onnxruntime), batch of 40" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_settings_beside_a_model(exported: Path) -> None:
     (exported / "normal.onnx").write_bytes((exported / "net.onnx").read_bytes())
     (exported / "normal.yaml").write_text("mean: 0.5\nstd: 0.25\n")
@@ -502,6 +504,7 @@ def test_own_inputs_and_global_allocation(folder: Path) -> None:
     assert recipe["used"]["calibration"] and recipe["used"]["own"] and recipe["used"]["surrogate"] == "auto"
 
 
+@pytest.mark.long
 def test_interrupt_leaves_no_file(tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text(
         "import pathlib\nfrom torch import nn\n"
@@ -558,6 +561,7 @@ def test_a_folder_that_is_gone(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("stream", ["2>&-", ">&-", ">/dev/full"])
 def test_streams_that_cannot_be_written(tmp_path: Path, stream: str) -> None:
     done = subprocess.run(
@@ -566,6 +570,7 @@ def test_streams_that_cannot_be_written(tmp_path: Path, stream: str) -> None:
     assert done.returncode == 1 and "fault in secateur" not in done.stderr
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("command", ["inspect small.pt2", "replay small.pt2 small.recipe.json -o again.pt2"])
 def test_modules_beside_a_model_are_not_run(folder: Path, tmp_path: Path, command: str) -> None:
     """As in an archive that someone sent; only a factory is looked for in the current folder."""

@@ -45,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_folder_of_photographs_judges(folder: Path) -> None:
     verdict = json.loads((folder / "pruned.json").read_text())["verdict"]
     assert verdict["basis"] == "inputs kept apart" and verdict["inputs"] == 20
@@ -85,6 +86,7 @@ def test_evaluate_without_labels(folder: Path) -> None:
     assert done.returncode == 1 and "photographs holds no labels; give --original" in done.stderr
 
 
+@pytest.mark.long
 def test_a_certificate_is_checked_and_proved_again(folder: Path) -> None:
     models = ("certify", "net.pt2", "small.pt2")
     about = ("--data", "mine.npy", "--samples", "3", "--eps", "0.001", "--normalize", "imagenet")

@@ -454,6 +454,7 @@ def plant_copies(name: str) -> nn.Module:
     return model
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", KINDS)
 def test_copies_go_from_every_kind_of_group(name: str) -> None:
     model, example = plant_copies(name), ARCHITECTURES[name].example()

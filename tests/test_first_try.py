@@ -41,6 +41,7 @@ def unseen_agreement(small: nn.Module) -> float:
         return float((model()(x).argmax(1) == small(x).argmax(1)).float().mean())
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("own", [False, True], ids=["surrogates", "photographs"])
 def test_a_forgotten_mean_is_warned_of(own: bool) -> None:
     settings = {"calibration": photographs()[0]} if own else {}
@@ -52,6 +53,7 @@ def test_a_forgotten_mean_is_warned_of(own: bool) -> None:
     assert any("--normalize" in reason for reason in verdict.reasons)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("own", [False, True], ids=["surrogates", "photographs"])
 @pytest.mark.parametrize(
     "settings", [{"normalize": "imagenet"}, {"mean": IMAGENET.mean, "std": IMAGENET.std}]
@@ -66,6 +68,7 @@ def test_the_right_mean_gives_an_interval_that_holds(own: bool, settings: dict[s
     assert verdict.interval[0] <= unseen_agreement(result.model) <= verdict.interval[1]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("settings", [{"normalize": "none"}, {"mean": 127.5, "std": 63.75}])
 def test_a_wrong_mean_is_warned_of(settings: dict[str, object]) -> None:
     with pytest.warns(SecateurWarning, match="the model seems to take images"):

@@ -93,6 +93,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- .pt2, round trip ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", MODELS)
 def test_saved_program_gives_the_same_answers_for_any_batch(name: str, tmp_path: Path) -> None:
     factory, example = MODELS[name]
@@ -463,6 +464,7 @@ def test_operators_are_aten_ops_or_plain_arithmetic() -> None:
 OWN_ALONE = ("keras", "keras_hdf5", "huggingface")  # formats that hold only models which came from them
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", FORMATS)
 def test_each_format_keeps_the_contract(name: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="one of the formats is ONNX")

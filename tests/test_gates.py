@@ -164,6 +164,7 @@ def alike_pairs() -> nn.Module:
     return SequenceClassifier(block).eval()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("name", "gain"), [("pairs", 0.5), ("rms_normed", 0.95), ("rms_by_hand", 0.95)])
 def test_what_is_left_makes_up_for_what_goes(name: str, gain: float, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = (alike_pairs(), torch.randn(400, 6, 7)) if name == "pairs" else block_of(name)
@@ -172,6 +173,7 @@ def test_what_is_left_makes_up_for_what_goes(name: str, gain: float, monkeypatch
     assert with_factors < gain * moved_by(model, x)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["rotary_halves", "rms_normed"])
 def test_factors_of_steps_are_those_of_one(name: str) -> None:
     """Each step takes the factors of the one before off; its own are those of the original."""

@@ -116,6 +116,7 @@ def test_heads_of_grouped_queries_leave_together(tmp_path: Path) -> None:
     assert config["hidden_size"] == 48 and config["intermediate_size"] == 40
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("family", ["vit", "t5"])
 def test_fewer_heads_of_less_width(family: str, tmp_path: Path) -> None:
     """One head of four, and three of eight dimensions of the others: ViT's class divides by √5 then, T5's by 1."""
@@ -141,6 +142,7 @@ def test_half_of_the_width_is_not_half_of_the_heads(tmp_path: Path) -> None:
     assert isinstance(small, HuggingFaceGraph)
 
 
+@pytest.mark.long
 def test_widths_leave_where_layers_may_be_unlike_and_heads_where_the_configuration_says_them(
     tmp_path: Path,
 ) -> None:
@@ -154,6 +156,7 @@ def test_widths_leave_where_layers_may_be_unlike_and_heads_where_the_configurati
     assert {g.group.rpartition("/")[2] for g in found["free"].recipe.groups} >= {"qk", "v"}
 
 
+@pytest.mark.long
 def test_numbers_of_heads_that_a_configuration_refuses_are_not_reached(tmp_path: Path) -> None:
     """Llama's must divide the hidden size."""
     model = load_folder(saved(tmp_path / "llama", model=built("llama", hidden_size=32, head_dim=4)))
@@ -163,6 +166,7 @@ def test_numbers_of_heads_that_a_configuration_refuses_are_not_reached(tmp_path:
     assert [m.folder.config["num_attention_heads"] for m in (few, many)] == [8, 4]  # type: ignore[union-attr]
 
 
+@pytest.mark.long
 def test_layers_of_unequal_sizes_are_a_graph_that_is_read_again(tmp_path: Path) -> None:
     model = load_folder(saved(tmp_path / "llama"))
     graph = capture(model)
@@ -386,6 +390,7 @@ def test_other_models_are_not_written_to_folders(tmp_path: Path) -> None:
         secateur.save_model(tmp_path / "folder", nn.Linear(2, 2))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_reading_takes_no_more_than_one_and_a_half_times_the_files(tmp_path: Path) -> None:
     """In a process of its own, which may hold 1.5 times the 110 MB of the folder beside what it had before."""
@@ -460,6 +465,7 @@ def test_command_prunes_and_replays_a_folder_of_tokens(tmp_path: Path) -> None:
         assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "small-0.1" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_command_inspects_and_evaluates_a_folder_of_images(tmp_path: Path) -> None:
     folder = saved(tmp_path / "vit", "vit")
     (folder / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.5]}')

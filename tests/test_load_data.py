@@ -567,6 +567,7 @@ PIXELS = torch.randint(0, 256, (20, 6, 6, 3), dtype=torch.uint8, generator=torch
 IMAGES = PIXELS.permute(0, 3, 1, 2).float() / 255
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("form", ["tensor", "numpy", "batches", "npy", "folder"])
 def test_pixels_are_what_they_are_divided_by_255(form: str, tmp_path: Path) -> None:
     for i, pixels in enumerate(PIXELS):
@@ -583,6 +584,7 @@ def test_pixels_are_what_they_are_divided_by_255(form: str, tmp_path: Path) -> N
     assert found.recipe == secateur.prune(picture_model(), IMAGES[:2], remove=0.5, calibration=IMAGES).recipe
 
 
+@pytest.mark.long
 def test_pixels_are_images_before_they_are_normalised() -> None:
     settings: dict[str, Any] = {"mean": [0.5, 0.4, 0.3], "std": 0.25, "remove": 0.5}
     by_pixels = secateur.prune(picture_model(), IMAGES[:2], calibration=PIXELS, **settings)

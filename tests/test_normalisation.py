@@ -40,6 +40,7 @@ def test_batch_norm_names_the_normalisation() -> None:
     assert "the statistics of batch norm are" in finding.evidence
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("as_exported", [False, True], ids=["batch norm", "folded"])
 def test_a_model_that_takes_images_as_they_are_is_not_doubted(as_exported: bool) -> None:
     model = trained("none")

@@ -37,6 +37,7 @@ def answers(path: Path, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("batch", [1, 5])
 def test_torch_models_are_written_with_an_open_batch(file: Path, batch: int) -> None:
     x = torch.rand(batch, 1, 8, 8)

@@ -123,6 +123,7 @@ def networks(hidden_layers: int = 0) -> st.SearchStrategy[nn.Sequential]:
 IMAGES = torch.randn(2, 2, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @several
 @given(model=networks(), seed=st.integers(0, 1000), share=st.sampled_from([0.2, 0.5, 0.9]))
@@ -141,6 +142,7 @@ def test_shrunk_is_masked(model: nn.Module, seed: int, share: float) -> None:
     assert macs_after(graph, coupling, state.alive) < before[1]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @few
 @given(model=networks())

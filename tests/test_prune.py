@@ -340,6 +340,7 @@ def stopping(at: int, says: str = "") -> Callable[[secateur.HistoryRow], None]:
     return callback
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["reconstruct", "saliency"])
 def test_a_callback_may_stop_the_run(method: str) -> None:
     """The result is that of the step it was called for, and all callbacks hear of that step."""
@@ -832,6 +833,7 @@ def test_twins_behind_a_norm_merge_first_and_cost_nothing(method: str) -> None:
     assert torch.allclose(result.model(x), model(x), atol=1e-5)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["reconstruct", "saliency", "impact"])
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_recurrent_networks_in_float64(name: str, method: str) -> None:

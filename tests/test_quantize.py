@@ -82,6 +82,7 @@ def in_onnxruntime(path: Path, images: Tensor) -> Tensor:
 # --- schemes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_gives_a_smaller_file_that_onnxruntime_runs(scheme: str, tmp_path: Path) -> None:
     made = by_scheme(scheme)
@@ -160,6 +161,7 @@ def test_a_dense_layer_becomes_a_product_that_computes_the_same(tmp_path: Path) 
     torch.testing.assert_close(in_onnxruntime(tmp_path / "products.onnx", ROWS), exact)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_with_every_node_in_float_the_model_is_the_float_model(scheme: str, tmp_path: Path) -> None:
     secateur.save_model(tmp_path / "net.onnx", convolutional(), IMAGES[:1])
@@ -264,6 +266,7 @@ def test_a_budget_keeps_nodes_in_float() -> None:
 # --- what is said -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -321,6 +324,7 @@ def pruned() -> secateur.Result:
     return secateur.prune(dense(), ROWS[:1], remove=0.5, calibration=ROWS, samples=64)
 
 
+@pytest.mark.long
 def test_stages_after_pruning(tmp_path: Path) -> None:
     small = pruned().model
     made = quantize(small, ROWS[:1], original=dense(), calibration=ROWS)
@@ -333,6 +337,7 @@ def test_stages_after_pruning(tmp_path: Path) -> None:
     )  # the same held-out inputs
 
 
+@pytest.mark.long
 def test_a_recipe_makes_the_same_bytes_again(tmp_path: Path) -> None:
     made = quantize(pruned().model, ROWS[:1], original=dense(), calibration=ROWS)
     pruned().recipe.with_quantization(made.record).save(tmp_path / "r.recipe.json")
@@ -437,6 +442,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_prune_and_quantise_in_one_command(folder: Path) -> None:
     done = run(

@@ -306,6 +306,7 @@ EXACT = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("case", EXACT)
 def test_what_is_redundant_leaves_at_no_loss(case: str) -> None:
     make, shape = EXACT[case]

@@ -128,6 +128,7 @@ def test_neither_does_another_memory_format() -> None:
     assert outcome(model, x, "reconstruct")[:2] == usual("convolutions", "reconstruct")[:2]
 
 
+@pytest.mark.long
 def test_a_model_of_float64_is_pruned_alike_under_either_default() -> None:
     build, example = NETWORKS["convolutions"]
     model, x = build().double(), example().double()
@@ -136,6 +137,7 @@ def test_a_model_of_float64_is_pruned_alike_under_either_default() -> None:
         assert outcome(model, x, "reconstruct") == expected
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_threads_of_one_process() -> None:
     """Prune, certify, evaluate and inspect beside each other: no error, and the bits of a run alone."""
@@ -196,6 +198,7 @@ def prune_in_a_process(seed: int) -> str:
     return secateur.prune(build(), example(), remove=0.5, samples=64, seed=seed).recipe.result
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_processes_of_joblib() -> None:
     joblib = pytest.importorskip("joblib")

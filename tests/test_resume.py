@@ -60,6 +60,7 @@ def broken_at(step: int) -> list[Callable[[secateur.HistoryRow], None]]:
     return [callback]
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "more"),
     [
@@ -150,6 +151,7 @@ secateur.prune(dense(), torch.zeros(1, 4), method={method!r}, resume="partial", 
 """
 
 
+@pytest.mark.sweep
 @pytest.mark.judged  # as in the processes, where nothing is patched
 @pytest.mark.parametrize("method", ["reconstruct", "saliency"])
 def test_a_process_that_is_killed(tmp_path: Path, method: str) -> None:
@@ -172,6 +174,7 @@ def test_a_process_that_is_killed(tmp_path: Path, method: str) -> None:
     assert not (tmp_path / "partial").exists()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", ["reconstruct", "stochastic"])
 def test_a_command_that_is_killed(tmp_path: Path, method: str) -> None:
     secateur.save_model(tmp_path / "net.pt2", dense(), torch.zeros(2, 4))

@@ -141,6 +141,7 @@ def test_a_search_for_one_number(tmp_path: Path) -> None:
     assert "(pick)" in (tmp_path / "summary.md").read_text() and "second look" in repr(found)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "method"),
     [("mlp_relu", "stochastic"), ("mlp_relu", "reconstruct"), ("attention_separate", "reconstruct")],
@@ -182,6 +183,7 @@ def test_a_budget_that_nothing_keeps(tmp_path: Path) -> None:
     assert not (tmp_path / "pick.pt2").exists()
 
 
+@pytest.mark.long
 def test_labelled_data_choose_only_where_that_is_asked(tmp_path: Path) -> None:
     model, images, labels = blobs()
     given = {"images": images, "labels": labels, "samples": 64}
@@ -235,6 +237,7 @@ def test_arguments_are_checked(tmp_path: Path, given: dict[str, Any], said: str)
 MANY: dict[str, Any] = {"method": ["reconstruct", "scale"], "allocation": ["uniform", "global"], "trials": 10}
 
 
+@pytest.mark.long
 @pytest.mark.judged  # in the processes of workers, nothing is patched
 def test_several_choices_and_several_processes(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
@@ -261,6 +264,7 @@ class Dying(Engine):
         return super()._in_processes(asked)
 
 
+@pytest.mark.long
 @pytest.mark.judged
 def test_trials_of_a_killed_worker_are_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("joblib")
@@ -305,6 +309,7 @@ secateur.search(dense(), torch.zeros(1, 4), output=sys.argv[1], **KILLED)
 KILLED: dict[str, Any] = {**SMALL, "method": ["reconstruct", "scale"], "trials": 24, "normalize": "none"}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_study_that_is_killed_three_times_ends_in_the_same_front(tmp_path: Path) -> None:
     pytest.importorskip("optuna")

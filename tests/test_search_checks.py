@@ -53,6 +53,7 @@ def test_budgets_by_hand() -> None:
         Checking(attacks=(ATTACK,)).check(labelled=True, quantises=True)
 
 
+@pytest.mark.long
 def test_figures_of_the_front_are_those_of_evaluate_and_certify(tmp_path: Path) -> None:
     model, images, labels = blobs()
     found = searched(tmp_path, attacks=[ATTACK], certified=0.001, certified_inputs=5)
@@ -74,6 +75,7 @@ def test_figures_of_the_front_are_those_of_evaluate_and_certify(tmp_path: Path) 
         assert name in page, name
 
 
+@pytest.mark.long
 def test_what_was_checked_is_not_checked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The trials do not depend on it: another attack on the same folder measures no trial again."""
     first = searched(tmp_path, attacks=[ATTACK])
@@ -85,6 +87,7 @@ def test_what_was_checked_is_not_checked_again(tmp_path: Path, monkeypatch: pyte
     assert all("fgsm" in name for c in other.summary.checks.values() for name in c.robust_accuracy)
 
 
+@pytest.mark.long
 def test_a_budget_under_attack_chooses_a_larger_network_or_none(tmp_path: Path) -> None:
     free = searched(tmp_path, attacks=[ATTACK])
     shares = {n: min(c.robust_accuracy.values()) for n, c in free.summary.checks.items()}
@@ -99,6 +102,7 @@ def test_a_budget_under_attack_chooses_a_larger_network_or_none(tmp_path: Path) 
     assert none.pick is None and not list(tmp_path.glob("pick*"))  # nor one of the budgets before
 
 
+@pytest.mark.long
 def test_on_the_command_line(tmp_path: Path) -> None:
     model, images, labels = blobs()
     secateur.save_model(tmp_path / "net.pt2", model, images[:2])
@@ -114,6 +118,7 @@ def test_on_the_command_line(tmp_path: Path) -> None:
     assert wrong.returncode == 1 and "--attack pgd:steps=3: eps is missing" in wrong.stderr
 
 
+@pytest.mark.long
 def test_a_second_look_is_at_the_budgets_of_surrogates_alone(tmp_path: Path) -> None:
     found = searched(tmp_path, attacks=[ATTACK])
     assert found.summary.look is not None and found.summary.look.agreement is not None

@@ -130,6 +130,7 @@ def test_a_budget_and_a_checkpoint_are_divided(tmp_path: Path) -> None:
     assert seen[0].resume == tmp_path / "a" / "50%" and seen[2].resume == tmp_path / "a" / "10%"
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("given", [{}, {"remove": "auto"}])
 def test_the_result_is_that_of_the_share(given: dict[str, str]) -> None:
     found = secateur.prune(forgiving(), torch.zeros(1, 4), **given, **COMMON)

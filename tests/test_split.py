@@ -30,6 +30,7 @@ def drift_at(model: nn.Module, small: nn.Module, x: Tensor) -> Tensor:
     return copy.deepcopy(small).double()(x) - copy.deepcopy(model).double()(x)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("seed", range(4))
 def test_it_is_sound_whenever_it_stops_and_never_wider_for_going_on(seed: int) -> None:
     model, small = pair(seed)

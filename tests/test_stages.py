@@ -56,6 +56,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stages, "_POSITIONS", 2**10)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", ["resnet_basic", "densenet", "vision_transformer", "mobilenet"])
 def test_results_do_not_depend_on_where_values_wait(
     name: str, small_batches: None, monkeypatch: pytest.MonkeyPatch
@@ -107,6 +108,7 @@ def test_layers_with_many_positions_see_fewer_samples(memory: int, monkeypatch: 
         torch.testing.assert_close(torch.cat(outputs[-1]), model(x))
 
 
+@pytest.mark.long
 def test_results_do_not_depend_on_the_number_of_workers(
     small_batches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -375,6 +377,7 @@ def test_the_estimate_counts_eliminations_and_refits() -> None:
     assert [row.positions for row in wide.rows] == [1, 1]
 
 
+@pytest.mark.long
 def test_inputs_take_no_more_than_half_of_the_memory() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.Conv2d(4, 2, 3, stride=8)).eval()
     with pytest.warns(

@@ -195,6 +195,7 @@ def prune(name: str, **settings: Any) -> secateur.Result:
     return secateur.prune(model, inputs[:1], **how)
 
 
+@pytest.mark.sweep
 @EVERY
 def test_steps_and_replay_give_the_same_bits(name: str) -> None:
     model, _, _, inputs = captured(name)
@@ -264,6 +265,7 @@ def test_a_rotation_that_changes_the_outputs_is_refused(monkeypatch: pytest.Monk
         prune("rms", remove=0.3)
 
 
+@pytest.mark.long
 def test_the_command_cuts_streams(tmp_path: Path) -> None:
     program = torch.export.export(
         made(classifier), (VECTORS[:2],), dynamic_shapes=({0: torch.export.Dim("n")},)
@@ -279,6 +281,7 @@ def test_the_command_cuts_streams(tmp_path: Path) -> None:
     assert small.state_dict["stem.weight"].shape[0] == small.state_dict["head.weight"].shape[1] < 12
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     "family, ignore, width", [("llama", "*q_proj*", 40), ("qwen2", (), 34)], ids=["llama", "qwen2"]
 )

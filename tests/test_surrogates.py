@@ -76,6 +76,7 @@ def test_in_the_box_finite_and_the_same_by_seed(
     assert torch.equal(x, again)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", OF_NUMBERS)
 def test_bounds_of_each_channel_are_kept(name: str) -> None:
     low, high = (

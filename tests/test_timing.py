@@ -413,6 +413,7 @@ def wide_net() -> nn.Sequential:
 IMAGES = torch.rand(2, 3, 24, 24)
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("allocation", ["uniform", "global"])
 def test_from_end_to_end(allocation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(measuring, "_SECONDS", 0.5)
@@ -435,6 +436,7 @@ def test_from_end_to_end(allocation: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert same_bits(snapshot(secateur.replay(wide_net(), recipe)), snapshot(result.model))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_model_that_came_as_onnx_is_timed_in_onnxruntime(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
@@ -469,6 +471,7 @@ def build():
 """
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(FACTORY)

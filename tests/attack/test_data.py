@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 SET = ("net.onnx", "small.recipe.json", "small.recipe.solved.safetensors")
 
 
+@pytest.mark.long
 def test_damaged_recipes(
     attack: Callable[..., None], folder_with: Callable[..., Any], originals: Path
 ) -> None:

@@ -87,6 +87,7 @@ GROWING: dict[str, Callable[[int], tuple[list[Any], list[Any]]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_onnx_that_grows(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
     cases = [(f"{how} to {size}", partial(_growing, how, size)) for size in SIZES for how in GROWING]
     attack("ONNX, growing", cases, folder_with())

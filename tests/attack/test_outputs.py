@@ -88,6 +88,7 @@ def _onto(command: tuple[str, ...], option: str, how: str, name: str, folder: Pa
     return (*command, option, target)
 
 
+@pytest.mark.long
 def test_killed_at_any_moment(
     folder_with: Callable[..., Any], originals: Path, request: Any, record_property: Any
 ) -> None:
@@ -136,6 +137,7 @@ def _state_of(folder: Path, old: dict[str, str]) -> str:
     return "new"
 
 
+@pytest.mark.long
 def test_files_that_may_not_grow(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
     """The system refuses a write half-way, as on a full disk."""
     for size in (4096, 9000):
@@ -173,6 +175,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(place)], check=False)
 
 
+@pytest.mark.long
 def test_full_disk(attack: Callable[..., None], originals: Path, full_disk: Path) -> None:
     def folder(case: str) -> Path:
         for path in full_disk.iterdir():
@@ -187,6 +190,7 @@ def test_full_disk(attack: Callable[..., None], originals: Path, full_disk: Path
     attack("full disk", cases, folder)
 
 
+@pytest.mark.long
 def test_folders_that_may_not_be_written(
     attack: Callable[..., None], folder_with: Callable[..., Any]
 ) -> None:
