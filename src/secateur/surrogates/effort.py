@@ -10,9 +10,10 @@ _USED = 3  # forward passes that a sample costs when it is used: both networks, 
 _ALWAYS = 1.8e12  # multiply-accumulates that drawing may cost in any case
 _CANDIDATES = 12
 _PROBES = (32, 192)
-_MOVED = (64, 256)
-_STEPS = (4, 80)
-_GRADIENT = 3  # passes that one with a gradient costs
+_MOVED = (64, 512)
+_STEPS = (4, 40)
+_ENOUGH = 20  # steps, before more samples are moved rather than each of them further
+_GRADIENT = 3  # passes that one with a gradient costs; a step of matching takes one without before it
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,13 @@ def effort_for(source: Source, count: int, families: int) -> Effort:
     candidates = _between(passes // 4 // count, 1, _CANDIDATES)
     probes = _between(passes // 4 // (families * (1 + candidates)), *_PROBES)
     gradients = passes // 2 // _GRADIENT
-    steps = _between(gradients // _MOVED[0], *_STEPS)
+    steps = passes // 2 // (1 + _GRADIENT)
+    moved = _between(steps // _ENOUGH, *_MOVED)
     return Effort(
         candidates=candidates,
         probes=probes,
-        moved=_between(gradients // steps, *_MOVED),
-        steps=steps,
+        moved=moved,
+        steps=_between(steps // moved, *_STEPS),
         class_steps=_between(gradients // count, 0, 5),
     )
 
