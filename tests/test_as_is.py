@@ -51,7 +51,7 @@ def by_hand(path: Path, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
-@pytest.mark.sweep
+@pytest.mark.long
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_figures_are_those_of_onnxruntime(folder: Path, scheme: str) -> None:
     model, x, labels = network()

@@ -114,6 +114,7 @@ def test_a_certificate_is_checked_and_proved_again(folder: Path) -> None:
     assert done.returncode == 1 and "the pruned model is not the one that was certified" in done.stderr
 
 
+@pytest.mark.long
 def test_goals_in_users_words(folder: Path) -> None:
     done = run(
         folder,

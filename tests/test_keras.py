@@ -452,6 +452,7 @@ def test_memory_of_large_files(tmp_path: Path) -> None:
 # --- the command --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_commands(tmp_path: Path) -> None:
     """inspect, prune, evaluate, replay and certify, by the names of the user's own layers."""
     small_net().save(tmp_path / "net.keras")

@@ -38,7 +38,7 @@ from secateur.graph.workers import in_order
 from secateur.pace import Pace
 from secateur.reconstruct import Settings
 from secateur.reconstruct.effort import Rows, SolveTime, solve_time
-from secateur.surrogates.effort import effort_for
+from secateur.surrogates.effort import Effort, effort_for
 from secateur.surrogates.source import Source
 
 
@@ -218,16 +218,10 @@ def test_drawing_costs_no_more_than_using(monkeypatch: pytest.MonkeyPatch) -> No
     model = ARCHITECTURES["cnn_batch_norm"]
     source = Source(capture(model.build(), model.example()), (), torch.Generator())
     small = effort_for(source, 1024, 8)
-    assert (small.candidates, small.probes, small.moved, small.steps, small.class_steps) == (
-        12,
-        192,
-        256,
-        80,
-        5,
-    )
+    assert small == Effort(candidates=12, probes=192, moved=512, steps=40, class_steps=5)
     monkeypatch.setattr(Source, "work", 1e9)  # 3,072 passes for 1,024 samples
     large = effort_for(Source(source.graph, (), source.generator), 1024, 8)
-    assert (large.candidates, large.probes, large.moved, large.steps, large.class_steps) == (1, 48, 64, 8, 0)
+    assert large == Effort(candidates=1, probes=48, moved=64, steps=6, class_steps=0)
 
 
 LIMITED = """

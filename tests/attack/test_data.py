@@ -123,6 +123,7 @@ SETTINGS = (
 )
 
 
+@pytest.mark.long
 def test_odd_settings(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
     cases = [
         (f"text-{i}", partial(_settings, text.encode("utf-8", "surrogatepass")))
