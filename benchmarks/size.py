@@ -11,7 +11,8 @@ Memory is the peak of the process during `prune` beyond what it held before, wit
 imports done. The error is the root mean square change of an output, in shares of that of the output about its
 mean over images (of several outputs the largest); agreement is the share of equal classes. Both are measured
 on random smooth images that nothing else has seen. The weights are random, so that neither says how a trained
-network fares.
+network fares. Passes are the seconds in forward passes of one image through the network itself, timed after
+the run: machines differ in seconds.
 """
 
 from __future__ import annotations
@@ -334,8 +335,9 @@ def tables(rows: dict[str, Row]) -> str:
     laws = {key: row for key, row in rows.items() if key.startswith("law|") and "failed" not in row}
     parts = ["# Networks of real size\n", (__doc__ or "").split("\n\n", 3)[3]]
     if networks:
-        header = ["network", "by", "M parameters", "M MACs", "s", "MiB", "error", "agreement", "ms, torch"]
-        parts.append(markdown([*header, "ms, onnxruntime"], [_line(row) for row in networks]))
+        header = ["network", "by", "M parameters", "M MACs", "s", "passes", "MiB", "error", "agreement"]
+        lines = [_line(row) for row in networks]
+        parts.append(markdown([*header, "ms, torch", "ms, onnxruntime"], lines))
     if failed:
         parts.append(markdown(["failed", "why"], failed.items()))
     if laws:
@@ -355,6 +357,7 @@ def _line(row: Row) -> list[str]:
         _arrow([n / 1e6 for n in row["parameters"]]),
         _arrow([n / 1e6 for n in row["macs"]]),
         f"{row['seconds']:.1f}",
+        f"{1000 * row['seconds'] / row['latency_ms'][0]:,.0f}",
         f"{row['memory_mib']:,.0f}",
         f"{row['error']:.3f}",
         f"{row['agreement']:.1%}",
