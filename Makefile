@@ -15,7 +15,7 @@ demo: $(READY)
 test: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
 
-# Every case of every test, the long ones too: on two cores about an hour where `make test` takes ten minutes.
+# Every case of every test, the long ones too.
 test-all: $(READY)
 	@OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --all
 

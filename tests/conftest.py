@@ -53,15 +53,21 @@ def _beyond_share(items: list[pytest.Item]) -> set[pytest.Item]:
     return {
         item
         for cases in _by_test(items).values()
-        for item in cases
-        if item.get_closest_marker("long") or not _in_share(item, cases)
+        for item in set(cases) - _share_of(cases) | set(filter(_is_long, cases))
     }
 
 
-def _in_share(item: pytest.Item, cases: list[pytest.Item]) -> bool:
-    """Of each test at least one case, and those that are picked do not depend on the others."""
-    share = max((SHARES[mark.name] for mark in item.iter_markers() if mark.name in SHARES), default=1)
-    return _number(item) % share == 0 or item is min(cases, key=_number)
+def _share_of(cases: list[pytest.Item]) -> set[pytest.Item]:
+    """Of the cases of one test, at least one."""
+    return {case for case in cases if _number(case) % _one_in(case) == 0} | {min(cases, key=_number)}
+
+
+def _one_in(item: pytest.Item) -> int:
+    return max((SHARES[mark.name] for mark in item.iter_markers() if mark.name in SHARES), default=1)
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return item.get_closest_marker("long") is not None
 
 
 def _number(item: pytest.Item) -> int:

@@ -268,7 +268,6 @@ def autoattack() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_leaves_no_more_than_apgd_and_nothing_behind() -> None:
     model, x, y = blobs()
@@ -336,7 +335,6 @@ def test_autoattack_on_a_linear_model_is_the_closed_form_in_any_box() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.usefixtures("autoattack")
 def test_autoattack_sees_what_gradients_do_not_and_says_so() -> None:
     model, x, y = blobs()

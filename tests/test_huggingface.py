@@ -391,7 +391,6 @@ def test_other_models_are_not_written_to_folders(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_reading_takes_no_more_than_one_and_a_half_times_the_files(tmp_path: Path) -> None:
     """In a process of its own, which may hold 1.5 times the 110 MB of the folder beside what it had before."""
     network = built("llama", hidden_size=512, intermediate_size=2048, vocab_size=10_000, num_hidden_layers=4)

@@ -429,7 +429,6 @@ print(read / size, (held("VmHWM") - before) / size)
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs the memory's peaks from Linux")
 def test_memory_of_large_files(tmp_path: Path) -> None:
     def written(width: int, name: str) -> Path:

@@ -310,7 +310,6 @@ def test_facts_name_onnx_ops_that_are_read() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_onnx_ops_are_read_as_the_facts_say() -> None:
     """Of an op with cases here, some graph holds one of the ATen ops that name it."""
     claims: dict[str, set[str]] = {}

@@ -124,7 +124,6 @@ IMAGES = torch.randn(2, 2, 6, 6, dtype=torch.float64, generator=torch.Generator(
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @several
 @given(model=networks(), seed=st.integers(0, 1000), share=st.sampled_from([0.2, 0.5, 0.9]))
 def test_shrunk_is_masked(model: nn.Module, seed: int, share: float) -> None:
@@ -143,7 +142,6 @@ def test_shrunk_is_masked(model: nn.Module, seed: int, share: float) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 @few
 @given(model=networks())
 def test_more_asked_is_never_larger_and_the_model_is_untouched(model: nn.Module) -> None:

@@ -443,7 +443,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_prune_and_quantise_in_one_command(folder: Path) -> None:
     done = run(
         folder, "prune", "net.onnx", "--remove", "50%", "-o", "small.onnx", "--quantize", "int8", "--samples", "64", "--calibration",

@@ -747,7 +747,6 @@ def build():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_commands_write_reports(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(FACTORY)
     rng = np.random.default_rng(0)

@@ -138,7 +138,6 @@ def test_a_model_of_float64_is_pruned_alike_under_either_default() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_threads_of_one_process() -> None:
     """Prune, certify, evaluate and inspect beside each other: no error, and the bits of a run alone."""
 
@@ -199,7 +198,6 @@ def prune_in_a_process(seed: int) -> str:
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_processes_of_joblib() -> None:
     joblib = pytest.importorskip("joblib")
     found = joblib.Parallel(n_jobs=2)(joblib.delayed(prune_in_a_process)(seed) for seed in (0, 1, 0))

@@ -310,7 +310,6 @@ KILLED: dict[str, Any] = {**SMALL, "method": ["reconstruct", "scale"], "trials":
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_study_that_is_killed_three_times_ends_in_the_same_front(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     for stored in (3, 9, 17):

@@ -437,7 +437,6 @@ def test_from_end_to_end(allocation: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_a_model_that_came_as_onnx_is_timed_in_onnxruntime(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     secateur.save_model(tmp_path / "a.onnx", wide_net(), IMAGES)
@@ -472,7 +471,6 @@ def build():
 
 
 @pytest.mark.long
-@pytest.mark.slow
 def test_on_the_command_line(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(FACTORY)
     start = ("prune", "net:build", "--example-shape", "3,24,24", "--method", "scale", "--normalize", "none")

@@ -104,8 +104,7 @@ def bn_inversion(source: Source, count: int) -> Samples:
     Not all the way: what the samples lack is made up for, and what they have is bent less.
 
     At most 1,024 samples, since moving them takes the time. Cost: 80 forward and 40 backward passes of half
-    of them; of fewer in large networks, see `effort`. Raises `InputError` where the model has no
-    batch norm.
+    of them; of fewer in large networks, see `effort`. Raises `InputError` where the model has no batch norm.
     """
     require_batch_norm(source, "bn_inversion")
     found, count = families(source), min(count, _MOST)

@@ -37,15 +37,15 @@ def effort_for(source: Source, count: int, families: int) -> Effort:
     passes = int(passes_for(count, source.work))
     candidates = _between(passes // 4 // count, 1, _CANDIDATES)
     probes = _between(passes // 4 // (families * (1 + candidates)), *_PROBES)
-    gradients = passes // 2 // _GRADIENT
-    steps = passes // 2 // (1 + _GRADIENT)
+    half = passes // 2
+    steps = half // (1 + _GRADIENT)  # of one sample
     moved = _between(steps // _ENOUGH, *_MOVED)
     return Effort(
         candidates=candidates,
         probes=probes,
         moved=moved,
         steps=_between(steps // moved, *_STEPS),
-        class_steps=_between(gradients // count, 0, 5),
+        class_steps=_between(half // _GRADIENT // count, 0, 5),
     )
 
 
