@@ -83,7 +83,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || \
 	  { echo 'No virtual environment could be made; on Debian or Ubuntu: apt install python3-venv' >&2; exit 1; }
 	@echo 'Installing secateur and its tools into $(VENV) (once; a few minutes) …'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
 $(READY_DOCS): $(READY)

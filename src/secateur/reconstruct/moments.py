@@ -80,9 +80,14 @@ class Moments:
         """
         xx, yx = self.xx / self.count, self.yx / self.count
         if intercept:
-            x, y = self.x / self.count, self.y / self.count
-            xx, yx = xx - x[:, :, None] * x[:, None], yx - y[:, :, None] * x[:, None]
+            x, y = self.means
+            xx.addcmul_(x[:, :, None], x[:, None], value=-1)
+            yx.addcmul_(y[:, :, None], x[:, None], value=-1)
         return xx, yx
+
+    def of_features(self, at: Tensor) -> Moments:
+        """The same of the features `at`, of shape (D′,)."""
+        return replace(self, x=self.x[:, at], xx=self.xx[:, at[:, None], at], yx=self.yx[:, :, at])
 
 
 class MomentSum:

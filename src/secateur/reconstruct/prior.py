@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from secateur.reconstruct.moments import Moments
@@ -29,12 +28,14 @@ def with_prior(moments: Moments, weight: Tensor, refitted: Tensor, share: float,
     xx, yx = moments.normal(intercept)
     alike = weight.mT @ weight
     mean = alike.diagonal(dim1=1, dim2=2).mean(1).clamp_min(1e-30)[:, None, None]
-    alike = alike / mean + _ISOTROPIC * torch.eye(alike.shape[1], dtype=alike.dtype)
+    alike /= mean
+    alike.diagonal(dim1=1, dim2=2).add_(_ISOTROPIC)
     own = xx.diagonal(dim1=1, dim2=2).clamp_min(0.0)
     scale = (own / alike.diagonal(dim1=1, dim2=2)).sqrt()
     share *= min(1.0, _missed(moments, xx, yx, refitted, intercept) / _EXACT)
-    prior = alike * scale[:, :, None] * scale[:, None] * (share * moments.count)
-    return replace(moments, xx=moments.xx + prior, yx=moments.yx + weight @ prior)
+    prior = alike.mul_(scale[:, :, None]).mul_(scale[:, None]).mul_(share * moments.count)
+    yx = moments.yx + weight @ prior
+    return replace(moments, xx=prior.add_(moments.xx), yx=yx)
 
 
 def _missed(moments: Moments, xx: Tensor, yx: Tensor, weight: Tensor, intercept: bool) -> float:

@@ -10,14 +10,11 @@ from secateur.reconstruct.few_rows import FewRows, system_from_rows, weights_fro
 from secateur.reconstruct.moments import Moments
 
 
-def _ridged(xx: Tensor, left: Tensor, ridge: float) -> tuple[Tensor, Tensor]:
-    """E[xxᵀ] + λI, and λ, which is `ridge` times the mean of the own moments of the features `left`.
-
-    Shapes: (B, D, D), (B, 1, 1).
-    """
-    own = xx.diagonal(dim1=1, dim2=2)[:, left]
-    lam = (ridge * own.mean(1)).clamp_min(1e-12)[:, None, None]
-    return xx + lam * torch.eye(xx.shape[1], dtype=xx.dtype), lam
+def _ridged(xx: Tensor, own: Tensor, ridge: float) -> Tensor:
+    """λ, shape (B, 1); adds λI to E[xxᵀ]. It is `ridge` times the mean of `own`, of shape (B, any)."""
+    lam = (ridge * own.mean(1, keepdim=True)).clamp_min(1e-12)
+    xx.diagonal(dim1=1, dim2=2).add_(lam)
+    return lam
 
 
 def best_weights(
@@ -29,11 +26,12 @@ def best_weights(
     """
     if isinstance(moments, FewRows):
         return weights_from_rows(moments, present, left, ridge, intercept)
-    xx, yx = moments.normal(intercept)
-    a, lam = _ridged(xx, left, ridge)
-    goal = yx[:, :, left] + lam * present[:, :, left]
+    at = left.nonzero().flatten()
+    xx, yx = moments.of_features(at).normal(intercept)
+    lam = _ridged(xx, xx.diagonal(dim1=1, dim2=2), ridge)
+    goal = yx + lam[:, :, None] * present[:, :, at]
     solved = torch.zeros_like(present)
-    solved[:, :, left] = torch.cholesky_solve(goal.mT, factor(a[:, left][:, :, left])).mT
+    solved[:, :, at] = torch.cholesky_solve(goal.mT, factor(xx)).mT
     return solved
 
 
@@ -46,14 +44,21 @@ def system(
     """
     if isinstance(moments, FewRows):
         return system_from_rows(moments, present, left, ridge, intercept)
-    xx, yx = moments.normal(intercept)
-    curvature, lam = _ridged(xx, left, ridge)
-    goal, gone = yx + lam * present, (~left).nonzero().flatten()
-    for tensor in (curvature, curvature.mT, goal):
-        tensor[:, :, gone] = 0.0
-    curvature[:, gone, gone] = 1.0
-    root = factor(curvature)
+    root, goal = _factored(moments, present, left, ridge, intercept)
     return DenseInverse(torch.cholesky_inverse(root)), torch.cholesky_solve(goal.mT, root).mT
+
+
+def _factored(
+    moments: Moments, present: Tensor, left: Tensor, ridge: float, intercept: bool
+) -> tuple[Tensor, Tensor]:
+    """The Cholesky factor of the system's matrix, and its right side; shapes: (B, D, D), (B, O, D)."""
+    xx, yx = moments.normal(intercept)
+    lam = _ridged(xx, xx.diagonal(dim1=1, dim2=2)[:, left], ridge)
+    goal, gone = yx + lam[:, :, None] * present, (~left).nonzero().flatten()
+    for tensor in (xx, xx.mT, goal):
+        tensor[:, :, gone] = 0.0
+    xx[:, gone, gone] = 1.0
+    return factor(xx), goal
 
 
 def mean_error(moments: Moments | FewRows, weight: Tensor) -> Tensor:
