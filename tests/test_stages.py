@@ -140,6 +140,22 @@ def test_values_in_a_scratch_file_come_back(tmp_path: Path, monkeypatch: pytest.
         assert x.dtype == y.dtype and torch.equal(x, y)
 
 
+def test_values_in_memory_are_copied_once() -> None:
+    """A worker's memory is given back; what waits on is not copied at each stage."""
+    graph = capture(nn.Linear(2, 2).eval(), torch.zeros(2, 2))
+    node, other = graph.nodes[0], graph.nodes[1]
+    made, more = torch.randn(2, 2), torch.randn(2, 2)
+    with Store(1) as store:
+        store.save(0, store.begin(False)({node: Both(made, made)}))
+        first = store.load(0)[node]
+        store.save(0, store.begin(False)({node: first, other: Both([more, 7], [made, 7])}))
+        second = store.load(0)
+    assert first.original is first.pruned is second[node].original is second[node].pruned
+    assert torch.equal(first.original, made) and first.original.data_ptr() != made.data_ptr()
+    assert torch.equal(second[other].original[0], more) and second[other].pruned[1] == 7
+    assert second[other].original[0].data_ptr() != more.data_ptr()
+
+
 class Full:
     """A file on a disk with room for so many bytes, which takes a part of what is written last."""
 
