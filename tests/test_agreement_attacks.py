@@ -68,6 +68,7 @@ STRIP_ATTACKS: dict[str, Callable[[float, Norm], Attack]] = {
 }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("name", STRIP_ATTACKS)
 def test_a_strip_is_found_from_where_it_can_be_reached_and_from_nowhere_else(norm: Norm, name: str) -> None:

@@ -236,6 +236,7 @@ def test_redundant_widths_leave_at_no_loss() -> None:
     assert moved > 0.1
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["separate", "fused", "rotary_halves", "gqa_repeat", "heads_first_fused", "multihead"]

@@ -27,6 +27,7 @@ def mlp() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", BATCH_FREE)
 def test_graph_computes_what_the_model_does_at_any_batch_size(name: str) -> None:
     graph, _ = coupled(name)

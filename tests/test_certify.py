@@ -55,6 +55,7 @@ def pruned(remove: float = 0.3, method: str = "reconstruct") -> nn.Module:
 # --- a pruned model in the original's graph -----------------------------------------------------------------
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["reconstruct", "saliency"])
 @pytest.mark.parametrize(

@@ -359,6 +359,7 @@ def described(groups: tuple[Group, ...]) -> dict[str, tuple[int, Counter[str]]]:
     }
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", PRUNABLE)
 def test_prunable_groups(name: str) -> None:
     found = tuple(not_widths(coupled(name)[1].prunable))  # widths of heads: test_attention.py

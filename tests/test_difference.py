@@ -322,6 +322,7 @@ def test_drift_of_each_merge_lands_inside(name: str) -> None:
             assert one.upper.any()
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("name", sorted(MERGES))
 def test_merging_a_duplicate_changes_nothing_at_all(name: str, dtype: torch.dtype) -> None:

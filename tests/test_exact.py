@@ -423,6 +423,7 @@ def test_exactly_the_planted_units_of_a_dense_network_go(seed: int, dtype: torch
     assert_same(model, result.model, corners_and_samples(16))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("seed", range(4))
 def test_exactly_the_planted_units_of_a_convolutional_network_go(seed: int, dtype: torch.dtype) -> None:
@@ -586,6 +587,7 @@ def test_the_model_stays_as_it_is() -> None:
     assert same_bits(before, snapshot(model))
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("method", METHODS)
 def test_recipes_replay_to_the_same_bits(method: str, tmp_path: Path) -> None:
     more = {} if method == "exact" else {"exact_first": True, "remove": 0.5, "step": 0.25}

@@ -175,6 +175,7 @@ def built(kind: type[Dense], write: Callable[[Tensor], Tensor | None]) -> tuple[
     return kind(write).eval().requires_grad_(False), example
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(("kind", "write", "units"), CASES, ids=lambda x: getattr(x, "__name__", str(x)))
 def test_writes_into_views(kind: type[Dense], write: Callable[[Tensor], Tensor | None], units: int) -> None:
     model, example = built(kind, write)

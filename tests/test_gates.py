@@ -77,6 +77,7 @@ def test_moments_are_those_of_the_jacobian(name: str) -> None:
     assert (found - wanted).norm() < 0.2 * wanted.norm()  # random signs, one for each sample
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize(
     ("name", "numbers", "taken"),
     [

@@ -1009,6 +1009,7 @@ def test_graph_is_pruned(name: str, tmp_path: Path) -> None:
     assert_prunes(path, 0.4)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "exporter", "opset", "free"), _EXPORTS)
 def test_export_is_pruned(name: str, exporter: str, opset: int, free: bool, tmp_path: Path) -> None:
@@ -1088,6 +1089,7 @@ def _kept(model: nn.Module, example: Sequence[Tensor], method: str) -> list[tupl
     return sorted(group.kept for group in result.recipe.groups)
 
 
+@pytest.mark.sweep
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["saliency", "reconstruct"])
 @pytest.mark.parametrize("exporter", ["script", "dynamo"])

@@ -96,6 +96,7 @@ def disagreements(name: str) -> list[tuple[str, int]]:
     return found
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("name", AGREES)
 def test_same_groups_as_torch_pruning(name: str) -> None:
     assert not disagreements(name)

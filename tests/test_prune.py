@@ -168,6 +168,7 @@ def test_cold_stochastic_takes_no_worse_pair_unless_it_must() -> None:
 # --- requests -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("quantity", ["params", "macs"])
 @pytest.mark.parametrize("name", ["mlp_relu", "resnet_basic", "densenet", "vgg_batch_norm"])
 def test_reaches_a_size_and_not_more_than_needed(name: str, quantity: str) -> None:

@@ -131,16 +131,28 @@ def _fallen(
     """`number` leaves on `ground` (n, channels, 1), radii from 0.08 to `largest`, log-uniform."""
     n, channels, _ = ground.shape
     where, dims = points(space), len(space)
-    x = ground.expand(n, channels, len(where))
-    for _ in range(number):
+    top, tints = torch.zeros(n, len(where), dtype=torch.int64), [ground]
+    for leaf in range(1, number + 1):
         centre = 2.2 * torch.rand(n, 1, dims, generator=generator) - 1.1
         radius = 0.08 * (largest / 0.08) ** torch.rand(n, 1, dims, generator=generator)
         turn = torch.linalg.qr(torch.randn(n, dims, dims, generator=generator)).Q
-        inner = (((where - centre) @ turn) / radius).abs()  # shape: (n, points, dims)
         boxy = torch.rand(n, 1, generator=generator) < 0.5
-        inside = torch.where(boxy, inner.amax(2), inner.norm(dim=2)) < 1
-        x = torch.where(inside[:, None], _tint(n, channels, generator), x)
+        top.masked_fill_(_inside(where, centre[:, 0], turn / radius, boxy), leaf)
+        tints.append(_tint(n, channels, generator))
+    x = torch.cat(tints, 2).gather(2, top[:, None].expand(-1, channels, -1))
     return x.reshape(n, channels, *space)
+
+
+def _inside(where: Tensor, centre: Tensor, axes: Tensor, boxy: Tensor) -> Tensor:
+    """Whether points (p, d) lie in boxes, where `boxy` (n, 1), or else ellipses; shape: (n, p).
+
+    axes: columns of (n, d, d), directions over radii.
+    """
+    far = torch.zeros(len(centre), len(where))
+    for axis in axes.unbind(2):
+        along = (axis @ where.T).sub_((centre * axis).sum(1, keepdim=True)).square_()
+        far = torch.where(boxy, torch.maximum(far, along), far + along)
+    return far < 1
 
 
 def _tint(n: int, channels: int, generator: torch.Generator) -> Tensor:
