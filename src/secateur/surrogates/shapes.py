@@ -7,14 +7,17 @@ Networks that train on such pictures learn the features of natural ones (Baradad
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from secateur.graph.workers import in_order
+
 Drawing = Callable[[int, int, tuple[int, ...], torch.Generator], Tensor]
 
 _NUMBERS = 2**22  # that a drawing holds at once
+_CACHED = 2**16  # numbers in each of a few tensors that stay in the cache
 _PIECES = 8  # straight pieces of a curve
 _SHARP = 0.6  # deviation of the pen's softness, in points
 
@@ -86,24 +89,31 @@ def _strokes(n: int, channels: int, space: tuple[int, ...], generator: torch.Gen
         a, b, c, d = (1.5 * torch.rand(n, dims, generator=generator) - 0.75 for _ in range(4))
         curve = ((1 - t) ** 3 * a + 3 * t * (1 - t) ** 2 * b + 3 * t**2 * (1 - t) * c + t**3 * d).squeeze(1)
         drawn = number > k
-        nearest = far[drawn]
-        for start, end in pairwise(curve[:, drawn]):
-            torch.minimum(nearest, _to_segment(where, start, end), out=nearest)
-        far[drawn] = nearest
-    ink = ((width - far.sqrt_()) * max(space) / 2 + 0.5).clamp(0, 1).reshape(n, 1, *space)
+        some = curve[:, drawn].split(_at_once(where), 1)
+        far[drawn] = torch.minimum(far[drawn], torch.cat(list(in_order(partial(_to_curve, where), some))))
+    ink = ((width - far.clamp_(min=0).sqrt_()) * max(space) / 2 + 0.5).clamp(0, 1).reshape(n, 1, *space)
     return smooth(ink, _SHARP, tuple(range(2, 2 + dims))) * _colours(n, channels, dims, generator)
 
 
-def _to_segment(where: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    """Squared distance of points (p, d) to segments from (n, d) to (n, d); shape: (n, p)."""
-    along = end - start
-    length = along.square().sum(1, keepdim=True).clamp(min=1e-9)
-    t = (along @ where.T).sub_((start * along).sum(1, keepdim=True)).div_(length).clamp_(0, 1)
-    squared = torch.zeros_like(t)
-    for axis in range(where.shape[1]):
-        gap = where[:, axis] - start[:, axis, None] - t * along[:, axis, None]
-        squared += gap.square_()
-    return squared
+def _to_curve(where: Tensor, curve: Tensor) -> Tensor:
+    """Squared distances of points (p, d) to the nearest piece of curves (pieces + 1, n, d); shape: (n, p).
+
+    From a point at u of the length L of a piece from s it is |p − s|² − L·t·(2u − t), t = u within [0, 1].
+    """
+    start, along = curve[:-1], curve[1:] - curve[:-1]
+    length = along.square().sum(2, keepdim=True).clamp(min=1e-9)
+    terms = torch.cat([where, where.square().sum(1, keepdim=True), torch.ones(len(where), 1)], 1).T
+    to_start = torch.cat([-2 * start, torch.ones_like(length), start.square().sum(2, keepdim=True)], 2)
+    by_length = torch.cat([along, torch.zeros_like(length), -(along * start).sum(2, keepdim=True)], 2)
+    u, t, squared = (torch.empty(curve.shape[1], len(where)) for _ in range(3))
+    nearest = torch.full_like(u, torch.inf)
+    for from_start, projected, scale in zip(to_start, by_length / length, length, strict=True):
+        torch.mm(projected, terms, out=u)
+        torch.clamp(u, 0, 1, out=t)
+        torch.sub(t, u, alpha=2, out=u).mul_(t)
+        torch.mm(from_start, terms, out=squared).addcmul_(u, scale)
+        torch.minimum(nearest, squared, out=nearest)
+    return nearest
 
 
 def leaves(n: int, channels: int, space: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -131,28 +141,43 @@ def _fallen(
     """`number` leaves on `ground` (n, channels, 1), radii from 0.08 to `largest`, log-uniform."""
     n, channels, _ = ground.shape
     where, dims = points(space), len(space)
-    top, tints = torch.zeros(n, len(where), dtype=torch.int64), [ground]
-    for leaf in range(1, number + 1):
-        centre = 2.2 * torch.rand(n, 1, dims, generator=generator) - 1.1
+    axes, elliptic, tints = list[Tensor](), list[Tensor](), [ground]
+    for _ in range(number):
+        centre = 2.2 * torch.rand(n, dims, 1, generator=generator) - 1.1
         radius = 0.08 * (largest / 0.08) ** torch.rand(n, 1, dims, generator=generator)
-        turn = torch.linalg.qr(torch.randn(n, dims, dims, generator=generator)).Q
-        boxy = torch.rand(n, 1, generator=generator) < 0.5
-        top.masked_fill_(_inside(where, centre[:, 0], turn / radius, boxy), leaf)
+        turned = (torch.linalg.qr(torch.randn(n, dims, dims, generator=generator)).Q / radius).mT
+        axes.append(torch.cat([turned, -turned @ centre], 2).transpose(0, 1))
+        elliptic.append((torch.rand(n, 1, generator=generator) >= 0.5).float())
         tints.append(_tint(n, channels, generator))
+    some = _at_once(where)
+    pairs = zip(torch.stack(axes).split(some, 2), torch.stack(elliptic).split(some, 1), strict=True)
+    top = torch.cat(list(in_order(lambda pair: _topmost(where, *pair), pairs))).long()
     x = torch.cat(tints, 2).gather(2, top[:, None].expand(-1, channels, -1))
     return x.reshape(n, channels, *space)
 
 
-def _inside(where: Tensor, centre: Tensor, axes: Tensor, boxy: Tensor) -> Tensor:
-    """Whether points (p, d) lie in boxes, where `boxy` (n, 1), or else ellipses; shape: (n, p).
+def _topmost(where: Tensor, leaves: Tensor, elliptic: Tensor) -> Tensor:
+    """The last leaf over each of the points (p, d), from 1, 0 where there is none; shape: (n, p).
 
-    axes: columns of (n, d, d), directions over radii.
+    Args:
+        leaves: What makes of a point and 1 its place in a leaf, in radii; shape: (leaves, d, n, d + 1).
+        elliptic: 1 for ellipses; 0 for boxes, for which the farthest coordinate counts; (leaves, n, 1).
     """
-    far = torch.zeros(len(centre), len(where))
-    for axis in axes.unbind(2):
-        along = (axis @ where.T).sub_((centre * axis).sum(1, keepdim=True)).square_()
-        far = torch.where(boxy, torch.maximum(far, along), far + along)
-    return far < 1
+    terms = torch.cat([where, torch.ones(len(where), 1)], 1).T
+    top, far, along, less = (torch.zeros(leaves.shape[2], len(where)) for _ in range(4))
+    for number, (axes, summed) in enumerate(zip(leaves, elliptic, strict=True), 1):
+        far.zero_()
+        for axis in axes:
+            torch.mm(axis, terms, out=along).square_()
+            torch.minimum(far, along, out=less)
+            torch.maximum(far, along, out=far).addcmul_(less, summed)  # the sum or the larger
+        torch.maximum(top, far.lt_(1).mul_(number), out=top)
+    return top
+
+
+def _at_once(where: Tensor) -> int:
+    """How many drawings of so many points to work on at a time."""
+    return max(1, _CACHED // len(where))
 
 
 def _tint(n: int, channels: int, generator: torch.Generator) -> Tensor:
