@@ -12,20 +12,22 @@ import pytest
 
 from secateur import validation
 from secateur.normalisation import Finding
+from secateur.surrogates import effort
 
-SHARES = {"sweep": 12, "slow": 6}  # of the cases of such a test, one in so many is run by default
+SHARES = {"sweep": 18, "slow": 8}  # of the cases of such a test, one in so many is run by default
 
 
 @pytest.fixture(autouse=True)
 def judged_briefly(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks of the tests that nobody trained are asked nothing of their inputs, and few drawings judge
-    them; tests of these two are marked as `judged`.
+    """Networks of the tests that nobody trained are asked nothing of their inputs, few drawings judge them,
+    and drawing costs no more than on a large network; tests of these three are marked as `judged`.
     """
     if request.node.get_closest_marker("judged"):
         return
     nothing: Callable[..., Finding] = lambda *given, **more: Finding("", {}, False, "not asked in this test")  # noqa: E731
     monkeypatch.setattr(validation, "likely_normalisation", nothing)
     monkeypatch.setattr(validation, "MOST", validation.FEWEST)
+    monkeypatch.setattr(effort, "ALWAYS", 0.0)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -119,6 +119,7 @@ def test_no_point_above_the_margin_changes_its_decision(
 
 
 @pytest.mark.slow
+@pytest.mark.judged
 def test_it_is_tighter_than_the_drift_of_two_classes_and_covers_what_agreement_does_not() -> None:
     model, x, _ = blobs()
     small = secateur.prune(model, x[:2], remove=0.3).model

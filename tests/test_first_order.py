@@ -104,7 +104,7 @@ def test_fewer_pairs_are_bounded_on_networks_of_many_macs(monkeypatch: pytest.Mo
 
     usual, eight = chosen(), chosen(bounded=8)
     module = sys.modules["secateur.methods.impact"]
-    monkeypatch.setattr(module, "FEWEST", 4)
-    monkeypatch.setattr(module, "MACS", 8 * module._macs(made(convolutions(40), torch.rand(2, 2, 6, 6))[0]))
+    context, _ = made(convolutions(40), torch.rand(2, 2, 6, 6))
+    monkeypatch.setattr(module, "MACS", 8 * module._macs(context) * len(context.alive))
     assert torch.equal(chosen().units, eight.units)
     assert not torch.equal(usual.units, eight.units)

@@ -155,6 +155,7 @@ def test_writing_gives_what_drawing_one_by_one_gives() -> None:
     assert torch.equal(ids, expected)
 
 
+@pytest.mark.judged
 def test_written_text_has_the_pairs_that_the_model_likes() -> None:
     """Of a chain that nearly always counts upward, so does the text."""
     table = torch.full((8, 8), -6.0)

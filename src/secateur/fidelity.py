@@ -66,7 +66,7 @@ def fidelity(
 ) -> Fidelity:
     """Compare the outputs with `weights` in place of the original's, and the decisions read from them.
 
-    Cost: two forward passes of the samples, in batches of about 64 MiB of values.
+    Cost: two forward passes of the samples, in batches of about 32 MiB of values.
 
     Args:
         graph: The captured original.

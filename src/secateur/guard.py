@@ -33,7 +33,8 @@ class Guard:
         drift: The largest absolute change of any output, in the units of the outputs.
         certified_agreement: As `agreement`, proved for every input within `eps` of a sample.
         certified_drift: As `drift`, proved for every input within `eps` of a sample; without `eps`, for every
-            input in the input box.
+            input in the input box. The proof is about real arithmetic: a certificate of float32 inference
+            adds the rounding of both models.
         eps: The radius of the balls round the samples (L∞), in the units of the inputs.
         head: What the outputs are, see `secateur.decisions`.
     """

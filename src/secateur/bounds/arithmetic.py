@@ -27,6 +27,13 @@ def settle(lower: Tensor, upper: Tensor) -> Interval:
     return Interval(torch.minimum(lower, upper), torch.maximum(lower, upper))
 
 
+def _settle_in_place(lower: Tensor, upper: Tensor) -> Interval:
+    """The same for ends that nothing else holds, and that rounding cannot swap, as it keeps order."""
+    torch.nan_to_num_(lower, nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+    torch.nan_to_num_(upper, nan=math.inf, posinf=math.inf, neginf=-math.inf)
+    return Interval(lower, upper)
+
+
 def lower(value: Operand) -> Any:
     return value.lower if isinstance(value, Interval) else value
 
@@ -57,13 +64,13 @@ def negate(value: Value) -> Value:
 
 def add(a: Operand, b: Operand) -> Any:
     if isinstance(a, Interval) or isinstance(b, Interval):
-        return settle(lower(a) + lower(b), upper(a) + upper(b))
+        return _settle_in_place(lower(a) + lower(b), upper(a) + upper(b))
     return a + b
 
 
 def subtract(a: Operand, b: Operand) -> Any:
     if isinstance(a, Interval) or isinstance(b, Interval):
-        return settle(lower(a) - upper(b), upper(a) - lower(b))
+        return _settle_in_place(lower(a) - upper(b), upper(a) - lower(b))
     return a - b
 
 
@@ -75,7 +82,7 @@ def multiply(a: Operand, b: Operand) -> Any:
         products = [lower(a) * lower(b), upper(a) * upper(b)]
     else:
         return a * b
-    return settle(reduce(torch.minimum, products), reduce(torch.maximum, products))
+    return _settle_in_place(reduce(torch.minimum, products), reduce(torch.maximum, products))
 
 
 def scale(value: Operand, factor: float) -> Any:
@@ -131,7 +138,8 @@ def product(f: Bilinear, a: Value, b: Value) -> Value:
 def _centre_and_radius(value: Value) -> tuple[Tensor, Tensor | None]:
     if not isinstance(value, Interval):
         return value, None
-    return value.lower / 2 + value.upper / 2, value.upper / 2 - value.lower / 2
+    lower, upper = value.lower / 2, value.upper / 2
+    return lower + upper, upper - lower
 
 
 def hull(a: Value, b: Value) -> Interval:

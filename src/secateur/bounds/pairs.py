@@ -124,16 +124,18 @@ def sloped_change(slope: Slope, x: Pair) -> Value:
 def relu_change(x: Pair) -> Interval:
     """relu(x + δ) − relu(x) grows with δ; it grows with x where δ ≥ 0 and falls where δ < 0: exact for a box.
 
-    At a given x and δ it is relu(min(x, 0) + δ) for δ ≥ 0 and max(δ, −relu(x)) else.
+    It is relu(min(x, 0) + max(δ, 0)) + max(min(δ, 0), −relu(x)), of which one is 0.
     """
     x0, d = as_interval(x.before), as_interval(x.change)
 
-    def step(x: Tensor, d: Tensor) -> Tensor:
-        return torch.where(d >= 0, torch.relu(x.clamp(max=0) + d), torch.maximum(d, -torch.relu(x)))
+    def rise(x: Tensor, d: Tensor) -> Tensor:
+        return torch.relu(x.clamp(max=0) + d.clamp(min=0))
+
+    def fall(x: Tensor, d: Tensor) -> Tensor:
+        return torch.maximum(d.clamp(max=0), -torch.relu(x))
 
     return Interval(
-        step(torch.where(d.lower >= 0, x0.lower, x0.upper), d.lower),
-        step(torch.where(d.upper >= 0, x0.upper, x0.lower), d.upper),
+        rise(x0.lower, d.lower) + fall(x0.upper, d.lower), rise(x0.upper, d.upper) + fall(x0.lower, d.upper)
     )
 
 

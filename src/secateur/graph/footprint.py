@@ -15,7 +15,7 @@ from secateur.graph.graph import Graph
 from secateur.graph.interpret import run
 from secateur.graph.node import kind
 
-BATCH_BYTES = 2**26  # that the values of one batch may take
+BATCH_BYTES = 2**25  # that the values of one batch may take
 _LARGEST = 512  # samples of a batch
 _SPATIAL = {*(f"conv{way}{rank}d" for way in ("", "_transpose") for rank in (1, 2, 3)), "batch_norm"}
 
@@ -98,7 +98,7 @@ def _measured(graph: Graph) -> Footprint:
 
 
 def batch_size(numbers: int, inputs: Sequence[Tensor]) -> int:
-    """How many samples of so many numbers make a batch of at most 64 MiB: at least 1, at most 512.
+    """How many samples of so many numbers make a batch of at most 32 MiB: at least 1, at most 512.
 
     It depends on nothing but the graph, so that results do not depend on the memory at hand.
     """

@@ -130,7 +130,7 @@ def run_stages(
     visitor: Visitor[Found],
     memory: int,
 ) -> None:
-    """Stop at nodes in graph order, each with all samples in batches of about 64 MiB of values.
+    """Stop at nodes in graph order, each with all samples in batches of about 32 MiB of values.
 
     Convolutions and batch norms of large pictures are measured on fewer: evenly spread, at least 256 samples
     and 2²⁰ positions of each channel, since a picture shows them many times what it shows later layers once.

@@ -21,8 +21,8 @@ from secateur.options import AtLeast1, Count, Share
 from secateur.types import Group, Interval, Removal
 
 SIMILAR = 0.9  # intervals at least so similar count as the same in the entropy
-MACS = 4 * 10**11  # of the passes of the candidates of one group, about: minutes for ResNet-50 at 224 × 224
-FEWEST = 32  # candidates, whatever they cost
+MACS = 6 * 10**11  # of the passes of the candidates of one step, about: minutes for ResNet-50 at 224 × 224
+FEWEST = 4  # candidates of a group, whatever they cost
 
 
 def impact(
@@ -39,13 +39,14 @@ def impact(
 
     `alpha` and `beta` weigh the two parts of the score, see `impact_scores`. Of more than `bounded` pairs,
     those about which a first-order estimate leaves the least doubt are merged or left by it
-    (`first_order_changes`), and the `bounded` about the cut by their scores; above 1.6 GMACs they are fewer,
-    so that a group takes as long as on a network of that size. Cost: that of `saliency`, bounds on the
-    network, and a pass of at most `bounded` candidates through the following layers, in batches. Over all
-    groups of a step this grows with the square of the depth.
+    (`first_order_changes`), and the `bounded` about the cut by their scores. They are fewer where they would
+    take more than 6·10¹¹ multiply-accumulates in a step of all groups, at least four for each group. Cost:
+    that of `saliency`, bounds on the network, and a pass of at most `bounded` candidates through the
+    following layers, in batches.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
-    scored = min(bounded, max(FEWEST, MACS // max(1, _macs(context)))) if len(a) > FEWEST else bounded
+    affordable = MACS // (len(context.alive) * max(1, _macs(context)))
+    scored = min(bounded, max(FEWEST, affordable)) if len(a) > FEWEST else bounded
     sure, doubtful = _about_the_cut(context, group, a, b, count, scored)
     order = ranking(*impact_scores(context, group, a[doubtful], b[doubtful], alpha, beta))
     best = torch.cat([sure, doubtful[order][: max(0, count - len(sure))]])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from secateur.surrogates.source import Source
 
 _USED = 3  # forward passes that a sample costs when it is used: both networks, and parts of them again
-_ALWAYS = 1.8e12  # multiply-accumulates that drawing may cost in any case
+ALWAYS = 1.8e12  # multiply-accumulates that drawing may cost in any case
 _CANDIDATES = 12
 _PROBES = (32, 192)
 _MOVED = (64, 512)
@@ -29,7 +29,7 @@ class Effort:
 
 def passes_for(count: int, work: float) -> float:
     """Forward passes that drawing `count` samples may cost, of `work` multiply-accumulates each."""
-    return max(_USED * count, _ALWAYS / max(1.0, work))
+    return max(_USED * count, ALWAYS / max(1.0, work))
 
 
 def effort_for(source: Source, count: int, families: int) -> Effort:
