@@ -4,6 +4,7 @@ case; with `--quick` one case of each test, and none of the slow ones.
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -52,16 +53,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _beyond_share(items: list[pytest.Item]) -> set[pytest.Item]:
     """Sweeps repeat one property over all architectures or ops; long tests take seconds each."""
-    return {
-        item
-        for cases in _by_test(items).values()
-        for item in set(cases) - _share_of(cases) | set(filter(_is_long, cases))
-    }
+    return {item for cases in _by_test(items).values() for item in set(cases) - _share_of(cases)}
 
 
 def _share_of(cases: list[pytest.Item]) -> set[pytest.Item]:
-    """Of the cases of one test, at least one."""
-    return {case for case in cases if _number(case) % _one_in(case) == 0} | {min(cases, key=_number)}
+    """Of the cases of one test that are not long, at least one."""
+    short = sorted(itertools.filterfalse(_is_long, cases), key=_number)
+    return {case for case in short if _number(case) % _one_in(case) == 0} | set(short[:1])
 
 
 def _one_in(item: pytest.Item) -> int:

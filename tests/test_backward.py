@@ -230,7 +230,7 @@ def masked(graph: Graph, weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(FORMS), st.integers(0, 17)), min_size=1, max_size=4),
     st.integers(0, 10**6),

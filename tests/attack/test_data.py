@@ -146,6 +146,7 @@ def _random_settings(seed: int, folder: Path) -> tuple[str, ...]:
     return _settings(damaged_bytes(rng, text) if seed % 3 == 0 else text, folder)
 
 
+@pytest.mark.long
 def test_damaged_arrays(attack: Callable[..., None], folder_with: Callable[..., Any]) -> None:
     kinds = ("bytes", "header", "dtype", "record")
     cases = [(f"{how}-{seed}", partial(_arrays, how, seed)) for seed in range(26) for how in kinds]
