@@ -13,7 +13,8 @@ from secateur.surrogates.box import noise
 from secateur.surrogates.source import Source
 from secateur.types import Group, Slot
 
-_DRAWS = 16  # inputs, each with a random direction in the outputs
+_DRAWS = (4, 16)  # inputs, each with a random direction in the outputs: at least and at most
+_WORK = 1.6e10  # multiply-accumulates of one pass of all of them, about
 _PAIRS = 2**24  # numbers in the columns of the pairs that are compared at once
 
 
@@ -21,20 +22,25 @@ def first_order_changes(context: Context, group: Group, a: Tensor, b: Tensor) ->
     """The mean squared first-order change of the outputs by each merge a→b; shape: (k,).
 
     A merge moves the consumers' columns by ΔW, and the outputs along a direction r by ⟨∂(rᵀy)/∂W, ΔW⟩. Inputs
-    are uniform in the box; directions are of random signs. Cost: 16 forward and backward passes of one input,
-    whatever the number of pairs, and a product of two columns for each.
+    are uniform in the box; directions are of random signs. Cost: 16 forward and backward passes of one input
+    (fewer above 1 GMAC, at least 4), whatever the number of pairs, and a product of two columns for each.
     """
     slots = group.having("consumer")
     weights = {n: w.float() if w.is_floating_point() else w for n, w in context.weights.items()}
     source = Source(context.graph, tuple(context.box), context.generator)
-    total = torch.zeros(len(a), dtype=torch.float64)
-    for _ in range(_DRAWS):
+    total, draws = torch.zeros(len(a), dtype=torch.float64), _draws(source)
+    for _ in range(draws):
         gradients = _gradients(source, weights, [slot.tensor for slot in slots])
         change = sum(
             (_moved(weights[s.tensor], gradients[s.tensor], s, a, b) for s in slots), torch.zeros(len(a))
         )
         total += change.double().square()
-    return total / _DRAWS
+    return total / draws
+
+
+def _draws(source: Source) -> int:
+    fewest, most = _DRAWS
+    return max(fewest, min(most, int(_WORK / max(1.0, source.work))))
 
 
 def _gradients(source: Source, weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
