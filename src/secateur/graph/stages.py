@@ -27,11 +27,12 @@ from secateur.memory import give_back
 Found = TypeVar("Found")
 Keep = Literal["memory", "disk", ""]
 
-_DISK = 5e8  # bytes a second that a scratch file is taken to give
+_DISK = 7.5e8  # bytes a second that a scratch file is taken to give
 _WORTH_GIVING_BACK = 2**28  # bytes of values of all samples
 _POSITIONS = 2**20  # of a channel in all samples, by which a node is measured
 _FEWEST = 256
 _WORK = 2e10  # multiply-accumulates a second that a worker is taken to do
+_MOVED = 5e8  # numbers of values a second that it is taken to read and write beside them
 
 
 @dataclass(frozen=True)
@@ -195,8 +196,10 @@ def _where(passes: _Passes, start: int, stop: int, needed: int, memory: int) -> 
     """Where values of `needed` bytes before node `stop` are kept; "": they are computed again."""
     if needed <= memory:
         return "memory"
-    both = 2 * multiplications(passes.graph, passes.sizes, start, stop)
-    again = both * passes.samples / (_WORK * worker_count())
+    sizes = passes.sizes
+    moved = sum(sizes.numbers.get(node, 0) for node in sizes.nodes[start:stop])
+    both = 2 * (multiplications(passes.graph, sizes, start, stop) / _WORK + moved / _MOVED)
+    again = both * passes.samples / worker_count()
     return "disk" if 2 * needed / _DISK < again and needed < scratch_room() else ""
 
 
