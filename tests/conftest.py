@@ -15,7 +15,7 @@ from secateur import validation
 from secateur.normalisation import Finding
 from secateur.surrogates import effort
 
-SHARES = {"sweep": 18, "slow": 8}  # of the cases of such a test, one in so many is run by default
+SHARES = {"sweep": 30, "slow": 10}  # of the cases of such a test, one in so many is run by default
 
 
 @pytest.fixture(autouse=True)

@@ -81,7 +81,7 @@ def points_in(centres: Tensor, eps: float, seed: int, count: int = 60) -> Tensor
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     st.integers(0, 10**6),
     st.floats(0.0, 0.4),

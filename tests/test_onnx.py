@@ -1021,10 +1021,8 @@ def test_export_is_pruned(name: str, exporter: str, opset: int, free: bool, tmp_
     assert_prunes(path, 0.5, "saliency")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "groups"), [("squeezenet", 25), pytest.param("resnet50", 37, marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "groups"), [("squeezenet", 25), ("resnet50", 37)])
 def test_light_model_is_pruned(name: str, groups: int, tmp_path: Path) -> None:
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
     path = tmp_path / "model.onnx"

@@ -257,7 +257,7 @@ def test_export_is_pruned(
     assert_prunes(path, 0.4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_choices_are_those_made_on_the_network_from_torch(name: str) -> None:
     architecture = ARCHITECTURES[name]

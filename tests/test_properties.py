@@ -154,7 +154,7 @@ def test_more_asked_is_never_larger_and_the_model_is_untouched(model: nn.Module)
     assert same_bits(before, snapshot(model))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @few
 @given(model=networks(), method=st.sampled_from(["saliency", "stochastic"]), seed=st.integers(0, 9))
 def test_same_seed_same_bits(model: nn.Module, method: str, seed: int) -> None:

@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [pytest.param("prune", marks=pytest.mark.long), "certify"])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["prune", "certify"])
 def test_tutorial_prints_what_its_page_shows(name: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "examples" / f"tutorial_{name}.py"],
