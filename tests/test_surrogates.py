@@ -4,6 +4,7 @@ is.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -22,7 +23,10 @@ from secateur.surrogates.evidence import agreement, draw_probes
 from secateur.surrogates.families import _drawings, families
 from secateur.surrogates.layout import Layout, layouts
 from secateur.surrogates.photographs import photographs
+from secateur.surrogates.shapes import _to_curve, _topmost, points
 from secateur.types import Samples
+
+pytestmark = pytest.mark.judged  # as many drawings as for users
 
 OF_NUMBERS = [name for name in SURROGATES if name not in ("ranks", "written")]
 PLAIN = [name for name in OF_NUMBERS if not name.startswith("bn_")]
@@ -247,3 +251,28 @@ def test_families_are_judged_with_gradients_at_hand(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(choice.Family, "draw", watched)
     SURROGATES["auto"](source_of(net.eval(), torch.rand(2, 6)), 32)
     assert len(seen) > 1 and all(seen)
+
+
+@pytest.mark.parametrize("space", [(9,), (7, 5), (4, 3, 5)])
+def test_distances_to_curves_are_those_to_the_nearest_of_their_points(space: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    where, curve = points(space), torch.rand(4, 6, len(space)) * 2 - 1
+    curve[2, 0] = curve[1, 0]  # a piece without length
+    share = torch.linspace(0, 1, 2001)[:, None, None]
+    dense = [(a + share * (b - a) - p).square().sum(2) for a, b in pairwise(curve) for p in where]
+    nearest = torch.stack([d.amin(0) for d in dense]).reshape(3, len(where), 6).amin(0).T
+    torch.testing.assert_close(_to_curve(where, curve), nearest, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("space", [(9,), (7, 5), (4, 3, 5)])
+def test_the_last_leaf_over_a_point_is_on_top(space: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    where, leaves = points(space), torch.randn(5, len(space), 6, len(space) + 1)
+    elliptic = (torch.rand(5, 6, 1) < 0.5).float()
+    expected = torch.zeros(6, len(where))
+    for number in range(5):
+        for n in range(6):
+            place = where @ leaves[number, :, n, :-1].T + leaves[number, :, n, -1]
+            inside = place.norm(dim=1) < 1 if elliptic[number, n] else place.abs().amax(1) < 1
+            expected[n, inside] = number + 1
+    assert torch.equal(_topmost(where, leaves, elliptic), expected) and len(expected.unique()) > 2
