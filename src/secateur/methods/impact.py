@@ -42,7 +42,7 @@ def impact(
     (`first_order_changes`), and the `bounded` about the cut by their scores. They are fewer where they would
     take more than 6·10¹¹ multiply-accumulates in a step of all groups, at least four for each group. Cost:
     that of `saliency`, bounds on the network, and a pass of at most `bounded` candidates through the
-    following layers, in batches.
+    following layers, in batches: over all groups, the square of the depth as long as they are not fewer.
     """
     a, b, _ = least_pairs(context, group, pool_size(count, pool))
     affordable = MACS // (len(context.alive) * max(1, _macs(context)))
