@@ -270,21 +270,22 @@ LIMITED = """
         stats = layer_statistics(graph, coupling, weights, inputs, (), Settings(), 0, 2**26)
         return reconstruct(stats, weights, alive, need)
 
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
     refitted(16)  # what is imported and allocated once
-    used = int(next(line for line in open("/proc/self/status") if line.startswith("VmData")).split()[1]) * 1024
-    limit = used + 2**29
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    before = peak()
     removals, _ = refitted(samples)
-    print(sum(len(removal.units) for removal in removals))
+    print(sum(len(removal.units) for removal in removals), peak() - before)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the limit is set from /proc")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is in other units elsewhere")
 @pytest.mark.parametrize(
     ("model", "units"), [("pictures", 28), pytest.param("flattened", 40, marks=pytest.mark.long)]
 )
 def test_memory_is_bounded(model: str, units: int) -> None:
-    """The run may take 0.5 GiB.
+    """The run may take 0.25 GiB.
 
     The values of one layer of `pictures` take 0.75 GiB for all samples, in each network; the second moments of
     the flattened layer would take 2 GiB.
@@ -292,7 +293,9 @@ def test_memory_is_bounded(model: str, units: int) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(LIMITED), model], capture_output=True, text=True, timeout=300
     )
-    assert (done.returncode, done.stdout) == (0, f"{units}\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    removed, taken = map(int, done.stdout.split())
+    assert removed == units and 0 < taken < 2**28
 
 
 @pytest.mark.parametrize(
