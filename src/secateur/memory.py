@@ -15,6 +15,8 @@ _UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB
 _UNITS |= {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 MAY_BE = f"{may_be('bytes', _UNITS, '2GiB')}, at least 256MiB"
 _SMALLEST = 2**28
+_GROWTH = 2**28
+_resident = 0  # bytes, the fewest since memory was last given back
 
 
 def as_bytes(value: object) -> int:
@@ -49,6 +51,27 @@ def give_back() -> None:
     """Return memory that was freed to the system, where the C library keeps it otherwise (glibc)."""
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def give_back_growth() -> None:
+    """`give_back` when 256 MiB more are resident than after the last time (Linux); some 30 µs.
+
+    For loops over batches: small results that stay keep glibc from using again what lies between them.
+    """
+    global _resident
+    now = _resident_bytes()
+    if now > _resident + _GROWTH:
+        give_back()
+        now = _resident = _resident_bytes()
+    _resident = min(_resident, now)
+
+
+def _resident_bytes() -> int:
+    """Of this process; 0 where /proc does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def shown(size: int) -> str:

@@ -190,8 +190,6 @@ def _stage(
             visitor.add(found)
         if values is not None:
             store.save(batch, values)
-        if (batch + 1) % passes.scattered_after == 0:
-            give_back()
 
 
 def _where(passes: _Passes, start: int, stop: int, needed: int, memory: int) -> Keep:
@@ -222,9 +220,6 @@ class _Passes:
         self.samples = len(inputs[0])
         self.batch = batch_size(2 * self.sizes.peak, inputs)
         self.inputs = list(batches(inputs, self.batch))
-        # batches whose freed memory is worth giving back: small blocks keep the C library from using it again
-        peak = 2 * self.sizes.peak * self.like.element_size()
-        self.scattered_after = max(1, _WORTH_GIVING_BACK // (peak * self.batch))
 
     def measured_at(self, stop: int) -> list[int]:
         """The batches by which a node is measured: with many positions in each sample, fewer of them."""

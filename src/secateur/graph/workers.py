@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from secateur.memory import give_back_growth
+
 Item = TypeVar("Item")
 Value = TypeVar("Value")
 
@@ -37,11 +39,14 @@ def in_order(
 
     Each thread runs torch on one thread, with gradients as torch has them by default: `function` switches
     them off where it needs none. At most one result for each worker waits. An error ends the iteration; calls
-    that have begun are waited for.
+    that have begun are waited for. Memory that was freed goes back to the system when it has grown.
     """
     count = worker_count() if workers is None else workers
     if count < 2:
-        yield from map(function, items)
+        for value in map(function, items):
+            give_back_growth()
+            yield value
+            del value
         return
     left = iter(items)
     with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -50,6 +55,7 @@ def in_order(
             while waiting:
                 value = waiting.popleft().result()
                 waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+                give_back_growth()
                 yield value
                 del value
         finally:
