@@ -13,7 +13,7 @@ from secateur.decisions import Decision, same
 from secateur.errors import InputError
 from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import batches, run
+from secateur.graph.interpret import batches, for_passes, run
 from secateur.graph.workers import in_order
 from secateur.types import Samples
 
@@ -77,9 +77,10 @@ def fidelity(
     Raises:
         InputError: No output is a floating-point number.
     """
+    used = for_passes(graph, weights, samples.inputs)
 
     def one(batch: tuple[Tensor, ...]) -> _Part:
-        return _compared(graph, weights, batch, decision)
+        return _compared(graph, used, batch, decision)
 
     size = batch_size(2 * footprint(graph).peak, samples.inputs)
     parts = list(in_order(one, batches(samples.inputs, size)))

@@ -95,7 +95,10 @@ def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
 
 def as_work(value: Tensor, like: Tensor) -> Tensor:
     """`value` on the device and, where it is floating, in the dtype of `like`."""
-    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
+    dtype = like.dtype if value.dtype.is_floating_point else value.dtype
+    if value.dtype == dtype and value.device == like.device:
+        return value  # where `to` would have other threads take the interpreter's lock
+    return value.to(like.device, dtype)
 
 
 def run(
@@ -124,8 +127,7 @@ def run(
     Returns:
         The model's outputs, flattened, or the value of each `wanted` node.
     """
-    like = next((x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0))
-    like = torch.empty(0, dtype=dtype or like.dtype, device=inputs[0].device)
+    like = _like(graph, inputs, dtype)
     given = dict(zip(graph.inputs, inputs, strict=True))
     source = graph.tensors if tensors is None else {**graph.tensors, **tensors}
 
@@ -141,6 +143,23 @@ def run(
     with nullcontext() if gradients else torch.no_grad():
         values = walk(graph, leaf, observed, wanted=wanted)
     return tuple(values[node] for node in (graph.outputs if wanted is None else wanted))
+
+
+def for_passes(
+    graph: Graph, tensors: Mapping[str, Tensor], inputs: Sequence[Tensor], dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
+    """`tensors` as `run` uses them on batches of `inputs`: passes over many batches convert them once.
+
+    Memory: a copy of those in another precision or on another device.
+    """
+    like = _like(graph, inputs, dtype)
+    return {name: as_work(tensor, like) for name, tensor in tensors.items()}
+
+
+def _like(graph: Graph, inputs: Sequence[Tensor], dtype: torch.dtype | None) -> Tensor:
+    """An empty tensor of the dtype and on the device of the work."""
+    like = next((x for x in (*inputs, *graph.tensors.values()) if x.is_floating_point()), torch.zeros(0))
+    return torch.empty(0, dtype=dtype or like.dtype, device=inputs[0].device)
 
 
 def precision_of(inputs: Sequence[Tensor]) -> torch.dtype:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import batches, precision_of, run
+from secateur.graph.interpret import batches, for_passes, precision_of, run
 from secateur.types import Interval, Samples
 
 _STEPS = 5
@@ -29,7 +29,11 @@ def perturbed(
     After Madry et al. 2018 (arXiv 1706.06083), with disagreement for the loss. Inputs of whole numbers stay.
     Cost: five forward and backward passes of both networks.
     """
-    parts = [_ascend(graph, original, pruned, batch, box, eps) for batch in batches(samples.inputs, _BATCH)]
+    first, second = (
+        for_passes(graph, tensors, samples.inputs, precision_of(samples.inputs))
+        for tensors in (original, pruned)
+    )
+    parts = [_ascend(graph, first, second, batch, box, eps) for batch in batches(samples.inputs, _BATCH)]
     return replace(samples, inputs=tuple(torch.cat(xs) for xs in zip(*parts, strict=True)))
 
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import batches, call_op, precision_of, run
+from secateur.graph.interpret import batches, call_op, for_passes, precision_of, run
 from secateur.graph.node import kind
 from secateur.graph.workers import in_order
 from secateur.reconstruct.elimination import factor
@@ -89,11 +89,12 @@ def sensitivities(
     wanted = {consumer.node: consumer for consumer in consumers}
     size = batch_size(footprint(graph).total, inputs)
     sums = dict[fx.Node, _Sum]()
+    used = for_passes(graph, tensors, inputs, precision_of(inputs))
 
     def one(batch: tuple[int, tuple[Tensor, ...]]) -> dict[fx.Node, Tensor]:
         number, part = batch
         generator = torch.Generator().manual_seed(seed + number * size)
-        values, slopes = gradients(graph, wanted, tensors, part, generator)
+        values, slopes = gradients(graph, wanted, used, part, generator)
         return {
             node: _rows(wanted[node], value, gradient, generator)
             for (node, value), gradient in zip(values.items(), slopes, strict=True)

@@ -16,7 +16,7 @@ from secateur.errors import SecateurError
 from secateur.graph.coupling import Coupling
 from secateur.graph.footprint import batch_size, footprint
 from secateur.graph.graph import Graph
-from secateur.graph.interpret import batches, precision_of, run
+from secateur.graph.interpret import batches, for_passes, precision_of, run
 from secateur.graph.sources import described
 from secateur.graph.stream import Stream, StreamNorm
 from secateur.graph.workers import in_order
@@ -101,11 +101,11 @@ def _moment(graph: Graph, stream: Stream, tensors: Tensors, inputs: Sequence[Ten
     """The mean over the norms of E[n nᵀ] of what each gives before its weight; shape: (D, D), float64."""
     few = [x[:_SAMPLES] for x in inputs]
     wanted = list(dict.fromkeys(norm.source for norm in stream.norms))
+    dtype = precision_of(few)
+    used = for_passes(graph, tensors, few, dtype)
 
     def one(part: tuple[Tensor, ...]) -> Tensor:
-        values = dict(
-            zip(wanted, run(graph, part, tensors, dtype=precision_of(few), wanted=wanted), strict=True)
-        )
+        values = dict(zip(wanted, run(graph, part, used, dtype=dtype, wanted=wanted), strict=True))
         rows = [_normed(norm, values[norm.source]) for norm in stream.norms]
         return torch.stack([(x.T @ x / len(x)) for x in rows]).mean(0) * len(part[0])
 

@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from secateur.graph.coupling import Coupling
 from secateur.graph.footprint import batch_size, footprint
-from secateur.graph.interpret import batches, precision_of, run
+from secateur.graph.interpret import batches, for_passes, precision_of, run
 from secateur.graph.widths import is_width
 from secateur.graph.workers import in_order
 from secateur.reconstruct.gates import Gates, gates_of
@@ -160,9 +160,11 @@ def _moments(stats: LayerStatistics, coupling: Coupling, parts: Sequence[Parts])
     wanted = list(dict.fromkeys(source.node for source in sources.values()))
     size, total = batch_size(footprint(stats.graph).total, inputs), dict[tuple[str, str], Tensor]()
     first, count = dict[tuple[str, str], Tensor](), dict[tuple[str, str], int]()
+    dtype = precision_of(inputs)
+    used = for_passes(stats.graph, stats.original, inputs, dtype)
 
     def one(part: tuple[Tensor, ...]) -> dict[tuple[str, str], tuple[Tensor, Tensor, int]]:
-        values = run(stats.graph, part, stats.original, dtype=precision_of(inputs), wanted=wanted)
+        values = run(stats.graph, part, used, dtype=dtype, wanted=wanted)
         by_node = dict(zip(wanted, values, strict=True))
         return {key: source.sums(by_node[source.node]) for key, source in sources.items()}
 
