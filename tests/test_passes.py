@@ -1,4 +1,4 @@
-"""Passes through a graph hold copies of the tensors of one layer at a time, not of the whole network."""
+"""Passes hold copies of the tensors of one layer at a time; loops over batches those of all, where they are small."""
 
 from __future__ import annotations
 
@@ -74,3 +74,16 @@ def test_a_sweep_forgets_the_weights_that_it_has_passed(monkeypatch: pytest.Monk
 
     stages.run_stages(graph, stops, tensors, tensors, INPUTS, Visitor(), 2**20)
     assert len(held) == len(copies.made) == LAYERS and max(held) <= 2
+
+
+@pytest.mark.parametrize(("most", "converted"), [(2**30, LAYERS), (4, 0)])
+def test_loops_convert_once_what_is_small(most: int, converted: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = capture(network(), INPUTS)
+    tensors = {name: tensor.double() for name, tensor in graph.tensors.items()}
+    monkeypatch.setattr(interpret, "_COPIED", most)
+    used = interpret.for_passes(graph, tensors, INPUTS)
+    assert sum(x.dtype == torch.float32 for x in used.values() if x.ndim == 2) == converted
+    for found, expected in zip(
+        interpret.run(graph, INPUTS, used), interpret.run(graph, INPUTS, tensors), strict=True
+    ):
+        assert torch.equal(found, expected)

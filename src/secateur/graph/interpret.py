@@ -18,6 +18,8 @@ from torch.utils import _pytree as pytree
 
 from secateur.graph.graph import Graph
 
+_COPIED = 2**30  # bytes of converted tensors that loops over batches may hold
+
 Observe = Callable[[fx.Node, tuple[Any, ...], Any], None]  # (node, its positional arguments, its value)
 
 
@@ -150,9 +152,13 @@ def for_passes(
 ) -> dict[str, Tensor]:
     """`tensors` as `run` uses them on batches of `inputs`: passes over many batches convert them once.
 
-    Memory: a copy of those in another precision or on another device.
+    Memory: copies of those in another precision. Where these would take over 1 GiB, `tensors` come back
+    as they are, and each pass converts them layer by layer.
     """
     like = _like(graph, inputs, dtype)
+    copied = sum(tensor.numel() for tensor in tensors.values() if tensor.dtype != like.dtype)
+    if copied * like.element_size() > _COPIED:
+        return dict(tensors)
     return {name: as_work(tensor, like) for name, tensor in tensors.items()}
 
 
