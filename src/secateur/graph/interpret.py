@@ -97,10 +97,7 @@ def call_op(node: fx.Node, args: Any, kwargs: Any, *, like: Tensor) -> Any:
 
 def as_work(value: Tensor, like: Tensor) -> Tensor:
     """`value` on the device and, where it is floating, in the dtype of `like`."""
-    dtype = like.dtype if value.dtype.is_floating_point else value.dtype
-    if value.dtype == dtype and value.device == like.device:
-        return value  # where `to` would have other threads take the interpreter's lock
-    return value.to(like.device, dtype)
+    return value.to(like.device, like.dtype) if value.is_floating_point() else value.to(like.device)
 
 
 def run(
@@ -152,11 +149,12 @@ def for_passes(
 ) -> dict[str, Tensor]:
     """`tensors` as `run` uses them on batches of `inputs`: passes over many batches convert them once.
 
-    Memory: copies of those in another precision. Where these would take over 1 GiB, `tensors` come back
-    as they are, and each pass converts them layer by layer.
+    Memory: copies of those in another precision or on another device. Where these would take over 1 GiB,
+    `tensors` come back as they are, and each pass converts them layer by layer.
     """
     like = _like(graph, inputs, dtype)
-    copied = sum(tensor.numel() for tensor in tensors.values() if tensor.dtype != like.dtype)
+    there = like.dtype, like.device
+    copied = sum(tensor.numel() for tensor in tensors.values() if (tensor.dtype, tensor.device) != there)
     if copied * like.element_size() > _COPIED:
         return dict(tensors)
     return {name: as_work(tensor, like) for name, tensor in tensors.items()}

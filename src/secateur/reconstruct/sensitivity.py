@@ -83,8 +83,8 @@ def sensitivities(
     """√S at each consumer, S = Σ over positions of E[JᵀJ], J the Jacobian of the outputs in its output.
 
     One backward pass with random signs v: the gradient of v·outputs has E[g gᵀ] = JᵀJ. Memory: for each
-    worker, all values of the network for one batch (32 MiB, or one sample); and S of all consumers. Raises
-    `InputError` naming the layer whose S has no root.
+    worker, all values of the network for one batch (32 MiB, or one sample); S of all consumers; and `tensors`
+    in the precision of the inputs (`for_passes`). Raises `InputError` naming the layer whose S has no root.
     """
     wanted = {consumer.node: consumer for consumer in consumers}
     size = batch_size(footprint(graph).total, inputs)
